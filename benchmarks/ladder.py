@@ -1,0 +1,114 @@
+"""Every iteration on several marketplaces: recall and AUC beside baselines, oracle and ceiling, with paired intervals.
+
+    python benchmarks/ladder.py --seeds 1 2 3 --runs runs
+
+Each seed is another marketplace and another training. Finished stages are taken over, so an interrupted study
+continues. Intervals are 95 % bootstrap intervals over the shoppers of one seed. Ends with ``ratio``: the smallest gain
+of the second recipe's recall@10 over the first's, divided by the .10 that post-training is expected to bring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from moonlib import fit
+from moonlib.metrics.bootstrap import Interval, paired_auc_difference, paired_mean_difference
+
+EXPECTED_GAIN = 0.10
+BASELINES = ("baseline/thumbnail", "baseline/untrained")
+
+
+def hits(run: Path, stage: str = "represent") -> pl.DataFrame:
+    """The image searches of the test days of one run: search_id, user_id, hit (recall@10)."""
+    searches = pl.read_parquet(run / stage / "searches.parquet")
+    searches = searches.filter(pl.col("task") == "image_search", pl.col("split") == "test")
+    return searches.select("search_id", "item_id", "user_id", hit=pl.col("rank") < 10).sort("search_id", "item_id")
+
+
+def recall_gain(run: Path, other: Path, stage: str = "represent") -> Interval:
+    """Recall@10 of ``run`` minus that of ``other``, over shoppers."""
+    both = hits(run).join(hits(other, stage), on=["search_id", "item_id"], suffix="_other")
+    return paired_mean_difference(both["hit"].to_numpy(), both["hit_other"].to_numpy(), both["user_id"].to_numpy())
+
+
+def auc_gain(run: Path, stage: str, other: str) -> Interval:
+    """AUC of one application of a run minus that of another, over shoppers."""
+    tables = [
+        pl.read_parquet(run / name / "predictions.parquet").filter(pl.col("split") == "test") for name in (stage, other)
+    ]
+    both = tables[0].join(tables[1], on=["search_id", "item_id"], suffix="_other")
+    columns = ("probability", "probability_other", "clicked", "user_id")
+    return paired_auc_difference(*(both[name].to_numpy() for name in columns))
+
+
+def show(interval: Interval) -> str:
+    """An interval as text."""
+    return f"{interval.estimate:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+
+
+def main() -> None:
+    """Run the recipes on every seed and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--recipes", nargs=2, default=["recipes/iter1.yaml", "recipes/iter2.yaml"])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--size", default="small")
+    arguments = parser.parse_args()
+
+    console = Console(width=140)
+    recall = Table(title="image_search/recall@10, test days")
+    for heading in (
+        "seed",
+        "thumbnail",
+        "untrained",
+        "first",
+        "second",
+        "oracle",
+        "second - first",
+        "first - thumbnail",
+    ):
+        recall.add_column(heading, justify="right")
+    clicks = Table(title="ctr/auc, test days")
+    for heading in (
+        "seed",
+        "id only",
+        "shuffled",
+        "second",
+        "oracle",
+        "ceiling",
+        "second - id only",
+        "oracle - second",
+    ):
+        clicks.add_column(heading, justify="right")
+    gains = []
+    for seed in arguments.seeds:
+        overrides = ["--seed", str(seed), "--data.init_args.seed", str(seed), "--data.init_args.size", arguments.size]
+        first, second = (
+            fit(recipe, overrides, runs=arguments.runs, name=f"{Path(recipe).stem}-{arguments.size}-{seed}")
+            for recipe in arguments.recipes
+        )
+        before, after = (json.loads((run / "results.json").read_text()) for run in (first, second))
+        gain = recall_gain(second, first)
+        gains.append(gain.estimate)
+        key = "image_search/recall@10"
+        values = [before[f"{prefix}/{key}"] for prefix in BASELINES] + [before[key], after[key], after[f"oracle/{key}"]]
+        over_thumbnail = recall_gain(first, first, "represent.baseline.thumbnail")
+        recall.add_row(str(seed), *(f"{value:.4f}" for value in values), show(gain), show(over_thumbnail))
+        key = "ctr/auc"
+        values = [after[f"{prefix}{key}"] for prefix in ("baseline/", "baseline/shuffled/", "", "oracle/", "ceiling/")]
+        over_ids = auc_gain(second, "application", "application.baseline")
+        below_oracle = auc_gain(second, "application.oracle", "application")
+        clicks.add_row(str(seed), *(f"{value:.4f}" for value in values), show(over_ids), show(below_oracle))
+    console.print(recall)
+    console.print(clicks)
+    print(f"ratio: {min(gains) / EXPECTED_GAIN:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""(target, behaviours, query) → features for a downstream model."""

@@ -1,0 +1,333 @@
+"""The verbs of the command line. Each imports what it needs when it runs, so that ``--help`` costs nothing.
+
+Exit codes: 0 done; 1 a check found something broken; 2 a mistake of the user's, told on one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import moonlib
+
+if TYPE_CHECKING:
+    from moonlib.registry import Component
+
+DATASETS = Path("runs/.data")  # where `moonlib fit` looks for built datasets
+
+EPILOG = """\
+examples:
+  moonlib fit --config iter2
+  moonlib fit --config recipes/iter2.yaml --seed 1 --stages.posttrain.trainer.max_steps 10
+  moonlib data make tiny
+  moonlib plugins show adapters/simtier
+  moonlib recipe diff iter1 iter2
+
+A recipe is a file or the name of a shipped one (moonlib recipe list)."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        words: the command line without the program's name; ``sys.argv`` by default.
+
+    Returns:
+        The exit code.
+    """
+    arguments, rest = _parser().parse_known_args(words)
+    verb: Callable[[argparse.Namespace], int] = arguments.verb
+    if rest and "overrides" not in arguments:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.overrides = rest
+    try:
+        return verb(arguments)
+    except KeyboardInterrupt:
+        print("moonlib: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if arguments.traceback or os.environ.get("MOONLIB_TRACEBACK") or not _is_users(error):
+            raise
+        print(f"moonlib: {_message(error)}", file=sys.stderr)
+        return 2
+
+
+def fit(arguments: argparse.Namespace) -> int:
+    """Run a recipe's stages."""
+    from moonlib.iteration import fit
+
+    fit(
+        arguments.config,
+        arguments.overrides,
+        runs=arguments.runs,
+        name=arguments.name,
+        replace=arguments.replace,
+    )
+    return 0
+
+
+def data_make(arguments: argparse.Namespace) -> int:
+    """Simulate a marketplace."""
+    from moonlib.data.marketplace.source import Marketplace
+
+    print(Marketplace(arguments.size, arguments.seed).prepare(arguments.out))
+    return 0
+
+
+def data_build(arguments: argparse.Namespace) -> int:
+    """Build a dataset from tables and images."""
+    from moonlib.data.build import build
+    from moonlib.data.splits import Splits
+
+    build(
+        arguments.tables,
+        arguments.images,
+        arguments.out,
+        splits=Splits(*arguments.splits) if arguments.splits else None,
+        max_side=arguments.max_side,
+        workers=arguments.workers,
+    )
+    return 0
+
+
+def data_check(arguments: argparse.Namespace) -> int:
+    """Look for what would spoil a run."""
+    from moonlib.data.check import check, print_report
+
+    report = check(arguments.directory, arguments.sheet, samples=arguments.samples)
+    print_report(report)
+    return 0 if report.ok else 1
+
+
+def plugins_list(arguments: argparse.Namespace) -> int:
+    """List components without importing them."""
+    from moonlib import registry
+
+    listed = registry.components(*arguments.kind)
+    claimed = registry.duplicates(listed)
+    kind = ""
+    for component in listed:
+        if component.kind != kind:
+            kind = component.kind
+            print(kind)
+        note = "   claimed twice: uninstall one" if (kind, component.name) in claimed else ""
+        print(f"  {component.name:<16} {component.distribution:<20} {component.value}{note}")
+    return 0
+
+
+def plugins_show(arguments: argparse.Namespace) -> int:
+    """Print a component's signature, docstring, file and distribution."""
+    from moonlib import registry
+
+    kind, _, name = arguments.component.partition("/")
+    if not name:
+        raise registry.RegistryError(f"expected KIND/NAME such as losses/info_nce, got '{arguments.component}'")
+    found = registry.describe(kind, name)
+    print(f"{found.component}   {found.component.distribution}\n{found.location}\n\n{found.signature}")
+    if found.docstring:
+        print(f"\n{found.docstring}")
+    return 0
+
+
+def plugins_check(arguments: argparse.Namespace) -> int:
+    """Import every component."""
+    from moonlib import registry
+
+    results = registry.check()
+    broken: list[Component] = []
+    for component, error in results:
+        if error:
+            broken.append(component)
+            print(f"broken: {component} of {component.distribution}")
+            traceback.print_exception(error.__cause__ or error, file=sys.stdout)
+            print()
+    names = ", ".join(f"{component} ({component.distribution})" for component in broken)
+    print(f"{len(results)} components, {len(broken)} broken{': ' + names if broken else ''}")
+    return 1 if broken else 0
+
+
+def recipe_list(arguments: argparse.Namespace) -> int:
+    """List the shipped recipes."""
+    from moonlib.recipe_merge import shipped
+
+    for name, path in shipped().items():
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+        about = first.lstrip("# ").strip() if first.startswith("#") else ""
+        if about.split(" ")[0].endswith(".yaml"):  # the file's own name, which stands before and behind
+            about = about.partition(" ")[2].strip()
+        print(f"{name:<16} {about}\n{'':<16} {path}")
+    return 0
+
+
+def recipe_cp(arguments: argparse.Namespace) -> int:
+    """Copy a recipe to start one's own from."""
+    from moonlib.recipe_merge import find
+
+    source = find(arguments.recipe)
+    target = arguments.to / source.name if arguments.to.is_dir() else arguments.to
+    with target.open("x", encoding="utf-8") as file:  # refuses to overwrite
+        file.write(source.read_text(encoding="utf-8"))
+    print(target)
+    return 0
+
+
+def recipe_show(arguments: argparse.Namespace) -> int:
+    """Print a recipe merged and expanded."""
+    import yaml
+
+    from moonlib.recipe import load
+
+    config = load(arguments.recipe, arguments.overrides).config
+    print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120), end="")
+    return 0
+
+
+def recipe_diff(arguments: argparse.Namespace) -> int:
+    """Print the keys in which two recipes differ, merged and expanded."""
+    from moonlib.recipe import diff, load
+
+    for key, old, new in diff(load(arguments.old).config, load(arguments.new).config):
+        print(f"{key}: {old} -> {new}")
+    return 0
+
+
+def recipe_check(arguments: argparse.Namespace) -> int:
+    """Type recipes in full and construct their components."""
+    from moonlib.recipe import RecipeError, load, shipped
+
+    broken = 0
+    for name in arguments.recipes or shipped():
+        try:
+            recipe = load(name)
+            recipe.source()
+            recipe.encoder()
+            for stage in recipe.stages.values():
+                stage.module()
+                stage.data()
+        except RecipeError as error:
+            broken += 1
+            print(f"broken: {error}")
+        else:
+            print(f"ok: {name}")
+    return 1 if broken else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moonlib",
+        description="Learn product representations from images and text, and measure what they are worth.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"moonlib {moonlib.__version__}")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where a mistake was found (or set MOONLIB_TRACEBACK=1)"
+    )
+    verbs = _group(parser)
+
+    verb = _verb(verbs, "fit", fit, "run a recipe's stages; continues a run that was interrupted")
+    verb.set_defaults(overrides=[])
+    verb.epilog = "Every key of the recipe is an option too: --seed 1 --stages.posttrain.trainer.max_steps 10"
+    verb.add_argument("--config", required=True, metavar="RECIPE", help="a recipe's file, or the name of a shipped one")
+    verb.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
+    verb.add_argument("--name", help="of the run (default: the recipe's)")
+    verb.add_argument("--replace", action="store_true", help="take over the run directory of another recipe's run")
+
+    data = _group(verbs.add_parser("data", help="make, build and check datasets", allow_abbrev=False))
+    verb = _verb(data, "make", data_make, "simulate a marketplace")
+    verb.add_argument("size", choices=("tiny", "small", "medium"), help="300, 8,000 or 50,000 products")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--out", type=Path, default=DATASETS, metavar="DIR", help=f"folder of datasets ({DATASETS})")
+    verb = _verb(data, "build", data_build, "turn tables (Parquet or CSV) and images into a dataset")
+    verb.add_argument("tables", type=Path, metavar="TABLES", help="folder with products.parquet or .csv, queries, ...")
+    verb.add_argument("--images", type=Path, metavar="DIR", help="folder that the tables' image names start from")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset's directory")
+    verb.add_argument(
+        "--splits",
+        type=_moment,
+        nargs=4,
+        metavar=("BEHAVIOUR", "TRAIN", "VALID", "TEST"),
+        help="when each part ends, ISO 8601, UTC unless it says otherwise (default: fractions of the time range)",
+    )
+    verb.add_argument("--max-side", type=int, default=512, metavar="PIXELS", help="scale larger images down (512)")
+    verb.add_argument("--workers", type=int, help="processes that read images")
+    verb = _verb(data, "check", data_check, "counts, broken samples, leaks between splits; exit code 1 if any")
+    verb.add_argument("directory", type=Path, metavar="DIR", help="the dataset's directory")
+    verb.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw products and query photos")
+    verb.add_argument("--samples", type=int, metavar="N", help="decode N samples per table instead of all")
+
+    plugins = _group(verbs.add_parser("plugins", help="list, show and check components", allow_abbrev=False))
+    verb = _verb(plugins, "list", plugins_list, "list components; imports none")
+    verb.add_argument("kind", nargs="*", help="only these kinds, for instance losses")
+    verb = _verb(plugins, "show", plugins_show, "print a component's signature, docstring, file and distribution")
+    verb.add_argument("component", metavar="KIND/NAME", help="for instance losses/info_nce")
+    _verb(plugins, "check", plugins_check, "import every component; exit code 1 if one is broken")
+
+    recipe = _group(verbs.add_parser("recipe", help="list, copy, show, compare and check recipes", allow_abbrev=False))
+    _verb(recipe, "list", recipe_list, "list the shipped recipes")
+    verb = _verb(recipe, "cp", recipe_cp, "copy a recipe to start your own from; never overwrites")
+    verb.add_argument("recipe")
+    verb.add_argument("to", type=Path, nargs="?", default=Path(), help="file or folder (default: here)")
+    verb = _verb(recipe, "show", recipe_show, "print a recipe merged with all that it extends, names expanded")
+    verb.set_defaults(overrides=[])
+    verb.epilog = "Keys of the recipe can be overridden as in fit: --seed 1"
+    verb.add_argument("recipe")
+    verb = _verb(recipe, "diff", recipe_diff, "print the keys in which two recipes differ")
+    verb.add_argument("old")
+    verb.add_argument("new")
+    verb = _verb(recipe, "check", recipe_check, "check every key, type and name; exit code 1 if one is wrong")
+    verb.add_argument("recipes", nargs="*", metavar="recipe", help="default: all shipped recipes")
+    return parser
+
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def _group(parser: argparse.ArgumentParser) -> Verbs:
+    return parser.add_subparsers(required=True, metavar="VERB", title="verbs")
+
+
+def _verb(
+    group: Verbs, name: str, function: Callable[[argparse.Namespace], int], about: str
+) -> argparse.ArgumentParser:
+    parser = group.add_parser(name, help=about, description=about, allow_abbrev=False)
+    parser.set_defaults(verb=function, parser=parser)
+    return parser
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error tells of something that the user can mend, and not of a bug.
+
+    That is a file system's error, an error class of moonlib's own, or a `ValueError` that moonlib (or a plugin named
+    moonlib_*) raised itself; one from inside another library is a bug until somebody has looked at it.
+    """
+    if isinstance(error, OSError) or type(error).__module__.startswith("moonlib"):
+        return True
+    last = error.__traceback__
+    while last and last.tb_next:
+        last = last.tb_next
+    raised_by = last.tb_frame.f_globals.get("__name__", "") if last else ""
+    return isinstance(error, ValueError) and raised_by.startswith("moonlib")
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -1,0 +1,191 @@
+"""`moonlib data build`: a folder of tables and a folder of images become a dataset."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import polars as pl
+from rich.console import Console
+
+import moonlib
+from moonlib.data.dataset import Dataset
+from moonlib.data.jpeg import to_jpeg
+from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
+from moonlib.data.splits import Splits
+from moonlib.data.tables import SCHEMAS, Tables, empty, validate
+
+
+def build(
+    tables: Path,
+    images: Path | None,
+    out: Path,
+    *,
+    splits: Splits | None = None,
+    max_side: int = 512,
+    workers: int | None = None,
+) -> Path:
+    """Build a dataset from tables and images.
+
+    Only ``products`` must be there: a missing table is empty, and missing users are those that the events name.
+    An image that can't be read leaves its row without an image and is named in ``quarantine.jsonl``.
+
+    Args:
+        tables: a folder of ``products.parquet`` or ``products.csv``, and so for queries, users, searches, impressions.
+            In CSV, ``attributes`` and ``box`` are JSON, times ISO 8601, an empty field is a missing value.
+        images: the folder that the names in the ``image`` columns start from; None where there are no images.
+        out: the dataset's directory; must not exist.
+        splits: where behaviour, training, validation and test end; by default `Splits.by_fractions` of the time range
+            of searches and impressions, and without any, all products are for training.
+        max_side: larger images are scaled down to this side, in pixels.
+        workers: processes that read images; None chooses.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        FileExistsError: ``out`` exists.
+        ValueError: a table doesn't fit its schema, or more than 1 % of the images (and more than one) can't be read;
+            their list is then beside ``out``, as ``<out>.quarantine.jsonl``.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists; remove it or choose another place")
+    read, files = read_tables(tables)
+    checked = validate(read, files)
+    if checked.products.is_empty():
+        raise ValueError(f"{files['products']}: no rows; a dataset needs products")
+    if images is None or not images.is_dir():
+        _refuse_images(checked, files, images)
+    rejected = out.with_name(f"{out.name}.quarantine.jsonl")
+
+    def write(draft: Path) -> None:
+        try:
+            write_dataset(
+                draft,
+                checked,
+                ImageFolder(images or Path(), max_side),
+                splits or default_splits(checked),
+                name=out.name,
+                version=moonlib.__version__,
+                workers=workers,
+            )
+        except ValueError as error:
+            if (draft / "quarantine.jsonl").exists():
+                shutil.copy(draft / "quarantine.jsonl", rejected)
+                raise ValueError(f"{error}; all are listed in {rejected}") from error
+            raise
+
+    build_once(out, write)
+    _report(Dataset(out), files)
+    return out
+
+
+def default_splits(tables: Tables) -> Splits:
+    """Return the splits for tables whose owner named none."""
+    events = pl.concat([tables.searches["ts"], tables.impressions["ts"]])
+    return Splits.all_training(tables.products) if events.is_empty() else Splits.by_fractions(events)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Reads images by their name in a folder.
+
+    Attributes:
+        root: the folder.
+        max_side: the longest side that an image keeps, in pixels.
+    """
+
+    root: Path
+    max_side: int
+
+    def __call__(self, table: str, name: str) -> bytes:
+        """Return an image as a JPEG; it has been decoded once, so it is whole."""
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise ValueError(f"the name leads out of {self.root}")
+        path = self.root / relative
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from error
+        return to_jpeg(data, self.max_side)
+
+
+def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
+    """Read what tables a folder has.
+
+    Args:
+        folder: holds one Parquet or CSV file per table.
+
+    Returns:
+        The tables, not yet validated, and the file name of each, for `moonlib.data.tables.validate`.
+
+    Raises:
+        ValueError: products are missing, a table is there twice, a file can't be read, or its name looks misspelt.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; expected one that holds products.parquet or products.csv")
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".csv"))
+    for path in found:
+        close = difflib.get_close_matches(path.stem.lower(), SCHEMAS, n=1, cutoff=0.75)
+        if path.stem not in SCHEMAS and close:
+            raise ValueError(f"{path} is no table of ours; rename it to {close[0]}{path.suffix}, or move it elsewhere")
+    frames, files = {}, {}
+    for table in SCHEMAS:
+        paths = [path for path in found if path.stem == table]
+        if len(paths) > 1:
+            raise ValueError(f"{folder} holds both {paths[0].name} and {paths[1].name}; keep one")
+        frames[table] = _read_file(paths[0], table) if paths else empty(table)
+        files[table] = paths[0].name if paths else table
+    if files["products"] == "products":
+        has = ", ".join(path.name for path in found) or "no table"
+        raise ValueError(f"{folder} holds no products.parquet or products.csv (it has {has})")
+    if files["users"] == "users":
+        frames["users"] = _users_of(frames["searches"], frames["impressions"])
+    return Tables(**frames), files
+
+
+def _read_file(path: Path, table: str) -> pl.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        # Text first: the schema then says what was expected where, and no id passes through a float.
+        frame = pl.read_csv(
+            path, schema_overrides=dict.fromkeys(SCHEMAS[table].names, pl.String), infer_schema_length=None
+        )
+        return frame.with_columns(pl.col(pl.String).replace("", None))
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+
+
+def _users_of(*events: pl.DataFrame) -> pl.DataFrame:
+    ids = [frame["user_id"] for frame in events if "user_id" in frame.columns and frame.height]
+    return pl.concat(ids).drop_nulls().unique().sort().to_frame() if ids else empty("users")
+
+
+def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -> None:
+    for table in SAMPLE_TABLES:
+        if named := tables[table]["image"].count():
+            where = "no image folder was given (--images DIR)" if images is None else f"{images} is no folder"
+            raise ValueError(f"{files[table]} names {named} images, but {where}")
+
+
+def _report(dataset: Dataset, files: dict[str, str]) -> None:
+    console = Console()
+    for table, rows in dataset.counts.items():
+        images = f", {dataset.table(table)['image'].count():,} with an image" if table in SAMPLE_TABLES else ""
+        console.print(f"{files[table]}: {rows:,} rows{images}", highlight=False, markup=False, soft_wrap=True)
+    quarantine = dataset.directory / "quarantine.jsonl"
+    if quarantine.exists():
+        lost = len(quarantine.read_text(encoding="utf-8").splitlines())
+        console.print(
+            f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}", highlight=False
+        )
+    console.print(
+        f"{dataset.directory} is ready: moonlib data check {dataset.directory}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

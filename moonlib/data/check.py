@@ -1,0 +1,213 @@
+"""`moonlib data check`: counts, broken samples, leaks between splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from moonlib.data.contact_sheet import contact_sheet
+from moonlib.data.dataset import Dataset
+from moonlib.data.jpeg import to_jpeg
+from moonlib.data.reader import Sample, SampleReader
+from moonlib.data.shards import SAMPLE_TABLES
+from moonlib.data.splits import Split
+from moonlib.data.tables import KEYS, Tables, validate
+
+_CHUNK = 1024
+_EXAMPLES = 3
+
+
+@dataclass
+class Report:
+    """What `check` found.
+
+    Attributes:
+        dataset: name, version, hash.
+        counts: rows per table.
+        images: images per table of samples.
+        splits: rows of searches and impressions per split.
+        problems: what must be repaired: broken samples, empty splits, leaks.
+        warnings: what may be as it should be, and deserves a look.
+    """
+
+    dataset: str
+    counts: dict[str, int]
+    images: dict[str, int] = field(default_factory=dict)
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing must be repaired."""
+        return not self.problems
+
+
+def check(directory: Path, sheet: Path | None = None, *, samples: int | None = None) -> Report:
+    """Look for what would spoil a run.
+
+    Problems are tables that don't fit their schema, samples whose row or image can't be read, events without a split
+    that has any, and leaks: a search_id, or a query photo (the same query or the same bytes), in more than one split.
+    Warnings are events before their product was listed, events after the last split, a search_id with several
+    users or queries, query photos that are also a product's image, and images lost when the dataset was built.
+
+    Args:
+        directory: a dataset's directory.
+        sheet: where to draw a contact sheet, if anywhere.
+        samples: how many samples per table to decode, spread evenly; None decodes all. Leaks by bytes are found
+            among these only.
+
+    Raises:
+        ValueError: the directory is no dataset.
+    """
+    dataset = Dataset(directory)
+    report = Report(repr(dataset), dataset.counts)
+    try:
+        validate(Tables(**{table: dataset.table(table) for table in dataset.counts}))
+    except ValueError as error:
+        report.problems.append(str(error))
+        return report
+    digests = {table: _check_samples(dataset, table, samples, report) for table in SAMPLE_TABLES}
+    _check_splits(dataset, report)
+    _check_leaks(dataset, digests["queries"], report)
+    _check_events(dataset, report)
+    shared = digests["queries"].join(digests["products"], on="digest", how="semi")["id"]
+    _note(
+        report.warnings,
+        shared,
+        "query photos that are also a product's image, byte by byte, which makes search too easy",
+    )
+    quarantine = directory / "quarantine.jsonl"
+    if quarantine.exists():
+        lost = len(quarantine.read_text(encoding="utf-8").splitlines())
+        report.warnings.append(f"images that could not be read when the dataset was built: {lost} (see {quarantine})")
+    if sheet is not None:
+        contact_sheet(dataset, sheet)
+    return report
+
+
+def print_report(report: Report) -> None:
+    """Print a report to the terminal."""
+    console = Console()
+    console.print(report.dataset, highlight=False, markup=False, soft_wrap=True)
+    table = Table("table", "rows", "images", *get_args(Split))
+    for name, rows in report.counts.items():
+        images = f"{report.images[name]:,}" if name in report.images else ""
+        split = [f"{report.splits[name][split]:,}" if name in report.splits else "" for split in get_args(Split)]
+        table.add_row(name, f"{rows:,}", images, *split)
+    console.print(table)
+    for line in report.problems:
+        console.print(f"[red]problem[/red] {escape(line)}", highlight=False, soft_wrap=True)
+    for line in report.warnings:
+        console.print(f"[yellow]warning[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+    console.print("[green]ok[/green]" if report.ok else f"[red]problems: {len(report.problems)}[/red]")
+
+
+def _note(lines: list[str], ids: pl.Series, problem: str) -> None:
+    """Add a line that says how many ids have a problem, and names the first."""
+    ids = ids.unique().sort()
+    if ids.len():
+        examples = ", ".join(str(id) for id in ids.head(_EXAMPLES)) + (", …" if ids.len() > _EXAMPLES else "")
+        lines.append(f"{problem}: {ids.len():,} ({examples})")
+
+
+def _check_samples(dataset: Dataset, table: str, samples: int | None, report: Report) -> pl.DataFrame:
+    """Decode samples; return id and digest of every image that was read."""
+    reader = SampleReader(dataset.directory, table)
+    ids = reader.ids
+    report.images[table] = dataset.table(table)["image"].count()
+    if samples is not None and samples < len(ids):
+        ids = ids[np.linspace(0, len(ids) - 1, samples).round().astype(np.int64)]
+    seen: list[int] = []
+    digests: list[bytes] = []
+    broken: list[int] = []
+    reasons: list[str] = []
+    for id, sample in _read(reader, ids):
+        try:
+            if isinstance(sample, Exception):
+                raise sample
+            if sample.row.get(KEYS[table]) != id:
+                raise ValueError(f"the index points at the row of {sample.row.get(KEYS[table])}")
+            if sample.image is not None:
+                seen.append(id)
+                digests.append(hashlib.sha256(sample.image).digest())
+                to_jpeg(sample.image)
+        except (ValueError, OSError, AttributeError) as error:
+            broken.append(id)
+            reasons.append(str(error))
+    if broken:
+        _note(report.problems, pl.Series(broken, dtype=pl.Int64), f"broken {table} ({reasons[0]})")
+    return pl.DataFrame({"id": seen, "digest": digests}, schema={"id": pl.Int64, "digest": pl.Binary})
+
+
+def _read(reader: SampleReader, ids: NDArray[np.int64]) -> Iterator[tuple[int, Sample | Exception]]:
+    """Yield each sample, or why it can't be read."""
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        try:
+            yield from zip(chunk.tolist(), reader.read(chunk), strict=True)
+        except (ValueError, OSError):
+            for i in range(len(chunk)):
+                try:
+                    yield int(chunk[i]), reader.read(chunk[i : i + 1])[0]
+                except (ValueError, OSError) as error:
+                    yield int(chunk[i]), error
+
+
+def _check_splits(dataset: Dataset, report: Report) -> None:
+    """Count the events of each split; a table that has events must have some in the splits it is read in."""
+    for table, needed in {"searches": ("behaviour", "test"), "impressions": ("train", "valid", "test")}.items():
+        events = dataset.table(table)
+        report.splits[table] = {split: dataset.splits.select(events, split).height for split in get_args(Split)}
+        for split in get_args(Split):
+            if events.height and split in needed:
+                try:
+                    dataset.splits.check(events, split, table)
+                except ValueError as error:
+                    report.problems.append(str(error))
+        unused = events.filter(pl.col("ts") >= dataset.splits.test_until)
+        _note(report.warnings, unused["search_id"], f"search_ids of {table} after the last split, which are never read")
+
+
+def _check_leaks(dataset: Dataset, photos: pl.DataFrame, report: Report) -> None:
+    columns = ["search_id", "query_id", "ts"]
+    events = pl.concat([dataset.searches.select(columns), dataset.impressions.select(columns)])
+    parts = [
+        dataset.splits.select(events, split).select("search_id", "query_id", split=pl.lit(split)).unique()
+        for split in get_args(Split)
+    ]
+    used = pl.concat(parts)
+    _note(report.problems, _in_several(used, "search_id"), "search_ids in more than one split")
+    pictured = dataset.queries.filter(pl.col("image").is_not_null())["query_id"]
+    used = used.filter(pl.col("query_id").is_in(pictured.implode()))
+    repeated = _in_several(used, "query_id")
+    _note(report.problems, repeated, "photo queries in more than one split")
+    copies = used.join(photos, left_on="query_id", right_on="id")
+    copied = copies.filter(pl.col("digest").is_in(_in_several(copies, "digest").implode()))["query_id"]
+    copied = copied.filter(~copied.is_in(repeated.implode()))
+    _note(report.problems, copied, "queries whose photo, byte by byte, is in more than one split")
+
+
+def _in_several(used: pl.DataFrame, key: str) -> pl.Series:
+    return used.group_by(key).agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)[key]
+
+
+def _check_events(dataset: Dataset, report: Report) -> None:
+    listed = dataset.products.select("item_id", "listed_at")
+    for table in ("searches", "impressions"):
+        events = dataset.table(table)
+        early = events.join(listed, on="item_id").filter(pl.col("ts") < pl.col("listed_at"))["item_id"]
+        _note(report.warnings, early, f"products with {table} before they were listed")
+        mixed = events.group_by("search_id").agg(pl.col("user_id", "query_id").n_unique())
+        mixed_ids = mixed.filter((pl.col("user_id") > 1) | (pl.col("query_id") > 1))["search_id"]
+        _note(report.warnings, mixed_ids, f"search_ids of {table} with more than one user or query")

@@ -1,0 +1,128 @@
+"""One picture that shows what a dataset looks like: products, and the queries that led to them."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from PIL import Image, ImageDraw, ImageFont
+
+from moonlib.data.dataset import Dataset
+from moonlib.data.reader import Sample, SampleReader
+from moonlib.data.tables import ACTIONS
+
+_SIDE = 144
+_GAP = 8
+_CAPTION = 34
+_QUERIES = 5
+_LATIN = 0x250  # the letters before it are in every font
+_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc")
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def contact_sheet(dataset: Dataset, path: Path, rows: int = 12, seed: int = 0) -> Path:
+    """Draw products, and beside each up to five of the queries that led to it.
+
+    Products that photos led to come first; of a product's queries, photos before texts and orders before clicks.
+    Otherwise the choice is random. Titles, and what the query led to, are written under the pictures; a text with
+    characters that no font of this machine has is replaced by the category or the id.
+
+    Args:
+        dataset: an open dataset.
+        path: the PNG to write.
+        rows: products shown.
+        seed: of the choice of products and queries.
+
+    Returns:
+        ``path``.
+    """
+    chosen = _choose(dataset, rows, np.random.default_rng(seed))
+    products = SampleReader(dataset.directory, "products").read(chosen["item_id"].to_numpy())
+    queries = SampleReader(dataset.directory, "queries")
+    font, wide = _font()
+    columns = 1 + max(chosen["query_id"].list.len().to_list(), default=0)
+    width, height = _SIDE + _GAP, _SIDE + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * width + _GAP, max(len(products), 1) * height + _GAP), "white")
+    for i, (product, led) in enumerate(zip(products, chosen.iter_rows(named=True), strict=True)):
+        row = product.row
+        texts = [_caption(product, wide, row["title"], row["category"].rsplit("/", 1)[-1])]
+        shown = [product, *queries.read(np.array(led["query_id"], np.int64))]
+        for query, action in zip(shown[1:], led["action"], strict=True):
+            texts.append(_caption(query, wide, f"{action}: {query.row['text']}" if query.row["text"] else None, action))
+        for j, (sample, text) in enumerate(zip(shown, texts, strict=True)):
+            _draw(sheet, (_GAP + j * width, _GAP + i * height), sample.image, text, font, framed=j == 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, "PNG")
+    return path
+
+
+def _choose(dataset: Dataset, rows: int, rng: np.random.Generator) -> pl.DataFrame:
+    """Return item_id of the products to show, and up to five query_ids and their actions (two lists)."""
+    photo = dataset.queries.select("query_id", photo=pl.col("image").is_not_null())
+    led = dataset.searches.select(
+        "item_id", "query_id", "action", strength=pl.col("action").replace_strict({a: i for i, a in enumerate(ACTIONS)})
+    )
+    led = led.sort("strength", descending=True, maintain_order=True).unique(
+        ["item_id", "query_id"], keep="first", maintain_order=True
+    )
+    per_item = (
+        led.join(photo, on="query_id", maintain_order="left")
+        .with_columns(order=pl.Series(rng.random(led.height), dtype=pl.Float64))
+        .sort("photo", "strength", "order", descending=True)
+        .group_by("item_id", maintain_order=True)
+        .agg(pl.col("query_id", "action").head(_QUERIES), pl.col("photo").any())
+    )
+    return (
+        dataset.products.select("item_id", pictured=pl.col("image").is_not_null())
+        .with_columns(order=pl.Series(rng.random(dataset.products.height), dtype=pl.Float64))
+        .join(per_item, on="item_id", how="left")
+        .with_columns(pl.col("photo").fill_null(False), pl.col("query_id", "action").fill_null([]))
+        .sort("photo", "pictured", "order", descending=True)
+        .head(rows)
+        .select("item_id", "query_id", "action")
+    )
+
+
+def _draw(
+    sheet: Image.Image, corner: tuple[int, int], image: bytes | None, text: str, font: _Font, *, framed: bool
+) -> None:
+    x, y = corner
+    pen = ImageDraw.Draw(sheet)
+    if image is not None:
+        picture = Image.open(io.BytesIO(image)).convert("RGB")
+        scale = _SIDE / max(picture.size)
+        picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
+        sheet.paste(picture, (x + (_SIDE - picture.width) // 2, y + (_SIDE - picture.height) // 2))
+        pen.multiline_text((x, y + _SIDE + 2), _wrap(text, 2, font), fill="black", font=font, spacing=1)
+    else:
+        pen.rectangle((x, y, x + _SIDE - 1, y + _SIDE - 1), fill="#f0f0f0")
+        pen.multiline_text((x + 6, y + 6), _wrap(text, 8, font), fill="black", font=font, spacing=2)
+    if framed:
+        pen.rectangle((x - 2, y - 2, x + _SIDE + 1, y + _SIDE + 1), outline="#2060c0", width=2)
+
+
+def _wrap(text: str, lines: int, font: _Font) -> str:
+    """Break text into lines that are about as wide as a picture."""
+    mean = font.getlength(text) / max(len(text), 1) or 1
+    width = max(4, int((_SIDE - 12) / mean))
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
+
+
+def _caption(sample: Sample, wide: bool, *texts: str | None) -> str:
+    """Return the first text that can be drawn, or the id."""
+    drawable = (text for text in texts if text and (wide or all(ord(letter) < _LATIN for letter in text)))
+    return next(drawable, str(sample.id))
+
+
+def _font() -> tuple[_Font, bool]:
+    """Return a font, and whether it has Chinese characters."""
+    for name in _WIDE_FONTS:
+        try:
+            return ImageFont.truetype(name, 12), True
+        except OSError:
+            continue
+    return ImageFont.load_default(12), False

@@ -1,0 +1,218 @@
+"""Impressions as batches of columns: ids, histories cut at load time, representations looked up by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from moonlib.data.dataset import Dataset
+from moonlib.data.histories import Histories
+from moonlib.data.vocabulary import Vocabulary
+from moonlib.representations.store import Representations
+
+
+@dataclass
+class ImpressionBatch:
+    """B impressions, histories of L items and M queries; representations of width D (D = 0 without any).
+
+    Attributes:
+        user: int64 [B], row of the user in the vocabulary; so are ``category``, ``merchant``, ``target``.
+        price: float [B], standardised log price.
+        history: int64 [B, L], rows of the items acted upon, newest first.
+        history_mask: bool [B, L], False for padding.
+        target_vector: float [B, D] and ``target_known`` bool [B]; so are query_vector [B, D], history_vectors
+            [B, L, D] and query_history_vectors [B, M, D]: zeros where not known.
+        clicked: float [B].
+    """
+
+    user: Tensor
+    category: Tensor
+    merchant: Tensor
+    price: Tensor
+    target: Tensor
+    history: Tensor
+    history_mask: Tensor
+    target_vector: Tensor
+    target_known: Tensor
+    query_vector: Tensor
+    query_known: Tensor
+    history_vectors: Tensor
+    history_known: Tensor
+    query_history_vectors: Tensor
+    query_history_known: Tensor
+    clicked: Tensor
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """The ids that the downstream model knows: those of training."""
+
+    user: Vocabulary
+    item: Vocabulary
+    category: NDArray[np.str_]
+    merchant: Vocabulary
+
+    @classmethod
+    def of(cls, dataset: Dataset, train: pl.DataFrame) -> Vocabularies:
+        """Collect ids from training impressions and from what was searched before the end of training."""
+        searched = dataset.searches.filter(pl.col("ts") < dataset.splits.train_until)
+        listed = dataset.products.filter(pl.col("listed_at") < dataset.splits.train_until)
+        return cls(
+            user=Vocabulary(train["user_id"].to_numpy()),
+            item=Vocabulary(np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy()])),
+            category=np.unique(listed["category"].to_numpy().astype(np.str_)),
+            merchant=Vocabulary(listed["merchant_id"].drop_nulls().to_numpy()),
+        )
+
+
+class ItemFeatures:
+    """Side information of products in embedding rows, looked up by item id."""
+
+    def __init__(self, products: pl.DataFrame, vocabularies: Vocabularies, train_until: object) -> None:
+        products = products.sort("item_id")
+        self.item_id = products["item_id"].to_numpy()
+        names = products["category"].to_numpy().astype(np.str_)
+        known = vocabularies.category
+        rows = np.minimum(np.searchsorted(known, names), max(len(known) - 1, 0))
+        self.category = np.where(known[rows] == names, rows + 1, 0) if len(known) else np.zeros(len(names), np.int64)
+        self.merchant = vocabularies.merchant.rows(products["merchant_id"].fill_null(0).to_numpy())
+        price = products["price"].cast(pl.Float64).fill_null(strategy="mean").fill_null(0.0).to_numpy()
+        log_price = np.log1p(np.maximum(price, 0.0))
+        seen = log_price[(products["listed_at"] < train_until).to_numpy()]
+        centre, spread = (seen.mean(), seen.std()) if len(seen) else (0.0, 1.0)
+        self.price = ((log_price - centre) / max(spread, 1e-6)).astype(np.float32)
+
+    def rows(self, item_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each item id in the sorted products table; the tables were checked: every id is there."""
+        return np.searchsorted(self.item_id, item_id)
+
+
+def gather(store: Representations | None, ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """Look representations up.
+
+    Args:
+        store: N vectors of width D, or None for D = 0.
+        ids: int64, any shape S.
+        mask: bool S, False where the id is padding.
+
+    Returns:
+        float [*S, D], zeros where not known, and bool S, True where the id is real and has a representation.
+    """
+    if store is None:
+        return torch.zeros(*ids.shape, 0), torch.zeros(ids.shape, dtype=torch.bool)
+    rows = np.where(mask, store.rows(ids), -1)
+    known = rows >= 0
+    vectors = torch.from_numpy(store.vectors[np.maximum(rows, 0)])
+    known_ = torch.from_numpy(known)
+    return vectors.masked_fill_(~known_.unsqueeze(-1), 0.0), known_
+
+
+class Impressions(TorchDataset[ImpressionBatch]):
+    """Impressions, read a batch of row numbers at a time."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        impressions: pl.DataFrame,
+        vocabularies: Vocabularies,
+        *,
+        history: int,
+        query_history: int,
+        products: Representations | None,
+        queries: Representations | None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            dataset: where products and behaviours come from.
+            impressions: the rows to read, n of them.
+            vocabularies: ids to embedding rows.
+            history: L, how many of the latest items are read.
+            query_history: M, how many of the latest queries are read.
+            products: representations of products, None for none.
+            queries: representations of queries, None for none.
+        """
+        self.user_id = impressions["user_id"].to_numpy()
+        self.item_id = impressions["item_id"].to_numpy()
+        self.query_id = impressions["query_id"].to_numpy()
+        self.search_id = impressions["search_id"].to_numpy()
+        self.ts = impressions["ts"].dt.epoch("us").to_numpy()
+        self.clicked = impressions["clicked"].to_numpy().astype(np.float32)
+        self.vocabularies = vocabularies
+        self.items = ItemFeatures(dataset.products, vocabularies, dataset.splits.train_until)
+        self.item_history = Histories(dataset.searches, key="item_id")
+        self.query_history = Histories(dataset.searches, key="query_id")
+        self.lengths = (history, query_history)
+        self.products = products
+        self.queries = queries
+
+    def __len__(self) -> int:
+        return len(self.item_id)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> ImpressionBatch:
+        user, item, query = self.user_id[rows], self.item_id[rows], self.query_id[rows]
+        when = (user, self.ts[rows], self.search_id[rows])
+        history, history_mask = self.item_history.before(*when, self.lengths[0])
+        past, past_mask = self.query_history.before(*when, self.lengths[1])
+        target_vector, target_known = gather(self.products, item, np.ones(len(item), dtype=bool))
+        query_vector, query_known = gather(self.queries, query, np.ones(len(item), dtype=bool))
+        history_vectors, history_known = gather(self.products, history, history_mask)
+        past_vectors, past_known = gather(self.queries, past, past_mask)
+        at = self.items.rows(item)
+        return ImpressionBatch(
+            user=torch.from_numpy(self.vocabularies.user.rows(user)),
+            category=torch.from_numpy(self.items.category[at]),
+            merchant=torch.from_numpy(self.items.merchant[at]),
+            price=torch.from_numpy(self.items.price[at]),
+            target=torch.from_numpy(self.vocabularies.item.rows(item)),
+            history=torch.from_numpy(self.vocabularies.item.rows(history)),
+            history_mask=torch.from_numpy(history_mask),
+            target_vector=target_vector,
+            target_known=target_known,
+            query_vector=query_vector,
+            query_known=query_known,
+            history_vectors=history_vectors,
+            history_known=history_known,
+            query_history_vectors=past_vectors,
+            query_history_known=past_known,
+            clicked=torch.from_numpy(self.clicked[rows]),
+        )
+
+
+class BatchRows(Sampler[NDArray[np.int64]]):
+    """Row numbers of each batch of an epoch; rank r of R takes rows r::R of every batch.
+
+    Args:
+        rows: how many rows there are.
+        batch_size: rows in a batch, over all devices.
+        seed: with the epoch it determines the order; None keeps the rows as they are.
+        rank: of this process.
+        world_size: R.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this at the start of each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        order = np.arange(self.rows)
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        for start in range(0, self.rows, self.batch_size):
+            yield order[start : start + self.batch_size][self.rank :: self.world_size]

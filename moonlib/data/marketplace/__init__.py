@@ -1,0 +1,1 @@
+"""The marketplace: a seeded simulation of products, shoppers, searches and clicks."""

@@ -1,0 +1,55 @@
+"""Names the samples that could not be read, and stops a run that meets too many of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+
+class TooManyUnreadable(ValueError):
+    """More samples are unreadable than a run tolerates."""
+
+
+class Quarantine:
+    """An append-only file of unreadable samples, one JSON object per line, shared by all loader processes.
+
+    Args:
+        path: the file; made with its first line. What a former run of the same directory wrote counts.
+        total: number of samples that could be read, the base of ``limit``.
+        limit: share of ``total`` that may be unreadable.
+        floor: number that is tolerated however small the dataset is.
+    """
+
+    def __init__(self, path: Path, total: int, limit: float = 0.01, floor: int = 10) -> None:
+        self.path = path
+        self.allowed = max(int(limit * total), floor)
+
+    def entries(self) -> dict[tuple[str, int], str]:
+        """Return the reason for each quarantined (table, id)."""
+        if not self.path.exists():
+            return {}
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return {(entry["table"], entry["id"]): entry["reason"] for entry in map(json.loads, lines)}
+
+    def record(self, table: str, sample_id: int, reason: str) -> None:
+        """Append a sample, unless it is there already.
+
+        Raises:
+            TooManyUnreadable: more distinct samples than allowed are quarantined.
+        """
+        entries = self.entries()
+        if (table, sample_id) not in entries:
+            line = json.dumps({"table": table, "id": sample_id, "reason": reason}) + "\n"
+            # A single write in append mode: lines of several processes never mix.
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, line.encode())
+            finally:
+                os.close(descriptor)
+            entries = self.entries()
+        if len(entries) > self.allowed:
+            raise TooManyUnreadable(
+                f"{len(entries)} samples cannot be read, more than the {self.allowed} tolerated; "
+                f"they are listed in {self.path}. Last: {table} {sample_id}: {reason}"
+            )

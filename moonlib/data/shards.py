@@ -1,0 +1,292 @@
+"""Writes tables and images as WebDataset shards with an index beside each.
+
+A dataset directory holds::
+
+    dataset.json                          name, version, counts, splits, hash; written last
+    quarantine.jsonl                      images that could not be read, one per line; only if there are any
+    shards/products-000000.tar            <item_id>.jpg (if it has an image), <item_id>.json = the row
+    shards/products-000000.arrow          the same rows, and where each member's data lies in the tar
+    shards/queries-000000.tar, .arrow     the same for queries
+    shards/users-000000.tar               Arrow files of at most 65,536 rows each; so for searches and impressions
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tarfile
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from datetime import date, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import polars.selectors as cs
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import track
+
+from moonlib.data.jpeg import MAGIC, to_jpeg
+from moonlib.data.splits import Splits
+from moonlib.data.tables import KEYS, Tables
+
+FORMAT = 1
+"""The version of this layout."""
+
+SAMPLE_TABLES = ("products", "queries")
+EVENT_TABLES = ("users", "searches", "impressions")
+OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
+"""What an index adds to the table's columns: where a member's data starts in the tar and its bytes; -1, 0: no image."""
+
+UNREADABLE_LIMIT = 0.01
+"""The share of images that may be unreadable."""
+
+ReadImage = Callable[[str, str], bytes]
+"""(table, image name) → the encoded picture. Raises OSError or ValueError for one that can't be read."""
+
+_ROWS_PER_BATCH = 65_536
+_BATCHES_PER_SHARD = 16
+_IMAGES_PER_TASK = 64
+
+
+def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
+    """Return a dataset's directory, building it first if it isn't there.
+
+    The build happens in a sibling directory that is renamed when it is complete. Of several concurrent builders the
+    first to finish wins and the others take its result.
+
+    Args:
+        directory: where the dataset belongs.
+        build: writes a dataset into the empty directory it is given.
+
+    Raises:
+        FileExistsError: ``directory`` holds something else.
+    """
+    if _finished(directory):
+        return directory
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} exists and is not a dataset (it has no dataset.json); choose another place")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    draft = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
+    draft.mkdir()
+    try:
+        build(draft)
+        draft.rename(directory)
+    except OSError:
+        if not _finished(directory):
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return directory
+
+
+def _finished(directory: Path) -> bool:
+    return (directory / "dataset.json").is_file()
+
+
+def write_dataset(
+    directory: Path,
+    tables: Tables,
+    read_image: ReadImage,
+    splits: Splits,
+    *,
+    name: str,
+    version: str,
+    workers: int | None = None,
+    samples_per_shard: int = 4096,
+) -> None:
+    """Write the shards of validated tables. The bytes depend on neither the number of workers nor the clock.
+
+    JPEGs are stored as they are, other formats are encoded again. A row whose image can't be read is kept without its
+    image (its ``image`` becomes null) and named in ``quarantine.jsonl``.
+
+    The dataset's hash is the SHA-256 of the splits, of every sample's members in order, and of the other tables' rows
+    as JSON; it does not depend on the size of the shards.
+
+    Args:
+        directory: where to write; see `build_once` for a whole that appears at once.
+        tables: what `moonlib.data.tables.validate` returned.
+        read_image: picklable; called in other processes for every image that is not null.
+        splits: stored beside the tables.
+        name: what to call the dataset.
+        version: of whatever made the tables.
+        workers: processes that read images; None takes one per CPU where there is enough to do.
+        samples_per_shard: products or queries in one tar.
+
+    Raises:
+        ValueError: more than 1 % of the images (and more than one) can't be read; the list is in ``quarantine.jsonl``.
+    """
+    for table in SAMPLE_TABLES:
+        if taken := set(OFFSETS) & set(tables[table].columns):
+            raise ValueError(f"{table}: column {min(taken)!r}: this name is taken by the shards' index; rename it")
+    shards = directory / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    wanted = [(table, image) for table in SAMPLE_TABLES for image in tables[table]["image"].drop_nulls()]
+    content = hashlib.sha256(_json(splits.to_json()))
+    bad: list[dict[str, Any]] = []
+    images = track(
+        _read_images(wanted, read_image, workers),
+        f"Writing {name}",
+        len(wanted),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    images = iter(images)
+    for table in SAMPLE_TABLES:
+        for number, rows in enumerate(_parts(tables[table], samples_per_shard)):
+            bad += _write_samples(shards / f"{table}-{number:06d}", table, rows, images, content)
+    if bad:
+        (directory / "quarantine.jsonl").write_bytes(b"".join(_json(line) + b"\n" for line in bad))
+    if len(bad) > max(1, UNREADABLE_LIMIT * len(wanted)):
+        first = bad[0]
+        raise ValueError(
+            f"{len(bad)} of {len(wanted)} images can't be read, and only {UNREADABLE_LIMIT:.0%} may be; the first is "
+            f"{first['table']} {first['id']}, {first['image']!r}: {first['reason']}"
+        )
+    for table in EVENT_TABLES:
+        _write_events(shards, table, tables[table], content)
+    _write_atomically(
+        directory / "dataset.json",
+        {
+            "format": FORMAT,
+            "name": name,
+            "version": version,
+            "hash": content.hexdigest(),
+            "counts": {table: tables[table].height for table in (*SAMPLE_TABLES, *EVENT_TABLES)},
+            "splits": splits.to_json(),
+        },
+    )
+
+
+def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
+    """Yield slices of a table; an empty table is one empty slice, so that its columns are written too."""
+    for start in range(0, max(frame.height, 1), rows):
+        yield frame.slice(start, rows)
+
+
+def _write_samples(
+    stem: Path, table: str, rows: pl.DataFrame, images: Iterator[bytes | str], content: hashlib._Hash
+) -> list[dict[str, Any]]:
+    """Write one shard of samples and its index; return what could not be read."""
+    key = KEYS[table]
+    bad, offsets, unreadable = [], [], []
+    with tarfile.open(stem.with_suffix(".tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
+        for row in rows.iter_rows(named=True):
+            image = None if row["image"] is None else next(images)
+            if isinstance(image, str):
+                bad.append({"table": table, "id": row[key], "image": row["image"], "reason": image})
+                image = row["image"] = None
+            unreadable.append(row["image"] is None)
+            jpg = (-1, 0) if image is None else _add(tar, f"{row[key]}.jpg", image, content)
+            offsets.append((*jpg, *_add(tar, f"{row[key]}.json", _json(row), content)))
+    index = pl.DataFrame(offsets, schema=dict.fromkeys(OFFSETS, pl.Int64), orient="row")
+    rows = rows.with_columns(image=pl.when(~pl.Series(unreadable, dtype=pl.Boolean)).then("image"))
+    stem.with_suffix(".arrow").write_bytes(_arrow(rows.hstack(index)))
+    return bad
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes, content: hashlib._Hash) -> tuple[int, int]:
+    """Append a member; return the offset and size of its data. Nothing of the clock or the user goes into it."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+    content.update(f"{name}:{len(data)}:".encode())
+    content.update(data)
+    blocks = -(-len(data) // tarfile.BLOCKSIZE)
+    return tar.offset - blocks * tarfile.BLOCKSIZE, len(data)
+
+
+def _write_events(shards: Path, table: str, frame: pl.DataFrame, content: hashlib._Hash) -> None:
+    content.update(_json([table, {column: str(dtype) for column, dtype in frame.schema.items()}]))
+    for number, rows in enumerate(_parts(frame, _ROWS_PER_BATCH * _BATCHES_PER_SHARD)):
+        with tarfile.open(shards / f"{table}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i, batch in enumerate(_parts(rows, _ROWS_PER_BATCH)):
+                data = _arrow(batch)
+                member = tarfile.TarInfo(f"{number * _BATCHES_PER_SHARD + i:09d}.arrow")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+                # Arrow's own bytes change with the library's version; rows as JSON do not.
+                content.update(batch.with_columns(cs.temporal().to_physical()).write_ndjson().encode())
+
+
+def _arrow(frame: pl.DataFrame) -> bytes:
+    """Return the frame as an Arrow IPC file, in types that old readers know."""
+    table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    out = io.BytesIO()
+    with pa.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def _json(value: Any) -> bytes:
+    def plain(other: Any) -> str:
+        if isinstance(other, date | time | Decimal):
+            return str(other) if isinstance(other, Decimal) else other.isoformat()
+        raise ValueError(
+            f"a value of type {type(other).__name__} can't be kept as JSON; make its column text or numbers"
+        )
+
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=plain).encode()
+
+
+def _write_atomically(path: Path, value: dict[str, Any]) -> None:
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    draft.rename(path)
+
+
+_read_image: ReadImage
+"""The reader of this worker process: sent once, because it may hold much."""
+
+
+def _start_worker(read_image: ReadImage) -> None:
+    global _read_image
+    _read_image = read_image
+
+
+def _read_task(task: list[tuple[str, str]]) -> list[bytes | str]:
+    return _read_all(task, _read_image)
+
+
+def _read_all(task: list[tuple[str, str]], read_image: ReadImage) -> list[bytes | str]:
+    """Read images; in place of one that can't be read, the reason."""
+    results: list[bytes | str] = []
+    for table, image in task:
+        try:
+            data = read_image(table, image)
+            results.append(data if data.startswith(MAGIC) else to_jpeg(data))
+        except (OSError, ValueError) as error:
+            results.append(str(error))
+    return results
+
+
+def _read_images(wanted: list[tuple[str, str]], read_image: ReadImage, workers: int | None) -> Iterator[bytes | str]:
+    """Yield images in order. Only a few tasks are under way at a time, so memory stays bounded."""
+    tasks = [wanted[i : i + _IMAGES_PER_TASK] for i in range(0, len(wanted), _IMAGES_PER_TASK)]
+    if workers is None:
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(cpus, len(tasks) // 4)  # starting a process costs as much as a few tasks
+    if workers <= 1:
+        for task in tasks:
+            yield from _read_all(task, read_image)
+        return
+    # "spawn", because the caller may already run threads of polars and torch, which a fork would leave dead.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (read_image,)) as pool:
+        pending: deque[Future[list[bytes | str]]] = deque()
+        for task in tasks:
+            pending.append(pool.submit(_read_task, task))
+            if len(pending) > 2 * workers:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()

@@ -1,0 +1,296 @@
+"""The five tables: their schemas and the checks they pass before anything is built from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+ACTIONS = ("click", "cart", "order")
+"""What a shopper may do with an item that a search led to."""
+
+_TIME = pa.timestamp("us", "UTC")
+_BOX = pa.list_(pa.float32())
+
+
+def _schema(required: Mapping[str, pa.DataType], optional: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Make a schema whose required columns hold no nulls."""
+    columns = [pa.field(name, kind, nullable=False) for name, kind in required.items()]
+    return pa.schema(columns + [pa.field(name, kind) for name, kind in optional.items()])
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "products": _schema(
+        {"item_id": pa.int64(), "spu_id": pa.int64(), "category": pa.string(), "listed_at": _TIME},
+        {
+            "title": pa.string(),
+            "attributes": pa.map_(pa.string(), pa.string()),
+            "price": pa.float64(),
+            "merchant_id": pa.int64(),
+            "region": pa.string(),
+            "image": pa.string(),
+            "box": _BOX,
+        },
+    ),
+    "queries": _schema({"query_id": pa.int64()}, {"text": pa.string(), "image": pa.string(), "box": _BOX}),
+    "users": _schema({"user_id": pa.int64()}, {}),
+    "searches": _schema(
+        {
+            "search_id": pa.int64(),
+            "user_id": pa.int64(),
+            "query_id": pa.int64(),
+            "item_id": pa.int64(),
+            "action": pa.string(),
+            "ts": _TIME,
+        },
+        {"region": pa.string()},
+    ),
+    "impressions": _schema(
+        {
+            "search_id": pa.int64(),
+            "user_id": pa.int64(),
+            "query_id": pa.int64(),
+            "item_id": pa.int64(),
+            "position": pa.int32(),
+            "clicked": pa.bool_(),
+            "ts": _TIME,
+        },
+        {"propensity": pa.float64(), "bid": pa.float64(), "relevance": pa.float64()},
+    ),
+}
+"""One schema per table. Not-nullable columns are required; the others may be missing. Extra columns are kept.
+
+- ``category`` is a path whose levels are joined by ``/``, leaf last.
+- ``image`` is the name of an image; ``box`` is [x0, y0, x1, y1] in fractions of its width and height.
+- Times are UTC.
+"""
+
+KEYS = {"products": "item_id", "queries": "query_id", "users": "user_id"}
+"""The column that names a row of a table once."""
+
+
+def empty(table: str) -> pl.DataFrame:
+    """Return the table with all its columns and no rows."""
+    frame = pl.from_arrow(SCHEMAS[table].empty_table())
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The five tables as polars frames. All but ``products`` may be left out and are then empty.
+
+    Example:
+        >>> tables = Tables(products=empty("products"))
+        >>> tables["searches"].height
+        0
+    """
+
+    products: pl.DataFrame
+    queries: pl.DataFrame = field(default_factory=partial(empty, "queries"))
+    users: pl.DataFrame = field(default_factory=partial(empty, "users"))
+    searches: pl.DataFrame = field(default_factory=partial(empty, "searches"))
+    impressions: pl.DataFrame = field(default_factory=partial(empty, "impressions"))
+
+    def __getitem__(self, table: str) -> pl.DataFrame:
+        if table not in SCHEMAS:
+            raise KeyError(f"no table {table!r}; the tables are {', '.join(SCHEMAS)}")
+        frame: pl.DataFrame = getattr(self, table)
+        return frame
+
+
+def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
+    """Cast every table to its schema and check what the schema can't say.
+
+    Casts never guess: integers may be widened, text is parsed (ISO 8601 times, JSON for ``attributes`` and ``box``,
+    decimal integers), times without a zone are UTC, NaN is a missing value. Floats are refused as ids, because a
+    float can't hold every int64.
+
+    Args:
+        tables: the tables as read or made.
+        files: the name to call a table by in errors, such as ``products.csv``; by default its own.
+
+    Returns:
+        The tables with the schema's columns first, missing optional columns filled with nulls, and extra columns last.
+
+    Raises:
+        ValueError: naming table, row (counted from 1, without a header), column and value, for a missing column, a
+            wrong type, a missing value, a duplicate id, an unknown action, a bad box, or an id that no row has.
+    """
+    names = {table: (files or {}).get(table, table) for table in SCHEMAS}
+    cast = Tables(**{f.name: _cast_table(tables[f.name], f.name, names[f.name]) for f in fields(Tables)})
+    for table, key in KEYS.items():
+        _check(cast[table], names[table], key, ~cast[table][key].is_first_distinct(), "appears a second time")
+    for table in ("products", "queries"):
+        _check_boxes(cast[table], names[table])
+    for table in ("searches", "impressions"):
+        for owner, key in KEYS.items():
+            ids = cast[table][key]
+            known = ids.is_in(cast[owner][key].implode())
+            _check(cast[table], names[table], key, ~known, f"is the {key} of no row in {names[owner]}")
+    action = cast.searches["action"]
+    _check(cast.searches, names["searches"], "action", ~action.is_in(ACTIONS), f"is none of {', '.join(ACTIONS)}")
+    position, propensity = cast.impressions["position"], cast.impressions["propensity"]
+    _check(cast.impressions, names["impressions"], "position", position < 0, "is negative")
+    outside = (propensity <= 0) | (propensity > 1)
+    _check(cast.impressions, names["impressions"], "propensity", outside, "is not a probability above 0")
+    return cast
+
+
+def _check(frame: pl.DataFrame, name: str, column: str, bad: pl.Series, problem: str) -> None:
+    """Raise for the first row marked bad."""
+    row = bad.fill_null(False).arg_max() if bad.any() else None
+    if row is not None:
+        raise ValueError(f"{name}: row {row + 1}, column {column!r}: {_show(frame[column][row])} {problem}")
+
+
+def _check_boxes(frame: pl.DataFrame, name: str) -> None:
+    corners = frame.select(
+        *(pl.col("box").list.get(i, null_on_oob=True).alias(c) for i, c in enumerate(("x0", "y0", "x1", "y1"))),
+        sides=pl.col("box").list.len(),
+    )
+    fits = corners.select(
+        (pl.col("sides") == 4)
+        & (pl.col("x0") >= 0)
+        & (pl.col("y0") >= 0)
+        & (pl.col("x0") < pl.col("x1"))
+        & (pl.col("y0") < pl.col("y1"))
+        & (pl.col("x1") <= 1)
+        & (pl.col("y1") <= 1)
+    ).to_series()
+    bad = frame["box"].is_not_null() & ~fits.fill_null(False)
+    _check(frame, name, "box", bad, "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
+
+
+def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
+    target = empty(table).schema
+    columns = []
+    for schema_field in SCHEMAS[table]:
+        column, dtype = schema_field.name, target[schema_field.name]
+        if column in frame.columns:
+            series = _cast(frame[column], dtype, name)
+            if not schema_field.nullable:
+                _check(frame, name, column, series.is_null(), "is missing; this column must have a value in every row")
+            columns.append(series)
+        elif schema_field.nullable:
+            columns.append(pl.Series(column, [None] * frame.height, dtype=dtype))
+        else:
+            has = ", ".join(frame.columns) or "no columns"
+            raise ValueError(f"{name}: column {column!r} is missing (it has {has})")
+    return pl.DataFrame(columns + [frame[column] for column in frame.columns if column not in target])
+
+
+def _cast(series: pl.Series, dtype: pl.DataType, name: str) -> pl.Series:
+    """Cast one column; every value that the new type can't hold exactly is an error."""
+    if series.dtype != dtype:
+        read, expected = _reader(series.dtype, dtype)
+        if read is None:
+            problem = f"{series.dtype} is not {expected}"
+            raise ValueError(f"{name}: column {series.name!r}: {problem}; write it as {_show_type(dtype)}")
+        cast = read(series)
+        _check(series.to_frame(), name, series.name, cast.is_null() & series.is_not_null(), f"is not {expected}")
+        series = cast
+    return series.fill_nan(None) if dtype == pl.Float64 else series
+
+
+_Read = Callable[[pl.Series], pl.Series]
+
+
+def _reader(source: pl.DataType, target: pl.DataType) -> tuple[_Read | None, str]:
+    """Return how a column becomes the target type (None: it can't), and the words for the target type."""
+
+    def plain(series: pl.Series) -> pl.Series:
+        return series.cast(target, strict=False)
+
+    def parsed(parse: Callable[[Any], Any]) -> _Read:
+        return partial(_each, parse=parse, dtype=target)
+
+    text = source == pl.String
+    read: _Read | None = None
+    if target.is_integer():
+        expected = f"an {'int64' if target == pl.Int64 else 'int32'}"
+        read = plain if source.is_integer() or text else None
+    elif target == pl.Float64:
+        expected = "a number"
+        read = plain if source.is_numeric() or text else None
+    elif target == pl.Boolean:
+        expected = "true or false (or 1 or 0)"
+        read = parsed(_parse_bool) if source.is_integer() or text else None
+    elif isinstance(target, pl.Datetime):
+        expected = "a time in ISO 8601, such as 2025-01-31T12:00:00Z"
+        if isinstance(source, pl.Datetime | pl.Date):
+            read = _to_utc
+        elif text:
+            read = parsed(_parse_time)
+    elif isinstance(target, pl.Map):
+        expected = 'a mapping of text to text, as JSON {"colour": "red"}'
+        if isinstance(source, pl.Map | pl.List):
+            read = plain
+        elif text or isinstance(source, pl.Struct):
+            read = parsed(_parse_mapping)
+    elif isinstance(target, pl.List):
+        expected = "a box, as JSON [x0, y0, x1, y1]"
+        if isinstance(source, pl.List | pl.Array):
+            read = plain
+        elif text:
+            read = parsed(_parse_numbers)
+    else:
+        expected = "text"
+        read = plain if isinstance(source, pl.Categorical | pl.Enum) else None
+    return (plain if source == pl.Null else read), expected
+
+
+def _to_utc(series: pl.Series) -> pl.Series:
+    zone = series.dtype.time_zone if isinstance(series.dtype, pl.Datetime) else None
+    times = series.cast(pl.Datetime("us", zone))
+    return times.dt.convert_time_zone("UTC") if zone else times.dt.replace_time_zone("UTC")
+
+
+def _each(series: pl.Series, parse: Callable[[Any], Any], dtype: pl.DataType) -> pl.Series:
+    """Parse value by value; what can't be parsed becomes null."""
+
+    def values() -> Iterable[Any]:
+        for value in series:
+            try:
+                yield None if value is None else parse(value)
+            except (ValueError, TypeError, AttributeError):
+                yield None
+
+    return pl.Series(series.name, list(values()), dtype=dtype)
+
+
+def _parse_bool(value: str | int) -> bool | None:
+    return {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
+
+
+def _parse_time(value: str) -> datetime:
+    time = datetime.fromisoformat(value)
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _parse_mapping(value: str | dict[str, Any]) -> dict[str, str]:
+    mapping = json.loads(value) if isinstance(value, str) else value
+    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in mapping.items() if v is not None}
+
+
+def _parse_numbers(value: str) -> list[float]:
+    numbers = json.loads(value)
+    if not isinstance(numbers, list):
+        raise ValueError
+    return [float(number) for number in numbers]
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, pl.Series):
+        value = value.to_list()
+    return "the value" if value is None else repr(value)
+
+
+def _show_type(dtype: pl.DataType) -> str:
+    return "int64 or text" if dtype == pl.Int64 else f"{dtype} or text"

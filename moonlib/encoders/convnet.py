@@ -1,0 +1,84 @@
+"""A small image tower, trained from scratch and fast on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from moonlib.data.images import decode_image
+from moonlib.encoders.tower import ImageTower
+
+
+class ConvNet(ImageTower):
+    """A network of plain 3×3 convolutions, each stage halving the resolution and doubling the channels.
+
+    What it is made for: a few minutes of training on two CPU cores. Plain overlapping convolutions with stride 2 learn
+    more in a few hundred steps than residual blocks behind a patch embedding, and CPUs multiply them at full speed
+    (depthwise ones are bound by memory). Normalisation is by groups of channels within an image: no statistic crosses
+    rows, so a row's output never depends on its batch, and exposure and contrast matter little.
+
+    The last states are pooled by mean and by maximum: the mean tells how much of something there is, the maximum
+    that there is a little of it (an ornament, a logo).
+
+    Args:
+        image_size: side of the images in pixels, a multiple of 2 ** number of stages.
+        width: channels of the first stage, a multiple of 8.
+        depths: residual blocks after the halving, for each stage; more of them suit longer training.
+
+    Raises:
+        ValueError: ``image_size`` or ``width`` is not such a multiple.
+
+    Source: Wu & He, 2018 (group normalisation); He et al., 2016, section 3 (residual blocks).
+    """
+
+    def __init__(self, image_size: int = 64, width: int = 32, depths: Sequence[int] = (0, 0, 0, 0)) -> None:
+        super().__init__()
+        step = 2 ** len(depths)
+        if not depths or image_size < step or image_size % step:
+            raise ValueError(f"image_size {image_size} is not a multiple of {step}, as {len(depths)} stages need")
+        if width < 8 or width % 8:
+            raise ValueError(f"width {width} is not a multiple of 8")
+        self.image_size = image_size
+        self.width = width
+        self.depths = tuple(depths)
+        self.out_features = 2 * width * 2 ** (len(depths) - 1)
+
+    def setup(self) -> None:
+        """Make the weights."""
+        self.load_image = partial(decode_image, size=self.image_size)
+        layers: list[nn.Module] = []
+        before, channels = 3, self.width
+        for depth in self.depths:
+            layers += [_convolution(before, channels, stride=2), *(Residual(channels) for _ in range(depth))]
+            before, channels = channels, 2 * channels
+        self.body = nn.Sequential(*layers)
+        # Nearly twice as fast as channels first on CPUs; the values are the same.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return float [B, out_features]; see `ImageTower.forward`."""
+        dtype = next(self.parameters()).dtype
+        pixels = image.contiguous(memory_format=torch.channels_last).to(dtype) / 127.5 - 1
+        states = self.body(pixels)
+        return torch.cat([states.mean(dim=(2, 3)), states.amax(dim=(2, 3))], dim=1)
+
+
+class Residual(nn.Module):
+    """x + relu(norm(conv(x)))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = _convolution(channels, channels, stride=1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return states [B, C, H, W]."""
+        return states + self.inner(states)
+
+
+def _convolution(before: int, after: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.GroupNorm(8, after), nn.ReLU()
+    )

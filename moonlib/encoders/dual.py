@@ -1,0 +1,122 @@
+"""The dual encoder: an image tower, a text tower and a fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from moonlib.data.content import Content, Side
+from moonlib.encoders.encoder import ContentBatch, Encoder
+from moonlib.encoders.tower import ImageTower, LoadImage, TextTower, Tokenize
+from moonlib.fusion.fusion import Fusion
+
+
+@dataclass(frozen=True)
+class DualPreprocessor:
+    """Decodes the images and tokenises the texts of a batch; products and queries alike.
+
+    Attributes:
+        load_image: the image tower's, ``None`` without one.
+        image_size: height and width of what ``load_image`` returns.
+        tokenize: the text tower's, ``None`` without one.
+    """
+
+    load_image: LoadImage | None
+    image_size: int
+    tokenize: Tokenize | None
+
+    def __call__(self, contents: Sequence[Content], side: Side) -> ContentBatch:
+        """Return ``image``, ``has_image``, ``text`` and ``text_mask`` (see `ContentBatch`) for the towers there are."""
+        batch: ContentBatch = {}
+        if self.load_image is not None:
+            image = torch.zeros(len(contents), 3, self.image_size, self.image_size, dtype=torch.uint8)
+            for row, content in enumerate(contents):
+                if content.image is not None:
+                    image[row] = self.load_image(content.image)
+            batch["image"] = image
+            batch["has_image"] = torch.tensor([content.image is not None for content in contents], dtype=torch.bool)
+        if self.tokenize is not None:
+            batch["text"], batch["text_mask"] = self.tokenize([content.text or "" for content in contents])
+        return batch
+
+
+class DualEncoder(Encoder):
+    """Encodes image and text apart, then fuses them; any modality may be missing in any row.
+
+    A row without a modality costs that tower nothing, and is represented by the other one. A row with neither is all
+    zeros.
+
+    Args:
+        fusion: joins the two modalities (or projects the only one).
+        image: the image tower, ``None`` for an encoder of texts.
+        text: the text tower, ``None`` for an encoder of images.
+        dim: width of the representation.
+
+    Raises:
+        ValueError: neither tower is given.
+
+    Source: CLIP (Radford et al., 2021, section 2.3) for the two towers.
+    """
+
+    def __init__(
+        self, fusion: Fusion, image: ImageTower | None = None, text: TextTower | None = None, dim: int = 128
+    ) -> None:
+        super().__init__()
+        if image is None and text is None:
+            raise ValueError("a dual encoder needs an image tower or a text tower; give `image`, `text` or both")
+        self.image = image
+        self.text = text
+        self.fusion = fusion
+        self.dim = dim
+
+    def setup(self, products: pl.DataFrame, directory: Path) -> None:
+        """Set up the towers, then the fusion; see `Encoder.setup`.
+
+        The order (image, text, fusion) is fixed: each draws its weights from torch's global generator.
+        """
+        if self.image is not None:
+            self.image.setup()
+        if self.text is not None:
+            self.text.setup(products, directory)
+        self.image_dim = 0 if self.image is None else self.image.out_features
+        self.text_dim = 0 if self.text is None else self.text.out_features
+        self.fusion.setup(self.image_dim, self.text_dim, self.dim)
+        self.preprocessor = DualPreprocessor(
+            load_image=None if self.image is None else self.image.load_image,
+            image_size=0 if self.image is None else self.image.image_size,
+            tokenize=None if self.text is None else self.text.tokenize,
+        )
+
+    def forward(self, batch: ContentBatch) -> Tensor:
+        """Return float32 [B, dim]; see `Encoder.forward`."""
+        some = next(iter(batch.values()))
+        image = text = torch.zeros(len(some), 0, device=some.device)
+        has_image = has_text = torch.zeros(len(some), dtype=torch.bool, device=some.device)
+        if self.image is not None:
+            has_image = batch["has_image"]
+            image = _encode_present(self.image, has_image, batch["image"])
+        if self.text is not None:
+            has_text = batch["text_mask"].any(dim=1)
+            text = _encode_present(self.text, has_text, batch["text"], batch["text_mask"])
+        return self.fusion(image, text, has_image, has_text).float()
+
+
+def _encode_present(tower: ImageTower | TextTower, present: Tensor, *inputs: Tensor) -> Tensor:
+    """Run ``tower`` over the rows that are present, and put its output among rows of zeros.
+
+    If none is, the first row is encoded nonetheless, and the fusion masks it. So every parameter of the tower has a
+    gradient (of zeros) rather than none: where ranks see different modalities, DistributedDataParallel would otherwise
+    wait for gradients that never come, and optimizers would differ between "no gradient" and "a gradient of zero".
+    """
+    rows = present.nonzero().squeeze(1)
+    if len(rows) == len(present):
+        return tower(*inputs)
+    if len(rows) == 0:
+        rows = torch.zeros(1, dtype=torch.int64, device=present.device)
+    encoded: Tensor = tower(*(tensor.index_select(0, rows) for tensor in inputs))
+    return encoded.new_zeros(len(present), encoded.shape[1]).index_copy(0, rows, encoded)

@@ -1,0 +1,110 @@
+"""A text tower from transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import moonlib.compat  # noqa: F401
+import polars as pl
+import torch
+from torch import Tensor
+
+from moonlib.encoders.tower import TextTower
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class HFTokenize:
+    """Tokenises texts in a loader worker with the model's own tokenizer.
+
+    Attributes:
+        tokenizer: as ``AutoTokenizer`` gave it.
+        max_length: tokens beyond it are cut off.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return ids int64 [B, T] and mask bool [B, T]; a blank text has an all-False mask."""
+        encoded = self.tokenizer(
+            list(texts),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        # The tokenizer's own marks around nothing are not a text.
+        some = torch.tensor([bool(text.strip()) for text in texts], dtype=torch.bool).unsqueeze(1)
+        return encoded["input_ids"], encoded["attention_mask"].bool() & some
+
+
+class HFText(TextTower):
+    """Any text model of transformers, from the hub or a local folder.
+
+    No code from the hub is run, and only safetensors weights are read.
+
+    Args:
+        model: a hub id or the path of a folder with ``config.json`` and a tokenizer.
+        pretrained: read the weights; otherwise only the architecture and the tokenizer are taken.
+        pooling: ``"mean"`` over a text's tokens or ``"cls"``, its first token.
+        max_length: tokens beyond it are cut off.
+
+    Raises:
+        ValueError: the model, its tokenizer or its weights cannot be had.
+
+    Example:
+        >>> tower = HFText("prajjwal1/bert-tiny", pooling="cls")
+    """
+
+    def __init__(
+        self, model: str, pretrained: bool = True, pooling: Literal["mean", "cls"] = "mean", max_length: int = 64
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.pretrained = pretrained
+        self.pooling = pooling
+        self.max_length = max_length
+
+    def setup(self, products: pl.DataFrame, directory: Path) -> None:
+        """Read the tokenizer and the weights; nothing is fitted on ``products``."""
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=False)
+            if self.pretrained:
+                self.body = AutoModel.from_pretrained(self.model, trust_remote_code=False, use_safetensors=True)
+            else:
+                config = AutoConfig.from_pretrained(self.model, trust_remote_code=False)
+                self.body = AutoModel.from_config(config, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"transformers cannot load '{self.model}': {reason} (give the path of a local folder if there is no "
+                f"network; weights must be safetensors)"
+            ) from error
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        # Half-precision checkpoints come in half precision; training wants float32 weights.
+        self.body.float()
+        if getattr(self.body, "pooler", None) is not None:
+            # Not used here; weights without a gradient would stop DistributedDataParallel.
+            self.body.pooler = None
+        self.tokenize = HFTokenize(tokenizer, self.max_length)
+        self.out_features = int(self.body.config.hidden_size)
+
+    def forward(self, text: Tensor, mask: Tensor) -> Tensor:
+        """Return float [B, out_features]; see `TextTower.forward`."""
+        # A row without tokens attends to its padding: softmax over nothing may be NaN, in the gradient too.
+        attention = mask | ~mask.any(dim=1, keepdim=True)
+        states = self.body(input_ids=text, attention_mask=attention.long()).last_hidden_state
+        if self.pooling == "cls":
+            return states[:, 0]
+        weights = attention.to(states.dtype).unsqueeze(2)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1)

@@ -1,0 +1,91 @@
+"""An image tower from timm, the collection of image models."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import moonlib.compat  # noqa: F401
+import torch
+from torch import Tensor, nn
+
+from moonlib.data.images import decode_image
+from moonlib.encoders.tower import ImageTower
+
+
+class TimmTower(ImageTower):
+    """Any timm model without its classifier.
+
+    Models with batch normalisation work, but in training a row then depends on its batch, which GradCache and several
+    processes cannot reproduce; prefer group- or layer-normalised ones (``convnext_*``, ``vit_*``, ``resnetv2_*_gn``).
+
+    Args:
+        model: a name as in ``timm.list_models()``, optionally with a tag (``vit_tiny_patch16_224.augreg_in21k``), or
+            ``hf-hub:owner/name``.
+        pretrained: download timm's weights from the hub (cached there); otherwise they are random.
+        image_size: side of the images in pixels; ``None`` for the size the model was made for.
+        checkpoint: a file of weights (safetensors, or pth that holds tensors only) to start from instead.
+
+    Raises:
+        ValueError: the model is unknown, or the checkpoint is of another model.
+
+    Example:
+        >>> tower = TimmTower("convnext_atto", image_size=96)
+    """
+
+    body: nn.Module
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, model: str, pretrained: bool = False, image_size: int | None = None, checkpoint: Path | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.pretrained = pretrained
+        self.requested_size = image_size
+        self.checkpoint = checkpoint
+
+    def setup(self) -> None:
+        """Make, download or load the weights."""
+        import timm
+        from timm.data.config import resolve_model_data_config
+
+        if not self.model.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(self.model):
+            close = get_close_matches(self.model.split(".")[0], timm.list_models(), n=3)
+            hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names"
+            raise ValueError(f"timm {timm.__version__} has no model '{self.model}'; {hint}")
+        config = timm.models.get_pretrained_cfg(self.model, allow_unregistered=True)
+        # Only models with a fixed grid of positions take the size as an argument; convolutions take any image.
+        fixed = config is not None and config.fixed_input_size and self.requested_size is not None
+        size: dict[str, Any] = {"img_size": self.requested_size} if fixed else {}
+        body: Any = timm.create_model(self.model, pretrained=self.pretrained, num_classes=0, **size)
+        if self.checkpoint is not None:
+            _load(body, self.model, self.checkpoint)
+        self.body = body
+        resolved = resolve_model_data_config(body)
+        self.image_size = self.requested_size or resolved["input_size"][-1]
+        self.load_image = partial(decode_image, size=self.image_size)
+        self.out_features = int(body.num_features)
+        for name in ("mean", "std"):
+            self.register_buffer(name, 255 * torch.tensor(resolved[name]).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return float [B, out_features]; see `ImageTower.forward`."""
+        return self.body((image - self.mean) / self.std)
+
+
+def _load(body: Any, model: str, checkpoint: Path) -> None:
+    """Read the weights of a timm model, less its classifier's."""
+    from timm.models import load_state_dict
+
+    weights = load_state_dict(str(checkpoint), weights_only=True)
+    classifier = body.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
+    try:
+        body.load_state_dict({name: value for name, value in weights.items() if not name.startswith(heads)})
+    except RuntimeError as error:
+        first = str(error).split("\n")[1].strip()
+        raise ValueError(f"{checkpoint} does not fit timm's '{model}': {first}") from None

@@ -1,0 +1,80 @@
+"""What a dual encoder is made of: one tower per modality."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import polars as pl
+from torch import Tensor, nn
+
+Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+"""Texts → (ids int64 [B, T], mask bool [B, T]), T = the longest text of the batch up to a limit,
+at least 1; picklable. A blank text has an all-False mask."""
+
+LoadImage = Callable[[bytes], Tensor]
+"""Encoded JPEG/PNG/WebP bytes → uint8 [3, image_size, image_size]; picklable."""
+
+
+class ImageTower(nn.Module, ABC):
+    """Encodes images. `setup` makes the weights.
+
+    Attributes:
+        out_features: width of the output, available after `setup`.
+        image_size: height and width of what `load_image` returns, available after `setup`.
+        load_image: decodes and resizes one encoded image inside a loader worker, available after `setup`.
+    """
+
+    out_features: int
+    image_size: int
+    load_image: LoadImage
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Make (or load) the weights and `load_image`."""
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode.
+
+        Args:
+            image: uint8 [B, 3, image_size, image_size] as `load_image` made it; the tower does its own
+                scaling and normalisation.
+
+        Returns:
+            float [B, out_features].
+        """
+
+
+class TextTower(nn.Module, ABC):
+    """Encodes texts. `setup` fits or loads the tokenizer, then makes the weights.
+
+    Attributes:
+        out_features: width of the output, available after `setup`.
+        tokenize: runs inside a loader worker, available after `setup`.
+    """
+
+    out_features: int
+    tokenize: Tokenize
+
+    @abstractmethod
+    def setup(self, products: pl.DataFrame, directory: Path) -> None:
+        """Load the tokenizer from ``directory`` or fit it on ``products`` and write it there; then make the weights.
+
+        Args:
+            products: the products listed before the end of training.
+            directory: where fitted preprocessing lives.
+        """
+
+    @abstractmethod
+    def forward(self, text: Tensor, mask: Tensor) -> Tensor:
+        """Encode.
+
+        Args:
+            text: int64 [B, T] token ids.
+            mask: bool [B, T], False for padding; a row may be all False (its output is then finite and unused).
+
+        Returns:
+            float [B, out_features].
+        """

@@ -1,0 +1,58 @@
+"""A module's weights in one safetensors file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write the parameters and buffers of ``module`` to ``path``, whole or not at all.
+
+    Tensors that modules share are written once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_model(module, str(temporary))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Read the parameters and buffers of ``module`` from ``path``; nothing is changed if they do not fit.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a safetensors file, or belongs to a module of other names or shapes.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            # The metadata maps the names of shared tensors to the name they were written under.
+            shared = set(file.metadata() or {}) - {"format"}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error})") from None
+    expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    difference = _first_difference(found, expected, shared)
+    if difference:
+        raise ValueError(f"{path} belongs to another encoder: {difference}")
+    load_model(module, path)
+
+
+def _first_difference(found: dict[str, list[int]], expected: dict[str, list[int]], shared: set[str]) -> str | None:
+    for name, shape in expected.items():
+        if name not in found:
+            if name not in shared:
+                return f"it lacks '{name}' {shape}"
+        elif found[name] != shape:
+            return f"'{name}' is {found[name]} there and {shape} here"
+    extra = [name for name in found if name not in expected]
+    return f"'{extra[0]}' {found[extra[0]]} is not part of this one" if extra else None

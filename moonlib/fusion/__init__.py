@@ -1,0 +1,1 @@
+"""Heads that join the modalities of a dual encoder."""

@@ -1,0 +1,1 @@
+"""Functions of scores and masks: one value per query."""

@@ -1,0 +1,180 @@
+"""Intervals by resampling users, paired between models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from moonlib.metrics.auc import auc
+from moonlib.metrics.rows import check_scores
+
+CHUNK = 2_000_000
+"""How many float64 a block of resamples may hold."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval.
+
+    Attributes:
+        estimate: the value on the rows as they are.
+        low: 2.5 % quantile over the resamples.
+        high: 97.5 % quantile over the resamples.
+    """
+
+    estimate: float
+    low: float
+    high: float
+
+
+def bootstrap_auc(
+    scores: ArrayLike, labels: ArrayLike, users: ArrayLike, samples: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Compute the AUC of several models on the same resamples of users.
+
+    A resample draws as many users as there are, with replacement, and takes a user's rows as often as the user was
+    drawn: rows of one user are not independent. Each model is sorted once; a resample is a weighting of that order.
+
+    Args:
+        scores: [M, n], one row per model.
+        labels: [n], 0 or 1.
+        users: int64 [n].
+        samples: number S of resamples.
+        seed: of the resamples.
+
+    Returns:
+        float64 [M, S]; NaN for a resample with one class only.
+
+    Raises:
+        ValueError: if shapes do not agree, a score is NaN or a label is neither 0 nor 1.
+    """
+    models = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    clicks = np.asarray(labels)
+    clicked = clicks == 1
+    user, count = _users(users)
+    if models.ndim != 2 or not models.shape[1:] == clicked.shape == user.shape:
+        shapes = [list(models.shape), list(clicked.shape), list(user.shape)]
+        raise ValueError(f"expected scores [M, n], labels [n] and users [n], got {shapes}")
+    for model in models:
+        check_scores(torch.tensor(model), torch.tensor(clicks))
+    user_of_click = user[clicked]
+    orders = []
+    for model in models:
+        order = np.argsort(model[~clicked], kind="stable")
+        unclicked = model[~clicked][order]
+        below = np.searchsorted(unclicked, model[clicked], side="left")
+        up_to = np.searchsorted(unclicked, model[clicked], side="right")
+        orders.append((user[~clicked][order], below, up_to))
+    result = np.empty((len(models), samples))
+    for columns, drawn in _resamples(count, len(user), samples, seed):
+        weight = drawn[user_of_click]
+        for m, (user_of_unclicked, below, up_to) in enumerate(orders):
+            weight_below = np.zeros((len(user_of_unclicked) + 1, drawn.shape[1]))
+            np.cumsum(drawn[user_of_unclicked], axis=0, out=weight_below[1:])
+            beaten = (weight_below[below] + weight_below[up_to]) / 2
+            with np.errstate(invalid="ignore"):
+                result[m, columns] = (weight * beaten).sum(axis=0) / (weight.sum(axis=0) * weight_below[-1])
+    return result
+
+
+def paired_auc_difference(
+    scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLike, users: ArrayLike, samples: int = 1000, seed: int = 0
+) -> Interval:
+    """Estimate AUC(a) - AUC(b) with an interval over users.
+
+    Args:
+        scores_a: [n], one model's scores.
+        scores_b: [n], the other's on the same rows.
+        labels: [n], 0 or 1.
+        users: int64 [n].
+        samples: number of resamples; those with one class only are left out.
+        seed: of the resamples.
+
+    Returns:
+        The difference and its interval; NaN where one class is missing.
+
+    Raises:
+        ValueError: if shapes do not agree, a score is NaN or a label is neither 0 nor 1.
+    """
+    both = np.stack([np.asarray(scores_a, dtype=np.float64), np.asarray(scores_b, dtype=np.float64)])
+    a, b = bootstrap_auc(both, labels, users, samples, seed)
+    clicks = torch.tensor(np.asarray(labels))
+    estimate_a, estimate_b = (auc(torch.tensor(scores), clicks).item() for scores in both)
+    return _interval(estimate_a - estimate_b, a - b)
+
+
+def paired_mean_difference(
+    values_a: ArrayLike,
+    values_b: ArrayLike,
+    users: ArrayLike,
+    weights: ArrayLike | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Estimate mean(a) - mean(b) with an interval over users.
+
+    Serves whatever is a mean of rows: log loss (`row_log_loss`), recall (``ranks < k``), GAUC (`user_auc`'s values,
+    weighted by its impressions).
+
+    Args:
+        values_a: [n], one model's value for each row; bool counts as 0 and 1.
+        values_b: [n], the other's on the same rows.
+        users: int64 [n].
+        weights: [n], weight of each row in the mean; 1 if not given.
+        samples: number of resamples.
+        seed: of the resamples.
+
+    Returns:
+        The difference and its interval; NaN without rows.
+
+    Raises:
+        ValueError: if shapes do not agree or a value is NaN.
+    """
+    a, b = np.asarray(values_a, dtype=np.float64), np.asarray(values_b, dtype=np.float64)
+    weight = np.ones(a.shape) if weights is None else np.asarray(weights, dtype=np.float64)
+    user, count = _users(users)
+    if a.ndim != 1 or not a.shape == b.shape == weight.shape == user.shape:
+        shapes = [list(x.shape) for x in (a, b, user, weight)]
+        raise ValueError(f"expected values, users and weights of one shape [n], got {shapes}")
+    if np.isnan(a).any() or np.isnan(b).any():
+        raise ValueError("a value is NaN")
+    total = np.bincount(user, weight * (a - b), minlength=count)
+    mass = np.bincount(user, weight, minlength=count)
+    differences = np.empty(samples)
+    with np.errstate(invalid="ignore"):
+        for columns, drawn in _resamples(count, count, samples, seed):
+            differences[columns] = total @ drawn / (mass @ drawn)
+        return _interval(float(total.sum() / mass.sum()), differences)
+
+
+def _users(users: ArrayLike) -> tuple[NDArray[np.int64], int]:
+    """Number the users from 0: the number of each row's user, and how many there are."""
+    ids = np.asarray(users)
+    if ids.size and not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"users must be integers, got {ids.dtype}: other types cannot hold every id")
+    distinct, user = np.unique(ids, return_inverse=True)
+    return user.reshape(ids.shape), len(distinct)
+
+
+def _resamples(users: int, rows: int, samples: int, seed: int) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield blocks of resamples: their columns, and how often each drew each user, float64 [users, block]."""
+    rng = np.random.default_rng(seed)
+    block = max(1, CHUNK // max(rows, 1))
+    for start in range(0, samples, block):
+        width = min(block, samples - start)
+        drawn = np.zeros((users, width))
+        for column in range(width if users else 0):
+            drawn[:, column] = np.bincount(rng.integers(users, size=users), minlength=users)
+        yield slice(start, start + width), drawn
+
+
+def _interval(estimate: float, resampled: NDArray[np.float64]) -> Interval:
+    valid = resampled[~np.isnan(resampled)]
+    if not len(valid):
+        return Interval(estimate, np.nan, np.nan)
+    low, high = np.quantile(valid, [0.025, 0.975])
+    return Interval(estimate, float(low), float(high))

@@ -1,0 +1,172 @@
+"""Recall of the product that was bought, among all products listed by then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import moonlib.compat  # noqa: F401  (before torchmetrics)
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+TIE = 1e-6
+"""Cosines this close are a tie: far above float32's rounding, far below what tells two products apart."""
+
+
+def ranks(
+    query_vectors: Tensor,
+    gallery_vectors: Tensor,
+    query_spu: Tensor,
+    gallery_spu: Tensor,
+    query_time: Tensor | None = None,
+    listed_at: Tensor | None = None,
+    chunk: int = 2048,
+) -> Tensor:
+    """Rank, for each query, the best of the items that would be a hit.
+
+    A hit is any item of the query's SPU. The rank is the number of other items whose cosine with the query is at
+    least the best hit's: ties (up to 1e-6) are broken against us. Hits do not count against each other. A vector
+    of zeros says that there is no representation: such an item is never a hit, such a query has none.
+
+    Args:
+        query_vectors: float [Q, D], of any length.
+        gallery_vectors: float [N, D], of any length.
+        query_spu: int64 [Q], the SPU that was bought.
+        gallery_spu: int64 [N].
+        query_time: int64 [Q]; with ``listed_at``, only items listed at or before it are in the query's gallery.
+        listed_at: int64 [N], in the unit of ``query_time``.
+        chunk: how many queries are compared with how many items at once; bounds the memory at a few times chunk^2.
+
+    Returns:
+        int64 [Q], 0 for the best rank; N, a miss at any K, for a query without a hit in its gallery.
+
+    Raises:
+        ValueError: if shapes do not agree, a vector is not finite, or only one of the two times is given.
+
+    Example:
+        >>> query = torch.tensor([[1.0, 0.0]])
+        >>> gallery = torch.tensor([[0.6, 0.8], [0.9, 0.1], [0.0, 1.0]])
+        >>> ranks(query, gallery, torch.tensor([7]), torch.tensor([7, 8, 9])).tolist()
+        [1]
+    """
+    if (query_time is None) != (listed_at is None):
+        raise ValueError("give both query_time and listed_at, or neither")
+    queries = _unit(query_vectors, "query_vectors")
+    gallery = _unit(gallery_vectors, "gallery_vectors")
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}")
+    for name, values, vectors in (
+        ("query_spu", query_spu, queries),
+        ("gallery_spu", gallery_spu, gallery),
+        ("query_time", query_time, queries),
+        ("listed_at", listed_at, gallery),
+    ):
+        if values is not None and (values.dtype != torch.int64 or values.shape != vectors.shape[:1]):
+            raise ValueError(f"{name} must be int64 [{len(vectors)}], got {values.dtype} {list(values.shape)}")
+    found = torch.empty_like(query_spu)
+    for start in range(0, len(queries), chunk):
+        rows = slice(start, start + chunk)
+        time = None if query_time is None else query_time[rows]
+        found[rows] = _ranks_of_chunk(queries[rows], gallery, query_spu[rows], gallery_spu, time, listed_at, chunk)
+    return found
+
+
+def _ranks_of_chunk(
+    queries: Tensor,
+    gallery: Tensor,
+    query_spu: Tensor,
+    gallery_spu: Tensor,
+    query_time: Tensor | None,
+    listed_at: Tensor | None,
+    chunk: int,
+) -> Tensor:
+    best = queries.new_full((len(queries),), -torch.inf)
+    represented = gallery.any(dim=1)
+    possible = (torch.isin(gallery_spu, query_spu) & represented).nonzero().squeeze(1)
+    for start in range(0, len(possible), chunk):
+        items = possible[start : start + chunk]
+        hit = query_spu.unsqueeze(1) == gallery_spu[items]
+        if query_time is not None and listed_at is not None:
+            hit &= listed_at[items] <= query_time.unsqueeze(1)
+        scores = (queries @ gallery[items].T).masked_fill(~hit, -torch.inf)
+        best = torch.maximum(best, scores.amax(dim=1))
+    ahead = torch.zeros_like(query_spu)
+    for start in range(0, len(gallery), chunk):
+        block = slice(start, start + chunk)
+        rival = queries @ gallery[block].T >= (best - TIE).unsqueeze(1)
+        rival &= query_spu.unsqueeze(1) != gallery_spu[block]
+        if query_time is not None and listed_at is not None:
+            rival &= listed_at[block] <= query_time.unsqueeze(1)
+        ahead += rival.sum(dim=1)
+    miss = best.isneginf() | ~queries.any(dim=1)
+    return ahead.masked_fill(miss, len(gallery))
+
+
+def _unit(vectors: Tensor, name: str) -> Tensor:
+    """Check float [n, D] and scale it to unit length in float32; zeros stay zeros."""
+    if vectors.ndim != 2:
+        raise ValueError(f"{name} must be [n, D], got {list(vectors.shape)}")
+    broken = int((~vectors.isfinite().all(dim=1)).sum())
+    if broken:
+        raise ValueError(f"{broken} of {len(vectors)} {name} are not finite")
+    return F.normalize(vectors.float(), dim=1)
+
+
+def recall_at(ranks: Tensor, k: int, gallery: int) -> Tensor:
+    """Share of queries whose best hit is among the first K.
+
+    Args:
+        ranks: int64 [Q], from `ranks`.
+        k: K, at least 1.
+        gallery: number N of items that were ranked.
+
+    Returns:
+        float64 scalar; NaN without queries.
+
+    Raises:
+        ValueError: if K is below 1 or exceeds the gallery.
+    """
+    _check_k(k, gallery)
+    return (ranks < k).double().mean()
+
+
+class Recall(Metric):
+    """`recall_at` over all queries seen; float64.
+
+    Args:
+        k: K, at least 1.
+
+    Raises:
+        ValueError: if K is below 1 or, in an update, exceeds the gallery.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    hits: Tensor
+    queries: Tensor
+
+    def __init__(self, k: int = 10, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        self.k = k
+        self.add_state("hits", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("queries", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, ranks: Tensor, gallery: int) -> None:
+        """Add queries: ``ranks`` int64 [Q] from `ranks`, found in a gallery of so many items."""
+        _check_k(self.k, gallery)
+        self.hits += (ranks < self.k).sum()
+        self.queries += len(ranks)
+
+    def compute(self) -> Tensor:
+        """The recall; NaN without queries."""
+        return self.hits.double() / self.queries
+
+
+def _check_k(k: int, gallery: int) -> None:
+    if not 1 <= k <= gallery:
+        raise ValueError(
+            f"recall@{k} needs a gallery of at least {max(k, 1)} items, this one has {gallery}; choose a smaller K"
+        )

@@ -1,0 +1,1 @@
+"""What a query is contrasted with."""

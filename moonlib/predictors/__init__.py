@@ -1,0 +1,1 @@
+"""Heads that turn an adapter's features into click logits."""

@@ -1,0 +1,1 @@
+"""The representation center: the store and index of what encoders produced."""

@@ -1,0 +1,1 @@
+"""The LightningModules of an iteration, one per stage."""

@@ -1,0 +1,33 @@
+"""Pretraining: one representation for the image and the title of a product."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from moonlib.data.dataset import Dataset
+from moonlib.data.pairs import Pairs, product_pairs
+from moonlib.stages.contrastive import Contrastive, PairData
+
+
+class Pretraining(Contrastive):
+    """Contrastive pretraining, image ↔ title, in both directions.
+
+    Every product listed before the end of training is a pair of itself: the query is one modality, the item the
+    other. SKUs of one SPU are not negatives of each other. This is the dual encoder that MOON's generative
+    pretraining replaced (arXiv 2511.11305, Fig. 3).
+
+    Args:
+        loss: loss on the scores.
+        negatives: samplers, applied in order.
+        learning_rate: peak of the schedule (linear warm-up, cosine decay to 0 at ``trainer.max_steps``).
+        weight_decay: of AdamW, on matrices only.
+        warmup: share of the steps over which the learning rate rises.
+    """
+
+    both_directions: ClassVar[bool] = True
+
+    def pairs(self, dataset: Dataset, data: PairData) -> Pairs:
+        listed = dataset.splits.known(dataset.products)
+        if listed.is_empty():
+            raise ValueError(f"{dataset.directory}: no product is listed before the end of training")
+        return product_pairs(listed)

@@ -1,0 +1,93 @@
+"""What every stage of an iteration promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import moonlib.compat  # noqa: F401
+from lightning import LightningModule, Trainer
+
+from moonlib.data.dataset import Dataset
+from moonlib.encoders.encoder import Encoder
+
+Need = Literal["encoder", "weights", "representations"]
+
+
+@dataclass
+class StageContext:
+    """What a stage is given to run with.
+
+    Attributes:
+        dataset: the five tables and their shards.
+        data: an instance of the stage's `Stage.data_type`.
+        trainer: the Lightning trainer of the recipe's ``trainer`` section.
+        directory: where the stage writes; empty at the start, renamed into place once `Stage.run` returns.
+        seed: seed of this stage.
+        encoder: the recipe's encoder, set up, with the weights it starts from (None unless the stage needs it).
+        weights: weights of the encoder as the stages before left them (None: untrained).
+        representations: directory of the representations made by the stages before (None unless needed).
+    """
+
+    dataset: Dataset
+    data: Any
+    trainer: Trainer
+    directory: Path
+    seed: int
+    encoder: Encoder | None = None
+    weights: Path | None = None
+    representations: Path | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run of the same stage with other arguments, whose results stand beside it.
+
+    Attributes:
+        prefix: of its keys in ``results.json``, for instance ``"oracle"``.
+        module: the arguments of the stage that differ, bare names allowed.
+        title: how the closing table calls it.
+    """
+
+    prefix: str
+    title: str
+    module: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stage(LightningModule, ABC):
+    """One step of an iteration: reads what the stages before left, writes its directory, returns its metrics.
+
+    Attributes:
+        data_type: dataclass whose fields are the keys of the recipe's ``data`` section.
+        provides: what later stages may take from this one's directory (``weights.safetensors`` or representations).
+    """
+
+    data_type: ClassVar[type]
+    provides: ClassVar[Literal["weights", "representations"] | None] = None
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[Need]:
+        """What the stage reads besides the dataset; its fingerprint depends on these and on nothing else.
+
+        ``encoder``: the architecture and fitted preprocessing. ``weights``: also the weights that the stages before
+        left, where there are any. ``representations``: those made before.
+        """
+
+    def references(self, dataset: Dataset) -> list[Reference]:
+        """Baselines and upper bounds to run beside the stage on this dataset, at equal settings."""
+        return []
+
+    @abstractmethod
+    def run(self, context: StageContext) -> dict[str, float]:
+        """Do the stage's work.
+
+        Args:
+            context: see `StageContext`.
+
+        Returns:
+            Metrics under flat keys such as ``image_search/recall@10``.
+        """

@@ -1,0 +1,1 @@
+"""A moonlib source of real pictures: published emoji sets, joined by concept."""

@@ -1,0 +1,174 @@
+"""What `check` reports as broken or leaking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from moonlib.data.build import ImageFolder
+from moonlib.data.check import Report, check, print_report
+from moonlib.data.shards import write_dataset
+from moonlib.data.splits import Splits
+from moonlib.data.tables import Tables
+
+Checked = Callable[..., Report]
+
+
+@pytest.fixture
+def written(tmp_path: Path, shop: Tables, splits: Splits, image_folder: Path) -> Callable[..., Path]:
+    """Write `shop` with some tables replaced."""
+
+    def write(**tables: pl.DataFrame) -> Path:
+        directory = tmp_path / "d"
+        read_image = ImageFolder(image_folder, 512)
+        write_dataset(directory, replace(shop, **tables), read_image, splits, name="shop", version="1")
+        return directory
+
+    return write
+
+
+def test_a_clean_dataset(written: Callable[..., Path]) -> None:
+    report = check(written())
+    assert (report.problems, report.warnings) == ([], [])
+    assert report.ok
+    assert report.counts["impressions"] == 4
+    assert report.images == {"products": 3, "queries": 2}
+    assert report.splits == {
+        "searches": {"behaviour": 1, "train": 0, "valid": 1, "test": 1},
+        "impressions": {"behaviour": 0, "train": 2, "valid": 1, "test": 1},
+    }
+
+
+def test_without_events_nothing_is_empty(written: Callable[..., Path], shop: Tables) -> None:
+    report = check(written(searches=shop.searches.clear(), impressions=shop.impressions.clear()))
+    assert report.ok
+
+
+def test_a_search_in_two_splits(written: Callable[..., Path], shop: Tables) -> None:
+    impressions = shop.impressions.with_columns(search_id=pl.Series([200, 200, 200, 202]))
+    report = check(written(impressions=impressions))
+    assert report.problems == ["search_ids in more than one split: 1 (200)"]
+    assert not report.ok
+
+
+def test_a_photo_query_in_two_splits(written: Callable[..., Path], shop: Tables) -> None:
+    searches = shop.searches.with_columns(query_id=pl.Series([10, 10, 30]))
+    assert check(written(searches=searches)).problems == ["photo queries in more than one split: 1 (10)"]
+
+
+def test_the_same_photo_under_two_queries(written: Callable[..., Path], image_folder: Path) -> None:
+    (image_folder / "r.jpg").write_bytes((image_folder / "q.jpg").read_bytes())
+    problem = "queries whose photo, byte by byte, is in more than one split: 2 (10, 30)"
+    assert check(written()).problems == [problem]
+
+
+def test_an_empty_split(written: Callable[..., Path], shop: Tables, splits: Splits) -> None:
+    report = check(written(impressions=shop.impressions.filter(pl.col("ts") < splits.valid_until)))
+    assert len(report.problems) == 1
+    assert "the test split of impressions is empty" in report.problems[0]
+
+
+def test_a_broken_image_in_a_shard(written: Callable[..., Path]) -> None:
+    directory = written()
+    index = pl.read_ipc((directory / "shards" / "products-000000.arrow").read_bytes())
+    tar = directory / "shards" / "products-000000.tar"
+    data = bytearray(tar.read_bytes())
+    start = index["jpg_offset"][0]
+    data[start : start + 40] = bytes(40)
+    tar.write_bytes(data)
+    report = check(directory)
+    assert len(report.problems) == 1
+    assert report.problems[0].startswith("broken products (not a readable picture")
+    assert report.problems[0].endswith(f": 1 ({index['item_id'][0]})")
+
+
+def test_a_broken_row_spares_the_others(written: Callable[..., Path]) -> None:
+    directory = written()
+    index = pl.read_ipc((directory / "shards" / "queries-000000.arrow").read_bytes())
+    tar = directory / "shards" / "queries-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[index["json_offset"][1]] = ord("?")
+    tar.write_bytes(data)
+    (problem,) = check(directory).problems
+    assert problem.startswith("broken queries (")
+    assert problem.endswith(": 1 (20)")
+
+
+def test_an_index_of_another_shard(written: Callable[..., Path]) -> None:
+    directory = written()
+    path = directory / "shards" / "queries-000000.arrow"
+    index = pl.read_ipc(path.read_bytes())
+    index.with_columns(query_id=pl.Series([10, 30, 20])).write_ipc(path, compat_level=pl.CompatLevel.oldest())
+    assert check(directory).problems[0] == "broken queries (the index points at the row of 20): 2 (20, 30)"
+
+
+def test_missing_shards(written: Callable[..., Path]) -> None:
+    directory = written()
+    (directory / "shards" / "queries-000000.arrow").unlink()
+    assert "0 of 3 rows of queries are there" in check(directory).problems[0]
+
+
+def test_warnings(written: Callable[..., Path], shop: Tables, image_folder: Path, splits: Splits) -> None:
+    (image_folder / "q.jpg").write_bytes((image_folder / "a.jpg").read_bytes())
+    (image_folder / "c.jpg").unlink()
+    impressions = shop.impressions.with_columns(item_id=pl.lit(0, dtype=pl.Int64), user_id=pl.Series([5, 6, 6, 6]))
+    searches = pl.concat(
+        [shop.searches, shop.searches.tail(1).with_columns(ts=splits.test_until, search_id=pl.lit(103, pl.Int64))]
+    )
+    report = check(written(impressions=impressions, searches=searches))
+    assert report.ok
+    assert "search_ids of searches after the last split, which are never read: 1 (103)" in report.warnings
+    assert "products with impressions before they were listed: 1 (0)" in report.warnings
+    assert "search_ids of impressions with more than one user or query: 1 (200)" in report.warnings
+    assert any(
+        "query photos that are also a product's image" in line and line.endswith(": 1 (10)") for line in report.warnings
+    )
+    assert any(
+        line.startswith("images that could not be read when the dataset was built: 1") for line in report.warnings
+    )
+    assert len(report.warnings) == 5
+
+
+def test_fewer_samples_are_decoded_on_request(written: Callable[..., Path]) -> None:
+    directory = written()
+    tar = directory / "shards" / "products-000000.tar"
+    data = bytearray(tar.read_bytes())
+    start = pl.read_ipc((directory / "shards" / "products-000000.arrow").read_bytes())["jpg_offset"][1]
+    data[start : start + 40] = bytes(40)
+    tar.write_bytes(data)
+    assert check(directory, samples=2).ok  # the first and the last
+    assert not check(directory).ok
+
+
+def test_a_contact_sheet_on_request(written: Callable[..., Path], tmp_path: Path) -> None:
+    check(written(), tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").format == "PNG"
+
+
+def test_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no dataset"):
+        check(tmp_path)
+
+
+def test_the_printed_report(written: Callable[..., Path], shop: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(check(written()))
+    printed = capsys.readouterr().out
+    assert "shop 1" in printed
+    assert printed.rstrip().endswith("ok")
+    impressions = shop.impressions.with_columns(search_id=pl.Series([200, 200, 200, 202]))
+    print_report(check(written(impressions=impressions)))
+    printed = capsys.readouterr().out
+    assert "problem search_ids in more than one split: 1 (200)" in printed
+    assert printed.rstrip().endswith("problems: 1")
+
+
+def test_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(Report("Dataset('[bold]')", {}, problems=["is not [x0, y0, x1, y1]"]))
+    printed = capsys.readouterr().out
+    assert "Dataset('[bold]')" in printed
+    assert "problem is not [x0, y0, x1, y1]" in printed

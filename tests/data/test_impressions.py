@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from moonlib.data.dataset import Dataset
+from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Vocabularies
+from moonlib.representations.store import Representations
+
+
+@pytest.fixture(scope="module")
+def stores(tiny: Dataset) -> tuple[Representations, Representations]:
+    rng = np.random.default_rng(0)
+    items, queries = tiny.products["item_id"].to_numpy(), tiny.queries["query_id"].to_numpy()
+    # One product in three has no representation.
+    items = items[np.arange(len(items)) % 3 > 0]
+    return tuple(  # type: ignore[return-value]
+        Representations(ids, rng.standard_normal((len(ids), 4), dtype=np.float32)) for ids in (items, queries)
+    )
+
+
+@pytest.fixture(scope="module")
+def impressions(tiny: Dataset, stores: tuple[Representations, Representations]) -> Impressions:
+    rows = tiny.splits.select(tiny.impressions, "test")
+    vocabularies = Vocabularies.of(tiny, tiny.splits.select(tiny.impressions, "train"))
+    products, queries = stores
+    return Impressions(tiny, rows, vocabularies, history=6, query_history=3, products=products, queries=queries)
+
+
+def test_histories_and_vectors_by_a_loop(
+    tiny: Dataset, impressions: Impressions, stores: tuple[Representations, Representations]
+) -> None:
+    products, _ = stores
+    vector = {int(i): v for i, v in zip(products.ids, products.vectors, strict=True)}
+    rows = tiny.splits.select(tiny.impressions, "test")[:200]
+    batch = impressions[np.arange(200)]
+    searches = tiny.searches.sort("ts").select("search_id", "user_id", "item_id", "ts").rows()
+    longest = 0
+    for b, row in enumerate(rows.iter_rows(named=True)):
+        seen: dict[tuple[int, int], None] = {}
+        for search, user, item, ts in searches:
+            if user == row["user_id"] and ts < row["ts"] and search != row["search_id"]:
+                seen.setdefault((search, item))
+        expected = [item for _, item in reversed(seen)][:6]
+        assert batch.history_mask[b].sum() == len(expected)
+        longest = max(longest, len(expected))
+        known = [item in vector for item in expected]
+        assert batch.history_known[b, : len(expected)].tolist() == known
+        for place, item in enumerate(expected):
+            np.testing.assert_array_equal(batch.history_vectors[b, place], vector.get(item, np.zeros(4)))
+        assert batch.target_known[b] == (row["item_id"] in vector)
+        assert batch.clicked[b] == row["clicked"]
+    assert longest > 2
+    assert not batch.history_vectors[~batch.history_known].any()
+
+
+def test_products_first_listed_after_training_share_the_unknown_row(tiny: Dataset, impressions: Impressions) -> None:
+    rows = tiny.splits.select(tiny.impressions, "test")
+    listed = dict(tiny.products.select("item_id", "listed_at").iter_rows())
+    new = np.array([listed[item] >= tiny.splits.train_until for item in rows["item_id"]])
+    batch = impressions[np.arange(len(rows))]
+    assert new.any()
+    assert not batch.target[torch.from_numpy(new)].any()
+    assert batch.target[torch.from_numpy(~new)].any()
+
+
+def test_without_representations_vectors_have_no_width(tiny: Dataset) -> None:
+    rows = tiny.splits.select(tiny.impressions, "test")
+    vocabularies = Vocabularies.of(tiny, rows)
+    batch = Impressions(tiny, rows, vocabularies, history=2, query_history=2, products=None, queries=None)[np.arange(5)]
+    assert isinstance(batch, ImpressionBatch)
+    assert batch.history_vectors.shape == (5, 2, 0)
+    assert not batch.target_known.any()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_each_batch_and_an_epoch_reads_every_row_once(world_size: int) -> None:
+    one = list(BatchRows(103, 10, seed=5))
+    ranks = [list(BatchRows(103, 10, 5, rank, world_size)) for rank in range(world_size)]
+    for step, batch in enumerate(one):
+        assert sorted(np.concatenate([rank[step] for rank in ranks])) == sorted(batch)
+    assert sorted(np.concatenate(one)) == list(range(103))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    rows = BatchRows(50, 50, seed=5)
+    first = next(iter(rows))
+    np.testing.assert_array_equal(first, next(iter(BatchRows(50, 50, seed=5))))
+    rows.set_epoch(1)
+    assert (next(iter(rows)) != first).any()

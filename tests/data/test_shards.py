@@ -1,0 +1,234 @@
+"""What the shards hold, for moonlib and for any WebDataset reader."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import webdataset
+from PIL import Image
+
+from moonlib.data.build import ImageFolder
+from moonlib.data.dataset import Dataset
+from moonlib.data.shards import build_once, write_dataset
+from moonlib.data.splits import Splits
+from moonlib.data.tables import Tables, empty, validate
+
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, shop: Tables, splits: Splits, image_folder: Path) -> Write:
+    """Write `shop`, or other tables, into a directory."""
+
+    def to(name: str, tables: Tables = shop, **options: int) -> Path:
+        read_image = ImageFolder(image_folder, 512)
+        write_dataset(tmp_path / name, tables, read_image, splits, name="shop", version="1", **options)
+        return tmp_path / name
+
+    return to
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def _members(directory: Path, table: str) -> list[tuple[str, bytes]]:
+    members = []
+    for shard in sorted((directory / "shards").glob(f"{table}-*.tar")):
+        with tarfile.open(shard) as tar:
+            members += [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+    return members
+
+
+def test_webdataset_iterates_the_products(write: Write, image_folder: Path) -> None:
+    shards = sorted(str(path) for path in (write("d", samples_per_shard=3) / "shards").glob("products-*.tar"))
+    assert len(shards) == 2
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [str(LOWEST), str(HIGHEST), "16777217", "0"]
+    assert [json.loads(sample["json"])["item_id"] for sample in samples] == [LOWEST, HIGHEST, 16777217, 0]
+    assert samples[0]["jpg"] == (image_folder / "a.jpg").read_bytes()
+    assert Image.open(io.BytesIO(samples[1]["jpg"])).format == "JPEG"  # b.png, encoded again
+    assert "jpg" not in samples[3]
+
+
+def test_a_row_is_written_as_json(write: Write) -> None:
+    rows = [json.loads(data) for name, data in _members(write("d"), "products") if name.endswith("json")]
+    assert rows[1]["title"] == "红色 台灯"
+    assert rows[0]["attributes"] == {"colour": "red"}
+    assert rows[0]["listed_at"] == "2025-01-01T12:00:00+00:00"
+    assert rows[0]["box"] == [0.0, 0.0, 0.5, 1.0]
+    assert rows[2]["price"] is None
+    assert rows[3]["shelf"] == "x"
+
+
+def test_the_index_points_at_the_data_of_every_member(write: Write) -> None:
+    directory = write("d", samples_per_shard=2)
+    members = dict(_members(directory, "products"))
+    for path in sorted((directory / "shards").glob("products-*.arrow")):
+        tar = path.with_suffix(".tar").read_bytes()
+        for row in pl.read_ipc(path).iter_rows(named=True):
+            start, size = row["json_offset"], row["json_size"]
+            assert tar[start : start + size] == members[f"{row['item_id']}.json"]
+            start, size = row["jpg_offset"], row["jpg_size"]
+            if row["image"] is None:
+                assert (start, size) == (-1, 0)
+            else:
+                assert tar[start : start + size] == members[f"{row['item_id']}.jpg"]
+
+
+def test_events_are_arrow_members(write: Write, shop: Tables) -> None:
+    members = _members(write("d"), "impressions")
+    assert [name for name, _ in members] == ["000000000.arrow"]
+    assert pl.read_ipc(members[0][1]).equals(shop.impressions)
+
+
+def test_many_events_make_several_members(write: Write, shop: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Dataset(write("whole")).hash
+    monkeypatch.setattr("moonlib.data.shards._ROWS_PER_BATCH", 1)
+    monkeypatch.setattr("moonlib.data.shards._BATCHES_PER_SHARD", 3)
+    directory = write("parts")
+    assert [name for name, _ in _members(directory, "impressions")] == [f"{i:09d}.arrow" for i in range(4)]
+    assert len(list((directory / "shards").glob("impressions-*.tar"))) == 2
+    assert Dataset(directory).impressions.equals(shop.impressions)
+    assert Dataset(directory).hash == whole
+
+
+def test_bytes_do_not_depend_on_workers_or_clock(
+    write: Write, shop: Tables, image_folder: Path, encode: Callable[..., bytes]
+) -> None:
+    count = 150  # more than two tasks, so that both workers have some
+    for i in range(count):
+        (image_folder / f"{i}.jpg").write_bytes(encode(i))
+    products = pl.concat([shop.products.head(1)] * count).with_columns(
+        item_id=pl.arange(count, eager=True, dtype=pl.Int64),
+        image=pl.arange(count, eager=True).cast(pl.String) + ".jpg",
+    )
+    tables = validate(Tables(products))
+    alone = _files(write("alone", tables, workers=1))
+    assert alone == _files(write("together", tables, workers=2))
+    assert [data for name, data in _members(image_folder.parent / "alone", "products") if name.endswith("jpg")] == [
+        encode(i) for i in range(count)
+    ]
+
+
+def test_the_hash_is_of_the_content(
+    write: Write, shop: Tables, image_folder: Path, encode: Callable[..., bytes]
+) -> None:
+    first = Dataset(write("a")).hash
+    assert Dataset(write("b", samples_per_shard=1)).hash == first
+    clicked = shop.impressions.with_columns(clicked=~pl.col("clicked"))
+    assert Dataset(write("c", replace(shop, impressions=clicked))).hash != first
+    titled = shop.products.with_columns(title=pl.lit("x"))
+    assert Dataset(write("d", replace(shop, products=titled))).hash != first
+    (image_folder / "a.jpg").write_bytes(encode(99))
+    assert Dataset(write("e")).hash != first
+
+
+def test_one_unreadable_image_leaves_a_row_without_image(write: Write, image_folder: Path) -> None:
+    (image_folder / "c.jpg").write_bytes(b"not a picture")
+    directory = write("d")
+    dataset = Dataset(directory)
+    assert dataset.products["image"].to_list() == ["a.jpg", "b.png", None, None]
+    assert dataset.products.height == 4
+    assert f"{16777217}.jpg" not in dict(_members(directory, "products"))
+    (line,) = (directory / "quarantine.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert (entry["table"], entry["id"], entry["image"]) == ("products", 16777217, "c.jpg")
+    assert "not a readable picture" in entry["reason"]
+
+
+def test_too_many_unreadable_images_stop_the_build(write: Write, image_folder: Path, tmp_path: Path) -> None:
+    (image_folder / "c.jpg").write_bytes(b"not a picture")
+    (image_folder / "q.jpg").unlink()
+    with pytest.raises(ValueError, match=r"2 of 5 images can't be read, and only 1% may be; .* 16777217, 'c.jpg'"):
+        write("d")
+    assert not (tmp_path / "d" / "dataset.json").exists()
+    ids = [json.loads(line)["id"] for line in (tmp_path / "d" / "quarantine.jsonl").read_text().splitlines()]
+    assert ids == [16777217, 10]
+
+
+def test_a_bug_in_the_reader_is_not_taken_for_a_bad_image(shop: Tables, splits: Splits, tmp_path: Path) -> None:
+    def read_image(table: str, name: str) -> bytes:
+        raise RuntimeError("bug")
+
+    with pytest.raises(RuntimeError, match="bug"):
+        write_dataset(tmp_path / "d", shop, read_image, splits, name="x", version="1", workers=1)
+
+
+def test_empty_tables_keep_their_columns(write: Write, shop: Tables) -> None:
+    dataset = Dataset(write("d", validate(Tables(shop.products))))
+    for table in ("queries", "users", "searches", "impressions"):
+        assert dataset.table(table).equals(empty(table))
+        assert dataset.table(table).schema == empty(table).schema
+
+
+def test_the_names_of_the_index_are_taken(write: Write, shop: Tables) -> None:
+    products = shop.products.with_columns(jpg_size=1)
+    with pytest.raises(ValueError, match="products: column 'jpg_size': this name is taken"):
+        write("d", replace(shop, products=products))
+
+
+def _finish(directory: Path, content: str = "{}") -> None:
+    (directory / "dataset.json").write_text(content)
+
+
+def test_build_once_builds_once(tmp_path: Path) -> None:
+    built: list[Path] = []
+
+    def build(directory: Path) -> None:
+        built.append(directory)
+        _finish(directory)
+
+    assert build_once(tmp_path / "a" / "d", build) == tmp_path / "a" / "d"
+    assert build_once(tmp_path / "a" / "d", build) == tmp_path / "a" / "d"
+    assert len(built) == 1
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["d"]
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def build(directory: Path) -> None:
+        (directory / "half").write_text("")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_once(tmp_path / "d", build)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_build_once_never_overwrites(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "thesis.txt").write_text("")
+    with pytest.raises(FileExistsError, match=r"d exists and is not a dataset \(it has no dataset.json\)"):
+        build_once(tmp_path / "d", _finish)
+
+
+def test_the_first_of_two_builders_wins(tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+    first = threading.Event()
+
+    def builder(content: str) -> None:
+        def build(directory: Path) -> None:
+            both.wait()
+            if content == "late":
+                first.wait()
+            _finish(directory, content)
+
+        assert build_once(tmp_path / "d", build) == tmp_path / "d"
+        first.set()
+
+    threads = [threading.Thread(target=builder, args=(content,)) for content in ("early", "late")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "d" / "dataset.json").read_text() == "early"
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]

@@ -1,0 +1,185 @@
+"""What `validate` casts, keeps and refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from moonlib.data.tables import SCHEMAS, Tables, empty, validate
+
+
+def _with(frame: pl.DataFrame, column: str, values: list[object], dtype: pl.DataType | None = None) -> pl.DataFrame:
+    return frame.with_columns(pl.Series(column, values, dtype=dtype))
+
+
+def test_tables_hold_what_the_schemas_say(shop: Tables) -> None:
+    for table, schema in SCHEMAS.items():
+        assert shop[table].select(schema.names).schema == empty(table).schema
+        assert shop[table].columns[: len(schema)] == schema.names
+    assert SCHEMAS["products"].field("item_id").type == pa.int64()
+    assert empty("products").schema["attributes"] == pl.Map(pl.String, pl.String)
+
+
+def test_valid_tables_pass_unchanged(shop: Tables) -> None:
+    again = validate(shop)
+    for table in SCHEMAS:
+        assert again[table].equals(shop[table])
+        assert again[table].schema == shop[table].schema
+
+
+def test_extra_columns_are_kept_last_and_missing_optional_ones_are_null(shop: Tables) -> None:
+    assert shop.products.columns[-1] == "shelf"
+    assert shop.products["shelf"].to_list() == ["x", "y", "y", "x"]
+    assert shop.products["merchant_id"].null_count() == 4
+    assert shop.impressions["bid"].dtype == pl.Float64
+
+
+def test_nan_is_a_missing_value(shop: Tables) -> None:
+    assert shop.products["price"].to_list() == [9.99, None, None, 3.0]
+
+
+def test_ids_keep_their_full_range_from_text(shop: Tables) -> None:
+    ids = shop.products["item_id"]
+    text = shop.products.with_columns(item_id=ids.cast(pl.String))
+    assert validate(replace(shop, products=text)).products["item_id"].equals(ids)
+
+
+def test_products_alone_are_enough(shop: Tables) -> None:
+    tables = validate(Tables(shop.products))
+    assert [tables[table].height for table in SCHEMAS] == [4, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "moment"),
+    [
+        ("2025-01-02T03:04:05Z", datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2025-01-02 03:04:05.5+08:00", datetime(2025, 1, 1, 19, 4, 5, 500000, tzinfo=UTC)),
+        ("2025-01-02", datetime(2025, 1, 2, tzinfo=UTC)),
+    ],
+)
+def test_times_are_parsed_to_utc(shop: Tables, value: str, moment: datetime) -> None:
+    products = _with(shop.products, "listed_at", [value] * 4)
+    assert validate(Tables(products)).products["listed_at"].to_list() == [moment] * 4
+
+
+def test_a_time_without_zone_is_utc(shop: Tables) -> None:
+    naive = shop.products.with_columns(pl.col("listed_at").dt.replace_time_zone(None).cast(pl.Datetime("ns")))
+    assert validate(Tables(naive)).products["listed_at"].equals(shop.products["listed_at"])
+
+
+def test_a_time_in_another_zone_is_converted_and_a_date_is_its_midnight(shop: Tables) -> None:
+    abroad = shop.products.with_columns(pl.col("listed_at").dt.convert_time_zone("Asia/Shanghai"))
+    assert validate(Tables(abroad)).products["listed_at"].equals(shop.products["listed_at"])
+    dates = shop.products.with_columns(pl.col("listed_at").dt.date())
+    midnight = shop.products["listed_at"].dt.truncate("1d")
+    assert validate(Tables(dates)).products["listed_at"].equals(midnight)
+
+
+def test_attributes_come_as_json_structs_or_lists_of_pairs(shop: Tables) -> None:
+    expected = [{"colour": "red"}, {}, None, {"材质": "瓷", "pieces": "2"}]
+    json = ['{"colour": "red"}', "{}", None, '{"材质": "瓷", "pieces": 2, "none": null}']
+    assert validate(Tables(_with(shop.products, "attributes", json))).products["attributes"].to_list() == expected
+    fields = pl.Struct(dict.fromkeys(("colour", "材质", "pieces"), pl.String))
+    structs = [{"colour": "red"}, {"colour": None}, None, {"材质": "瓷", "pieces": "2"}]
+    assert (
+        validate(Tables(_with(shop.products, "attributes", structs, fields))).products["attributes"].to_list()
+        == expected
+    )
+    pairs = [None if row is None else [{"key": k, "value": v} for k, v in row.items()] for row in expected]
+    assert validate(Tables(_with(shop.products, "attributes", pairs))).products["attributes"].to_list() == expected
+
+
+def test_boxes_come_as_json(shop: Tables) -> None:
+    boxes = _with(shop.products, "box", ["[0, 0, 0.5, 1]", None, None, None])
+    assert validate(Tables(boxes)).products["box"].equals(shop.products["box"])
+
+
+def _refused(tables: Tables, message: str, **files: str) -> None:
+    with pytest.raises(ValueError) as error:
+        validate(tables, files)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_column(shop: Tables) -> None:
+    _refused(
+        replace(shop, products=shop.products.drop("spu_id")),
+        "products.csv: column 'spu_id' is missing (it has item_id, category",
+        products="products.csv",
+    )
+
+
+def test_a_wrong_value_is_named_with_its_row(shop: Tables) -> None:
+    products = _with(shop.products, "item_id", ["1", "2", "abc", "4"])
+    _refused(Tables(products), "products.csv: row 3, column 'item_id': 'abc' is not an int64", products="products.csv")
+
+
+@pytest.mark.parametrize("value", ["9223372036854775808", "1.0", "1e3", ""])
+def test_what_int64_cannot_hold_is_no_id(shop: Tables, value: str) -> None:
+    _refused(Tables(_with(shop.products, "item_id", [value, "2", "3", "4"])), f"row 1, column 'item_id': {value!r}")
+
+
+def test_floats_are_no_ids(shop: Tables) -> None:
+    products = shop.products.with_columns(pl.col("item_id").cast(pl.Float64))
+    _refused(Tables(products), "products: column 'item_id': Float64 is not an int64; write it as int64 or text")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("listed_at", ["yesterday"] * 4, "row 1, column 'listed_at': 'yesterday' is not a time in ISO 8601"),
+        ("attributes", ["{}", "[1]", "{}", "{}"], "row 2, column 'attributes': '[1]' is not a mapping"),
+        ("price", ["1", "2", "3", "cheap"], "row 4, column 'price': 'cheap' is not a number"),
+        ("title", [1, 2, 3, 4], "column 'title': Int64 is not text"),
+        ("category", ["a", None, "b", "c"], "row 2, column 'category': the value is missing"),
+        ("box", ["left"] * 4, "row 1, column 'box': 'left' is not a box"),
+        ("box", [[0.0, 0.0, 1.0], None, None, None], "row 1, column 'box': [0.0, 0.0, 1.0] is not [x0, y0, x1, y1]"),
+        ("box", [None, [0.5, 0.0, 0.5, 1.0], None, None], "row 2, column 'box': [0.5, 0.0, 0.5, 1.0]"),
+        ("box", [None, [0.0, 0.0, 40.0, 30.0], None, None], "row 2, column 'box': [0.0, 0.0, 40.0, 30.0]"),
+    ],
+)
+def test_wrong_types_and_values_of_products(shop: Tables, column: str, values: list[object], message: str) -> None:
+    _refused(Tables(_with(shop.products, column, values)), f"products: {message}")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("action", ["order", "buy", "click"], "searches: row 2, column 'action': 'buy' is none of click, cart, order"),
+        ("item_id", [0, 0, 7], "searches: row 3, column 'item_id': 7 is the item_id of no row in products"),
+        ("query_id", [10, 11, 30], "searches: row 2, column 'query_id': 11 is the query_id of no row in queries"),
+        ("user_id", [9, 5, 6], "searches: row 1, column 'user_id': 9 is the user_id of no row in users"),
+    ],
+)
+def test_bad_searches(shop: Tables, column: str, values: list[object], message: str) -> None:
+    _refused(replace(shop, searches=_with(shop.searches, column, values)), message)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("item_id", [0, 0, 0, 7], "impressions: row 4, column 'item_id': 7 is the item_id of no row in products"),
+        ("position", [0, 1, -1, 0], "impressions: row 3, column 'position': -1 is negative"),
+        ("position", [0, 2**31, 1, 0], "impressions: row 2, column 'position': 2147483648 is not an int32"),
+        ("propensity", [0.5, 1.5, 1.0, None], "impressions: row 2, column 'propensity': 1.5 is not a probability"),
+        ("clicked", [0, 1, 2, 0], "impressions: row 3, column 'clicked': 2 is not true or false"),
+    ],
+)
+def test_bad_impressions(shop: Tables, column: str, values: list[object], message: str) -> None:
+    _refused(replace(shop, impressions=_with(shop.impressions, column, values)), message)
+
+
+@pytest.mark.parametrize(("table", "key"), [("products", "item_id"), ("queries", "query_id"), ("users", "user_id")])
+def test_a_duplicate_id(shop: Tables, table: str, key: str) -> None:
+    frame = pl.concat([shop[table], shop[table].tail(1)])
+    row, value = frame.height, frame[key][-1]
+    _refused(replace(shop, **{table: frame}), f"{table}: row {row}, column {key!r}: {value} appears a second time")
+
+
+def test_an_unknown_table() -> None:
+    with pytest.raises(KeyError, match="no table 'items'; the tables are products, queries"):
+        Tables(empty("products"))["items"]

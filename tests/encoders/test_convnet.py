@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moonlib.encoders.convnet import ConvNet
+from moonlib.testing import check_image_tower, example_jpeg
+
+
+def ready(**arguments):
+    torch.manual_seed(0)
+    tower = ConvNet(**{"image_size": 32, "width": 8} | arguments)
+    tower.setup()
+    return tower
+
+
+@pytest.mark.parametrize("arguments", [{}, {"depths": (1, 2)}, {"image_size": 48, "depths": (0, 0, 1)}])
+def test_keeps_the_promises_of_an_image_tower(arguments):
+    check_image_tower(lambda: ConvNet(**{"image_size": 32, "width": 8} | arguments))
+
+
+def test_decodes_to_its_own_size():
+    assert ready().load_image(example_jpeg(0, width=70, height=40)).shape == (3, 32, 32)
+
+
+def test_no_batch_statistics():
+    kinds = {type(module) for module in ready().modules()}
+    assert not any(issubclass(kind, torch.nn.modules.batchnorm._NormBase) for kind in kinds)
+    assert not list(ready().buffers())
+
+
+def test_a_row_in_training_mode_does_not_depend_on_its_batch():
+    tower = ready().train()
+    images = torch.stack([tower.load_image(example_jpeg(seed)) for seed in range(4)])
+    torch.testing.assert_close(tower(images)[:1], tower(images[:1]))
+
+
+def test_memory_layout_of_the_input_does_not_matter():
+    tower = ready()
+    images = torch.stack([tower.load_image(example_jpeg(seed)) for seed in range(2)])
+    assert torch.equal(tower(images), tower(images.contiguous(memory_format=torch.channels_last)))
+
+
+def test_runs_in_bfloat16():
+    tower = ready()
+    images = torch.stack([tower.load_image(example_jpeg(seed)) for seed in range(2)])
+    full = tower(images)
+    torch.testing.assert_close(tower.bfloat16()(images).float(), full, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("size", [0, 8, 60])
+def test_a_size_that_the_stages_cannot_halve_is_refused(size):
+    with pytest.raises(ValueError, match=f"image_size {size} is not a multiple of 16, as 4 stages need"):
+        ConvNet(image_size=size)
+
+
+def test_a_width_that_groups_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="width 12 is not a multiple of 8"):
+        ConvNet(width=12)
+
+
+def test_plain_black_differs_from_plain_white_although_contrast_is_normalised():
+    tower = ready(image_size=16, depths=(0, 0, 0, 0)).eval()
+    black, white = torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)
+    assert not torch.allclose(tower(black), tower(white), atol=1e-3)

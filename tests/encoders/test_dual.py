@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from moonlib.data.content import Content
+from moonlib.data.images import UnreadableImage
+from moonlib.encoders.convnet import ConvNet
+from moonlib.encoders.dual import DualEncoder
+from moonlib.encoders.transformer import Transformer
+from moonlib.fusion.concat import Concat
+from moonlib.fusion.gated import Gated
+from moonlib.fusion.sum import Sum
+from moonlib.testing import check_encoder, example_contents, example_jpeg, example_products
+
+
+def image_tower():
+    return ConvNet(image_size=16, width=8)
+
+
+def text_tower():
+    return Transformer(vocab_size=300, width=16, depth=1, heads=2, max_length=12)
+
+
+def ready(tmp_path, seed=0, **arguments):
+    torch.manual_seed(seed)
+    encoder = DualEncoder(**{"fusion": Sum(), "image": image_tower(), "text": text_tower(), "dim": 8} | arguments)
+    encoder.setup(example_products(), tmp_path)
+    return encoder
+
+
+@pytest.mark.parametrize("fusion", [Sum, Gated, Concat])
+def test_keeps_the_promises_of_an_encoder(fusion):
+    check_encoder(lambda: DualEncoder(fusion(), image_tower(), text_tower(), dim=8))
+
+
+def test_one_tower_is_enough():
+    check_encoder(lambda: DualEncoder(Sum(), image=image_tower(), dim=8))
+    check_encoder(lambda: DualEncoder(Sum(), text=text_tower(), dim=8))
+
+
+def test_no_tower_is_refused():
+    with pytest.raises(ValueError, match="needs an image tower or a text tower"):
+        DualEncoder(Sum())
+
+
+def test_widths_are_known_after_setup(tmp_path):
+    encoder = ready(tmp_path)
+    assert (encoder.image_dim, encoder.text_dim, encoder.dim) == (128, 16, 8)
+    alone = ready(tmp_path, image=None)
+    assert (alone.image_dim, alone.text_dim) == (0, 16)
+
+
+def test_preprocessor_returns_what_the_towers_read(tmp_path):
+    contents = example_contents()
+    batch = ready(tmp_path).preprocessor(contents, "product")
+    assert {name: tensor.dtype for name, tensor in batch.items()} == {
+        "image": torch.uint8,
+        "has_image": torch.bool,
+        "text": torch.int64,
+        "text_mask": torch.bool,
+    }
+    assert batch["has_image"].tolist() == [True, True, False, False, True]
+    assert batch["text_mask"].any(1).tolist() == [True, False, True, False, True]
+    assert not batch["image"][2:4].any()
+    assert ready(tmp_path, text=None).preprocessor(contents, "query").keys() == {"image", "has_image"}
+    assert ready(tmp_path, image=None).preprocessor(contents, "query").keys() == {"text", "text_mask"}
+
+
+def test_preprocessor_carries_no_weights(tmp_path):
+    assert b"torch" not in pickle.dumps(ready(tmp_path).preprocessor)
+
+
+def test_an_unreadable_image_surfaces(tmp_path):
+    with pytest.raises(UnreadableImage):
+        ready(tmp_path).preprocessor([Content(b"no image", "mug")], "product")
+
+
+def test_rows_without_an_image_are_not_run_through_the_image_tower(tmp_path):
+    encoder = ready(tmp_path)
+    seen = []
+    encoder.image.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    encoder(encoder.preprocessor(example_contents(), "product"))
+    assert seen == [3]
+
+
+def test_missing_pixels_and_tokens_have_no_effect(tmp_path):
+    encoder = ready(tmp_path)
+    batch = encoder.preprocessor(example_contents(), "product")
+    junk = dict(batch)
+    junk["image"] = torch.where(batch["has_image"][:, None, None, None], batch["image"], torch.tensor(77).byte())
+    junk["text"] = torch.where(batch["text_mask"], batch["text"], 5)
+    torch.testing.assert_close(encoder(junk), encoder(batch))
+
+
+@pytest.mark.parametrize("fusion", [Sum, Gated, Concat])
+@pytest.mark.parametrize(
+    "content",
+    [Content(example_jpeg(0), None), Content(None, "mug"), Content(None, None)],
+    ids=["image", "text", "none"],
+)
+def test_every_parameter_has_a_gradient_whatever_is_missing(tmp_path, fusion, content):
+    encoder = ready(tmp_path, fusion=fusion())
+    encoder(encoder.preprocessor([content] * 3, "product")).sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        if content.image is None and name.startswith("image."):
+            assert not parameter.grad.any(), name
+
+
+def test_an_empty_batch(tmp_path):
+    encoder = ready(tmp_path)
+    assert encoder(encoder.preprocessor([], "query")).shape == (0, 8)
+
+
+def test_float32_comes_out_under_autocast(tmp_path):
+    encoder = ready(tmp_path)
+    batch = encoder.preprocessor(example_contents(), "product")
+    with torch.autocast("cpu", torch.bfloat16):
+        low = encoder(batch)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, encoder(batch), atol=0.05, rtol=0.05)
+
+
+def test_same_seed_same_weights_other_seed_others(tmp_path):
+    one, same, other = ready(tmp_path, seed=1), ready(tmp_path, seed=1), ready(tmp_path, seed=2)
+    assert all(map(torch.equal, one.state_dict().values(), same.state_dict().values()))
+    assert not torch.equal(one.fusion.space.image.weight, other.fusion.space.image.weight)

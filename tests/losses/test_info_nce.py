@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from moonlib.losses.info_nce import InfoNCE
+
+
+def one_at_a_time(scores: Tensor, positive: Tensor, ignore: Tensor, temperature: float) -> Tensor:
+    """The definition, pair by pair."""
+    losses = []
+    for s, is_positive, is_ignored in zip(scores.tolist(), positive.tolist(), ignore.tolist(), strict=True):
+        candidates = list(zip(s, is_positive, is_ignored, strict=True))
+        negatives = sum(math.exp(x / temperature) for x, p, i in candidates if not p and not i)
+        terms = []
+        for x, is_p, _ in candidates:
+            if is_p:
+                own = math.exp(x / temperature)
+                terms.append(-math.log(own / (own + negatives)))
+        losses.append(sum(terms) / len(terms) if terms else 0.0)
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def random_case(seed: int, queries: int, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(queries, candidates, generator=generator, dtype=torch.float64) * 2 - 1
+    kind = torch.randint(4, (queries, candidates), generator=generator)
+    return scores, kind == 0, kind == 1
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 8), st.sampled_from([0.02, 0.07, 1.0]))
+def test_equals_the_definition(seed: int, queries: int, candidates: int, temperature: float) -> None:
+    scores, positive, ignore = random_case(seed, queries, candidates)
+    loss = InfoNCE(temperature, learnable=False)(scores, positive, ignore)
+    torch.testing.assert_close(loss, one_at_a_time(scores, positive, ignore, temperature), rtol=1e-9, atol=1e-12)
+
+
+def test_with_one_positive_it_is_cross_entropy_in_value_and_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(16, 40, generator=generator) * 2 - 1
+    ours, theirs = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    positive = torch.eye(16, 40, dtype=torch.bool)
+    loss = InfoNCE(0.07, learnable=False)(ours, positive, torch.zeros_like(positive))
+    expected = F.cross_entropy(theirs / 0.07, torch.arange(16), reduction="none")
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    loss.mean().backward()
+    expected.mean().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_match_finite_differences_also_of_the_temperature() -> None:
+    scores, positive, ignore = random_case(1, 5, 7)
+    loss = InfoNCE().double()
+    assert torch.autograd.gradcheck(lambda s: loss(s, positive, ignore), scores.requires_grad_())
+
+    assert loss.log_excess is not None
+    weight = loss.log_excess.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda w: torch.func.functional_call(loss, {"log_excess": w}, (scores.detach(), positive, ignore)), weight
+    )
+
+
+def test_other_positives_and_ignored_candidates_change_nothing() -> None:
+    loss = InfoNCE(0.1, learnable=False)
+    positive = torch.tensor([[True, False, False, False]])
+    ignore = torch.tensor([[False, False, True, False]])
+    before = loss(torch.tensor([[0.5, 0.3, -0.9, 0.1]]), positive, ignore)
+    after = loss(torch.tensor([[0.5, 0.3, 0.99, 0.1]]), positive, ignore)
+    assert torch.equal(before, after)
+    # A second positive with the same score leaves the mean where it was.
+    two = loss(torch.tensor([[0.5, 0.3, 0.5, 0.1]]), positive | ignore, torch.zeros_like(ignore))
+    torch.testing.assert_close(two, before)
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize(
+    ("positive", "ignore"),
+    [
+        ([True, True, True], [False, False, False]),
+        ([True, False, False], [False, True, True]),
+        ([False, False, False], [False, False, False]),
+        ([False, False, False], [True, True, True]),
+    ],
+    ids=["all positive", "rest ignored", "no positive", "all ignored"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_without_positives_or_negatives_value_and_gradients_are_zero(
+    positive: list[bool], ignore: list[bool], dtype: torch.dtype
+) -> None:
+    scores = torch.tensor([[-1.0, 0.3, 1.0]], dtype=dtype, requires_grad=True)
+    loss = InfoNCE(0.02)
+    with torch.autograd.detect_anomaly(check_nan=True):
+        value = loss(scores, torch.tensor([positive]), torch.tensor([ignore]))
+        value.sum().backward()
+    assert value.tolist() == [0.0]
+    assert scores.grad is not None and loss.log_excess is not None and loss.log_excess.grad is not None
+    assert scores.grad.tolist() == [[0.0, 0.0, 0.0]]
+    assert loss.log_excess.grad.item() == 0.0
+
+
+def test_scores_far_apart_stay_finite() -> None:
+    scores = torch.tensor([[-1000.0, 1000.0], [1000.0, -1000.0]], requires_grad=True)
+    positive = torch.tensor([[True, False], [True, False]])
+    loss = InfoNCE(0.01, learnable=False)(scores, positive, torch.zeros_like(positive))
+    loss.sum().backward()
+    assert loss.tolist() == pytest.approx([200_000.0, 0.0])
+    assert scores.grad is not None and scores.grad.isfinite().all()
+
+
+def test_half_precision_scores_are_summed_in_float32() -> None:
+    scores, positive, ignore = random_case(2, 4, 300)
+    half = scores.bfloat16()
+    loss = InfoNCE(0.05, learnable=False)
+    assert loss(half, positive, ignore).dtype == torch.float32
+    torch.testing.assert_close(loss(half, positive, ignore), loss(half.float(), positive, ignore))
+
+
+def test_learnt_temperature_starts_as_told_and_stays_above_its_minimum() -> None:
+    loss = InfoNCE(0.07, min_temperature=0.01)
+    assert torch.as_tensor(loss.temperature).item() == pytest.approx(0.07)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=10.0)
+    positive = torch.eye(2, dtype=torch.bool)
+    for _ in range(50):  # perfect scores ask for an ever smaller temperature
+        optimizer.zero_grad()
+        loss(torch.eye(2), positive, torch.zeros_like(positive)).mean().backward()
+        optimizer.step()
+    assert 0.01 <= torch.as_tensor(loss.temperature).item() < 0.07
+    restored = InfoNCE(0.5)
+    restored.load_state_dict(loss.state_dict())
+    assert torch.as_tensor(restored.temperature).item() == torch.as_tensor(loss.temperature).item()
+
+
+def test_fixed_temperature_has_no_parameter() -> None:
+    assert list(InfoNCE(0.07, learnable=False).parameters()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": 0.01, "min_temperature": 0.01}, "below temperature 0.01"),
+        ({"min_temperature": -0.1}, "min_temperature must be at least 0"),
+    ],
+)
+def test_bad_temperatures_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InfoNCE(**arguments)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from moonlib.data.loading import PairBatch
+from moonlib.encoders.encoder import ContentBatch
+from moonlib.losses.info_nce import InfoNCE
+from moonlib.negatives.in_batch import InBatch
+from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
+from moonlib.stages.contrastive import contrastive_loss, warmup_cosine
+
+
+class Table(nn.Module):
+    """An encoder whose representation of row i is row i of a table."""
+
+    def __init__(self, rows: int, dim: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(rows, dim).double()
+
+    def forward(self, batch: ContentBatch) -> Tensor:
+        return self.table(batch["row"])
+
+
+def batch() -> PairBatch:
+    # Queries 0..3; query 0 led to items 10 and 12, item 13 is another SKU of item 10's SPU, item 14 is an extra.
+    return PairBatch(
+        query={"row": torch.arange(4)},
+        item={"row": torch.arange(4, 9)},
+        item_id=torch.tensor([10, 11, 12, 13, 14]),
+        spu_id=torch.tensor([1, 2, 3, 1, 4]),
+        category=torch.zeros(5, dtype=torch.int64),
+        positive_ids=torch.tensor([[10, 12], [11, 11], [12, 12], [13, 13]]),
+        positive_spus=torch.tensor([[1, 3], [2, 2], [3, 3], [1, 1]]),
+        task=torch.zeros(4, dtype=torch.int64),
+    )
+
+
+def naive(encoder: Table, temperature: float, queries: list[int], pool: list[int], leads: dict, ignores: dict) -> float:
+    """InfoNCE as a loop over queries, their positives and their negatives."""
+    total = 0.0
+    for q, row in enumerate(queries):
+        score = {
+            n: math.exp(
+                float(torch.cosine_similarity(encoder.table.weight[row], encoder.table.weight[p], dim=0)) / temperature
+            )
+            for n, p in enumerate(pool)
+        }
+        negatives = sum(s for n, s in score.items() if n not in leads[q] and n not in ignores[q])
+        total += sum(-math.log(score[p] / (score[p] + negatives)) for p in leads[q]) / len(leads[q])
+    return total / len(queries)
+
+
+def test_loss_equals_a_loop_over_queries_positives_and_negatives() -> None:
+    encoder = Table(9, 8)
+    found = contrastive_loss(encoder, batch(), InfoNCE(temperature=0.2).double(), [InBatch()], both_directions=False)
+    leads = {0: [0, 2], 1: [1], 2: [2], 3: [3]}
+    ignores = {0: [3], 1: [], 2: [], 3: [0]}
+    expected = naive(encoder, 0.2, [0, 1, 2, 3], [4, 5, 6, 7, 8], leads, ignores)
+    # The stage computes cosines in float32, as under mixed precision.
+    assert math.isclose(found.item(), expected, rel_tol=1e-5)
+
+
+def test_both_directions_averages_with_the_reverse_over_the_batch_only() -> None:
+    encoder, loss = Table(9, 8), InfoNCE(temperature=0.2)
+    forward = contrastive_loss(encoder, batch(), loss, [], both_directions=False)
+    both = contrastive_loss(encoder, batch(), loss, [], both_directions=True)
+    leads = {0: [0], 1: [1], 2: [0, 2], 3: [3]}
+    ignores = {0: [3], 1: [], 2: [], 3: [0]}
+    reverse = naive(encoder, 0.2, [4, 5, 6, 7], [0, 1, 2, 3], leads, ignores)
+    assert math.isclose(both.item(), (forward.item() + reverse) / 2, rel_tol=1e-5)
+
+
+def test_what_a_sampler_appends_is_contrasted_too() -> None:
+    class Harder(NegativeSampler):
+        def extend(self, pool: Candidates) -> Candidates:
+            return replace(
+                pool,
+                representations=torch.cat([pool.representations, pool.representations[1:2]]),
+                item_id=torch.cat([pool.item_id, torch.tensor([99])]),
+                spu_id=torch.cat([pool.spu_id, torch.tensor([99])]),
+                category=torch.cat([pool.category, torch.tensor([0])]),
+            )
+
+    encoder, loss = Table(9, 8), InfoNCE(temperature=0.2)
+    without = contrastive_loss(encoder, batch(), loss, [], both_directions=True)
+    with_it = contrastive_loss(encoder, batch(), loss, [Harder()], both_directions=True)
+    assert with_it > without
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    shares = [warmup_cosine(step, warmup=10, total=100) for step in range(101)]
+    assert shares[0] == 0.1
+    assert max(shares) == shares[9] == shares[10] == 1
+    assert shares[100] < 1e-9
+    assert all(a >= b for a, b in zip(shares[10:], shares[11:], strict=False))

@@ -1,0 +1,242 @@
+"""The conformance checks of losses, negatives, adapters, predictors and metrics.
+
+They pass what moonlib ships and say what is wrong with what is broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import moonlib.compat  # noqa: F401
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from moonlib.adapters.adapter import BehaviourBatch
+from moonlib.adapters.id_only import IdOnly
+from moonlib.adapters.similarity import Similarity
+from moonlib.adapters.simtier import SimTier
+from moonlib.adapters.vector import Vector
+from moonlib.losses.info_nce import InfoNCE
+from moonlib.losses.loss import Loss
+from moonlib.metrics.auc import AUC
+from moonlib.metrics.ece import ECE
+from moonlib.metrics.gauc import GAUC
+from moonlib.metrics.log_loss import LogLoss
+from moonlib.metrics.ne import NE
+from moonlib.metrics.pcoc import PCOC
+from moonlib.metrics.recall import Recall
+from moonlib.negatives.in_batch import InBatch
+from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
+from moonlib.predictors.mlp import MLP
+from moonlib.testing import check_adapter, check_loss, check_metric, check_negative_sampler, check_predictor
+
+SCORES, LABELS = torch.linspace(0.05, 0.95, 30), torch.arange(30) % 3 == 0
+
+
+@pytest.mark.parametrize("make", [InfoNCE, partial(InfoNCE, 0.05, learnable=False)])
+def test_our_losses_pass(make: Callable[[], Loss]) -> None:
+    check_loss(make)
+
+
+def test_our_negative_samplers_pass() -> None:
+    check_negative_sampler(InBatch)
+
+
+@pytest.mark.parametrize(
+    "make", [IdOnly, Vector, Similarity, partial(Similarity, 2), SimTier, partial(SimTier, 10, "equal", log=False)]
+)
+def test_our_adapters_pass(make: Callable[[], Any]) -> None:
+    check_adapter(make)
+
+
+@pytest.mark.parametrize("make", [MLP, partial(MLP, [], 0.0), partial(MLP, [8], 0.5)])
+def test_our_predictors_pass(make: Callable[[], MLP]) -> None:
+    check_predictor(make)
+
+
+@pytest.mark.parametrize("make", [AUC, LogLoss, NE, PCOC, ECE])
+def test_our_click_metrics_pass(make: Callable[[], Metric]) -> None:
+    check_metric(make, SCORES, LABELS)
+
+
+def test_our_other_metrics_pass() -> None:
+    check_metric(GAUC, SCORES, LABELS, torch.arange(30) % 4)
+    check_metric(Recall, torch.arange(30), gallery=50)
+
+
+class Averaged(InfoNCE):
+    def forward(self, scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
+        return super().forward(scores, positive, ignore).mean()
+
+
+class Pulling(InfoNCE):
+    def forward(self, scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
+        return super().forward(-scores, positive, ignore)
+
+
+class Unignoring(InfoNCE):
+    def forward(self, scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
+        return super().forward(scores, positive, torch.zeros_like(ignore))
+
+
+class Diagonal(Loss):
+    """Takes the q-th candidate for the positive of query q, whatever the mask says."""
+
+    def forward(self, scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
+        return F.cross_entropy(scores.masked_fill(ignore, -1e9), torch.arange(len(scores)), reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Averaged, r"is not \[Q\]"),
+        (Pulling, "a positive is pushed away"),
+        (Unignoring, "an ignored candidate has a gradient"),
+        (Diagonal, "a query without positives does not cost 0"),
+    ],
+)
+def test_broken_losses_are_found(make: Callable[[], Loss], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_loss(make)
+
+
+class Unseeded(NegativeSampler):
+    def propose(self, item_ids: Any, rng: np.random.Generator) -> Any:
+        return np.random.default_rng().integers(2**40, size=(len(item_ids), 2))
+
+
+class Prepending(NegativeSampler):
+    def extend(self, pool: Candidates) -> Candidates:
+        return replace(pool, item_id=pool.item_id.flip(0))
+
+
+class Detaching(NegativeSampler):
+    def extend(self, pool: Candidates) -> Candidates:
+        return replace(pool, representations=pool.representations.detach())
+
+
+class Forgetful(NegativeSampler):
+    """A queue of one batch, which it keeps where a checkpoint does not look."""
+
+    last: Candidates | None = None
+
+    def extend(self, pool: Candidates) -> Candidates:
+        last, self.last = self.last, replace(pool, representations=pool.representations.detach())
+        if last is None:
+            return pool
+        return Candidates(
+            torch.cat([pool.representations, last.representations]),
+            torch.cat([pool.item_id, last.item_id]),
+            torch.cat([pool.spu_id, last.spu_id]),
+            torch.cat([pool.category, last.category]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Unseeded, "the same generator state gives other items"),
+        (Prepending, "item_id of the pool's own candidates changed"),
+        (Detaching, "lost their gradient"),
+        (Forgetful, "a restored sampler extends the pool otherwise"),
+    ],
+)
+def test_broken_samplers_are_found(make: Callable[[], NegativeSampler], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_negative_sampler(make)
+
+
+class CountsPadding(IdOnly):
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        return super().forward(replace(batch, item_mask=torch.ones_like(batch.item_mask)))
+
+
+class MultipliesPadding(IdOnly):
+    """Zero times NaN is NaN."""
+
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        mean = (batch.item_ids * batch.item_mask.unsqueeze(2)).mean(dim=1)
+        return torch.cat([batch.target_id, mean, batch.target_id * mean], dim=1)
+
+
+class DependsOnLength(IdOnly):
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        return super().forward(batch) * batch.item_mask.shape[1]
+
+
+class Peeks(IdOnly):
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        return super().forward(batch) + batch.target.sum(dim=1, keepdim=True)
+
+
+class Wider(IdOnly):
+    def setup(self, id_dim: int, dim: int) -> None:
+        self.out_features = 4 * id_dim
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (CountsPadding, "1000.0 in padding changes the features"),
+        (MultipliesPadding, "nan in padding changes the features"),
+        (DependsOnLength, "more padding changes the features"),
+        (Peeks, "reads_content: is False, but representations matter"),
+        (Wider, r"is not \[B, out_features\]"),
+    ],
+)
+def test_broken_adapters_are_found(make: Callable[[], IdOnly], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_adapter(make)
+
+
+class Column(MLP):
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features).unsqueeze(1)
+
+
+class Centred(MLP):
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features - features.mean(dim=0))
+
+
+class Idle(MLP):
+    def setup(self, in_features: int) -> None:
+        super().setup(in_features)
+        self.unused = nn.Parameter(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(Column, r"is not \[B\]"), (Centred, "a row alone differs"), (Idle, "'unused' has no gradient")],
+)
+def test_broken_predictors_are_found(make: Callable[[], MLP], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_predictor(make)
+
+
+class PerBatch(AUC):
+    """The mean of the batches' AUCs."""
+
+    def compute(self) -> Tensor:
+        parts = [AUC() for _ in self.scores]
+        for part, scores, labels in zip(parts, self.scores, self.labels, strict=True):
+            part.update(scores, labels)
+        return torch.stack([part.compute() for part in parts]).mean()
+
+
+class Unreset(LogLoss):
+    def reset(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("make", "message"), [(PerBatch, "two batches differ"), (Unreset, "rows from before")])
+def test_broken_metrics_are_found(make: Callable[[], Metric], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_metric(make, SCORES.flip(0), LABELS)
