@@ -1,45 +1,63 @@
-"""The table at the end of a run: every value beside its baselines and upper bounds."""
+"""The tables at the end of a run: every value beside its baselines and upper bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
 from moonlib.data.segments import SEGMENTS
 
 
-def closing_table(
+def closing_tables(
     name: str, results: Mapping[str, float], references: Mapping[str, str], costs: Mapping[str, Mapping[str, Any]]
 ) -> Group:
-    """Lay results out: one row per metric, one column for the run, each segment and each reference.
+    """Lay results out: a table per task, a row per metric, a column for the run, each segment and each reference.
 
     Args:
         name: of the run.
-        results: flat keys as in ``results.json``.
+        results: flat keys as in ``results.json``; those of validation days are left out.
         references: title of each reference's prefix, in the order of the columns.
         costs: as in ``costs.json``.
 
     Returns:
-        Two tables to print: metrics, and seconds per stage.
+        What to print: the metrics of search and of clicks, then the seconds per stage.
     """
-    own = [key for key in results if "@" not in key.rpartition("/")[2].replace("recall@", "", 1)]
-    own = [key for key in own if not key.startswith(tuple(f"{prefix}/" for prefix in references))]
-    own = [key for key in own if not key.startswith("valid/")]
-    titles = {prefix: title for prefix, title in references.items() if any(f"{prefix}/{key}" in results for key in own)}
-    metrics = Table(title=f"{name}: test days", title_justify="left")
-    metrics.add_column("metric")
-    for heading in (name, *(f"@{segment}" for segment in SEGMENTS), *titles.values()):
-        metrics.add_column(heading, justify="right")
-    for key in own:
-        keys = [key, *(f"{key}@{segment}" for segment in SEGMENTS), *(f"{prefix}/{key}" for prefix in titles)]
-        metrics.add_row(key, *(f"{results[k]:.4f}" if k in results else "" for k in keys))
-    times = Table(title="seconds", title_justify="left")
-    times.add_column("stage")
-    times.add_column("seconds", justify="right")
+    prefixes, suffixes = tuple(f"{prefix}/" for prefix in (*references, "valid")), tuple(f"@{s}" for s in SEGMENTS)
+    own = [key for key in results if not key.startswith(prefixes) and not key.endswith(suffixes)]
+    search = [key for key in own if "search/" in key]
+    clicks = [key for key in own if key not in search]
+    tables = [metric_table(keys, name, results, references) for keys in (search, clicks) if keys]
+    return Group(*tables, seconds_table(costs))
+
+
+def metric_table(keys: list[str], name: str, results: Mapping[str, float], references: Mapping[str, str]) -> Table:
+    """A row per key; columns that have no value for any of them are left out."""
+    columns = {name: "{}"} | {f"@{segment}": f"{{}}@{segment}" for segment in SEGMENTS}
+    columns |= {title: f"{prefix}/{{}}" for prefix, title in references.items()}
+    columns = {title: form for title, form in columns.items() if any(form.format(key) in results for key in keys)}
+    table = Table("test days", box=SIMPLE_HEAD, pad_edge=False)
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for key in keys:
+        values = [results.get(form.format(key)) for form in columns.values()]
+        table.add_row(key, *("" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def seconds_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Seconds of each stage with its references, and the peak memory so far."""
+    table = Table("stage", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("seconds", justify="right")
+    table.add_column("peak GB", justify="right")
     for stage, cost in costs.items():
-        times.add_row(stage, "taken over" if cost.get("reused") else f"{cost['seconds']:.1f}")
-    times.add_row("total", f"{sum(cost['seconds'] for cost in costs.values()):.1f}", style="bold")
-    return Group(metrics, times)
+        table.add_row(
+            stage,
+            "taken over" if cost.get("reused") else f"{cost['seconds']:.1f}",
+            f"{cost['peak_gb']:.1f}" if "peak_gb" in cost else "",
+        )
+    table.add_row("total", f"{sum(cost['seconds'] for cost in costs.values()):.1f}", style="bold")
+    return table

@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
 from moonlib import recipe as recipes
-from moonlib.closing_table import closing_table
+from moonlib.closing_table import closing_tables
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.recipe import Recipe, StageRecipe, fingerprint
@@ -132,7 +132,7 @@ def fit(
         dataset = Dataset(recipe.source().prepare(runs / ".data"))
     iteration = Iteration(recipe, dataset, runs / ".stages", run, console, costs)
     results, references = iteration.run_stages()
-    console.print(closing_table(recipe.name, results, references, costs))
+    console.print(closing_tables(run.name, results, references, costs))
     console.print(f"run: {run}")
     console.print(f"next: tensorboard --logdir {run}, or change a key: {next_command(recipe)}")
     return run
@@ -326,7 +326,7 @@ def completed(directory: Path) -> Iterator[Path]:
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     yield partial
-    os.replace(partial, directory)
+    partial.replace(directory)
 
 
 @contextmanager
@@ -371,14 +371,14 @@ def link(path: Path, target: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     partial.symlink_to(os.path.relpath(target, path.parent))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name and rename it."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_json(path: Path, value: object) -> None:

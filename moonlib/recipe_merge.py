@@ -184,7 +184,7 @@ def source_of(layers: Sequence[Layer], key: Key) -> str:
     def depth(layer: Layer) -> int:
         place: Any = layer.content
         for index, part in enumerate(key):
-            if isinstance(place, str) and part == "class_path":
+            if part == "class_path" and not isinstance(place, dict):  # a bare name stands for its class path
                 return index + 1
             if not isinstance(place, dict) or part not in place:
                 return index

@@ -166,6 +166,8 @@ def _locate(kind: str, value: Any, key: Key) -> tuple[type, Any]:
             raise RecipeError("unknown key; a component has class_path and init_args", (*key, str(name)))
     key = (*key, "class_path")
     path = value.get("class_path") if isinstance(value, dict) else value
+    if path is None:
+        raise RecipeError(f"missing; expected {_one_of(kind)}", key)
     if not isinstance(path, str):
         raise RecipeError(f"expected {_one_of(kind)}, got {path!r}", key)
     try:

@@ -50,7 +50,7 @@ def test_plugins_check_names_a_broken_plugin_and_all_else_works(broken: Path, cl
     assert "moonlib-broken 0.3" in listed.stdout and "info_nce" in listed.stdout
     assert cli("--help", **env).returncode == 0
     assert cli("plugins", "show", "losses/info_nce", **env).returncode == 0
-    assert cli("recipe", "show", "iter1", **env).returncode == 0
+    assert cli("recipe", "list", **env).returncode == 0
 
     checked = cli("plugins", "check", **env)
     assert checked.returncode == 1

@@ -9,8 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from rich.console import Console
 
-from moonlib.closing_table import closing_table
+from moonlib.closing_table import closing_tables
 from moonlib.iteration import RunExistsError, fit
 
 ROOT = Path(__file__).parent.parent
@@ -162,20 +163,19 @@ def test_logs_are_there_for_spreadsheets_and_tensorboard(iter1: Path) -> None:
     assert list((iter1 / "pretrain").rglob("events.out.tfevents*"))
 
 
-def test_closing_table_shows_a_metric_beside_its_references() -> None:
-    from rich.console import Console
-
+def test_closing_tables_show_a_metric_beside_its_references() -> None:
     values = {"ctr/auc": 0.7, "ctr/auc@new": 0.6, "oracle/ctr/auc": 0.75, "ceiling/ctr/auc": 0.8, "valid/ctr/auc": 0.1}
-    console = Console(width=120, record=True)
-    references = {"oracle": "oracle", "ceiling": "ceiling", "baseline/thumbnail": "thumbnail"}
-    console.print(
-        closing_table("iter9", values, references, {"pretrain": {"seconds": 2.0}, "represent": {"seconds": 1.5}})
-    )
-    text = console.export_text()
-    row = next(line for line in text.splitlines() if "ctr/auc" in line)
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["ctr/auc", "0.7000", "0.6000", "", "0.7500", "0.8000"]
-    assert "thumbnail" not in text and "valid" not in text
-    assert "3.5" in text
+    values |= {"image_search/recall@10": 0.5, "baseline/thumbnail/image_search/recall@10": 0.2}
+    console = Console(width=80, record=True)
+    references = {"baseline/thumbnail": "thumbnail", "oracle": "oracle", "ceiling": "ceiling"}
+    console.print(closing_tables("iter9", values, references, {"pretrain": {"seconds": 2.0}, "rest": {"seconds": 1.5}}))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["test", "days", "iter9", "@new", "oracle", "ceiling"] in lines
+    assert ["ctr/auc", "0.7000", "0.6000", "0.7500", "0.8000"] in lines
+    assert ["test", "days", "iter9", "thumbnail"] in lines
+    assert ["image_search/recall@10", "0.5000", "0.2000"] in lines
+    assert ["total", "3.5"] in lines
+    assert not any("valid" in word for line in lines for word in line)
 
 
 def test_an_encoder_with_one_tower_does_what_it_can(runs: Path) -> None:

@@ -316,7 +316,7 @@ def test_a_missing_recipe_is_named(write: Write) -> None:
         ("data=shp", "data: unknown sources/shp; did you mean 'shop' (this process)?"),
         ("data.init_args.size=huge", "data.init_args.size: expected one of 'tiny', 'small', got 'huge'"),
         ("data.size=tiny", "data.size: unknown key; a component has class_path and init_args"),
-        ("data=null", "data: expected one of sources ("),
+        ("data=null", "data: missing; expected one of sources ("),
         ("encoder=shop", "encoder: unknown encoders/shop; "),
         ("stages.train.trainer.max_stps=3", "stages.train.trainer.max_stps: unknown key; did you mean 'max_steps'?"),
         ("stages.train.trainer.max_steps=x", "stages.train.trainer.max_steps: expected int, got 'x'"),

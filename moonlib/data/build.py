@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import polars as pl
-from rich.console import Console
 
 import moonlib
 from moonlib.data.dataset import Dataset
@@ -173,19 +172,11 @@ def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -
 
 
 def _report(dataset: Dataset, files: dict[str, str]) -> None:
-    console = Console()
     for table, rows in dataset.counts.items():
         images = f", {dataset.table(table)['image'].count():,} with an image" if table in SAMPLE_TABLES else ""
-        console.print(f"{files[table]}: {rows:,} rows{images}", highlight=False, markup=False, soft_wrap=True)
+        print(f"{files[table]}: {rows:,} rows{images}")
     quarantine = dataset.directory / "quarantine.jsonl"
     if quarantine.exists():
         lost = len(quarantine.read_text(encoding="utf-8").splitlines())
-        console.print(
-            f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}", highlight=False
-        )
-    console.print(
-        f"{dataset.directory} is ready: moonlib data check {dataset.directory}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+        print(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
+    print(f"{dataset.directory} is ready: moonlib data check {dataset.directory}")

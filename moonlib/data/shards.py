@@ -280,8 +280,9 @@ def _read_images(wanted: list[tuple[str, str]], read_image: ReadImage, workers: 
         for task in tasks:
             yield from _read_all(task, read_image)
         return
-    # "spawn", because the caller may already run threads of polars and torch, which a fork would leave dead.
-    context = multiprocessing.get_context("spawn")
+    # As torch's DataLoader does: a fork starts at once, and a caller's script needs no main guard. What workers run
+    # (drawing, reading, encoding) touches none of the thread pools of torch and polars, which a fork leaves dead.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (read_image,)) as pool:
         pending: deque[Future[list[bytes | str]]] = deque()
         for task in tasks:

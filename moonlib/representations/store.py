@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ def write_array(path: Path, array: NDArray[np.generic]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         np.save(file, array, allow_pickle=False)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 class Representations:

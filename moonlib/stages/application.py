@@ -287,7 +287,7 @@ def true_probability(dataset: Dataset, impressions: pl.DataFrame) -> NDArray[np.
         float64 [n].
     """
     assert dataset.truth is not None
-    truth = pl.read_ipc(dataset.truth / "impressions.arrow", memory_map=False)
+    truth = pl.read_ipc(dataset.truth / "impressions.arrow")
     keys = ["search_id", "item_id"]
     joined = impressions.select(keys).join(truth, on=keys, how="left", maintain_order="left")
     return joined["p_click"].to_numpy().astype(np.float64)

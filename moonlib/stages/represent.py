@@ -85,8 +85,8 @@ class Represent(Stage):
     the stored representation of a query reads ``data.query``.
 
     Args:
-        of: what makes the representations: the trained ``encoder``, the ``untrained`` one, colour ``thumbnail`` s, or the
-            true latents of a simulated dataset (``oracle``).
+        of: what makes the representations: the trained ``encoder``, the same one ``untrained``, colours alone
+            (``thumbnail``), or the true latents of a simulated dataset (``oracle``).
         ks: the K of recall@K.
     """
 
@@ -205,7 +205,7 @@ class Represent(Stage):
     def rank_searches(
         self, context: StageContext, task: Task, split: Split, products: Representations, queries: Representations
     ) -> pl.DataFrame:
-        """Rank the ordered product of each search: search_id, user_id, task, split, rank, size of the gallery, new, tail."""
+        """Rank the ordered product of each search, among a gallery whose size stands beside; one row per search."""
         dataset = context.dataset
         searches = evaluation_searches(dataset, split, task)
         gallery = dataset.products.select("item_id", "spu_id", "listed_at")
@@ -240,7 +240,7 @@ def oracle_representations(dataset: Dataset) -> tuple[Representations, Represent
         raise FileNotFoundError(f"{dataset.directory} has no true latents: only a simulated dataset has an oracle")
 
     def read(path: Path, key: str) -> Representations:
-        table = pl.read_ipc(path, memory_map=False)
+        table = pl.read_ipc(path)
         return Representations(table[key].to_numpy(), np.stack(table["latent"].to_list()).astype(np.float32))
 
     return read(dataset.truth / "products.arrow", "item_id"), read(dataset.truth / "queries.arrow", "query_id")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -97,4 +98,4 @@ def test_learning_rate_rises_and_falls() -> None:
     assert shares[0] == 0.1
     assert max(shares) == shares[9] == shares[10] == 1
     assert shares[100] < 1e-9
-    assert all(a >= b for a, b in zip(shares[10:], shares[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(shares[10:]))

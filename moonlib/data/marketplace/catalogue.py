@@ -8,13 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moonlib.data.marketplace.categories import CATEGORIES
+from moonlib.data.marketplace.fashion import DAYS, Fashion, draw, draw_factors
 from moonlib.data.marketplace.latents import Factors, LatentSpace
-from moonlib.data.marketplace.ornaments import ORNAMENTS
-from moonlib.data.marketplace.words import BRANDS, COLOURS, COMPOSITIONS, FUNCTIONS, GOOD_FOR, MADE_OF, PATTERNS, STYLES
+from moonlib.data.marketplace.words import BRANDS, REGIONS
 
-DAYS = 30
 LAUNCHED_LATELY = 0.11
+"""Share of products that come out during the last four days."""
+
+LAUNCHED = 0.3
+"""Share of products that come out during the simulation."""
+
 RELISTED = 0.33
+"""Listings that another merchant lists again."""
+
 MERCHANTS_PER_SPU = 0.08
 
 
@@ -54,72 +60,6 @@ class Catalogue:
         return len(self.spu)
 
 
-def draw(weights: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """One column per row of `weights` [N, K], with probability proportional to its weight."""
-    upto = weights.cumsum(axis=1)
-    return (upto < rng.random((len(weights), 1)) * upto[:, -1:]).sum(axis=1)
-
-
-class Fashion:
-    """Which attributes go together in this world, and what is in demand on which day.
-
-    Attributes:
-        categories: int64 [C], the categories that are sold.
-        demand: float64 [DAYS, C], relative demand for each of them.
-        style_trend: float64 [DAYS, styles], what a day adds to the log demand for a style.
-    """
-
-    def __init__(self, categories: int, rng: np.random.Generator) -> None:
-        departments = [c.department_en for c in CATEGORIES]
-        names = list(MADE_OF)
-        department = np.array([names.index(d) for d in departments])
-        self.categories = np.sort(rng.choice(len(CATEGORIES), size=min(categories, len(CATEGORIES)), replace=False))
-        # Fashions drift: logarithms of demand are random walks.
-        walk = rng.normal(0, 0.08, size=(DAYS, len(CATEGORIES) + len(STYLES))).cumsum(axis=0)
-        walk += rng.normal(0, 0.4, size=walk.shape[1])
-        self.demand = np.exp(walk[:, self.categories])
-        self.style_trend = walk[:, len(CATEGORIES) :]
-
-        def leaning(rows: int, columns: int, favourites: int, weight: float) -> NDArray[np.float64]:
-            table = np.exp(rng.normal(0, 0.3, size=(rows, columns)))
-            chosen = rng.random((rows, columns)).argsort(axis=1)[:, :favourites]
-            np.put_along_axis(table, chosen, weight * np.take_along_axis(table, chosen, axis=1), axis=1)
-            return table
-
-        self.brand_of_category = leaning(len(names), len(BRANDS), 9, 40.0)[department]
-        self.style_of_brand = leaning(len(BRANDS), len(STYLES), 2, 10.0)
-        self.pattern_of_style = leaning(len(STYLES), len(PATTERNS), 2, 3.0)
-        self.pattern_of_style[:, 0] *= 2.0
-        self.ornament_of_style = leaning(len(STYLES), len(ORNAMENTS), 2, 2.0)
-        common = np.exp(rng.normal(0, 0.4, size=len(COLOURS)))
-        self.colour_of_style = leaning(len(STYLES), len(COLOURS), 5, 3.0) * common
-        made_of = np.array([np.isin(np.arange(len(COMPOSITIONS)), MADE_OF[d]) for d in departments])
-        good_for = np.array([np.isin(np.arange(len(FUNCTIONS)), GOOD_FOR[d]) for d in departments])
-        self.composition_of_category = made_of.astype(np.float64)
-        self.function_of_category = good_for.astype(np.float64)
-
-
-def draw_factors(categories: NDArray[np.int64], fashion: Fashion, rng: np.random.Generator) -> Factors:
-    """Factors of one new product for each of `categories`: brands keep to their styles, styles to their looks."""
-    n = len(categories)
-    brand = draw(fashion.brand_of_category[categories], rng)
-    style = draw(fashion.style_of_brand[brand], rng)
-    return Factors(
-        category=categories,
-        proportions=np.tanh(rng.normal(0, 0.75, size=(n, 4))),
-        pattern=draw(fashion.pattern_of_style[style], rng),
-        pattern_scale=rng.uniform(-1, 1, size=n),
-        pattern_angle=rng.random(n) * np.pi,
-        ornament=draw(fashion.ornament_of_style[style], rng),
-        ornament_at=rng.uniform(-1, 1, size=(n, 2)),
-        colour=draw(fashion.colour_of_style[style], rng),
-        style=style,
-        brand=brand,
-        composition=draw(fashion.composition_of_category[categories], rng),
-        function=draw(fashion.function_of_category[categories], rng),
-    )
-
-
 def make_catalogue(spus: int, fashion: Fashion, space: LatentSpace, rng: np.random.Generator) -> Catalogue:
     """Draw `spus` products and their listings.
 
@@ -134,7 +74,7 @@ def make_catalogue(spus: int, fashion: Fashion, space: LatentSpace, rng: np.rand
     # Shares are exact, so that worlds differ little in how much is new.
     era = rng.permutation(spus) / spus
     launched = rng.integers(-90, 1, size=spus)
-    launched = np.where(era < 0.3, rng.integers(0, DAYS - 4, size=spus), launched)
+    launched = np.where(era < LAUNCHED, rng.integers(0, DAYS - 4, size=spus), launched)
     launched = np.where(era < LAUNCHED_LATELY, rng.integers(DAYS - 4, DAYS, size=spus), launched)
 
     # The first merchant's variants: another colour, or the same colour in another size.
@@ -143,17 +83,19 @@ def make_catalogue(spus: int, fashion: Fashion, space: LatentSpace, rng: np.rand
     first = np.r_[0, np.cumsum(variants)[:-1]]
     number = np.arange(len(spu)) - first[spu]
     recoloured = (number > 0) & (rng.random(len(spu)) < 0.8)
-    other = draw(fashion.colour_of_style[products.style[spu]], rng)
-    colour = np.where(recoloured, other, products.colour[spu])
+    another = draw(fashion.colour_of_style[products.style[spu]], rng)
+    colour = np.where(recoloured, another, products.colour[spu])
     size = np.where(recoloured, 1, (number + 1) % 3)
     merchants = max(int(spus * MERCHANTS_PER_SPU), 5)
     merchant = rng.integers(0, merchants, size=spus)[spu]
     day = launched[spu]
 
+    # Other merchants list some of them again.
     again = np.flatnonzero(rng.random(len(spu)) < RELISTED)
     original = np.r_[np.full(len(spu), -1), again]
     day = np.r_[day, rng.integers(day[again], DAYS)]
-    merchant = np.r_[merchant, rng.integers(0, merchants, size=len(again))]
+    other = (merchant[again] + rng.integers(1, merchants, size=len(again))) % merchants
+    merchant = np.r_[merchant, other]
     spu, colour, size = (np.r_[column, column[again]] for column in (spu, colour, size))
 
     order = np.argsort(day, kind="stable")
@@ -175,7 +117,7 @@ def make_catalogue(spus: int, fashion: Fashion, space: LatentSpace, rng: np.rand
         size=size,
         original=original,
         merchant=merchant,
-        merchant_region=rng.integers(0, 5, size=merchants)[merchant],
+        merchant_region=rng.integers(0, len(REGIONS), size=merchants)[merchant],
         day=day,
         price=np.round(np.exp(base[factors.category] + relative), 2),
         relative_price=relative,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.data.marketplace.catalogue import Fashion, draw_factors
+from moonlib.data.marketplace.fashion import Fashion, draw_factors
 from moonlib.data.marketplace.latents import LatentSpace, unit
 from moonlib.data.marketplace.words import BRANDS, REGIONS
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.data.marketplace.catalogue import DAYS, Catalogue, Fashion
+from moonlib.data.marketplace.catalogue import Catalogue
 from moonlib.data.marketplace.categories import CATEGORIES
+from moonlib.data.marketplace.fashion import DAYS, Fashion
 from moonlib.data.marketplace.latents import LatentSpace
 from moonlib.data.marketplace.shoppers import INTERESTS, Shoppers
 from moonlib.data.marketplace.words import MADE_OF
@@ -253,7 +254,7 @@ def _react(
     hidden = c.quality[item] + 0.25 * c.popularity[item]
     position = np.broadcast_to(np.arange(SHOWN), item.shape)
     bias = -0.45 * np.log2(1 + np.arange(SHOWN))
-    wish = 1.7 * (match - 0.65) + 0.9 * liking + 0.3 * price + 0.3 * brand + 0.15 * near + 0.5 * hidden
+    wish = 1.6 * (match - 0.65) + 0.85 * liking + 0.25 * price + 0.3 * brand + 0.15 * near + 0.6 * hidden
     p_click = _sigmoid(-1.5 + wish + bias)
     clicked = (rng.random(item.shape) < p_click) & shown
 
@@ -267,7 +268,7 @@ def _react(
     acts = [(clicked, at_click, CLICK), (carted, at_cart, CART), (ordered, at_order, ORDER)]
 
     alike = c.factors.category[item] == c.factors.category[intended, None]
-    grade = np.select([same, match > 0.75, alike], [3.0, 2.0, 1.0], 0.0)
+    grade = np.select([same, match > 0.6, alike], [3.0, 2.0, 1.0], 0.0)
     judged = rng.random(len(user)) < JUDGED
     rows = np.broadcast_to(np.arange(len(user))[:, None], item.shape)
     return {

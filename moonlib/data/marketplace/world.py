@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moonlib.data.marketplace.album import Shots, dress
-from moonlib.data.marketplace.catalogue import Catalogue, Fashion, make_catalogue
+from moonlib.data.marketplace.catalogue import Catalogue, make_catalogue
+from moonlib.data.marketplace.fashion import Fashion
 from moonlib.data.marketplace.latents import LatentSpace
 from moonlib.data.marketplace.shoppers import Shoppers, make_shoppers
 from moonlib.data.marketplace.streams import Streams, mix
