@@ -9,8 +9,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
-from moonlib.data.segments import SEGMENTS
-
 
 def closing_tables(
     name: str, results: Mapping[str, float], references: Mapping[str, str], costs: Mapping[str, Mapping[str, Any]]
@@ -26,8 +24,8 @@ def closing_tables(
     Returns:
         What to print: the metrics of search and of clicks, then the seconds per stage.
     """
-    prefixes, suffixes = tuple(f"{prefix}/" for prefix in (*references, "valid")), tuple(f"@{s}" for s in SEGMENTS)
-    own = [key for key in results if not key.startswith(prefixes) and not key.endswith(suffixes)]
+    prefixes = tuple(f"{prefix}/" for prefix in (*references, "valid"))
+    own = [key for key in results if not key.startswith(prefixes) and key.rpartition("@")[0] not in results]
     search = [key for key in own if "search/" in key]
     clicks = [key for key in own if key not in search]
     tables = [metric_table(keys, name, results, references) for keys in (search, clicks) if keys]
@@ -36,7 +34,8 @@ def closing_tables(
 
 def metric_table(keys: list[str], name: str, results: Mapping[str, float], references: Mapping[str, str]) -> Table:
     """A row per key; columns that have no value for any of them are left out."""
-    columns = {name: "{}"} | {f"@{segment}": f"{{}}@{segment}" for segment in SEGMENTS}
+    segments = dict.fromkeys(key.rpartition("@")[2] for key in results if key.rpartition("@")[0] in keys)
+    columns = {name: "{}"} | {f"@{segment}": f"{{}}@{segment}" for segment in segments}
     columns |= {title: f"{prefix}/{{}}" for prefix, title in references.items()}
     columns = {title: form for title, form in columns.items() if any(form.format(key) in results for key in keys)}
     table = Table("test days", box=SIMPLE_HEAD, pad_edge=False)

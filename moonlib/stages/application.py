@@ -29,7 +29,7 @@ from moonlib.metrics.ne import ne
 from moonlib.metrics.pcoc import pcoc
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
-from moonlib.stages.represent import oracle_representations
+from moonlib.stages.represent import EVALUATED, oracle_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 
 
@@ -127,7 +127,6 @@ class Application(Stage):
             simulated dataset (``oracle``), or no model at all but the true click probability (``truth``).
         id_dim: width of the id embeddings.
         learning_rate: of Adam.
-        id_decay: weight decay on the id embeddings.
     """
 
     data_type: ClassVar[type] = ImpressionData
@@ -138,8 +137,7 @@ class Application(Stage):
         predictor: Predictor,
         representation: Literal["learned", "shuffled", "oracle", "truth"] = "learned",
         id_dim: int = 16,
-        learning_rate: float = 1e-3,
-        id_decay: float = 0.0,
+        learning_rate: float = 3e-3,
     ) -> None:
         super().__init__()
         self.adapter = adapter
@@ -147,7 +145,6 @@ class Application(Stage):
         self.representation = representation
         self.id_dim = id_dim
         self.learning_rate = learning_rate
-        self.id_decay = id_decay
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -166,10 +163,10 @@ class Application(Stage):
 
     def run(self, context: StageContext) -> dict[str, float]:
         dataset = context.dataset
-        splits: list[Split] = ["train", "valid", "test"]
+        splits: tuple[Split, ...] = ("train", *EVALUATED)
         rows = {name: dataset.splits.check(dataset.impressions, name, "impressions") for name in splits}
         if self.representation == "truth":
-            predicted = {name: true_probability(dataset, rows[name]) for name in ("valid", "test")}
+            predicted = {name: true_probability(dataset, rows[name]) for name in EVALUATED}
         else:
             predicted = self.fit_and_predict(context, rows)
         predictions = pl.concat(
@@ -183,7 +180,8 @@ class Application(Stage):
         )
         predictions.write_parquet(context.directory / "predictions.parquet")
         metrics: dict[str, float] = {}
-        for name, prefix in (("test", "ctr/"), ("valid", "valid/ctr/")):
+        for name in EVALUATED:
+            prefix = "ctr/" if name == "test" else f"{name}/ctr/"
             split = predictions.filter(pl.col("split") == name)
             metrics |= {f"{prefix}{key}": value for key, value in ctr_metrics(split).items()}
             for segment in SEGMENTS:
@@ -221,7 +219,7 @@ class Application(Stage):
         self.train_impressions, self.context = impressions["train"], context
         context.trainer.fit(self)
         save_weights(self.model, context.directory / "weights.safetensors")
-        return {name: self.predict(impressions[name]) for name in ("valid", "test")}
+        return {name: self.predict(impressions[name]) for name in EVALUATED}
 
     def read_representations(self, context: StageContext) -> tuple[Representations | None, Representations | None]:
         """The representations of products and of queries that this run reads."""
@@ -253,16 +251,7 @@ class Application(Stage):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        ids = {
-            id(p) for module in self.model.children() if isinstance(module, nn.Embedding) for p in module.parameters()
-        }
-        return torch.optim.Adam(
-            [
-                {"params": [p for p in self.parameters() if id(p) in ids], "weight_decay": self.id_decay},
-                {"params": [p for p in self.parameters() if id(p) not in ids]},
-            ],
-            lr=self.learning_rate,
-        )
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
     @torch.inference_mode()
     def predict(self, impressions: Impressions) -> NDArray[np.float64]:

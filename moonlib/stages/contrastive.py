@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import moonlib.compat  # noqa: F401
 import torch
@@ -115,6 +115,11 @@ class Contrastive(Stage):
     def needs(self) -> frozenset[Need]:
         return frozenset({"encoder", "weights"})
 
+    @property
+    def samplers(self) -> list[NegativeSampler]:
+        """The negative samplers, in order."""
+        return cast("list[NegativeSampler]", list(self.negatives))
+
     @abstractmethod
     def pairs(self, dataset: Dataset, data: PairData) -> Pairs:
         """The pairs to train on; nothing after the end of training may be among them."""
@@ -140,7 +145,7 @@ class Contrastive(Stage):
             data.tasks,
             serviceable(pairs, tasks, dataset.products, dataset.queries),
             data.batch_size,
-            list(self.negatives),
+            self.samplers,
             seed=self.context.seed,
             steps=self.trainer.max_steps,
             rank=self.trainer.global_rank,
@@ -158,9 +163,7 @@ class Contrastive(Stage):
         return DataLoader(batches, sampler=planner, batch_size=None, num_workers=data.workers)
 
     def training_step(self, batch: PairBatch, step: int) -> Tensor:
-        loss = contrastive_loss(
-            self.encoder, batch, self.loss, list(self.negatives), both_directions=self.both_directions
-        )
+        loss = contrastive_loss(self.encoder, batch, self.loss, self.samplers, both_directions=self.both_directions)
         self.log("loss", loss, prog_bar=True)
         return loss
 

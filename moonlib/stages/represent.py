@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -39,6 +39,8 @@ class RepresentData:
         query: modalities of a query that its representation reads.
         gallery: what a search runs over: every product listed by then (``listed``), or only products listed during
             the days of the split (``new``: held-out products among themselves).
+        segments: columns of the queries table whose values are reported apart: ``[language]`` adds
+            ``text_search/recall@10@en``.
         batch_size: rows encoded at once.
         workers: loader processes; has no effect on the result.
     """
@@ -46,6 +48,7 @@ class RepresentData:
     product: str = "title+image"
     query: str = "text+image"
     gallery: Literal["listed", "new"] = "listed"
+    segments: list[str] = field(default_factory=list)
     batch_size: int = 256
     workers: int = 2
 
@@ -86,7 +89,7 @@ class Represent(Stage):
 
     Args:
         of: what makes the representations: the trained ``encoder``, the same one ``untrained``, colours alone
-            (``thumbnail``), or the true latents of a simulated dataset (``oracle``).
+            (``thumbnail``), nothing at all (``chance``), or the true latents of a simulated dataset (``oracle``).
         ks: the K of recall@K.
     """
 
@@ -95,7 +98,7 @@ class Represent(Stage):
 
     def __init__(
         self,
-        of: Literal["encoder", "untrained", "thumbnail", "oracle"] = "encoder",
+        of: Literal["encoder", "untrained", "thumbnail", "chance", "oracle"] = "encoder",
         ks: list[int] = [1, 10],  # noqa: B006  (a recipe's default is read, never written)
     ) -> None:
         super().__init__()
@@ -112,6 +115,7 @@ class Represent(Stage):
 
     def references(self, dataset: Dataset) -> list[Reference]:
         references = [
+            Reference("baseline/chance", "chance", {"of": "chance"}),
             Reference("baseline/thumbnail", "thumbnail", {"of": "thumbnail"}),
             Reference("baseline/untrained", "untrained", {"of": "untrained"}),
         ]
@@ -120,20 +124,20 @@ class Represent(Stage):
         return references
 
     def run(self, context: StageContext) -> dict[str, float]:
-        if self.of == "oracle":
-            products, queries = oracle_representations(context.dataset)
-            searched = dict.fromkeys(("image_search", "text_search"), queries)
-        else:
-            encoder = self.encoder(context)
-            products = self.embed(context, encoder, "product", context.dataset.products["item_id"].to_numpy())
-            if self.of == "encoder":
-                queries = self.embed(context, encoder, "query", context.dataset.queries["query_id"].to_numpy())
-            searched = {
-                task: self.embed(context, encoder, "query", ids, modality)
-                for task, modality, ids in self.searched_queries(context.dataset, encoder)
-            }
-        if self.of in ("encoder", "oracle"):
+        dataset = context.dataset
+        if self.of in ("chance", "oracle"):
+            made = oracle_representations if self.of == "oracle" else chance_representations
+            products, queries = made(dataset)
+            return self.evaluate(context, products, {"image_search": queries, "text_search": queries})
+        encoder = self.encoder(context)
+        products = self.embed(context, encoder, "product", dataset.products["item_id"].to_numpy())
+        searched = {
+            task: self.embed(context, encoder, "query", ids, modality)
+            for task, modality, ids in self.searched_queries(dataset, encoder)
+        }
+        if self.of == "encoder":
             products.save(context.directory, "products")
+            queries = self.embed(context, encoder, "query", dataset.queries["query_id"].to_numpy())
             queries.save(context.directory, "queries")
         return self.evaluate(context, products, searched)
 
@@ -195,6 +199,9 @@ class Represent(Stage):
         for (task, split), group in table.group_by("task", "split", maintain_order=True):
             prefix = f"{task}/" if split == "test" else f"{split}/{task}/"
             parts = {"": group} | {f"@{segment}": group.filter(pl.col(segment)) for segment in SEGMENTS}
+            for column in context.data.segments:
+                named = group.drop_nulls(column).partition_by(column, as_dict=True)
+                parts |= {f"@{value}": part for (value,), part in sorted(named.items())}
             for k in self.ks:
                 for suffix, part in parts.items():
                     if len(part):
@@ -208,6 +215,10 @@ class Represent(Stage):
         """Rank the ordered product of each search, among a gallery whose size stands beside; one row per search."""
         dataset = context.dataset
         searches = evaluation_searches(dataset, split, task)
+        unknown = [name for name in context.data.segments if name not in dataset.queries.columns]
+        if unknown:
+            raise ValueError(f"represent: segments: the queries table has no column '{unknown[0]}'")
+        columns = dataset.queries.select("query_id", *context.data.segments)
         gallery = dataset.products.select("item_id", "spu_id", "listed_at")
         if context.data.gallery == "new":
             start, end = dataset.splits.window(split)
@@ -227,7 +238,18 @@ class Represent(Stage):
                 pl.Series("rank", rank.numpy()), task=pl.lit(task), split=pl.lit(split), gallery=pl.lit(len(gallery))
             )
             .join(product_segments(dataset), on="item_id", how="left", maintain_order="left")
+            .join(columns, on="query_id", how="left", maintain_order="left")
         )
+
+
+def chance_representations(dataset: Dataset) -> tuple[Representations, Representations]:
+    """Random directions for products and queries: what a ranking that knows nothing reaches."""
+    rng = np.random.default_rng(0)
+
+    def draw(ids: pl.Series) -> Representations:
+        return Representations(ids.to_numpy(), rng.standard_normal((len(ids), 32), dtype=np.float32))
+
+    return draw(dataset.products["item_id"]), draw(dataset.queries["query_id"])
 
 
 def oracle_representations(dataset: Dataset) -> tuple[Representations, Representations]:

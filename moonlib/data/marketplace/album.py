@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -138,8 +139,8 @@ def fill_album(shots: Shots, directory: Path, workers: int | None = None) -> tup
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)), len(tasks) // 4)
     if workers > 1:
-        # "spawn", because the caller may run threads, which a fork would leave dead.
-        context = multiprocessing.get_context("spawn")
+        # As in `moonlib.data.shards`: drawing touches no thread pool that a fork would leave dead.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         with ProcessPoolExecutor(workers, context, _start_worker, (shots, directory)) as pool:
             return _bind(directory, pool.map(_work, tasks))
     return _bind(directory, (_draw(shots, directory, first) for first in tasks))
