@@ -38,7 +38,8 @@ def metric_table(keys: list[str], name: str, results: Mapping[str, float], refer
     columns = {name: "{}"} | {f"@{segment}": f"{{}}@{segment}" for segment in segments}
     columns |= {title: f"{prefix}/{{}}" for prefix, title in references.items()}
     columns = {title: form for title, form in columns.items() if any(form.format(key) in results for key in keys)}
-    table = Table("test days", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("test days", no_wrap=True, min_width=max(map(len, keys)))
     for title in columns:
         table.add_column(title, justify="right", no_wrap=True)
     for key in keys:

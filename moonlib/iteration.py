@@ -117,14 +117,13 @@ def fit(
         RecipeError: for anything wrong in the recipe, before anything is loaded.
         RunExistsError: where the run directory holds another recipe's run.
 
-    Example:
-        >>> fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])  # doctest: +SKIP
-        PosixPath('runs/iter1')
+    Example: ``fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])`` returns ``Path("runs/iter1")``.
     """
     recipe = recipes.load(config, list(overrides))
     runs = Path(runs)
     run = runs / (name or recipe.name)
-    console = Console()
+    # A file or a pipe has no width: let the tables have theirs.
+    console = Console() if Console().is_terminal else Console(width=120)
     quiet()
     claim(run, recipe, replace)
     costs: dict[str, dict[str, Any]] = {}
@@ -133,8 +132,8 @@ def fit(
     iteration = Iteration(recipe, dataset, runs / ".stages", run, console, costs)
     results, references = iteration.run_stages()
     console.print(closing_tables(run.name, results, references, costs))
-    console.print(f"run: {run}")
-    console.print(f"next: tensorboard --logdir {run}, or change a key: {next_command(recipe)}")
+    console.print(f"run: {run}", highlight=False, soft_wrap=True)
+    console.print(f"next: {next_command(recipe)}", highlight=False, soft_wrap=True)
     return run
 
 
@@ -254,7 +253,7 @@ class Iteration:
                     write_json(partial / "cost.json", {"seconds": round(time.perf_counter() - start, 2)})
         link(self.run / step.link, directory)
         took = "taken over" if cost["reused"] else f"{cost['seconds']:.1f} s"
-        self.console.print(f"[dim]{step.link:28s}[/dim] {took:>10s}  {directory}", highlight=False)
+        self.console.print(f"{step.link:28s} {took:>10s}  {directory}", highlight=False, soft_wrap=True)
         found: dict[str, float] = json.loads((directory / "metrics.json").read_text())
         return found
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -12,8 +14,12 @@ import yaml
 from rich.console import Console
 
 from moonlib.closing_table import closing_tables
+from moonlib.data.build import build
+from moonlib.data.dataset import Dataset
+from moonlib.data.reader import SampleReader
 from moonlib.iteration import RunExistsError, fit
 
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parent.parent
 ITER1, ITER2 = ROOT / "recipes/iter1.yaml", ROOT / "recipes/iter2.yaml"
 SHORT = [
@@ -22,6 +28,7 @@ SHORT = [
     "--stages.pretrain.trainer.max_steps=3",
     "--stages.pretrain.data.batch_size=32",
     "--stages.pretrain.data.workers=0",
+    "--stages.pretrain.trainer.log_every_n_steps=1",
     "--stages.represent.data.workers=0",
 ]
 SHORT2 = [
@@ -188,3 +195,45 @@ def test_k_beyond_the_gallery_is_an_error_with_the_size(runs: Path) -> None:
     overrides = [*SHORT, "--stages.pretrain=null", "--stages.application=null"]
     with pytest.raises(ValueError, match=r"recall@5000.*choose a smaller K"):
         fit(ITER1, [*overrides, "--stages.represent.module.init_args.ks=[5000]"], runs=runs, name="too-many")
+
+
+def test_a_users_own_tables_and_images_run_the_same_recipe(tiny: Dataset, runs: Path, tmp_path: Path) -> None:
+    """Tables and pictures in folders → shards → the recipe; without latents there is no oracle and no ceiling."""
+    tables, images = tmp_path / "tables", tmp_path / "images"
+    tables.mkdir()
+    images.mkdir()
+    for name, key in (("products", "item_id"), ("queries", "query_id")):
+        table = tiny.table(name)
+        reader = SampleReader(tiny.directory, name)
+        for sample in reader.read(table[key].to_numpy()):
+            if sample.image is not None:
+                (images / f"{name}{sample.id}.jpg").write_bytes(sample.image)
+        named = pl.when(pl.col("image").is_not_null()).then(pl.format(f"{name}{{}}.jpg", key))
+        table.with_columns(image=named).write_parquet(tables / f"{name}.parquet")
+    for name in ("searches", "impressions"):
+        tiny.table(name).write_parquet(tables / f"{name}.parquet")
+    own = build(tables, images, tmp_path / "mine", splits=tiny.splits, workers=1)
+    source = f"--data={{class_path: shards, init_args: {{path: {own}}}}}"
+    found = results(fit(ITER1, [*SHORT[1:], source], runs=runs, name="own"))
+    expected = {"image_search/recall@10", "ctr/auc", "baseline/ctr/auc", "baseline/thumbnail/image_search/recall@10"}
+    assert expected <= set(found)
+    assert not any(key.startswith(("oracle/", "ceiling/")) for key in found)
+
+
+def test_the_command_line_runs_a_recipe_and_ends_with_table_path_and_next_command(
+    cli: Cli, data_cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/.data").symlink_to(data_cache)
+    done = cli("fit", "--config", "iter2", *SHORT2)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.split()[:1] == ["image_search/recall@10"] for line in lines)
+    assert "run: runs/iter2" in lines
+    assert lines[-1].startswith("next: ")
+    refused = cli("fit", "--config", "iter2", *SHORT2, "--seed", "7")
+    assert refused.returncode == 2
+    assert "seed: 0 -> 7" in refused.stderr and "--replace" in refused.stderr
+    typo = cli("fit", "--config", "iter2", "--stages.posttrain.trainer.max_step", "7")
+    assert typo.returncode == 2
+    assert typo.stderr.count("\n") == 1 and "max_steps" in typo.stderr

@@ -36,9 +36,7 @@ class SampleReader:
         directory: a dataset's directory.
         table: ``products`` or ``queries``.
 
-    Example:
-        >>> reader = SampleReader(directory, "products")  # doctest: +SKIP
-        >>> reader.read(np.array([42]))[0].row["title"]  # doctest: +SKIP
+    Example: ``SampleReader(directory, "products").read(np.array([42]))[0].row["title"]``
     """
 
     def __init__(self, directory: Path | str, table: str) -> None:

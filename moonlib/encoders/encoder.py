@@ -57,7 +57,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
-        """Load the fitted preprocessing from ``directory``, or fit it on ``products`` and write it there; make the weights.
+        """Load the preprocessing from ``directory``, or fit it on ``products`` and write it there; make the weights.
 
         Args:
             products: the products table's rows listed before the end of training (columns as in

@@ -47,7 +47,7 @@ def naive(encoder: Table, temperature: float, queries: list[int], pool: list[int
     for q, row in enumerate(queries):
         score = {
             n: math.exp(
-                float(torch.cosine_similarity(encoder.table.weight[row], encoder.table.weight[p], dim=0)) / temperature
+                torch.cosine_similarity(encoder.table.weight[row], encoder.table.weight[p], dim=0).item() / temperature
             )
             for n, p in enumerate(pool)
         }

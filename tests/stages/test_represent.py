@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from moonlib.data.dataset import Dataset
-from moonlib.stages.represent import evaluation_searches, oracle_representations
+from moonlib.stages.represent import Represent, RepresentData, evaluation_searches, oracle_representations
+from moonlib.stages.stage import StageContext
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -52,3 +54,43 @@ def test_training_sees_no_event_after_its_days(tiny: Dataset) -> None:
     listed = Pretraining(InfoNCE(), []).pairs(tiny, SearchData(tasks={}))
     new = tiny.products.filter(pl.col("listed_at") >= tiny.splits.train_until)
     assert len(new) and not set(listed.item_id.tolist()) & set(new["item_id"].to_list())
+
+
+def context(dataset: Dataset, directory: Path, **data: Any) -> StageContext:
+    return StageContext(dataset, RepresentData(**data), trainer=None, directory=directory, seed=0)  # type: ignore[arg-type]
+
+
+def test_chance_is_about_k_of_the_gallery_and_segments_part_the_searches(tiny: Dataset, tmp_path: Path) -> None:
+    dataset = Dataset(tiny.directory)
+    language = pl.when(pl.int_range(pl.len()) % 3 == 0).then(pl.lit("zh")).otherwise(pl.lit("en"))
+    dataset.__dict__["queries"] = tiny.queries.with_columns(language=language)
+    metrics = Represent(of="chance").run(context(dataset, tmp_path, segments=["language"]))
+    # A hit is any of an SPU's few SKUs, so chance lies above 10 of about 300 and well below what anything learns.
+    assert 0.01 < metrics["image_search/recall@10"] < 0.2
+    searches = pl.read_parquet(tmp_path / "searches.parquet").filter(
+        pl.col("task") == "image_search", pl.col("split") == "test"
+    )
+    for value in ("en", "zh"):
+        hits = [rank < 10 for rank, spoken in searches.select("rank", "language").iter_rows() if spoken == value]
+        assert len(hits) > 5
+        assert metrics[f"image_search/recall@10@{value}"] == sum(hits) / len(hits)
+
+
+def test_a_segment_that_is_no_column_is_named(tiny: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no column 'langauge'"):
+        Represent(of="chance").run(context(tiny, tmp_path, segments=["langauge"]))
+
+
+def test_a_gallery_of_new_products_holds_those_listed_on_the_days_of_the_split(tiny: Dataset, tmp_path: Path) -> None:
+    Represent(of="oracle").run(context(tiny, tmp_path, gallery="new"))
+    searches = pl.read_parquet(tmp_path / "searches.parquet")
+    for split in ("valid", "test"):
+        start, end = tiny.splits.window(split)  # type: ignore[arg-type]
+        listed = tiny.products.filter(pl.col("listed_at") >= start, pl.col("listed_at") < end)
+        part = searches.filter(pl.col("split") == split)
+        assert part["gallery"].unique().to_list() == [len(listed)]
+        spus = set(listed["spu_id"].to_list())
+        spu = dict(tiny.products.select("item_id", "spu_id").iter_rows())
+        assert all(
+            (rank < len(listed)) <= (spu[item] in spus) for item, rank in part.select("item_id", "rank").iter_rows()
+        )
