@@ -37,10 +37,11 @@ def recall_gain(run: Path, other: Path, stage: str = "represent") -> Interval:
     return paired_mean_difference(both["hit"].to_numpy(), both["hit_other"].to_numpy(), both["user_id"].to_numpy())
 
 
-def auc_gain(run: Path, stage: str, other: str) -> Interval:
-    """AUC of one application of a run minus that of another, over shoppers."""
+def auc_gain(application: Path, other: Path) -> Interval:
+    """AUC of one application stage minus that of another on the same impressions of the test days, over shoppers."""
     tables = [
-        pl.read_parquet(run / name / "predictions.parquet").filter(pl.col("split") == "test") for name in (stage, other)
+        pl.read_parquet(stage / "predictions.parquet").filter(pl.col("split") == "test")
+        for stage in (application, other)
     ]
     both = tables[0].join(tables[1], on=["search_id", "item_id"], suffix="_other")
     columns = ("probability", "probability_other", "clicked", "user_id")
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--size", default="small")
     arguments = parser.parse_args()
 
-    console = Console(width=140)
+    console = Console(width=150)
     recall = Table(title="image_search/recall@10, test days")
     for heading in (
         "seed",
@@ -70,22 +71,16 @@ def main() -> None:
         "first",
         "second",
         "oracle",
-        "second - first",
         "first - thumbnail",
+        "second - first",
     ):
         recall.add_column(heading, justify="right")
     clicks = Table(title="ctr/auc, test days")
-    for heading in (
-        "seed",
-        "id only",
-        "shuffled",
-        "second",
-        "oracle",
-        "ceiling",
-        "second - id only",
-        "oracle - second",
-    ):
+    for heading in ("seed", "id only", "shuffled", "first", "second", "oracle", "ceiling"):
         clicks.add_column(heading, justify="right")
+    differences = Table(title="ctr/auc, differences")
+    for heading in ("seed", "second - id only", "second - first", "oracle - second", "ceiling - oracle"):
+        differences.add_column(heading, justify="right")
     gains = []
     for seed in arguments.seeds:
         overrides = ["--seed", str(seed), "--data.init_args.seed", str(seed), "--data.init_args.size", arguments.size]
@@ -94,19 +89,25 @@ def main() -> None:
             for recipe in arguments.recipes
         )
         before, after = (json.loads((run / "results.json").read_text()) for run in (first, second))
-        gain = recall_gain(second, first)
-        gains.append(gain.estimate)
+
         key = "image_search/recall@10"
         values = [before[f"{prefix}/{key}"] for prefix in BASELINES] + [before[key], after[key], after[f"oracle/{key}"]]
+        gain = recall_gain(second, first)
+        gains.append(gain.estimate)
         over_thumbnail = recall_gain(first, first, "represent.baseline.thumbnail")
-        recall.add_row(str(seed), *(f"{value:.4f}" for value in values), show(gain), show(over_thumbnail))
+        recall.add_row(str(seed), *(f"{value:.4f}" for value in values), show(over_thumbnail), show(gain))
+
         key = "ctr/auc"
-        values = [after[f"{prefix}{key}"] for prefix in ("baseline/", "baseline/shuffled/", "", "oracle/", "ceiling/")]
-        over_ids = auc_gain(second, "application", "application.baseline")
-        below_oracle = auc_gain(second, "application.oracle", "application")
-        clicks.add_row(str(seed), *(f"{value:.4f}" for value in values), show(over_ids), show(below_oracle))
+        values = [after[f"baseline/{key}"], after[f"baseline/shuffled/{key}"], before[key], after[key]]
+        values += [after[f"oracle/{key}"], after[f"ceiling/{key}"]]
+        clicks.add_row(str(seed), *(f"{value:.4f}" for value in values))
+        ours, oracle = second / "application", second / "application.oracle"
+        pairs = [(ours, second / "application.baseline"), (ours, first / "application"), (oracle, ours)]
+        pairs += [(second / "application.ceiling", oracle)]
+        differences.add_row(str(seed), *(show(auc_gain(a, b)) for a, b in pairs))
     console.print(recall)
     console.print(clicks)
+    console.print(differences)
     print(f"ratio: {min(gains) / EXPECTED_GAIN:.2f}")
 
 

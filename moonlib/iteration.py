@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,6 @@ class Lineage:
     preprocessing: str | None
     weights: str | None = None
     representations: str | None = None
-    references: dict[str, str] = field(default_factory=dict)
 
 
 def fit(
