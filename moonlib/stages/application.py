@@ -191,7 +191,9 @@ class Application(Stage):
                     metrics |= {f"{prefix}{key}@{segment}": value for key, value in ctr_metrics(part).items()}
         return metrics
 
-    def fit_and_predict(self, context: StageContext, rows: dict[Split, pl.DataFrame]) -> dict[str, NDArray[np.float64]]:
+    def fit_and_predict(
+        self, context: StageContext, rows: dict[Split, pl.DataFrame]
+    ) -> dict[Split, NDArray[np.float64]]:
         """Train on the training days; return the probabilities of the validation and test impressions."""
         if context.trainer.max_epochs in (None, -1) and context.trainer.max_steps in (None, -1):
             raise ValueError("application trains without end: set trainer.max_epochs in its recipe")
