@@ -82,7 +82,7 @@ def test_a_segment_that_is_no_column_is_named(tiny: Dataset, tmp_path: Path) -> 
 
 
 def test_a_gallery_of_new_products_holds_those_listed_on_the_days_of_the_split(tiny: Dataset, tmp_path: Path) -> None:
-    Represent(of="oracle").run(context(tiny, tmp_path, gallery="new"))
+    Represent(of="oracle", ks=[1]).run(context(tiny, tmp_path, gallery="new"))
     searches = pl.read_parquet(tmp_path / "searches.parquet")
     for split in ("valid", "test"):
         start, end = tiny.splits.window(split)  # type: ignore[arg-type]
