@@ -16,7 +16,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from moonlib.data.dataset import Dataset
 from moonlib.data.marketplace.source import Marketplace
 
-ROOT = Path(__file__).parent.parent
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -83,8 +83,11 @@ class ItemFeatures:
         known = vocabularies.category
         rows = np.minimum(np.searchsorted(known, names), max(len(known) - 1, 0))
         self.category = np.where(known[rows] == names, rows + 1, 0) if len(known) else np.zeros(len(names), np.int64)
-        self.merchant = vocabularies.merchant.rows(products["merchant_id"].fill_null(0).to_numpy())
-        price = products["price"].cast(pl.Float64).fill_null(strategy="mean").fill_null(0.0).to_numpy()
+        merchant = products["merchant_id"]
+        # 0 may be a merchant of its own, so what fills the gaps is not looked up.
+        rows = vocabularies.merchant.rows(merchant.fill_null(0).to_numpy())
+        self.merchant = np.where(merchant.is_null().to_numpy(), 0, rows)
+        price = products["price"].cast(pl.Float64).fill_nan(None).fill_null(strategy="mean").fill_null(0.0).to_numpy()
         log_price = np.log1p(np.maximum(price, 0.0))
         seen = log_price[(products["listed_at"] < train_until).to_numpy()]
         centre, spread = (seen.mean(), seen.std()) if len(seen) else (0.0, 1.0)

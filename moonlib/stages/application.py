@@ -195,8 +195,6 @@ class Application(Stage):
         self, context: StageContext, rows: dict[Split, pl.DataFrame]
     ) -> dict[Split, NDArray[np.float64]]:
         """Train on the training days; return the probabilities of the validation and test impressions."""
-        if context.trainer.max_epochs in (None, -1) and context.trainer.max_steps in (None, -1):
-            raise ValueError("application trains without end: set trainer.max_epochs in its recipe")
         vocabularies = Vocabularies.of(context.dataset, rows["train"])
         products, queries = self.read_representations(context)
         impressions = {

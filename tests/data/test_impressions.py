@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Vocabularies
+from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, ItemFeatures, Vocabularies
+from moonlib.data.vocabulary import Vocabulary
 from moonlib.representations.store import Representations
 
 
@@ -89,3 +91,22 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     np.testing.assert_array_equal(first, next(iter(BatchRows(50, 50, seed=5))))
     rows.set_epoch(1)
     assert (next(iter(rows)) != first).any()
+
+
+def test_a_product_without_price_or_merchant_has_the_mean_price_and_the_unknown_merchant(tiny: Dataset) -> None:
+    vocabularies = Vocabularies.of(tiny, tiny.splits.select(tiny.impressions, "train"))
+    place = pl.int_range(pl.len())
+    products = tiny.products.sort("item_id").with_columns(
+        price=pl.when(place == 0).then(float("nan")).when(place == 1).then(None).otherwise(pl.col("price")),
+        merchant_id=pl.when(place == 0).then(None).when(place == 1).then(0).otherwise(pl.col("merchant_id")),
+    )
+    known = Vocabularies(
+        vocabularies.user,
+        vocabularies.item,
+        vocabularies.category,
+        Vocabulary(products["merchant_id"].drop_nulls().to_numpy()),
+    )
+    items = ItemFeatures(products, known, tiny.splits.train_until)
+    assert np.isfinite(items.price).all()
+    assert items.price[0] == items.price[1] != items.price[2]
+    assert items.merchant[0] == 0 and (items.merchant[1:] > 0).all()
