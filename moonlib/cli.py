@@ -12,9 +12,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING
 
 import moonlib
+from moonlib.interruption import Interrupted
 
 if TYPE_CHECKING:
     from moonlib.registry import Component
@@ -25,6 +27,7 @@ EPILOG = """\
 examples:
   moonlib fit --config iter2
   moonlib fit --config recipes/iter2.yaml --seed 1 --stages.posttrain.trainer.max_steps 10
+  moonlib search runs/iter2 --text "red mug" --sheet found.png
   moonlib data make tiny
   moonlib plugins show adapters/simtier
   moonlib recipe diff iter1 iter2
@@ -51,27 +54,92 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("moonlib: interrupted; the same command continues", file=sys.stderr)
         return 130
+    except Interrupted as ended:
+        if _is_first():  # the others of a run on several processes end with it, and quietly
+            print(f"moonlib: ended by {Signals(ended.signum).name}; the same command continues", file=sys.stderr)
+        return 128 + ended.signum if _is_first() else 0
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if arguments.traceback or os.environ.get("MOONLIB_TRACEBACK") or not _is_users(error):
             raise
+        if getattr(error, "collective", False) and not _is_first():
+            return 0
         print(f"moonlib: {_message(error)}", file=sys.stderr)
         return 2
 
 
 def fit(arguments: argparse.Namespace) -> int:
     """Run a recipe's stages."""
-    from moonlib.iteration import fit
+    options = {key: vars(arguments)[key] for key in ("runs", "name", "replace", "checkpoint_seconds")}
+    if arguments.debug:
+        from moonlib.debug import debug
 
-    fit(
-        arguments.config,
-        arguments.overrides,
-        runs=arguments.runs,
-        name=arguments.name,
-        replace=arguments.replace,
-    )
+        debug(arguments.debug, arguments.config, arguments.overrides, **options)
+    elif arguments.seeds is not None:
+        from moonlib.iteration import fit_seeds
+
+        fit_seeds(arguments.config, arguments.overrides, seeds=arguments.seeds, **options)
+    else:
+        from moonlib.iteration import fit
+
+        fit(arguments.config, arguments.overrides, **options)
+    return 0
+
+
+def embed(arguments: argparse.Namespace) -> int:
+    """Represent a catalogue with a run's encoder."""
+    from moonlib.verbs import embed
+
+    names = ("run", "products", "out", "queries", "images", "dim", "format", "batch_size", "workers")
+    out = embed(**{name: vars(arguments)[name] for name in names})
+    print(f"{out}\nnext: moonlib index {out}" if arguments.format == "npy" else out)
+    return 0
+
+
+def index(arguments: argparse.Namespace) -> int:
+    """Index the vectors of a run or of an embedding."""
+    from moonlib.verbs import index
+
+    path, about = index(arguments.place, arguments.kind, arguments.out)
+    for name, value in about.items():
+        print(f"{name:<20} {value}")
+    print(path)
+    return 0
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """Search products by photo, text or both."""
+    from rich.console import Console
+
+    from moonlib.representations.search import hits_sheet, hits_table
+    from moonlib.verbs import search
+
+    names = ("image", "text", "k", "index", "new_only")
+    hits = search(arguments.run, **{name: vars(arguments)[name] for name in names})
+    console = Console() if Console().is_terminal else Console(width=160)
+    console.print(hits_table(hits))
+    if arguments.sheet:
+        image = arguments.image.read_bytes() if arguments.image else None
+        print(hits_sheet(image, arguments.text, hits, arguments.sheet))
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Measure a run's encoder on another dataset."""
+    from rich.console import Console
+
+    from moonlib.closing_table import metric_table
+    from moonlib.verbs import evaluate
+
+    found = evaluate(arguments.run, arguments.data, arguments.out, workers=arguments.workers)
+    results, references = found["results"], found["references"]
+    prefixes = (*(f"{prefix}/" for prefix in references), "valid/")
+    keys = [key for key in results if not key.startswith(prefixes) and key.rpartition("@")[0] not in results]
+    console = Console() if Console().is_terminal else Console(width=120)
+    console.print(metric_table(keys, Path(found["run"]).name, results, references))
+    print(found["file"])
     return 0
 
 
@@ -120,7 +188,13 @@ def plugins_list(arguments: argparse.Namespace) -> int:
             kind = component.kind
             print(kind)
         note = "   claimed twice: uninstall one" if (kind, component.name) in claimed else ""
+        if component.mismatch:
+            note += f"   {component.mismatch}"
         print(f"  {component.name:<16} {component.distribution:<20} {component.value}{note}")
+    if renamed := registry.renamings(*arguments.kind):
+        print("renamed")
+        for renaming in renamed:
+            print(f"  {renaming}   until {renaming.distribution.rpartition(' ')[0]} {renaming.gone_in}")
     return 0
 
 
@@ -139,20 +213,42 @@ def plugins_show(arguments: argparse.Namespace) -> int:
 
 
 def plugins_check(arguments: argparse.Namespace) -> int:
-    """Import every component."""
+    """Import every component, and read what distributions say of themselves."""
     from moonlib import registry
 
+    undeclared = {component.distribution for component in registry.components() if not component.api}
+    for distribution in sorted(undeclared - {registry.THIS_PROCESS}):
+        print(f"note: {distribution} declares no version of the plugin API (group moonlib.api); it is taken to fit")
     results = registry.check()
     broken: list[Component] = []
     for component, error in results:
         if error:
             broken.append(component)
             print(f"broken: {component} of {component.distribution}")
-            traceback.print_exception(error.__cause__ or error, file=sys.stdout)
+            if error.__cause__:
+                traceback.print_exception(error.__cause__, file=sys.stdout)
+            else:
+                print(error)
             print()
+    problems = registry.problems()
+    for distribution, problem in problems:
+        print(f"broken: {distribution}: {problem}\n")
     names = ", ".join(f"{component} ({component.distribution})" for component in broken)
     print(f"{len(results)} components, {len(broken)} broken{': ' + names if broken else ''}")
-    return 1 if broken else 0
+    if problems:
+        print(f"metadata broken: {', '.join(sorted({distribution for distribution, _ in problems}))}")
+    return 1 if broken or problems else 0
+
+
+def plugins_new(arguments: argparse.Namespace) -> int:
+    """Write a distribution with one working component."""
+    from moonlib.new_plugin import new_plugin
+
+    directory = new_plugin(arguments.kind, arguments.name, arguments.to)
+    print(f"{directory}\nnext: cd {directory} && pip install --editable '.[test]' && pytest")
+    for recipe in directory.glob("*.yaml"):
+        print(f"then: moonlib fit --config {recipe.name}")
+    return 0
 
 
 def recipe_list(arguments: argparse.Namespace) -> int:
@@ -243,6 +339,60 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
     verb.add_argument("--name", help="of the run (default: the recipe's)")
     verb.add_argument("--replace", action="store_true", help="take over the run directory of another recipe's run")
+    verb.add_argument("--seeds", type=int, metavar="N", help="run N seeds from the recipe's on; print their spread")
+    verb.add_argument(
+        "--debug",
+        choices=("overfit", "limit", "profile"),
+        help="a short run instead: learn one batch by heart, ten steps of everything, or where the time goes",
+    )
+    verb.add_argument(
+        "--checkpoint-seconds", type=float, default=30.0, metavar="S", help="time between checkpoints (default: 30)"
+    )
+
+    verb = _verb(verbs, "embed", embed, "represent products and queries with a run's encoder; can be continued")
+    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    table = "a table (.parquet or .csv) or the directory of a dataset"
+    verb.add_argument("--products", type=Path, required=True, metavar="PATH", help=table)
+    verb.add_argument("--queries", type=Path, metavar="PATH", help=table)
+    verb.add_argument("--images", type=Path, metavar="DIR", help="folder that the tables' image names start from")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where ids and vectors go")
+    verb.add_argument(
+        "--dim",
+        type=int,
+        metavar="D",
+        help="keep the vectors' first D dimensions: for encoders trained with Matryoshka dimensions, which no recipe "
+        "of this version does; with others, quality falls by more than it must",
+    )
+    verb.add_argument(
+        "--format", choices=("npy", "parquet"), default="npy", help="of the vectors, which are not normalised (npy)"
+    )
+    verb.add_argument("--batch-size", type=int, default=256, metavar="N", help="rows encoded at once (256)")
+    verb.add_argument("--workers", type=int, metavar="N", help="processes that decode and encode (one per CPU)")
+    verb = _verb(verbs, "index", index, "build a faiss index of products' vectors and compare it with the exact search")
+    verb.add_argument("place", type=Path, metavar="DIR_OR_RUN", help="what moonlib embed wrote, or a run directory")
+    verb.add_argument(
+        "--kind", choices=("flat", "hnsw", "ivf"), default="hnsw", help="exact, a graph, or lists (default: hnsw)"
+    )
+    verb.add_argument("--out", type=Path, metavar="FILE", help="default: products.KIND.faiss in the directory")
+    verb = _verb(verbs, "search", search, "find a run's products by photo, text or both")
+    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    verb.add_argument("--image", type=Path, metavar="FILE", help="the photo to search with")
+    verb.add_argument("--text", help="the text to search with")
+    verb.add_argument("-k", type=int, default=10, help="products to show (10)")
+    verb.add_argument("--index", type=Path, metavar="FILE", help="of moonlib index (default: look at every product)")
+    verb.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the query and what it found")
+    verb.add_argument("--new-only", action="store_true", help="only products listed after the end of training")
+    verb = _verb(verbs, "evaluate", evaluate, "measure a run's encoder on another dataset, beside the same baselines")
+    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    verb.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR_OR_SOURCE",
+        help="a dataset's directory, or a source as a recipe writes it: "
+        "'{class_path: marketplace, init_args: {size: tiny, seed: 7}}'",
+    )
+    verb.add_argument("--out", type=Path, metavar="FILE.json", help="default: evaluations/NAME-HASH.json in the run")
+    verb.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode and encode (2)")
 
     data = _group(verbs.add_parser("data", help="make, build and check datasets", allow_abbrev=False))
     verb = _verb(data, "make", data_make, "simulate a marketplace")
@@ -267,12 +417,16 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw products and query photos")
     verb.add_argument("--samples", type=int, metavar="N", help="decode N samples per table instead of all")
 
-    plugins = _group(verbs.add_parser("plugins", help="list, show and check components", allow_abbrev=False))
+    plugins = _group(verbs.add_parser("plugins", help="list, show, check and write components", allow_abbrev=False))
     verb = _verb(plugins, "list", plugins_list, "list components; imports none")
     verb.add_argument("kind", nargs="*", help="only these kinds, for instance losses")
     verb = _verb(plugins, "show", plugins_show, "print a component's signature, docstring, file and distribution")
     verb.add_argument("component", metavar="KIND/NAME", help="for instance losses/info_nce")
     _verb(plugins, "check", plugins_check, "import every component; exit code 1 if one is broken")
+    verb = _verb(plugins, "new", plugins_new, "write a distribution with one working component, its test and a README")
+    verb.add_argument("kind", metavar="KIND", help="for instance losses; see moonlib plugins list")
+    verb.add_argument("name", metavar="NAME", help="of the component, as recipes will write it")
+    verb.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="where its folder goes (default: here)")
 
     recipe = _group(verbs.add_parser("recipe", help="list, copy, show, compare and check recipes", allow_abbrev=False))
     _verb(recipe, "list", recipe_list, "list the shipped recipes")
@@ -312,6 +466,13 @@ def _moment(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def _is_first() -> bool:
+    """Whether this is the process that speaks for a run on several processes."""
+    from moonlib.processes import is_first
+
+    return is_first()
+
+
 def _is_users(error: Exception) -> bool:
     """Whether an error tells of something that the user can mend, and not of a bug.
 
@@ -330,4 +491,8 @@ def _is_users(error: Exception) -> bool:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    text = str(error)
+    if "in DataLoader worker process" in text.partition("\n")[0]:
+        # torch hands a worker's error on with the worker's whole traceback as its text, the error itself last.
+        return text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    return text

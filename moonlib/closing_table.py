@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import mean, stdev
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -45,6 +46,23 @@ def metric_table(keys: list[str], name: str, results: Mapping[str, float], refer
     for key in keys:
         values = [results.get(form.format(key)) for form in columns.values()]
         table.add_row(key, *("" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def spread_table(results: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row per result of test days: mean and sample standard deviation over several runs, then each of them.
+
+    Args:
+        results: flat keys as in ``results.json``, by the name of the run; at least two runs.
+    """
+    table = Table("test days", box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("mean", "spread", *results):
+        table.add_column(title, justify="right", no_wrap=True)
+    shared = set.intersection(*(set(values) for values in results.values()))
+    for key in next(iter(results.values())):
+        if key in shared and not key.startswith("valid/") and "/valid/" not in key:
+            values = [values[key] for values in results.values()]
+            table.add_row(key, f"{mean(values):.4f}", f"{stdev(values):.4f}", *(f"{value:.4f}" for value in values))
     return table
 
 

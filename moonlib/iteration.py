@@ -7,10 +7,9 @@ import json
 import logging
 import os
 import resource
-import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,18 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import moonlib.compat  # noqa: F401
+import torch
 import yaml
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
+from moonlib import lock, processes
 from moonlib import recipe as recipes
-from moonlib.closing_table import closing_tables
+from moonlib.closing_table import closing_tables, spread_table
 from moonlib.data.dataset import Dataset
+from moonlib.directories import LOCK, attempt, link, write_json, write_text
+from moonlib.disk import writing
 from moonlib.encoders.encoder import Encoder
+from moonlib.interruption import Interruption
 from moonlib.recipe import Recipe, StageRecipe, fingerprint
 from moonlib.stages.stage import Reference, Stage, StageContext
+from moonlib.stages.training import CHECKPOINT
 
 # Keys of a recipe that change how fast or how loud a stage runs, and nothing of what it computes.
 IMMATERIAL = {
@@ -48,7 +53,11 @@ IMMATERIAL = {
 
 
 class RunExistsError(ValueError):
-    """A run directory that holds another recipe's run."""
+    """A run directory that holds another recipe's run, or is being worked on."""
+
+
+class StageError(RuntimeError):
+    """A stage that could not go on, with what can be done about it."""
 
 
 @dataclass
@@ -62,6 +71,7 @@ class Step:
         module: the stage.
         fingerprint: name of its directory under ``.stages``.
         seed: what it seeds itself with.
+        identity: what the fingerprint is made of.
     """
 
     link: str
@@ -70,6 +80,7 @@ class Step:
     module: Stage
     fingerprint: str
     seed: int
+    identity: dict[str, Any]
 
 
 @dataclass
@@ -96,11 +107,12 @@ def fit(
     runs: str | Path = "runs",
     name: str | None = None,
     replace: bool = False,
+    checkpoint_seconds: float = 30.0,
 ) -> Path:
     """Run an iteration.
 
-    Stages whose fingerprint was finished before, by whatever run, are taken over. The data is built first where it
-    is missing.
+    Stages whose fingerprint was finished before, by whatever run, are taken over. A run that was cut off, at whatever
+    moment, continues to the same weights and results. The data is built first where it is missing.
 
     Args:
         config: a recipe's file, or the name of a shipped one.
@@ -108,13 +120,15 @@ def fit(
         runs: directory that holds the runs, their stages (``.stages``) and built datasets (``.data``).
         name: of the run; the recipe's name by default.
         replace: take over a run directory that holds another recipe's run.
+        checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
 
     Returns:
         The run directory.
 
     Raises:
         RecipeError: for anything wrong in the recipe, before anything is loaded.
-        RunExistsError: where the run directory holds another recipe's run.
+        RunExistsError: where the run directory holds another recipe's run, or another process works on it.
+        Interrupted: after SIGTERM or Ctrl-C; the same call continues.
 
     Example: ``fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])`` returns ``Path("runs/iter1")``.
     """
@@ -124,16 +138,67 @@ def fit(
     # A file or a pipe has no width: let the tables have theirs.
     console = Console() if Console().is_terminal else Console(width=120)
     quiet()
-    claim(run, recipe, replace)
     costs: dict[str, dict[str, Any]] = {}
-    with costed(costs, "data"):
-        dataset = Dataset(recipe.source().prepare(runs / ".data"))
-    iteration = Iteration(recipe, dataset, runs / ".stages", run, console, costs)
-    results, references = iteration.run_stages()
-    console.print(closing_tables(run.name, results, references, costs))
-    console.print(f"run: {run}", highlight=False, soft_wrap=True)
-    console.print(f"next: {next_command(recipe)}", highlight=False, soft_wrap=True)
+    with Interruption().listening() as interruption, claimed(run, recipe, replace):
+        with costed(costs, "data"):
+            dataset = Dataset(recipe.source().prepare(runs / ".data"))
+        iteration = Iteration(recipe, dataset, runs / ".stages", run, console, costs, interruption, checkpoint_seconds)
+        results, references = iteration.run_stages()
+    if processes.is_first():
+        console.print(closing_tables(run.name, results, references, costs))
+        console.print(f"run: {run}", highlight=False, soft_wrap=True)
+        console.print(f"next: {next_command(recipe)}", highlight=False, soft_wrap=True)
     return run
+
+
+def fit_seeds(
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    seeds: int,
+    runs: str | Path = "runs",
+    name: str | None = None,
+    replace: bool = False,
+    checkpoint_seconds: float = 30.0,
+) -> list[Path]:
+    """Run an iteration once per seed, and print one table with the mean and the spread of every result.
+
+    The seeds are the recipe's and those that follow it; run i is called ``<name>-seed<i>``. The data stays the same.
+
+    Args:
+        config: as in `fit`; so are the others.
+        overrides: see `fit`.
+        seeds: how many.
+        runs: see `fit`.
+        name: see `fit`.
+        replace: see `fit`.
+        checkpoint_seconds: see `fit`.
+
+    Returns:
+        The run directories.
+
+    Raises:
+        ValueError: for fewer than two seeds.
+    """
+    if seeds < 2:
+        raise ValueError(f"a spread needs at least 2 seeds, not {seeds}")
+    recipe = recipes.load(config, list(overrides))
+    name = name or recipe.name
+    found = [
+        fit(
+            config,
+            [*overrides, "--seed", str(seed)],
+            runs=runs,
+            name=f"{name}-seed{seed}",
+            replace=replace,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        for seed in range(recipe.seed, recipe.seed + seeds)
+    ]
+    if processes.is_first():
+        results = {run.name: json.loads((run / "results.json").read_text()) for run in found}
+        Console(width=None if Console().is_terminal else 120).print(spread_table(results))
+    return found
 
 
 class Iteration:
@@ -147,10 +212,15 @@ class Iteration:
         run: Path,
         console: Console,
         costs: dict[str, dict[str, Any]],
+        interruption: Interruption,
+        checkpoint_seconds: float,
     ) -> None:
         self.recipe, self.dataset = recipe, dataset
         self.stages, self.run, self.console, self.costs = stages, run, console, costs
+        self.interruption, self.checkpoint_seconds = interruption, checkpoint_seconds
         self.lineage = Lineage(dataset.hash, None)
+        self.parent, self.cores = os.getppid(), torch.get_num_threads()
+        self.packages = metadata.packages_distributions()  # takes half a second: once per run
 
     def run_stages(self) -> tuple[dict[str, float], dict[str, str]]:
         """Run every stage with its references, and write results.json and costs.json after each.
@@ -160,6 +230,7 @@ class Iteration:
         """
         results: dict[str, float] = {}
         titles: dict[str, str] = {}
+        before = read_json(self.run / "results.json") if (self.run / "results.json").exists() else {}
         self.fit_preprocessing()
         for stage in self.recipe.stages.values():
             module = stage.module()
@@ -169,14 +240,20 @@ class Iteration:
                 steps.append(self.reference_step(stage, reference))
                 titles[reference.prefix] = reference.title
             for step in steps:
+                if not processes.is_first():
+                    self.accompany(step)
+                    continue
                 metrics = self.run_step(step)
                 results |= {f"{step.prefix}/{key}" if step.prefix else key: value for key, value in metrics.items()}
-                write_json(self.run / "results.json", dict(sorted(results.items())))
+                # What a former pass over this run has found stays until it is found again.
+                write_json(self.run / "results.json", dict(sorted((before | results).items())))
                 write_json(self.run / "costs.json", self.costs)
             if main.module.provides == "weights":
                 self.lineage.weights = main.fingerprint
             elif main.module.provides == "representations":
                 self.lineage.representations = main.fingerprint
+        if processes.is_first():
+            write_json(self.run / "results.json", dict(sorted(results.items())))
         return results, titles
 
     def fit_preprocessing(self) -> None:
@@ -184,20 +261,25 @@ class Iteration:
         config = self.recipe.config.get("encoder")
         if config is None:
             return
-        self.lineage.preprocessing = fingerprint(
-            {
-                "encoder": config,
-                "dataset": self.dataset.hash,
-                "seed": self.recipe.seed,
-                "versions": versions(config),
-            }
-        )
+        identity = {
+            "encoder": config,
+            "dataset": self.dataset.hash,
+            "seed": self.recipe.seed,
+            "versions": versions(config, self.packages),
+        }
+        self.lineage.preprocessing = fingerprint(identity)
         directory = self.stages / self.lineage.preprocessing
-        with costed(self.costs, "preprocessing") as cost:
-            cost["reused"] = directory.exists()
-            if not directory.exists():
-                with completed(directory) as partial:
-                    self.encoder(partial)
+        if not processes.is_first():
+            self.await_stage(directory)
+            return
+        with (
+            costed(self.costs, "preprocessing") as cost,
+            attempt(directory, self.waiting_for("preprocessing")) as partial,
+        ):
+            cost["reused"] = partial is None
+            if partial is not None:
+                self.encoder(partial)
+                write_json(partial / "identity.json", identity)
         link(self.run / "preprocessing", directory)
 
     def encoder(self, preprocessing: Path) -> Encoder:
@@ -227,10 +309,10 @@ class Iteration:
             "weights": self.lineage.weights if "weights" in needs else None,
             "representations": self.lineage.representations if "representations" in needs else None,
             "seed": seed,
-            "versions": versions(material),
+            "versions": versions(material, self.packages),
         }
         name = f"{stage.name}.{prefix.replace('/', '.')}" if prefix else stage.name
-        return Step(name, prefix, stage, module, fingerprint(identity), seed)
+        return Step(name, prefix, stage, module, fingerprint(identity), seed, identity)
 
     def reference_step(self, stage: StageRecipe, reference: Reference) -> Step:
         """The same stage with a reference's arguments in place of the recipe's."""
@@ -240,26 +322,82 @@ class Iteration:
     def run_step(self, step: Step) -> dict[str, float]:
         """Run a stage, or take its finished directory over; link it into the run."""
         directory = self.stages / step.fingerprint
-        with costed(self.costs, step.link) as cost:
-            cost["reused"] = directory.exists()
-            if directory.exists():
-                cost |= {"first_run": json.loads((directory / "cost.json").read_text())}
-            else:
+        with costed(self.costs, step.link) as cost, attempt(directory, self.waiting_for(step.link)) as partial:
+            cost["reused"] = partial is None
+            if partial is not None:
                 start = time.perf_counter()
-                with completed(directory) as partial:
-                    metrics = step.module.run(self.context(step, partial))
-                    write_json(partial / "metrics.json", metrics)
-                    write_json(partial / "cost.json", {"seconds": round(time.perf_counter() - start, 2)})
+                metrics = self.run_module(step, partial)
+                write_json(partial / "identity.json", step.identity)
+                write_json(partial / "metrics.json", metrics)
+                write_json(partial / "cost.json", {"seconds": round(time.perf_counter() - start, 2)})
+                (partial / CHECKPOINT).unlink(missing_ok=True)
+        if cost["reused"]:
+            cost["first_run"] = read_json(directory / "cost.json")
         link(self.run / step.link, directory)
         took = "taken over" if cost["reused"] else f"{cost['seconds']:.1f} s"
         self.console.print(f"{step.link:28s} {took:>10s}  {directory}", highlight=False, soft_wrap=True)
-        found: dict[str, float] = json.loads((directory / "metrics.json").read_text())
+        self.report_quarantine(directory)
+        found: dict[str, float] = read_json(directory / "metrics.json")
         return found
 
-    def context(self, step: Step, directory: Path) -> StageContext:
-        """What the stage is given; everything random after this call follows from the stage's own seed."""
-        needs, lineage = step.module.needs, self.lineage
-        trainer = step.recipe.trainer(
+    def run_module(self, step: Step, partial: Path) -> dict[str, float]:
+        """Let a stage do its work, together with the other processes where its trainer has several devices."""
+        trainer = self.trainer(step, partial)
+        meeting = partial / "processes.json"
+        if trainer.world_size > 1:
+            write_json(meeting, processes.meeting_point())
+        try:
+            with writing(partial):
+                return step.module.run(self.context(step, trainer, partial))
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error) and "killed" in str(error):
+                raise StageError(
+                    f"{step.link}: a loader process was killed, by hand or by the system for want of memory. The same "
+                    f"command continues this run, also with a lower stages.{step.recipe.name}.data.workers"
+                ) from error
+            raise
+        finally:
+            meeting.unlink(missing_ok=True)
+
+    def accompany(self, step: Step) -> None:
+        """Another process's part of a stage: join a training on several devices, and wait for the stage's end."""
+        directory = self.stages / step.fingerprint
+        partial = directory.with_name(f"{directory.name}.partial")
+        meeting = partial / "processes.json"
+        trainer = self.trainer(step, partial)
+        if trainer.world_size > 1:
+            while not directory.exists():
+                processes.require_first(self.parent)
+                if meeting.exists() and read_json(meeting) == processes.meeting_point():
+                    step.module.run(self.context(step, trainer, partial))
+                    break
+                time.sleep(0.05)
+        self.await_stage(directory)
+
+    def await_stage(self, directory: Path) -> None:
+        """Wait until the first process has finished a directory."""
+        while not directory.exists():
+            processes.require_first(self.parent)
+            time.sleep(0.05)
+
+    def waiting_for(self, name: str) -> Callable[[str], None]:
+        """What to print while another run makes the same stage."""
+        return lambda holder: self.console.print(
+            f"{name:28s}   waiting: {holder} is making this stage", highlight=False, soft_wrap=True
+        )
+
+    def report_quarantine(self, directory: Path) -> None:
+        """Say how many samples a stage could not read."""
+        file = directory / "quarantine.jsonl"
+        if file.exists():
+            lines = len(file.read_text(encoding="utf-8").splitlines())
+            self.console.print(
+                f"{'':28s} {lines} samples could not be read, see {file}", highlight=False, soft_wrap=True
+            )
+
+    def trainer(self, step: Step, directory: Path) -> Trainer:
+        """The trainer of a stage, writing its logs to ``directory``."""
+        return step.recipe.trainer(
             default_root_dir=str(directory),
             logger=[
                 CSVLogger(directory, name="", version="csv"),
@@ -271,6 +409,11 @@ class Iteration:
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+
+    def context(self, step: Step, trainer: Trainer, directory: Path) -> StageContext:
+        """What the stage is given; everything random after this call follows from the stage's own seed."""
+        needs, lineage = step.module.needs, self.lineage
+        processes.share_cores(trainer, self.cores)
         encoder = None
         if needs & {"encoder", "weights"}:
             assert lineage.preprocessing is not None
@@ -287,21 +430,48 @@ class Iteration:
             encoder=encoder,
             weights=self.stages / weights / "weights.safetensors" if weights else None,
             representations=self.stages / representations if representations else None,
+            interruption=self.interruption,
+            checkpoint_seconds=self.checkpoint_seconds,
         )
 
 
-def claim(run: Path, recipe: Recipe, replace: bool) -> None:
-    """Make the run directory this recipe's, or refuse it.
+@contextmanager
+def claimed(run: Path, recipe: Recipe, replace: bool) -> Iterator[None]:
+    """Hold a run directory for this recipe, or refuse it.
 
     Raises:
-        RunExistsError: where it holds another recipe's run and ``replace`` is False; the message shows the difference.
+        RunExistsError: where it holds another recipe's run and ``replace`` is False (the message shows the difference),
+            where it is no run directory, or where another process works on it.
     """
+    if not processes.is_first():
+        yield
+        return
+    # What begins with a dot may be ours, of a run that was cut off before its first file.
+    foreign = run.exists() and (not run.is_dir() or any(not entry.name.startswith(".") for entry in run.iterdir()))
+    if foreign and not (run / "recipe.yaml").exists():
+        raise RunExistsError(f"{run} is not a run directory and not empty: give the run another --name")
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock.held(run / LOCK):
+            claim(run, recipe, replace)
+            yield
+    except lock.InUse as holder:
+        raise RunExistsError(
+            f"{run} is in use by {holder}: wait for it to end, or give this run another --name"
+        ) from None
+
+
+def claim(run: Path, recipe: Recipe, replace: bool) -> None:
+    """Write the recipe into the run directory unless another one is there."""
     file = run / "recipe.yaml"
     if file.exists():
-        before = yaml.safe_load(file.read_text())
-        changed = recipes.diff(before, recipe.config)
-        if changed and not replace:
+        try:
+            before = yaml.safe_load(file.read_text(encoding="utf-8"))
+            changed = [change for change in recipes.diff(before, recipe.config) if is_material(change[0])]
             lines = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in changed)
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+            changed, lines = [("", "", "")], "  (its recipe.yaml cannot be read)"
+        if changed and not replace:
             raise RunExistsError(
                 f"{run} holds the run of a recipe that differs:\n{lines}\n"
                 "Give this run another --name, or pass --replace to take the directory over (finished stages are kept)"
@@ -310,21 +480,27 @@ def claim(run: Path, recipe: Recipe, replace: bool) -> None:
             for entry in run.iterdir():
                 if entry.is_symlink() or entry.name in ("results.json", "costs.json"):
                     entry.unlink()
-    elif run.exists() and any(run.iterdir()):
-        raise RunExistsError(f"{run} is not a run directory and not empty: give the run another --name")
-    run.mkdir(parents=True, exist_ok=True)
     write_text(file, yaml.safe_dump(recipe.config, sort_keys=False, allow_unicode=True))
 
 
-@contextmanager
-def completed(directory: Path) -> Iterator[Path]:
-    """A directory to write into that takes its real name only once everything in it is written."""
-    partial = directory.with_name(f"{directory.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    yield partial
-    partial.replace(directory)
+def is_material(key: str) -> bool:
+    """Whether a recipe's key, with dots, has a say in what is computed."""
+    match key.split("."):
+        case ["stages", _, section, name, *_]:
+            return name not in IMMATERIAL.get(section, ())
+    return True
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        StageError: it is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path} is missing or broken ({error}): delete {path.parent} to make it again") from error
 
 
 @contextmanager
@@ -343,9 +519,13 @@ def seed_of(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
 
 
-def versions(config: Any) -> dict[str, str]:
-    """Versions of the distributions that the classes of a configuration come from, and of torch."""
-    packages = metadata.packages_distributions()
+def versions(config: Any, packages: Mapping[str, list[str]]) -> dict[str, str]:
+    """Versions of the distributions that the classes of a configuration come from, of moonlib and of torch.
+
+    Args:
+        config: of a stage or an encoder, with classes as dotted paths.
+        packages: distributions of each top-level module.
+    """
     modules = {"torch", "moonlib"}
 
     def visit(node: Any) -> None:
@@ -364,26 +544,6 @@ def versions(config: Any) -> dict[str, str]:
     }
 
 
-def link(path: Path, target: Path) -> None:
-    """Point a relative link at ``target``, replacing an older one in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(os.path.relpath(target, path.parent))
-    partial.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON under a temporary name and rename it."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
 def next_command(recipe: Recipe) -> str:
     """A command that runs the same recipe under another name and seed."""
     return f"moonlib fit --config {recipe.path} --name {recipe.name}-seed{recipe.seed + 1} --seed {recipe.seed + 1}"
@@ -396,3 +556,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*num_workers.*bottleneck.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # It is not the loader that resumes here but its sampler, see moonlib.stages.training.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -237,7 +237,9 @@ def _same_class(one: Any, other: Any) -> bool:
     if one == other:
         return True
     listed = registry.components()
-    meanings = [{path} | {c.value.replace(":", ".") for c in listed if c.name == path} for path in (one, other)]
+    present = {renaming.old: renaming.new for renaming in registry.renamings()}
+    names = [{path, present.get(path, path)} for path in (one, other)]
+    meanings = [known | {c.value.replace(":", ".") for c in listed if c.name in known} for known in names]
     return bool(meanings[0] & meanings[1])
 
 

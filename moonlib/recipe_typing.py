@@ -8,7 +8,6 @@ converts the values and adds the defaults.
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
 import re
 import types
@@ -22,6 +21,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from moonlib import registry
+from moonlib.deprecation import present_arguments
 from moonlib.recipe_merge import Key, RecipeError, hint
 
 
@@ -44,7 +44,7 @@ class Construction:
     @property
     def resolved(self) -> dict[str, Any]:
         """The arguments with all defaults, as JSON knows them."""
-        plain: dict[str, Any] = _plain(self.parsed.value)
+        plain: dict[str, Any] = _plain(_given(self.parsed))
         return plain
 
     def build(self, **more: Any) -> Any:
@@ -57,7 +57,7 @@ class Construction:
             RecipeError: if the constructor refuses an argument's value (its error is chained).
         """
         try:
-            arguments = dict(vars(_parser(self.cls).instantiate(self.parsed).value))
+            arguments = dict(vars(_given(_parser(self.cls).instantiate(self.parsed))))
             for name, value in more.items():
                 given = arguments.get(name)
                 arguments[name] = [*given, *value] if isinstance(given, list) and isinstance(value, list) else value
@@ -121,12 +121,21 @@ def _parser(cls: type) -> ArgumentParser:
     return parser
 
 
+def _given(parsed: Namespace) -> Namespace:
+    """The parsed arguments; a constructor that takes none leaves nothing in the parser's result."""
+    return parsed.get("value") or Namespace()
+
+
 def _expand_arguments(cls: type, arguments: Any, key: Key, leaves: list[tuple[Key, Any, Any]]) -> dict[str, Any]:
     """Check the names of a constructor's arguments and expand their values; note the plain ones in ``leaves``."""
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
         raise RecipeError(f"expected a mapping of the arguments of {cls.__name__}, got {arguments!r}", key)
+    try:
+        arguments = present_arguments(cls.__init__, arguments)  # type: ignore[misc]
+    except TypeError as error:
+        raise RecipeError(str(error), key) from error
     known = _parameters(cls)
     for name in arguments:
         if name not in known:
@@ -174,7 +183,7 @@ def _locate(kind: str, value: Any, key: Key) -> tuple[type, Any]:
         cls = _import(path) if "." in path else registry.get(kind, path)
     except registry.RegistryError as error:
         raise RecipeError(str(error), key) from error
-    if registry.KINDS[kind] is not None and registry.kind_of(cls) != kind:
+    if registry.kind_of(cls) != kind:
         raise RecipeError(f"expected {_one_of(kind)}, got {path}", key)
     if "<locals>" in cls.__qualname__:
         raise RecipeError(f"{path} is defined inside a function: a recipe needs a class at the top of a module", key)
@@ -185,9 +194,9 @@ def _import(path: str) -> type:
     """Import a class by its dotted path."""
     module, _, name = path.rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module), name)
-    except Exception as error:
-        raise registry.RegistryError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        cls: Any = registry.import_from(module, name)
+    except ImportError as error:
+        raise registry.RegistryError(f"{path} cannot be imported: {error}") from error.__cause__
     if not inspect.isclass(cls):
         raise registry.RegistryError(f"{path} is not a class")
     return cls

@@ -8,22 +8,46 @@ A component is an entry point in the group ``moonlib.<kind>`` of any installed d
 `register` serves notebooks and tests, where nothing is installed. Names are unique within a kind; where the kind is
 not clear from its place, a component is written ``KIND/NAME``. Metadata is read anew at every call, so a component
 that was installed or repaired a moment ago is found, and no failure is remembered.
+
+A distribution says which plugin `API` it was made for, and which of its names changed, in two more groups. Nothing is
+imported to read them::
+
+    [project.entry-points."moonlib.api"]
+    1 = "my_package"
+
+    [project.entry-points."moonlib.renamed.0.4"]     # the release of this distribution in which the old names are gone
+    "losses.old_loss" = "losses.my_loss"
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
+import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, TypeVar
+
+import moonlib
+from moonlib.deprecation import warn_once
 
 Class = TypeVar("Class", bound=type)
 
-KINDS: dict[str, str | None] = {
+API = 1
+"""The version of all that a plugin builds on: base classes, what they are given, and `moonlib.testing`.
+
+It is raised when a plugin that keeps to the documentation might break; what is only added does not raise it.
+"""
+
+OLDEST_API = 1
+"""The oldest version whose plugins still work."""
+
+KINDS: dict[str, str] = {
     "encoders": "moonlib.encoders.encoder:Encoder",
     "image_towers": "moonlib.encoders.tower:ImageTower",
     "text_towers": "moonlib.encoders.tower:TextTower",
@@ -32,13 +56,13 @@ KINDS: dict[str, str | None] = {
     "losses": "moonlib.losses.loss:Loss",
     "adapters": "moonlib.adapters.adapter:Adapter",
     "predictors": "moonlib.predictors.predictor:Predictor",
-    "filters": None,
+    "filters": "moonlib.data.filters.filter:Filter",
     "sources": "moonlib.data.source:Source",
     "stages": "moonlib.stages.stage:Stage",
     "metrics": "torchmetrics.metric:Metric",
-    "probes": None,
+    "probes": "moonlib.representations.probe:Probe",
 }
-"""Every kind and its public base class (``None``: any class will do)."""
+"""Every kind and its public base class."""
 
 
 class RegistryError(LookupError):
@@ -54,34 +78,75 @@ class Component:
         name: unique within the kind.
         value: ``module:Class``.
         distribution: who installed it, for instance ``"moonlib 0.1.0"``.
+        api: the versions of `API` that its distribution declares; empty if it declares none.
     """
 
     kind: str
     name: str
     value: str
     distribution: str
+    api: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
+
+    @property
+    def mismatch(self) -> str | None:
+        """Why this moonlib cannot use the component, by its declared version; `None` if it can."""
+        if not self.api or any(version.isdecimal() and OLDEST_API <= int(version) <= API for version in self.api):
+            return None
+        made_for, ours = (
+            f"is made for plugin API {' or '.join(self.api)}",
+            f"moonlib {moonlib.__version__} has API {API}",
+        )
+        if not all(version.isdecimal() for version in self.api):
+            return f"{made_for}, which is no whole number; {ours}: mend the plugin's entry point in group moonlib.api"
+        if int(max(self.api, key=int)) > API:
+            return f"{made_for}, {ours}: upgrade moonlib, or install an older release of the plugin"
+        return f"{made_for}, {ours}: upgrade the plugin, or install an older moonlib"
 
     def load(self) -> type:
         """Import the class.
 
         Raises:
-            RegistryError: if the import fails (its cause is chained) or finds something else than a class of the kind.
+            RegistryError: if it is made for another API, the import fails (its cause is chained), or it finds something
+                else than a class of the kind.
         """
-        module, _, path = self.value.partition(":")
+        whose = f"{self} of {self.distribution}"
+        if self.mismatch:
+            raise RegistryError(f"{whose} {self.mismatch}")
+        place = _REFERENCE.fullmatch(self.value)
+        if not place:
+            raise RegistryError(f"{whose}: expected module:Class, its entry point says '{self.value}'")
         try:
-            found: Any = importlib.import_module(module)
-            for attribute in path.split("."):
-                found = getattr(found, attribute)
-        except Exception as error:
-            raise RegistryError(
-                f"{self} of {self.distribution} cannot be imported from {self.value}: {type(error).__name__}: {error}"
-            ) from error
-        _check_class(self.kind, found, f"{self} of {self.distribution}: {self.value}")
+            found = import_from(place["module"], place["path"])
+        except ImportError as error:
+            raise RegistryError(f"{whose} cannot be imported from {self.value}: {error}") from error.__cause__
+        _check_class(self.kind, found, f"{whose}: {self.value}")
         cls: type = found
         return cls
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """A name that recipes may still use for a component that has another one now.
+
+    Attributes:
+        kind: one of `KINDS`.
+        old: the name that was.
+        new: the name that is.
+        gone_in: the release of the distribution in which the old name is gone.
+        distribution: who renamed it, for instance ``"moonlib 0.1.0"``.
+    """
+
+    kind: str
+    old: str
+    new: str
+    gone_in: str
+    distribution: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.old} -> {self.kind}/{self.new}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +166,12 @@ class Description:
     location: str
 
 
+THIS_PROCESS = "this process"
+"""The distribution of what `register` added."""
+
 _registered: dict[tuple[str, str], type] = {}
+
+_REFERENCE = re.compile(r"(?P<module>\w+(\.\w+)*)\s*:\s*(?P<path>\w+(\.\w+)*)\s*(\[.*\])?")
 
 
 def register(kind: str, name: str) -> Callable[[Class], Class]:
@@ -145,20 +215,34 @@ def components(*kinds: str) -> list[Component]:
     """
     for kind in kinds:
         _check_kind(kind)
-    installed = entry_points()
+    installed = _installed().components
     found = []
     for kind in kinds or KINDS:
-        listed = [
-            Component(kind, point.name, point.value, f"{point.dist.name} {point.dist.version}" if point.dist else "?")
-            for point in installed.select(group=f"moonlib.{kind}")
-        ]
+        listed = [component for component in installed if component.kind == kind]
         listed += [
-            Component(kind, name, _value(cls), "this process")
+            Component(kind, name, _value(cls), THIS_PROCESS)
             for (registered_kind, name), cls in _registered.items()
             if registered_kind == kind and (name, _value(cls)) not in {(known.name, known.value) for known in listed}
         ]
         found += sorted(listed, key=lambda component: (component.name, component.distribution))
     return found
+
+
+def renamings(*kinds: str) -> list[Renaming]:
+    """List the old names that still work, by kind and name, without importing any component.
+
+    Args:
+        kinds: the kinds to list, all by default.
+    """
+    for kind in kinds:
+        _check_kind(kind)
+    listed = [renaming for renaming in _installed().renamings if renaming.kind in (kinds or KINDS)]
+    return sorted(listed, key=lambda renaming: (list(KINDS).index(renaming.kind), renaming.old))
+
+
+def problems() -> list[tuple[str, str]]:
+    """What is wrong with metadata itself: (distribution, problem); its other components still work."""
+    return _installed().problems
 
 
 def duplicates(listed: Iterable[Component]) -> dict[tuple[str, str], list[Component]]:
@@ -170,12 +254,20 @@ def duplicates(listed: Iterable[Component]) -> dict[tuple[str, str], list[Compon
 
 
 def find(kind: str, name: str) -> Component:
-    """Look a name up without importing its class.
+    """Look a name up without importing its class; an old name leads to the present one, with a warning.
 
     Raises:
         RegistryError: if the name is unknown (with close matches) or claimed by two distributions (naming both).
     """
     listed = components(kind)
+    renamed = {renaming.old: renaming for renaming in renamings(kind)}
+    while name in renamed and not any(component.name == name for component in listed):
+        renaming = renamed.pop(name)
+        warn_once(
+            f"{kind}/{name} is called {kind}/{renaming.new} now; "
+            f"{renaming.distribution} knows the old name until its release {renaming.gone_in}"
+        )
+        name = renaming.new
     claims = [component for component in listed if component.name == name]
     if len(claims) == 1:
         return claims[0]
@@ -206,7 +298,7 @@ def get(kind: str, name: str) -> type:
         'InfoNCE'
     """
     component = find(kind, name)
-    return _registered.get((kind, name)) or component.load()
+    return _registered.get((kind, component.name)) or component.load()
 
 
 def describe(kind: str, name: str) -> Description:
@@ -217,7 +309,11 @@ def describe(kind: str, name: str) -> Description:
         location = f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError):
         location = component.value
-    signature = inspect.signature(cls, eval_str=True).replace(return_annotation=inspect.Signature.empty)
+    try:
+        signature = inspect.signature(cls, eval_str=True)
+    except Exception:  # annotations that only a type checker can resolve
+        signature = inspect.signature(cls)
+    signature = signature.replace(return_annotation=inspect.Signature.empty)
     return Description(component, f"{cls.__name__}{signature}", inspect.getdoc(cls) or "", location)
 
 
@@ -238,6 +334,26 @@ def check() -> list[tuple[Component, RegistryError | None]]:
     return results
 
 
+def import_from(module: str, path: str) -> Any:
+    """Import a module and return what it holds under a dotted path.
+
+    What a module prints meanwhile goes to stderr, so that it stays out of what a command prints for other programs.
+
+    Raises:
+        ImportError: whatever went wrong, an exit of the interpreter included; its cause is chained. Only Ctrl-C passes.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            found: Any = importlib.import_module(module)
+            for attribute in path.split("."):
+                found = getattr(found, attribute)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ImportError(f"{type(error).__name__}: {error}") from error
+    return found
+
+
 def kind_of(cls: type) -> str | None:
     """The kind whose base class ``cls`` is or derives from, `None` if there is none; imports nothing."""
     bases = {base: kind for kind, base in KINDS.items()}
@@ -249,11 +365,10 @@ def _value(cls: type) -> str:
 
 
 def _check_class(kind: str, found: Any, what: str) -> None:
-    base = KINDS[kind]
     if not inspect.isclass(found):
         raise RegistryError(f"{what} is not a class")
-    if base is not None and kind_of(found) != kind:
-        raise RegistryError(f"{what} does not derive from {base.replace(':', '.')}")
+    if kind_of(found) != kind:
+        raise RegistryError(f"{what} does not derive from {KINDS[kind].replace(':', '.')}")
 
 
 def _check_kind(kind: str) -> None:
@@ -261,3 +376,61 @@ def _check_kind(kind: str) -> None:
         near = get_close_matches(kind, KINDS, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(KINDS)}"
         raise RegistryError(f"unknown kind '{kind}'; {hint}")
+
+
+@dataclass
+class _Metadata:
+    """What the metadata of all installed distributions says of moonlib."""
+
+    components: list[Component] = field(default_factory=list)
+    renamings: list[Renaming] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _installed() -> _Metadata:
+    """Read the metadata of every distribution; one that cannot be read is a problem of its own and of no other."""
+    found = _Metadata()
+    seen = set()
+    for distribution in distributions():
+        label = str(getattr(distribution, "_path", "?"))
+        try:
+            # Thousands of lines of other packages' metadata need not be parsed.
+            if "[moonlib." not in (distribution.read_text("entry_points.txt") or ""):
+                continue
+            name = re.sub(r"[-_.]+", "-", distribution.name).lower()
+            if name not in seen:  # of two copies on the path the first counts, as it does for imports
+                seen.add(name)
+                label = f"{distribution.name} {distribution.version}"
+                _read(distribution, name, label, found)
+        except Exception as error:  # files that are missing, not text, or not of the format
+            found.problems.append((label, f"its metadata cannot be read ({type(error).__name__}: {error})"))
+    return found
+
+
+def _read(distribution: Distribution, name: str, label: str, found: _Metadata) -> None:
+    groups: dict[str, list[EntryPoint]] = defaultdict(list)
+    for point in distribution.entry_points:
+        groups[point.group].append(point)
+    # What moonlib brings itself is of its own API.
+    api = (str(API),) if name == "moonlib" else tuple(point.name for point in groups.pop("moonlib.api", []))
+    for group, points in groups.items():
+        kind = group.removeprefix("moonlib.")
+        if kind in KINDS:
+            found.components += [Component(kind, point.name, point.value, label, api) for point in points]
+        elif group.startswith("moonlib.renamed."):
+            found.renamings += _renamings(points, group.removeprefix("moonlib.renamed."), label, found)
+        elif group.startswith("moonlib."):
+            near = get_close_matches(kind, KINDS, n=1, cutoff=0.5)
+            hint = f"did you mean moonlib.{near[0]}?" if near else f"kinds are {', '.join(KINDS)}"
+            found.problems.append((label, f"entry-point group {group} is no kind; {hint}"))
+
+
+def _renamings(points: list[EntryPoint], gone_in: str, label: str, found: _Metadata) -> Iterator[Renaming]:
+    for point in points:
+        kind, _, old = point.name.partition(".")
+        new_kind, _, new = point.value.partition(".")
+        if kind in KINDS and kind == new_kind and old and new:
+            yield Renaming(kind, old, new, gone_in, label)
+        else:
+            expected = 'expected "losses.old_name" = "losses.new_name"'
+            found.problems.append((label, f"renaming {point.name} = {point.value}: {expected}, one kind on both sides"))

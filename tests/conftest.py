@@ -31,6 +31,71 @@ def tiny(data_cache: Path) -> Dataset:
     return Dataset(Marketplace("tiny", seed=0).prepare(data_cache))
 
 
+@pytest.fixture(scope="session")
+def finished_run(data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of iter1 on the tiny marketplace, of three steps, without an application; read it, and copy to change."""
+    from moonlib.iteration import fit
+
+    runs = tmp_path_factory.mktemp("finished")
+    (runs / ".data").symlink_to(data_cache)
+    overrides = [
+        "--data.init_args.size=tiny",
+        "--encoder.init_args.image={class_path: convnet, init_args: {image_size: 32, width: 8}}",
+        "--encoder.init_args.text={class_path: transformer, init_args: {vocab_size: 300, width: 32, depth: 1}}",
+        "--encoder.init_args.dim=32",
+        "--stages.pretrain.trainer.max_steps=3",
+        "--stages.pretrain.trainer.log_every_n_steps=1",
+        "--stages.pretrain.data.batch_size=32",
+        "--stages.pretrain.data.workers=0",
+        "--stages.represent.data.workers=0",
+        "--stages.application=null",
+    ]
+    return fit("iter1", overrides, runs=runs)
+
+
+SHORT_ITER2 = [
+    "--data.init_args.size=tiny",
+    "--encoder.init_args.image={class_path: convnet, init_args: {image_size: 32, width: 8}}",
+    "--encoder.init_args.text={class_path: transformer, init_args: {vocab_size: 300, width: 32, depth: 1}}",
+    "--encoder.init_args.dim=32",
+    "--stages.pretrain.trainer.max_steps=4",
+    "--stages.pretrain.data.batch_size=32",
+    "--stages.pretrain.data.workers=0",
+    "--stages.posttrain.trainer.max_steps=3",
+    "--stages.posttrain.data.batch_size=32",
+    "--stages.posttrain.data.workers=1",
+    "--stages.posttrain.trainer.accumulate_grad_batches=2",
+    "--stages.represent.data.workers=0",
+    "--stages.application.trainer.max_epochs=2",
+    "--stages.application.data.batch_size=2500",
+]
+
+
+@pytest.fixture(scope="session")
+def short_iter2() -> list[str]:
+    """Overrides that make iter2 a matter of seconds: every stage, several epochs, accumulated gradients, workers."""
+    return list(SHORT_ITER2)
+
+
+@pytest.fixture(scope="session")
+def unbroken(data_cache: Path, tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of iter2 with `short_iter2` that nothing happened to; read it, and copy to change."""
+    from moonlib.iteration import fit
+
+    runs = tmp_path_factory.mktemp("unbroken")
+    (runs / ".data").symlink_to(data_cache)
+    return fit("iter2", SHORT_ITER2, runs=runs)
+
+
+@pytest.fixture
+def runs(data_cache: Path, tmp_path: Path) -> Path:
+    """An empty runs directory whose datasets are those of the test session."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / ".data").symlink_to(data_cache)
+    return runs
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """Run ``moonlib`` as a user would, in a directory of its own."""

@@ -124,9 +124,10 @@ def test_fit_hands_on_what_is_no_option_of_its_own(monkeypatch: pytest.MonkeyPat
     iteration = SimpleNamespace(fit=lambda *args, **kwargs: calls.append((args, kwargs)))
     monkeypatch.setitem(sys.modules, "moonlib.iteration", iteration)
     words = ["--seed", "1", "--config", "iter1", "--stages.a.trainer.max_steps", "-1", "--runs", "out", "--b=[1, 2]"]
-    assert main(["fit", *words, "--name", "mine", "--replace"]) == 0
+    assert main(["fit", *words, "--name", "mine", "--replace", "--checkpoint-seconds", "5"]) == 0
     overrides = ["--seed", "1", "--stages.a.trainer.max_steps", "-1", "--b=[1, 2]"]
-    assert calls == [(("iter1", overrides), {"runs": Path("out"), "name": "mine", "replace": True})]
+    options = {"runs": Path("out"), "name": "mine", "replace": True, "checkpoint_seconds": 5.0}
+    assert calls == [(("iter1", overrides), options)]
 
 
 def test_other_verbs_refuse_options_they_do_not_know(capsys: pytest.CaptureFixture[str]) -> None:

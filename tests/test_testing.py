@@ -218,3 +218,58 @@ class NaNTower(Transformer):
 def test_broken_text_towers_are_caught(broken, message):
     with pytest.raises(AssertionError, match=message):
         check_text_tower(lambda: broken(vocab_size=300, width=16, heads=2, max_length=12))
+
+
+class RunningFusion(Sum):
+    """Keeps a running mean, and keeps it to itself."""
+
+    mean = 0.0
+
+    def forward(self, image, text, has_image, has_text):
+        fused = super().forward(image, text, has_image, has_text)
+        if self.training:
+            self.mean = self.mean + fused.abs().mean().detach()
+        return fused * (1 + self.mean)
+
+
+class StubbornTower(ConvNet):
+    """Computes in float64, which autocast to bfloat16 does not expect."""
+
+    def forward(self, image):
+        return super().forward(image).to(self.body[0][0].weight.dtype) @ torch.eye(self.out_features).double()
+
+
+class UnsavedTower(Transformer):
+    """Its embedding is no parameter of the module."""
+
+    def setup(self, products, directory):
+        super().setup(products, directory)
+        self.hidden = [nn.Parameter(torch.randn(self.out_features))]
+
+    def forward(self, text, mask):
+        return super().forward(text, mask) + self.hidden[0].detach()
+
+
+class UnsavedEncoder(Dual):
+    """A scale that is drawn at setup and saved nowhere."""
+
+    def setup(self, products, directory):
+        super().setup(products, directory)
+        self.scale = float(torch.rand(1)) + 1
+
+    def forward(self, batch):
+        return super().forward(batch) * self.scale
+
+
+def test_state_that_is_saved_nowhere_is_caught():
+    with pytest.raises(AssertionError, match="state_dict: weights read back give another output"):
+        check_fusion(RunningFusion)
+    with pytest.raises(AssertionError, match="state_dict: weights read back give another output"):
+        check_text_tower(lambda: UnsavedTower(vocab_size=300, width=16, heads=2, max_length=12))
+    with pytest.raises(AssertionError, match="read back from its directory and weights give another result"):
+        check_encoder(UnsavedEncoder)
+
+
+def test_a_tower_that_mixes_types_is_caught():
+    with pytest.raises((AssertionError, RuntimeError), match="dtype"):
+        check_image_tower(lambda: StubbornTower(image_size=16, width=8))

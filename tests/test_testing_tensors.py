@@ -240,3 +240,151 @@ class Unreset(LogLoss):
 def test_broken_metrics_are_found(make: Callable[[], Metric], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_metric(make, SCORES.flip(0), LABELS)
+
+
+class Unsaved(nn.Module):
+    """Counts its calls where a checkpoint does not look."""
+
+    calls = 0
+
+    def count(self) -> int:
+        if self.training:
+            self.calls += 1
+        return self.calls
+
+
+class CoarseLoss(InfoNCE):
+    """Computes in whatever precision the scores have."""
+
+    def forward(self, scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
+        return super().forward(scores, positive, ignore).to(scores.dtype)
+
+
+class ViewingLoss(InfoNCE):
+    """Takes for granted that memory is in order."""
+
+    def forward(self, scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
+        flat = torch.as_strided(scores, scores.shape, (scores.shape[1], 1))
+        return super().forward(flat, positive, ignore)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (CoarseLoss, "bfloat16 scores lose precision"),
+        (ViewingLoss, "a transposed view gives another result"),
+    ],
+)
+def test_losses_of_the_wrong_type_or_layout_are_found(make: Callable[[], Loss], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_loss(make)
+
+
+class GrowingQueue(NegativeSampler):
+    """Its state changes shape, so that a fresh one cannot take it over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ids", torch.zeros(0, dtype=torch.int64))
+
+    def extend(self, pool: Candidates) -> Candidates:
+        self.ids = torch.cat([self.ids, pool.item_id])
+        return pool
+
+
+class GloballyRandom(NegativeSampler):
+    def propose(self, item_ids: Any, rng: np.random.Generator) -> Any:
+        torch.rand(1)
+        return rng.integers(9, size=(len(item_ids), 2))
+
+
+class Meddling(NegativeSampler):
+    def propose(self, item_ids: Any, rng: np.random.Generator) -> Any:
+        item_ids += 1
+        return item_ids[:, None]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (GrowingQueue, "state_dict: does not fit a fresh sampler"),
+        (GloballyRandom, "draws from a global generator"),
+        (Meddling, "changes the ids it is given"),
+    ],
+)
+def test_samplers_with_state_in_the_wrong_place_are_found(make: Callable[[], NegativeSampler], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_negative_sampler(make)
+
+
+class ForgetfulAdapter(Unsaved, IdOnly):
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        return IdOnly.forward(self, batch) + self.count()
+
+
+class CountingAdapter(IdOnly):
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        return super().forward(batch).sign().long()
+
+
+class NoisyAdapter(IdOnly):
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        return super().forward(batch) + torch.rand(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (ForgetfulAdapter, "state_dict: weights read back give another output"),
+        (CountingAdapter, "is not a float"),
+        (NoisyAdapter, "a second call in eval mode gives another result"),
+    ],
+)
+def test_adapters_with_other_faults_are_found(make: Callable[[], IdOnly], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_adapter(make)
+
+
+class ForgetfulPredictor(MLP):
+    """Keeps a running mean of its input, and keeps it to itself."""
+
+    mean: Tensor | float = 0.0
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * features.mean(dim=0).detach()
+        return super().forward(features - self.mean)
+
+
+class HalfPredictor(MLP):
+    """Overflows in half precision only."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = super().forward(features)
+        return logits if logits.dtype == torch.float32 else logits / 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (ForgetfulPredictor, "state_dict: weights read back give another output"),
+        (HalfPredictor, "autocast to bfloat16: not finite"),
+    ],
+)
+def test_predictors_with_other_faults_are_found(make: Callable[[], MLP], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_predictor(make)
+
+
+class Overwriting(AUC):
+    """Its own forward forgets what was seen."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.reset()
+        self.update(*args, **kwargs)
+        return self.compute()
+
+
+def test_a_metric_that_cannot_be_logged_is_found() -> None:
+    with pytest.raises(AssertionError, match="calling the metric, as Lightning's log does"):
+        check_metric(Overwriting, SCORES, LABELS)

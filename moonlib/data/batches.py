@@ -62,7 +62,9 @@ class BatchPlanner(Sampler[BatchPlan]):
         negatives: asked in turn for items to load with a batch.
         seed: of the run.
         steps: number of steps of the run, those before ``start_step`` included.
-        start_step: first step to plan.
+        start_step: first step to plan; those before it were done earlier.
+        epoch: the trainer's epoch that starts there. A trainer that is told to end its epochs early
+            (``limit_train_batches``) begins every other one at step 0 again.
         rank: this process's number.
         world_size: number of processes, R.
 
@@ -82,6 +84,7 @@ class BatchPlanner(Sampler[BatchPlan]):
         seed: int,
         steps: int,
         start_step: int = 0,
+        epoch: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -98,7 +101,7 @@ class BatchPlanner(Sampler[BatchPlan]):
         self.pairs = pairs
         self.batch_size = batch_size
         self.steps = steps
-        self.start_step = start_step
+        self.start_step, self.epoch = start_step, epoch
         self._weights = weights
         self._eligible = eligible
         self._negatives = list(negatives)
@@ -108,10 +111,16 @@ class BatchPlanner(Sampler[BatchPlan]):
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
-        return max(self.steps - self.start_step, 0)
+        """Number of steps of the whole run, as Lightning counts them, not of what is left of it."""
+        return self.steps
 
     def __iter__(self) -> Iterator[BatchPlan]:
         return map(self.plan, range(self.start_step, self.steps))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch of the trainer; Lightning calls this at the start of each."""
+        if epoch != self.epoch:
+            self.epoch, self.start_step = epoch, 0
 
     @property
     def pairs_per_epoch(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 import moonlib
+from moonlib.data.check import empty_splits
 from moonlib.data.dataset import Dataset
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
@@ -101,15 +102,22 @@ class ImageFolder:
 
     def __call__(self, table: str, name: str) -> bytes:
         """Return an image as a JPEG; it has been decoded once, so it is whole."""
+        return to_jpeg(self.read(name), self.max_side)
+
+    def read(self, name: str) -> bytes:
+        """Return an image's file as it is.
+
+        Raises:
+            ValueError: there is no such file below the folder, or it can't be read.
+        """
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts:
             raise ValueError(f"the name leads out of {self.root}")
         path = self.root / relative
         try:
-            data = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}") from error
-        return to_jpeg(data, self.max_side)
 
 
 def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
@@ -179,4 +187,6 @@ def _report(dataset: Dataset, files: dict[str, str]) -> None:
     if quarantine.exists():
         lost = len(quarantine.read_text(encoding="utf-8").splitlines())
         print(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
+    for problem in empty_splits(dataset):
+        print(f"warning: {problem}")
     print(f"{dataset.directory} is ready: moonlib data check {dataset.directory}")

@@ -5,24 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from moonlib.data.contact_sheet import contact_sheet
-from moonlib.data.dataset import Dataset
+from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, first_line
 from moonlib.data.jpeg import to_jpeg
-from moonlib.data.reader import Sample, SampleReader
+from moonlib.data.reader import Sample, SampleReader, verify
 from moonlib.data.shards import SAMPLE_TABLES
 from moonlib.data.splits import Split
 from moonlib.data.tables import KEYS, Tables, validate
 
+NEEDED: dict[str, tuple[Split, ...]] = {"searches": ("behaviour", "test"), "impressions": ("train", "valid", "test")}
+"""The splits that a run reads events from."""
+
+_LONG_AGO = datetime(1995, 1, 1, tzinfo=UTC)
+_SKEW = timedelta(minutes=1)
 _CHUNK = 1024
 _EXAMPLES = 3
 
@@ -58,8 +65,9 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
 
     Problems are tables that don't fit their schema, samples whose row or image can't be read, events without a split
     that has any, and leaks: a search_id, or a query photo (the same query or the same bytes), in more than one split.
-    Warnings are events before their product was listed, events after the last split, a search_id with several
-    users or queries, query photos that are also a product's image, and images lost when the dataset was built.
+    Warnings are events before their product was listed, after the last split or long ago, rows that are there twice,
+    searches whose clock differs from that of their impressions, a search_id with several users or queries, query
+    photos that are also a product's image, and images lost when the dataset was built.
 
     Args:
         directory: a dataset's directory.
@@ -73,7 +81,13 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     dataset = Dataset(directory)
     report = Report(repr(dataset), dataset.counts)
     try:
-        validate(Tables(**{table: dataset.table(table) for table in dataset.counts}))
+        for name in dataset.counts:
+            try:
+                dataset.arrow(name).validate(full=True)  # damaged offsets would lead any reader astray
+            except pa.ArrowException as error:
+                raise BrokenShard(f"{name}: {first_line(error)}; {REMEDY}") from error
+        verify(directory)
+        validate(Tables(**{name: dataset.table(name) for name in dataset.counts}))
     except ValueError as error:
         report.problems.append(str(error))
         return report
@@ -164,17 +178,24 @@ def _read(reader: SampleReader, ids: NDArray[np.int64]) -> Iterator[tuple[int, S
                     yield int(chunk[i]), error
 
 
+def empty_splits(dataset: Dataset) -> list[str]:
+    """Say which splits are empty that a run reads; a table that has events must have some in each of these."""
+    problems = []
+    for table, needed in NEEDED.items():
+        events = dataset.table(table)
+        for split in needed if events.height else ():
+            try:
+                dataset.splits.check(events, split, table)
+            except ValueError as error:
+                problems.append(str(error))
+    return problems
+
+
 def _check_splits(dataset: Dataset, report: Report) -> None:
-    """Count the events of each split; a table that has events must have some in the splits it is read in."""
-    for table, needed in {"searches": ("behaviour", "test"), "impressions": ("train", "valid", "test")}.items():
+    report.problems += empty_splits(dataset)
+    for table in NEEDED:
         events = dataset.table(table)
         report.splits[table] = {split: dataset.splits.select(events, split).height for split in get_args(Split)}
-        for split in get_args(Split):
-            if events.height and split in needed:
-                try:
-                    dataset.splits.check(events, split, table)
-                except ValueError as error:
-                    report.problems.append(str(error))
         unused = events.filter(pl.col("ts") >= dataset.splits.test_until)
         _note(report.warnings, unused["search_id"], f"search_ids of {table} after the last split, which are never read")
 
@@ -208,6 +229,15 @@ def _check_events(dataset: Dataset, report: Report) -> None:
         events = dataset.table(table)
         early = events.join(listed, on="item_id").filter(pl.col("ts") < pl.col("listed_at"))["item_id"]
         _note(report.warnings, early, f"products with {table} before they were listed")
+        unset = events.filter(pl.col("ts") < _LONG_AGO)["search_id"]
+        _note(report.warnings, unset, f"search_ids of {table} before {_LONG_AGO.year}, as of a clock that was not set")
+        again = events.filter(events.is_duplicated())["search_id"]
+        _note(report.warnings, again, f"search_ids of {table} with rows that stand there more than once")
         mixed = events.group_by("search_id").agg(pl.col("user_id", "query_id").n_unique())
         mixed_ids = mixed.filter((pl.col("user_id") > 1) | (pl.col("query_id") > 1))["search_id"]
         _note(report.warnings, mixed_ids, f"search_ids of {table} with more than one user or query")
+    first = [events.group_by("search_id").agg(pl.col("ts").min()) for events in (dataset.searches, dataset.impressions)]
+    both = first[0].join(first[1], on="search_id", suffix="_shown")
+    skewed = both.filter(pl.col("ts") < pl.col("ts_shown") - _SKEW)["search_id"]
+    problem = "search_ids whose items were acted on before they were shown, as of clocks or time zones that differ"
+    _note(report.warnings, skewed, f"{problem}: histories may tell the future")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.reader import Sample, SampleReader
+from moonlib.data.reader import SampleReader
 from moonlib.data.tables import ACTIONS
 
 _SIDE = 144
@@ -43,18 +45,48 @@ def contact_sheet(dataset: Dataset, path: Path, rows: int = 12, seed: int = 0) -
     chosen = _choose(dataset, rows, np.random.default_rng(seed))
     products = SampleReader(dataset.directory, "products").read(chosen["item_id"].to_numpy())
     queries = SampleReader(dataset.directory, "queries")
-    font, wide = _font()
-    columns = 1 + max(chosen["query_id"].list.len().to_list(), default=0)
-    width, height = _SIDE + _GAP, _SIDE + _CAPTION + _GAP
-    sheet = Image.new("RGB", (columns * width + _GAP, max(len(products), 1) * height + _GAP), "white")
-    for i, (product, led) in enumerate(zip(products, chosen.iter_rows(named=True), strict=True)):
+    lines: list[list[Cell]] = []
+    for product, led in zip(products, chosen.iter_rows(named=True), strict=True):
         row = product.row
-        texts = [_caption(product, wide, row["title"], row["category"].rsplit("/", 1)[-1])]
-        shown = [product, *queries.read(np.array(led["query_id"], np.int64))]
-        for query, action in zip(shown[1:], led["action"], strict=True):
-            texts.append(_caption(query, wide, f"{action}: {query.row['text']}" if query.row["text"] else None, action))
-        for j, (sample, text) in enumerate(zip(shown, texts, strict=True)):
-            _draw(sheet, (_GAP + j * width, _GAP + i * height), sample.image, text, font, framed=j == 0)
+        lines.append([Cell(product.image, (row["title"], row["category"].rsplit("/", 1)[-1], str(product.id)))])
+        shown = queries.read(np.array(led["query_id"], np.int64))
+        for query, action in zip(shown, led["action"], strict=True):
+            text = f"{action}: {query.row['text']}" if query.row["text"] else None
+            lines[-1].append(Cell(query.image, (text, action, str(query.id))))
+    return draw_sheet(lines, path, framed={(line, 0) for line in range(len(lines))})
+
+
+class Cell(NamedTuple):
+    """One picture of a sheet.
+
+    Attributes:
+        image: encoded; without one the text takes its place.
+        texts: the first of them that can be drawn with this machine's fonts is written under it.
+    """
+
+    image: bytes | None
+    texts: tuple[str | None, ...]
+
+
+def draw_sheet(lines: Sequence[Sequence[Cell]], path: Path, framed: Set[tuple[int, int]] = frozenset()) -> Path:
+    """Draw pictures with captions in lines.
+
+    Args:
+        lines: the cells of each line.
+        path: the PNG to write.
+        framed: (line, column) of the cells that have a frame.
+
+    Returns:
+        ``path``.
+    """
+    font, wide = _font()
+    columns = max((len(line) for line in lines), default=1)
+    width, height = _SIDE + _GAP, _SIDE + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * width + _GAP, max(len(lines), 1) * height + _GAP), "white")
+    for i, line in enumerate(lines):
+        for j, cell in enumerate(line):
+            corner = (_GAP + j * width, _GAP + i * height)
+            _draw(sheet, corner, cell.image, _caption(wide, cell.texts), font, framed=(i, j) in framed)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, "PNG")
     return path
@@ -112,10 +144,10 @@ def _wrap(text: str, lines: int, font: _Font) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
-def _caption(sample: Sample, wide: bool, *texts: str | None) -> str:
-    """Return the first text that can be drawn, or the id."""
+def _caption(wide: bool, texts: Sequence[str | None]) -> str:
+    """Return the first text that can be drawn, or none."""
     drawable = (text for text in texts if text and (wide or all(ord(letter) < _LATIN for letter in text)))
-    return next(drawable, str(sample.id))
+    return next(drawable, "")
 
 
 def _font() -> tuple[_Font, bool]:

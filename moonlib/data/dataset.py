@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +14,13 @@ import pyarrow as pa
 from moonlib.data.shards import FORMAT, OFFSETS, SAMPLE_TABLES
 from moonlib.data.splits import Splits
 from moonlib.data.tables import SCHEMAS
+
+REMEDY = "copy the dataset again, or remove it and build it again"
+"""What to do about a `BrokenShard`."""
+
+
+class BrokenShard(ValueError):
+    """A shard that is not as it was written: missing, cut off, exchanged or damaged; the message names it."""
 
 
 class Dataset:
@@ -54,21 +62,43 @@ class Dataset:
         if written != FORMAT:
             raise ValueError(f"{file}: this moonlib reads format {FORMAT}, not {written}; build the dataset again")
 
-    def table(self, name: str) -> pl.DataFrame:
-        """Return a table as it was written; its columns stay mapped from the shards."""
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return a table as it was written; its columns stay mapped from the shards.
+
+        Args:
+            name: of the table.
+            columns: those wanted; all by default. Numbers and times cost no memory, of texts polars holds 16 bytes
+                each.
+
+        Raises:
+            BrokenShard: a shard is missing, cut off or damaged.
+        """
+        arrow = self.arrow(name)
+        frame = pl.from_arrow(arrow if columns is None else arrow.select(list(columns)), rechunk=False)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def arrow(self, name: str) -> pa.Table:
+        """Return what `table` returns, as Arrow maps it; nothing of its content has been looked at."""
         if name not in SCHEMAS:
             raise KeyError(f"no table {name!r}; the tables are {', '.join(SCHEMAS)}")
+        shards = self.directory / "shards"
         if name in SAMPLE_TABLES:
             parts = [read_index(path).drop_columns(list(OFFSETS)) for path in index_files(self.directory, name)]
         else:
-            shards = sorted((self.directory / "shards").glob(f"{name}-*.tar"))
-            parts = [part for shard in shards for part in _read_events(shard)]
-        frame = pl.from_arrow(pa.concat_tables(parts), rechunk=False) if parts else pl.DataFrame()
-        assert isinstance(frame, pl.DataFrame)
-        if frame.height != self.counts[name]:
-            lost = f"{frame.height} of {self.counts[name]} rows of {name} are there"
-            raise ValueError(f"{self.directory}: {lost}; shards are missing: copy or build the dataset again")
-        return frame
+            parts = [part for shard in sorted(shards.glob(f"{name}-*.tar")) for part in _read_events(shard)]
+        rows = sum(map(len, parts))
+        if not parts or rows != self.counts[name]:
+            lost = f"{rows} of {self.counts[name]} rows of {name} are there"
+            raise BrokenShard(f"{shards}: {lost}; shards are missing: {REMEDY}")
+        try:
+            table = pa.concat_tables(parts)
+        except pa.ArrowException as error:
+            problem = f"shards of {name} differ in their columns ({first_line(error)})"
+            raise BrokenShard(f"{shards}: {problem}; {REMEDY}") from error
+        if missing := [column for column in SCHEMAS[name].names if column not in table.column_names]:
+            raise BrokenShard(f"{shards}: {name}: the shards have no column {missing[0]!r}; {REMEDY}")
+        return table
 
     @cached_property
     def products(self) -> pl.DataFrame:
@@ -111,20 +141,38 @@ def index_files(directory: Path, table: str) -> list[Path]:
 
 
 def read_index(path: Path) -> pa.Table:
-    """Map an index into memory: the rows of one shard and the `OFFSETS` of their members."""
+    """Map an index into memory: the rows of one shard and the `OFFSETS` of their members.
+
+    Raises:
+        BrokenShard: it is no whole Arrow file.
+    """
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is broken ({error}); copy or build the dataset again") from error
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate()  # of buffers that are too short, before anything is read from them
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BrokenShard(f"{path} is broken ({first_line(error)}); {REMEDY}") from error
+    if missing := [column for column in OFFSETS if column not in table.column_names]:
+        raise BrokenShard(f"{path} is no index of a shard (it has no column {missing[0]!r}); {REMEDY}")
+    return table
 
 
 def _read_events(shard: Path) -> list[pa.Table]:
     """Map the Arrow members of one shard into memory."""
     try:
+        if shard.stat().st_size % tarfile.RECORDSIZE:
+            raise tarfile.TarError("it is cut off")
         with tarfile.open(shard) as tar:
             places = [(member.offset_data, member.size) for member in tar.getmembers()]
         with pa.memory_map(str(shard)) as source:
             whole = source.read_buffer()
-        return [pa.ipc.open_file(whole.slice(offset, size)).read_all() for offset, size in places]
-    except (tarfile.TarError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{shard} is broken ({error}); copy or build the dataset again") from error
+        tables = [pa.ipc.open_file(whole.slice(offset, size)).read_all() for offset, size in places]
+        for table in tables:
+            table.validate()
+        return tables
+    except (tarfile.TarError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BrokenShard(f"{shard} is broken ({first_line(error)}); {REMEDY}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text."""
+    return str(error).partition("\n")[0]

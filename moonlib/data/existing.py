@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moonlib.data.dataset import Dataset
+from moonlib.data.reader import verify
 from moonlib.data.source import Source
 
 
@@ -19,5 +19,6 @@ class Shards(Source):
         self.path = path
 
     def prepare(self, cache: Path) -> Path:
-        """Return the dataset's directory after checking that it opens; ``cache`` is not used."""
-        return Dataset(self.path).directory
+        """Return the dataset's directory after checking that its shards are whole; ``cache`` is not used."""
+        verify(self.path)
+        return self.path

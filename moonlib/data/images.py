@@ -9,7 +9,7 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from moonlib.data.jpeg import MAX_PIXELS
@@ -81,6 +81,8 @@ def _decode_any(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
     except UnreadableImage:
         raise
+    except UnidentifiedImageError:  # whose own text names an object in memory
+        raise UnreadableImage(f"not a readable image ({len(data)} bytes): of no known format") from None
     except Exception as error:  # Pillow's format plugins raise almost anything on damaged files
         raise UnreadableImage(f"not a readable image ({len(data)} bytes): {error}") from error
 

@@ -199,23 +199,39 @@ class BatchRows(Sampler[NDArray[np.int64]]):
         seed: with the epoch it determines the order; None keeps the rows as they are.
         rank: of this process.
         world_size: R.
+        epoch: the first epoch.
+        start: the first batch of the first epoch; those before it were done earlier.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+        epoch: int = 0,
+        start: int = 0,
+    ) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.epoch, self.start = epoch, start
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this at the start of each."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
+        """Number of batches of a whole epoch, as Lightning counts them, not of what is left of it."""
         return -(-self.rows // self.batch_size)
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         order = np.arange(self.rows)
         if self.seed is not None:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
-        for start in range(0, self.rows, self.batch_size):
-            yield order[start : start + self.batch_size][self.rank :: self.world_size]
+        for start in range(self.start * self.batch_size, self.rows, self.batch_size):
+            batch = order[start : start + self.batch_size]
+            mine = batch[self.rank :: self.world_size]
+            # A process left without a row by a last short batch takes part with another's: all have to.
+            yield mine if len(mine) else batch[:1]

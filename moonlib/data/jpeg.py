@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
 """Pictures with more pixels than this are refused from their header alone: a small file may hold a huge picture."""
@@ -31,7 +31,9 @@ def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:
     """
     try:
         image = Image.open(io.BytesIO(data))
-    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+    except UnidentifiedImageError:  # whose own text names an object in memory
+        raise ValueError(f"not a readable picture: {len(data)} bytes of no known format") from None
+    except Exception as error:  # Pillow's format plugins raise almost anything on damaged files
         raise ValueError(f"not a readable picture: {error}") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -43,11 +45,11 @@ def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:
         if not fits and max_side is not None:
             image.draft("RGB", (max_side, max_side))  # a JPEG decodes straight to a size near the one wanted
         image.load()
-    except Exception as error:  # Pillow's decoders raise whatever their format's code does
+        if keep:
+            return data
+        picture = _on_white(image if upright else ImageOps.exif_transpose(image))
+    except Exception as error:
         raise ValueError(f"broken picture: {error}") from error
-    if keep:
-        return data
-    picture = _on_white(ImageOps.exif_transpose(image))
     if max_side is not None:
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     out = io.BytesIO()

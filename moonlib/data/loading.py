@@ -18,7 +18,7 @@ from moonlib.data.batches import BatchPlan
 from moonlib.data.content import Content, Modalities, Side, Task, compose
 from moonlib.data.images import UnreadableImage
 from moonlib.data.pairs import Pairs
-from moonlib.data.quarantine import Quarantine
+from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.data.reader import Sample, SampleReader
 from moonlib.encoders.encoder import ContentBatch, Preprocessor
 
@@ -132,8 +132,8 @@ class PairDataset(Dataset[PairBatch]):
         """Read, compose and preprocess one batch.
 
         Raises:
-            ValueError: no pair of the batch can be read.
-            TooManyUnreadable: the quarantine is full.
+            TooManyUnreadable: no pair of the batch can be read, or the quarantine is full.
+            BrokenShard: a shard is damaged.
         """
         item_id = np.concatenate([plan.item_ids, plan.extra_ids.ravel()])
         item_task = np.concatenate([plan.task, plan.task.repeat(plan.extra_ids.shape[1])])
@@ -178,7 +178,8 @@ class PairDataset(Dataset[PairBatch]):
         item_ok[:size] &= query_ok
         whole = np.flatnonzero(item_ok[:size])
         if not len(whole):
-            raise ValueError(f"step {plan.step}: none of its {size} pairs can be read; see {self._quarantine.path}")
+            problem = f"step {plan.step}: none of its {size} pairs can be read"
+            raise TooManyUnreadable(f"{problem}; see {self._quarantine.path}")
         return whole, np.flatnonzero(item_ok)
 
     def _check(self, content: Content, sample_id: int, side: Side, table: str) -> bool:

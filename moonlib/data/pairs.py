@@ -107,7 +107,7 @@ def serviceable(
             f"queries are {_inventory(asked)}; items are {_inventory(products)}"
         )
         if len(unserved) == len(tasks):
-            raise ValueError(f"{problem}. Choose tasks that read what there is")
+            raise ValueError(f"{problem}. Set data.tasks of this stage to tasks that read what there is")
         log.warning(problem)
     return np.stack(served, axis=1)
 

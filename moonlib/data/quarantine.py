@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
+
+from moonlib.disk import writing
 
 
 class TooManyUnreadable(ValueError):
@@ -29,8 +32,14 @@ class Quarantine:
         """Return the reason for each quarantined (table, id)."""
         if not self.path.exists():
             return {}
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        return {(entry["table"], entry["id"]): entry["reason"] for entry in map(json.loads, lines)}
+        found: dict[tuple[str, int], str] = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                found[entry["table"], entry["id"]] = entry["reason"]
+            except ValueError:
+                continue  # cut off by a full disk or a kill; whoever meets the sample again names it again
+        return found
 
     def record(self, table: str, sample_id: int, reason: str) -> None:
         """Append a sample, unless it is there already.
@@ -40,16 +49,23 @@ class Quarantine:
         """
         entries = self.entries()
         if (table, sample_id) not in entries:
-            line = json.dumps({"table": table, "id": sample_id, "reason": reason}) + "\n"
-            # A single write in append mode: lines of several processes never mix.
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, line.encode())
-            finally:
-                os.close(descriptor)
+            self._append(json.dumps({"table": table, "id": sample_id, "reason": reason}))
             entries = self.entries()
         if len(entries) > self.allowed:
             raise TooManyUnreadable(
                 f"{len(entries)} samples cannot be read, more than the {self.allowed} tolerated; "
                 f"they are listed in {self.path}. Last: {table} {sample_id}: {reason}"
             )
+
+    def _append(self, line: str) -> None:
+        with writing(self.path):
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                size = os.fstat(descriptor).st_size
+                torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
+                data = ("\n" * bool(torn) + line + "\n").encode()
+                # A single write in append mode: lines of several processes never mix.
+                if os.write(descriptor, data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.data.dataset import Dataset, index_files, read_index
-from moonlib.data.shards import SAMPLE_TABLES
+from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, index_files, read_index
+from moonlib.data.shards import EVENT_TABLES, OFFSETS, SAMPLE_TABLES
 from moonlib.data.tables import KEYS
 
 _OPEN_FILES = 256
@@ -30,11 +31,15 @@ class Sample:
 class SampleReader:
     """Reads samples with one ``pread`` each, where the index says; no tar is parsed.
 
-    Picklable. Files open lazily in the process that reads.
+    Picklable. Files open lazily in the process that reads. That every tar is whole is checked at once, by its size;
+    that the index belongs to it, with every sample, by the name of its member and the id of its row.
 
     Args:
         directory: a dataset's directory.
         table: ``products`` or ``queries``.
+
+    Raises:
+        BrokenShard: a shard is missing or cut off, or an index is not of its tar.
 
     Example: ``SampleReader(directory, "products").read(np.array([42]))[0].row["title"]``
     """
@@ -46,17 +51,22 @@ class SampleReader:
         dataset = Dataset(directory)
         indexes = index_files(dataset.directory, table)
         parts = [read_index(path) for path in indexes]
+        for path, part in zip(indexes, parts, strict=True):
+            if KEYS[table] not in part.column_names:
+                raise BrokenShard(f"{path} is no index of {table} (it has no column {KEYS[table]!r}); {REMEDY}")
         self.ids: NDArray[np.int64] = _column(parts, KEYS[table])
         """The ids in the order of the shards, int64 [N]."""
         if len(self.ids) != dataset.counts[table]:
             lost = f"{len(self.ids)} of {dataset.counts[table]} {table} are there"
-            raise ValueError(f"{dataset.directory}: {lost}; shards are missing: copy or build the dataset again")
+            raise BrokenShard(f"{dataset.directory / 'shards'}: {lost}; shards are missing: {REMEDY}")
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
         self._shard = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         self._image_start, self._image_size = _column(parts, "jpg_offset"), _column(parts, "jpg_size")
         self._row_start, self._row_size = _column(parts, "json_offset"), _column(parts, "json_size")
         self._files = [str(path.with_suffix(".tar")) for path in indexes]
+        for file, part in zip(self._files, parts, strict=True):
+            _check_size(file, part)
         self._open: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -73,7 +83,7 @@ class SampleReader:
 
         Raises:
             KeyError: an id is not in the table.
-            ValueError: a shard is shorter than its index says.
+            BrokenShard: what lies where the index says is not the sample.
         """
         ids = np.asarray(ids, np.int64)
         place = np.searchsorted(self._sorted, ids)
@@ -83,16 +93,29 @@ class SampleReader:
             raise KeyError(f"{self.table} has no {KEYS[self.table]} {int(ids[~found][0])}")
         rows = self._order[place]
         image_size, end = self._image_size[rows], self._row_start[rows] + self._row_size[rows]
-        start = np.where(image_size > 0, self._image_start[rows], self._row_start[rows])
+        start = np.where(image_size > 0, self._image_start[rows], self._row_start[rows]) - tarfile.BLOCKSIZE
         columns = (ids, self._shard[rows], start, end - start, image_size, self._row_size[rows])
         return [self._sample(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
 
     def _sample(self, id: int, shard: int, start: int, size: int, image_size: int, row_size: int) -> Sample:
-        data = os.pread(self._file(shard), size, start)  # the row's member follows the image's
+        # From the header of the sample's first member to the end of its last: the row's follows the image's.
+        data = os.pread(self._file(shard), size, start)
         if len(data) != size:
-            path = self._files[shard]
-            raise ValueError(f"{path} is shorter than its index says; copy or build the dataset again")
-        return Sample(id, json.loads(data[-row_size:]), data[:image_size] if image_size else None)
+            raise self._broken(id, shard, "the file is shorter than its index says")
+        name = data[:100].partition(b"\0")[0].decode(errors="replace")
+        if name != f"{id}.{'jpg' if image_size else 'json'}":
+            raise self._broken(id, shard, f"the index points at {name!r}")
+        try:
+            row = json.loads(data[-row_size:])
+            found = row[KEYS[self.table]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._broken(id, shard, f"its row is damaged: {error}") from error
+        if found != id:
+            raise self._broken(id, shard, f"the index points at the row of {found}")
+        return Sample(id, row, data[tarfile.BLOCKSIZE : tarfile.BLOCKSIZE + image_size] if image_size else None)
+
+    def _broken(self, id: int, shard: int, problem: str) -> BrokenShard:
+        return BrokenShard(f"{self._files[shard]}: {KEYS[self.table]} {id}: {problem}; {REMEDY}")
 
     def _file(self, shard: int) -> int:
         if shard not in self._open:
@@ -107,6 +130,46 @@ class SampleReader:
     def __del__(self) -> None:
         for descriptor in getattr(self, "_open", {}).values():
             os.close(descriptor)
+
+
+def verify(directory: Path) -> None:
+    """Check that all shards of a dataset are there and as long as they were written, without reading their samples.
+
+    Args:
+        directory: a dataset's directory.
+
+    Raises:
+        BrokenShard: naming the first that is not.
+    """
+    dataset = Dataset(directory)
+    for table in SAMPLE_TABLES:
+        SampleReader(directory, table)
+    for table in EVENT_TABLES:
+        dataset.arrow(table)
+
+
+def _check_size(file: str, index: Any) -> None:
+    """Refuse a tar that is not as long as its index says, or an index whose members can't follow one another."""
+    columns = {name: _column([index], name) for name in OFFSETS}
+    row_start, image_start = columns["json_offset"], columns["jpg_offset"]
+    last = row_start + columns["json_size"]
+    pictured = columns["jpg_size"] > 0
+    follows = image_start + _blocks(columns["jpg_size"]) + tarfile.BLOCKSIZE == row_start
+    if (pictured & ~follows).any() or (last <= row_start).any() or row_start.min(initial=512) < tarfile.BLOCKSIZE:
+        raise BrokenShard(f"the index of {file} is damaged: its offsets are of no tar that moonlib wrote; {REMEDY}")
+    # A tar ends with two blocks of zeros and fills a whole record.
+    expected = -(-int(_blocks(last.max(initial=0)) + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    try:
+        size = Path(file).stat().st_size
+    except FileNotFoundError:
+        raise BrokenShard(f"{file} is missing, and its index is there; {REMEDY}") from None
+    if size != expected:
+        raise BrokenShard(f"{file} has {size:,} bytes, and should have {expected:,} by its index; {REMEDY}")
+
+
+def _blocks(size: Any) -> Any:
+    """Round up to whole blocks of a tar."""
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def _column(parts: list[Any], name: str) -> NDArray[np.int64]:

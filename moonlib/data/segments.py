@@ -27,7 +27,7 @@ def product_segments(dataset: Dataset) -> pl.DataFrame:
     counts = events.filter(pl.col("ts") < until).group_by("item_id").agg(pl.len().alias("events"))
     new = pl.col("listed_at") >= until
     return (
-        dataset.products.select("item_id", "listed_at")
+        dataset.table("products", ("item_id", "listed_at"))
         .join(counts, on="item_id", how="left", maintain_order="left")
         .with_columns(pl.col("events").fill_null(0), new=new)
         .with_columns(tail=~pl.col("new") & (pl.col("events") <= pl.col("events").filter(~pl.col("new")).median()))

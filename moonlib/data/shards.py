@@ -15,15 +15,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 import tarfile
-import uuid
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -38,6 +37,9 @@ from rich.progress import track
 from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, Tables
+from moonlib.data.workers import worker_pool
+from moonlib.directories import LOCK, attempt
+from moonlib.disk import writing
 
 FORMAT = 1
 """The version of this layout."""
@@ -61,8 +63,8 @@ _IMAGES_PER_TASK = 64
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     """Return a dataset's directory, building it first if it isn't there.
 
-    The build happens in a sibling directory that is renamed when it is complete. Of several concurrent builders the
-    first to finish wins and the others take its result.
+    The build happens in ``<directory>.partial``, which is renamed when it is complete. Of several builders one works
+    and the others wait for it. What a failed build wrote is removed; what a killed one left, by the next.
 
     Args:
         directory: where the dataset belongs.
@@ -70,23 +72,44 @@ def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
 
     Raises:
         FileExistsError: ``directory`` holds something else.
+        OSError: it can't be written, for instance because the disk is full.
     """
     if _finished(directory):
         return directory
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists and is not a dataset (it has no dataset.json); choose another place")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-    draft.mkdir()
-    try:
-        build(draft)
-        draft.rename(directory)
-    except OSError:
-        if not _finished(directory):
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    if directory.exists():
+        if not directory.is_dir() or any(directory.iterdir()):
+            problem = "exists and is not a dataset (it has no dataset.json)"
+            raise FileExistsError(f"{directory} {problem}; choose another place")
+        directory.rmdir()
+    partial = directory.with_name(f"{directory.name}.partial")
+    if partial.exists() and not (partial / LOCK).exists():
+        raise FileExistsError(f"{partial} is in the way of the build and was not made by one; move it elsewhere")
+    # The lock is between processes; the threads of one take turns.
+    with writing(directory), _building, attempt(directory, _announce(directory)) as draft:
+        if draft is not None:
+            _empty(draft)
+            try:
+                build(draft)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
     return directory
+
+
+_building = threading.Lock()
+
+
+def _announce(directory: Path) -> Callable[[str], None]:
+    return lambda holder: print(f"{directory} is being built by {holder}: waiting for it", file=sys.stderr)
+
+
+def _empty(draft: Path) -> None:
+    """Remove what a killed build left."""
+    for path in draft.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _finished(directory: Path) -> bool:
@@ -280,10 +303,7 @@ def _read_images(wanted: list[tuple[str, str]], read_image: ReadImage, workers: 
         for task in tasks:
             yield from _read_all(task, read_image)
         return
-    # As torch's DataLoader does: a fork starts at once, and a caller's script needs no main guard. What workers run
-    # (drawing, reading, encoding) touches none of the thread pools of torch and polars, which a fork leaves dead.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (read_image,)) as pool:
+    with worker_pool(workers, _start_worker, read_image) as pool:
         pending: deque[Future[list[bytes | str]]] = deque()
         for task in tasks:
             pending.append(pool.submit(_read_task, task))

@@ -14,6 +14,9 @@ Split = Literal["behaviour", "train", "valid", "test"]
 FRACTIONS = {"behaviour": 0.6, "train": 0.267, "valid": 0.033, "test": 0.1}
 """The default share of the events' time range that each split covers, in this order."""
 
+_READER = {"searches": "posttrain", "impressions": "application"}
+"""What the shipped recipes call the stage that can't do without a table."""
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -63,7 +66,7 @@ class Splits:
         """
         start, end = events.min(), events.max()
         assert isinstance(start, datetime) and isinstance(end, datetime), "no events"
-        end += timedelta(microseconds=1)
+        end = _after(end)
         behaviour, train, valid = list(itertools.accumulate(FRACTIONS.values()))[:3]
         length = end - start
         return cls(start + behaviour * length, start + train * length, start + valid * length, end)
@@ -73,7 +76,7 @@ class Splits:
         """Cut nothing off: every product is known in training and there are no events to hold out."""
         last = products["listed_at"].max()
         assert isinstance(last, datetime), "no products"
-        return cls(*[last + timedelta(microseconds=1)] * 4)
+        return cls(*[_after(last)] * 4)
 
     @classmethod
     def from_json(cls, moments: dict[str, str]) -> Splits:
@@ -116,11 +119,21 @@ class Splits:
         """
         chosen = self.select(events, split)
         if chosen.is_empty():
+            if events.is_empty():
+                raise ValueError(
+                    f"the dataset has no {table}, and a stage of the recipe reads them: leave it out "
+                    f"(--stages.{_READER[table]} null), or build the dataset again with {table}"
+                )
             start, end = self.window(split)
             window = f"before {end.isoformat()}" if start is None else f"in [{start.isoformat()}, {end.isoformat()})"
-            spans = f"run from {events['ts'].min()!s} to {events['ts'].max()!s}" if events.height else "are none at all"
             raise ValueError(
-                f"the {split} split of {table} is empty: no row has ts {window}; the {events.height} rows {spans}. "
-                "Set other splits when building the dataset (--behaviour-until … --test-until)"
+                f"the {split} split of {table} is empty: no row has ts {window}; the {events.height} rows run from "
+                f"{events['ts'].min()!s} to {events['ts'].max()!s}. Set other splits when building the dataset "
+                "(--splits BEHAVIOUR TRAIN VALID TEST)"
             )
         return chosen
+
+
+def _after(moment: datetime) -> datetime:
+    """The next microsecond; of the last one there is, itself."""
+    return min(moment, datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)) + timedelta(microseconds=1)

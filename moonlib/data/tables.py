@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -143,14 +143,49 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     return cast
 
 
-def _check(frame: pl.DataFrame, name: str, column: str, bad: pl.Series, problem: str) -> None:
-    """Raise for the first row marked bad."""
+def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str, first: int = 0) -> pl.DataFrame:
+    """Cast some columns of some rows of a table to its schema: of a table that is read piece by piece.
+
+    Args:
+        frame: the rows.
+        table: one of `SCHEMAS`.
+        columns: what is wanted of them; the table's key must be there, other columns are filled with nulls.
+        name: what to call the table in errors.
+        first: number of rows before these, for errors.
+
+    Returns:
+        The wanted columns, in the order of ``columns``.
+
+    Raises:
+        ValueError: as `validate`, for these columns.
+    """
+    target, key = empty(table).schema, KEYS[table]
+    if key not in frame.columns:
+        raise ValueError(f"{name}: column {key!r} is missing (it has {', '.join(frame.columns) or 'no columns'})")
+    cast = []
+    for column in columns:
+        if column not in frame.columns:
+            cast.append(pl.Series(column, [None] * frame.height, dtype=target[column]))
+            continue
+        series = _cast(frame[column], target[column], name, first)
+        if column == key:
+            problem = "is missing; this column must have a value in every row"
+            _check(frame, name, column, series.is_null(), problem, first)
+        cast.append(series)
+    part = pl.DataFrame(cast)
+    if "box" in part.columns:
+        _check_boxes(part, name, first)
+    return part
+
+
+def _check(frame: pl.DataFrame, name: str, column: str, bad: pl.Series, problem: str, first: int = 0) -> None:
+    """Raise for the first row marked bad; ``first`` rows stand before the frame's."""
     row = bad.fill_null(False).arg_max() if bad.any() else None
     if row is not None:
-        raise ValueError(f"{name}: row {row + 1}, column {column!r}: {_show(frame[column][row])} {problem}")
+        raise ValueError(f"{name}: row {first + row + 1}, column {column!r}: {_show(frame[column][row])} {problem}")
 
 
-def _check_boxes(frame: pl.DataFrame, name: str) -> None:
+def _check_boxes(frame: pl.DataFrame, name: str, first: int = 0) -> None:
     corners = frame.select(
         *(pl.col("box").list.get(i, null_on_oob=True).alias(c) for i, c in enumerate(("x0", "y0", "x1", "y1"))),
         sides=pl.col("box").list.len(),
@@ -165,7 +200,7 @@ def _check_boxes(frame: pl.DataFrame, name: str) -> None:
         & (pl.col("y1") <= 1)
     ).to_series()
     bad = frame["box"].is_not_null() & ~fits.fill_null(False)
-    _check(frame, name, "box", bad, "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
+    _check(frame, name, "box", bad, "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1", first)
 
 
 def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
@@ -186,17 +221,23 @@ def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
     return pl.DataFrame(columns + [frame[column] for column in frame.columns if column not in target])
 
 
-def _cast(series: pl.Series, dtype: pl.DataType, name: str) -> pl.Series:
+def _cast(series: pl.Series, dtype: pl.DataType, name: str, first: int = 0) -> pl.Series:
     """Cast one column; every value that the new type can't hold exactly is an error."""
-    if series.dtype != dtype:
+    if series.dtype != dtype or isinstance(dtype, pl.Datetime):
         read, expected = _reader(series.dtype, dtype)
         if read is None:
             problem = f"{series.dtype} is not {expected}"
             raise ValueError(f"{name}: column {series.name!r}: {problem}; write it as {_show_type(dtype)}")
         cast = read(series)
-        _check(series.to_frame(), name, series.name, cast.is_null() & series.is_not_null(), f"is not {expected}")
+        lost = cast.is_null() & series.is_not_null()
+        # A time that is out of range can't be shown as one.
+        shown = series.to_physical() if series.dtype.is_temporal() else series
+        _check(shown.to_frame(), name, series.name, lost, f"is not {expected}", first)
         series = cast
-    return series.fill_nan(None) if dtype == pl.Float64 else series
+    if dtype == pl.Float64:
+        series = series.fill_nan(None)
+        _check(series.to_frame(), name, series.name, series.is_infinite(), "is not finite", first)
+    return series
 
 
 _Read = Callable[[pl.Series], pl.Series]
@@ -225,7 +266,7 @@ def _reader(source: pl.DataType, target: pl.DataType) -> tuple[_Read | None, str
     elif isinstance(target, pl.Datetime):
         expected = "a time in ISO 8601, such as 2025-01-31T12:00:00Z"
         if isinstance(source, pl.Datetime | pl.Date):
-            read = _to_utc
+            read, expected = _to_utc, f"a time from the year 1 to 9999 (the number is in {_UNITS[_unit(source)]})"
         elif text:
             read = parsed(_parse_time)
     elif isinstance(target, pl.Map):
@@ -246,10 +287,29 @@ def _reader(source: pl.DataType, target: pl.DataType) -> tuple[_Read | None, str
     return (plain if source == pl.Null else read), expected
 
 
+_UNITS = {"d": "days", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_MICROSECONDS = {"d": 86_400_000_000, "ms": 1000, "us": 1}
+_FIRST, _LAST = (
+    (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    for moment in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+)
+
+
+def _unit(dtype: pl.DataType) -> str:
+    return dtype.time_unit if isinstance(dtype, pl.Datetime) else "d"
+
+
 def _to_utc(series: pl.Series) -> pl.Series:
-    zone = series.dtype.time_zone if isinstance(series.dtype, pl.Datetime) else None
-    times = series.cast(pl.Datetime("us", zone))
-    return times.dt.convert_time_zone("UTC") if zone else times.dt.replace_time_zone("UTC")
+    """Bring times and days to microseconds in UTC; what Python knows no date for becomes null."""
+    # Underneath, a time with a zone counts from 1970 in UTC already, and one without a zone is taken for UTC.
+    count = series.to_physical().cast(pl.Int64)
+    unit = _unit(series.dtype)
+    if unit == "ns":
+        count = count // 1000
+    else:
+        scale = _MICROSECONDS[unit]
+        count = count.set(~count.is_between(_FIRST // scale, _LAST // scale), None) * scale
+    return count.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
 
 
 def _each(series: pl.Series, parse: Callable[[Any], Any], dtype: pl.DataType) -> pl.Series:
@@ -259,7 +319,7 @@ def _each(series: pl.Series, parse: Callable[[Any], Any], dtype: pl.DataType) ->
         for value in series:
             try:
                 yield None if value is None else parse(value)
-            except (ValueError, TypeError, AttributeError):
+            except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
                 yield None
 
     return pl.Series(series.name, list(values()), dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from moonlib.data.content import Content, Side
 from moonlib.encoders.encoder import ContentBatch, Encoder
@@ -34,7 +36,7 @@ class DualPreprocessor:
         """Return ``image``, ``has_image``, ``text`` and ``text_mask`` (see `ContentBatch`) for the towers there are."""
         batch: ContentBatch = {}
         if self.load_image is not None:
-            image = torch.zeros(len(contents), 3, self.image_size, self.image_size, dtype=torch.uint8)
+            image = _zeros(len(contents), 3, self.image_size, self.image_size)
             for row, content in enumerate(contents):
                 if content.image is not None:
                     image[row] = self.load_image(content.image)
@@ -43,6 +45,18 @@ class DualPreprocessor:
         if self.tokenize is not None:
             batch["text"], batch["text_mask"] = self.tokenize([content.text or "" for content in contents])
         return batch
+
+
+def _zeros(*shape: int) -> Tensor:
+    """uint8 zeros; in a loader worker, in memory that the main process shares.
+
+    As in torch's own collation, what is written there need not be copied there. Memory that is not written, because
+    images are missing, is never touched at all.
+    """
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 class DualEncoder(Encoder):

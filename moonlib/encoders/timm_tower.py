@@ -81,7 +81,16 @@ def _load(body: Any, model: str, checkpoint: Path) -> None:
     """Read the weights of a timm model, less its classifier's."""
     from timm.models import load_state_dict
 
-    weights = load_state_dict(str(checkpoint), weights_only=True)
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"no weights at {checkpoint}")
+    try:
+        weights = load_state_dict(str(checkpoint), weights_only=True)
+    except Exception as error:  # pickle, zip, torch and safetensors each have their own
+        problem = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{checkpoint} holds no weights that can be read safely ({problem}); expected safetensors, or a state dict "
+            "of tensors that torch.save wrote"
+        ) from None
     classifier = body.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
     try:

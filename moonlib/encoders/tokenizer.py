@@ -13,6 +13,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from moonlib.disk import writing
+
 FILE_NAME = "tokenizer.json"
 
 
@@ -87,8 +89,12 @@ def load_or_fit_tokenizer(products: pl.DataFrame, directory: Path, vocab_size: i
     tokenizer = fit_tokenizer(catalogue_texts(products), vocab_size)
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".{FILE_NAME}.{os.getpid()}"
-    tokenizer.save(str(temporary))
-    temporary.replace(path)
+    try:
+        with writing(path):
+            tokenizer.save(str(temporary))
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return tokenizer
 
 
@@ -112,7 +118,7 @@ class BPETokenize:
         """Return ids int64 [B, T] and mask bool [B, T]; padding has id 0, a blank text an all-False mask."""
         # The library's own threads must not be started in a forked worker, where they could hang.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         length = max((len(encoding.ids) for encoding in encodings), default=0)
         shape = (len(encodings), length)
         ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64).reshape(shape)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
+
+from moonlib.disk import writing
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -18,8 +21,9 @@ def save_weights(module: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_model(module, str(temporary))
-        temporary.replace(path)
+        with writing(path):
+            save_model(module, str(temporary))
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -39,15 +43,28 @@ def load_weights(module: nn.Module, path: Path) -> None:
             # The metadata maps the names of shared tensors to the name they were written under.
             shared = set(file.metadata() or {}) - {"format"}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error})") from None
+        raise ValueError(f"{path} is not a safetensors file ({error}); copy it again, or train again") from None
     expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    difference = _first_difference(found, expected, shared)
+    difference = first_difference(found, expected, shared)
     if difference:
-        raise ValueError(f"{path} belongs to another encoder: {difference}")
+        remedy = "give the recipe the encoder that these weights are of, or remove them and train again"
+        raise ValueError(f"{path} belongs to another encoder: {difference}; {remedy}")
     load_model(module, path)
 
 
-def _first_difference(found: dict[str, list[int]], expected: dict[str, list[int]], shared: set[str]) -> str | None:
+def first_difference(
+    found: dict[str, list[int]], expected: dict[str, list[int]], shared: Collection[str] = ()
+) -> str | None:
+    """Say in what the tensors of a file differ first from those of a module.
+
+    Args:
+        found: shape of each tensor in the file.
+        expected: shape of each tensor of the module.
+        shared: names that the file holds under another name.
+
+    Returns:
+        None if they agree.
+    """
     for name, shape in expected.items():
         if name not in found:
             if name not in shared:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import moonlib.compat  # noqa: F401  (before torchmetrics)
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -16,7 +18,7 @@ TIE = 1e-6
 
 def ranks(
     query_vectors: Tensor,
-    gallery_vectors: Tensor,
+    gallery_vectors: Tensor | NDArray[np.floating],
     query_spu: Tensor,
     gallery_spu: Tensor,
     query_time: Tensor | None = None,
@@ -31,7 +33,8 @@ def ranks(
 
     Args:
         query_vectors: float [Q, D], of any length.
-        gallery_vectors: float [N, D], of any length.
+        gallery_vectors: float [N, D], of any length; an array that is mapped from a file is read in blocks and never
+            held in memory.
         query_spu: int64 [Q], the SPU that was bought.
         gallery_spu: int64 [N].
         query_time: int64 [Q]; with ``listed_at``, only items listed at or before it are in the query's gallery.
@@ -53,54 +56,80 @@ def ranks(
     if (query_time is None) != (listed_at is None):
         raise ValueError("give both query_time and listed_at, or neither")
     queries = _unit(query_vectors, "query_vectors")
-    gallery = _unit(gallery_vectors, "gallery_vectors")
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}")
-    for name, values, vectors in (
-        ("query_spu", query_spu, queries),
-        ("gallery_spu", gallery_spu, gallery),
-        ("query_time", query_time, queries),
-        ("listed_at", listed_at, gallery),
+    gallery = _Gallery(gallery_vectors, chunk)
+    if queries.shape[1] != gallery.vectors.shape[1]:
+        raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery {gallery.vectors.shape[1]}")
+    for name, values, rows in (
+        ("query_spu", query_spu, len(queries)),
+        ("gallery_spu", gallery_spu, len(gallery.vectors)),
+        ("query_time", query_time, len(queries)),
+        ("listed_at", listed_at, len(gallery.vectors)),
     ):
-        if values is not None and (values.dtype != torch.int64 or values.shape != vectors.shape[:1]):
-            raise ValueError(f"{name} must be int64 [{len(vectors)}], got {values.dtype} {list(values.shape)}")
+        if values is not None and (values.dtype != torch.int64 or values.shape != (rows,)):
+            raise ValueError(f"{name} must be int64 [{rows}], got {values.dtype} {list(values.shape)}")
     found = torch.empty_like(query_spu)
     for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
-        time = None if query_time is None else query_time[rows]
-        found[rows] = _ranks_of_chunk(queries[rows], gallery, query_spu[rows], gallery_spu, time, listed_at, chunk)
+        part = slice(start, start + chunk)
+        time = None if query_time is None else query_time[part]
+        found[part] = _ranks_of_chunk(queries[part], gallery, query_spu[part], gallery_spu, time, listed_at)
     return found
+
+
+class _Gallery:
+    """Vectors in blocks of unit length, wherever they lie."""
+
+    def __init__(self, vectors: Tensor | NDArray[np.floating], chunk: int) -> None:
+        if vectors.ndim != 2:
+            raise ValueError(f"gallery_vectors must be [n, D], got {list(vectors.shape)}")
+        self.vectors, self.chunk = vectors, chunk
+        self.represented = torch.zeros(len(vectors), dtype=torch.bool)
+        broken = 0
+        for rows in self.blocks():
+            values = self.read(rows)
+            broken += int((~values.isfinite().all(dim=1)).sum())
+            self.represented[rows] = values.any(dim=1)
+        if broken:
+            raise ValueError(f"{broken} of {len(vectors)} gallery_vectors are not finite")
+
+    def blocks(self) -> list[slice]:
+        return [slice(start, start + self.chunk) for start in range(0, len(self.vectors), self.chunk)]
+
+    def read(self, rows: slice | Tensor) -> Tensor:
+        if isinstance(self.vectors, Tensor):
+            return self.vectors[rows].float()
+        found = self.vectors[rows if isinstance(rows, slice) else rows.numpy()]
+        return torch.from_numpy(np.array(found, dtype=np.float32))
+
+    def unit(self, rows: slice | Tensor) -> Tensor:
+        return F.normalize(self.read(rows), dim=1)
 
 
 def _ranks_of_chunk(
     queries: Tensor,
-    gallery: Tensor,
+    gallery: _Gallery,
     query_spu: Tensor,
     gallery_spu: Tensor,
     query_time: Tensor | None,
     listed_at: Tensor | None,
-    chunk: int,
 ) -> Tensor:
     best = queries.new_full((len(queries),), -torch.inf)
-    represented = gallery.any(dim=1)
-    possible = (torch.isin(gallery_spu, query_spu) & represented).nonzero().squeeze(1)
-    for start in range(0, len(possible), chunk):
-        items = possible[start : start + chunk]
+    possible = (torch.isin(gallery_spu, query_spu) & gallery.represented).nonzero().squeeze(1)
+    for start in range(0, len(possible), gallery.chunk):
+        items = possible[start : start + gallery.chunk]
         hit = query_spu.unsqueeze(1) == gallery_spu[items]
         if query_time is not None and listed_at is not None:
             hit &= listed_at[items] <= query_time.unsqueeze(1)
-        scores = (queries @ gallery[items].T).masked_fill(~hit, -torch.inf)
+        scores = (queries @ gallery.unit(items).T).masked_fill(~hit, -torch.inf)
         best = torch.maximum(best, scores.amax(dim=1))
     ahead = torch.zeros_like(query_spu)
-    for start in range(0, len(gallery), chunk):
-        block = slice(start, start + chunk)
-        rival = queries @ gallery[block].T >= (best - TIE).unsqueeze(1)
+    for block in gallery.blocks():
+        rival = queries @ gallery.unit(block).T >= (best - TIE).unsqueeze(1)
         rival &= query_spu.unsqueeze(1) != gallery_spu[block]
         if query_time is not None and listed_at is not None:
             rival &= listed_at[block] <= query_time.unsqueeze(1)
         ahead += rival.sum(dim=1)
     miss = best.isneginf() | ~queries.any(dim=1)
-    return ahead.masked_fill(miss, len(gallery))
+    return ahead.masked_fill(miss, len(gallery_spu))
 
 
 def _unit(vectors: Tensor, name: str) -> Tensor:

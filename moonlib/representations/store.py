@@ -2,18 +2,132 @@
 
 from __future__ import annotations
 
+import io
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moonlib.disk import writing
+
+Chunks = Callable[[int], Iterable[NDArray[np.float32]]]
+"""Number of the first chunk wanted → that chunk of vectors and all after it, float32 [rows, D] each."""
+
 
 def write_array(path: Path, array: NDArray[np.generic]) -> None:
     """Write an array as ``.npy`` under a temporary name, then rename it into place."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    partial.replace(path)
+    with writing(path):
+        with partial.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        partial.replace(path)
+
+
+def write_vectors(
+    directory: Path, name: str, ids: NDArray[np.int64], dim: int, chunk: int, chunks: Chunks
+) -> Representations:
+    """Write representations chunk by chunk, continuing what an earlier call began; one chunk at a time is in memory.
+
+    The vectors grow in ``.{name}.npy.partial`` and take their name when they are complete. It is written by appending
+    and not through a memory map, where a full disk would kill the process. What is there of other ids, another width
+    or another type is begun anew; that the vectors themselves are of the same making is for the caller to know.
+
+    Args:
+        directory: where ``{name}.ids.npy`` and ``{name}.npy`` belong; one process at a time may write there.
+        name: of the two files.
+        ids: int64 [N], ascending.
+        dim: width D.
+        chunk: rows of each chunk but the last.
+        chunks: makes the vectors. Chunk i belongs to ``ids[i * chunk : (i + 1) * chunk]``.
+
+    Returns:
+        The representations, opened from disk.
+
+    Raises:
+        ValueError: ids that do not ascend, or chunks of another shape; what was written before stays.
+    """
+    if np.any(ids[1:] <= ids[:-1]):
+        raise ValueError("ids to write vectors of must ascend, each of them once")
+    file, partial = directory / f"{name}.npy", directory / f".{name}.npy.partial"
+    header = _header(len(ids), dim)
+    if not _holds(directory / f"{name}.ids.npy", ids):
+        file.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+        write_array(directory / f"{name}.ids.npy", ids)
+    elif file.exists() and _starts_with(file, header):
+        return Representations.open(directory, name)
+    bytes_of = 4 * dim * chunk
+    total = len(header) + 4 * dim * len(ids)
+    done = (partial.stat().st_size - len(header)) // bytes_of if _starts_with(partial, header) else 0
+    with partial.open("r+b" if done > 0 else "wb") as growing:
+        if done > 0:
+            growing.truncate(min(len(header) + done * bytes_of, total))
+            growing.seek(0, os.SEEK_END)
+        else:
+            growing.write(header)
+        place = growing.tell()
+        for vectors in chunks(max(done, 0)) if place < total else ():
+            if vectors.shape != (min(chunk, (total - place) // (4 * dim)), dim):
+                raise ValueError(f"{partial}: a chunk of shape {list(vectors.shape)} does not belong at byte {place}")
+            with writing(file):
+                growing.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+                growing.flush()
+            place = growing.tell()
+        if place != total:
+            raise ValueError(f"{partial}: the vectors end at byte {place}, and should at {total}")
+        with writing(file):
+            os.fsync(growing.fileno())
+    partial.replace(file)
+    return Representations.open(directory, name)
+
+
+def write_parquet(directory: Path, name: str, key: str) -> None:
+    """Turn the two files of representations into one Parquet file, block by block, and delete them.
+
+    Args:
+        directory: where ``{name}.ids.npy`` and ``{name}.npy`` lie and ``{name}.parquet`` is written.
+        name: of the files.
+        key: name of the column of ids, int64; the vectors are the column ``vector``, fixed_size_list<float32>.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    store = Representations.open(directory, name)
+    schema = pa.schema([(key, pa.int64()), ("vector", pa.list_(pa.float32(), store.dim))])
+    partial = directory / f".{name}.parquet.partial"
+    with writing(directory / f"{name}.parquet"), parquet.ParquetWriter(partial, schema) as writer:
+        for start in range(0, len(store.ids), 16_384):
+            block = slice(start, start + 16_384)
+            values = pa.array(np.ascontiguousarray(store.vectors[block]).reshape(-1))
+            vectors = pa.FixedSizeListArray.from_arrays(values, store.dim)
+            writer.write_table(pa.table([pa.array(store.ids[block]), vectors], schema=schema))
+    partial.replace(directory / f"{name}.parquet")
+    Representations.remove(directory, name)
+
+
+def _header(rows: int, dim: int) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
+    return header.getvalue()
+
+
+def _starts_with(path: Path, header: bytes) -> bool:
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
+
+
+def _holds(path: Path, ids: NDArray[np.int64]) -> bool:
+    """Whether a file of ids is there and holds these."""
+    if not path.exists():
+        return False
+    try:
+        return np.array_equal(np.load(path, mmap_mode="r", allow_pickle=False), ids)
+    except (ValueError, EOFError):  # no array, or cut off
+        return False
 
 
 class Representations:
@@ -56,6 +170,12 @@ class Representations:
                 raise FileNotFoundError(f"{file} is missing: run the represent stage of the iteration again")
         return cls(np.load(ids_file), np.load(vectors_file, mmap_mode="r"))
 
+    @staticmethod
+    def remove(directory: Path, name: str) -> None:
+        """Delete what `save` or `write_vectors` wrote."""
+        for file in (f"{name}.npy", f"{name}.ids.npy"):
+            (directory / file).unlink(missing_ok=True)
+
     def save(self, directory: Path, name: str) -> None:
         """Write ``{name}.ids.npy`` (int64 [N]) and ``{name}.npy`` (float32 [N, D]) into ``directory``."""
         write_array(directory / f"{name}.ids.npy", self.ids)
@@ -79,6 +199,13 @@ class Representations:
             return np.full(ids.shape, -1, dtype=np.int64)
         rows = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return np.where(self.ids[rows] == ids, rows, -1)
+
+    def gather(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read vectors into memory, float32 [n, D] for n ids; zeros where there is no representation."""
+        rows = self.rows(ids)
+        vectors = np.zeros((len(ids), self.dim), dtype=np.float32)
+        vectors[rows >= 0] = self.vectors[rows[rows >= 0]]
+        return vectors
 
     def shuffled(self, seed: int) -> Representations:
         """The same vectors, dealt out to the ids at random: what a representation is worth without its meaning."""

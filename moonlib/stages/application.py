@@ -31,6 +31,7 @@ from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
 from moonlib.stages.represent import EVALUATED, oracle_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
+from moonlib.stages.training import train
 
 
 @dataclass
@@ -169,6 +170,8 @@ class Application(Stage):
             predicted = {name: true_probability(dataset, rows[name]) for name in EVALUATED}
         else:
             predicted = self.fit_and_predict(context, rows)
+        if not context.trainer.is_global_zero:
+            return {}
         predictions = pl.concat(
             [
                 rows[name]
@@ -194,7 +197,10 @@ class Application(Stage):
     def fit_and_predict(
         self, context: StageContext, rows: dict[Split, pl.DataFrame]
     ) -> dict[Split, NDArray[np.float64]]:
-        """Train on the training days; return the probabilities of the validation and test impressions."""
+        """Train on the training days; return the probabilities of the validation and test impressions.
+
+        Of several processes the first predicts.
+        """
         vocabularies = Vocabularies.of(context.dataset, rows["train"])
         products, queries = self.read_representations(context)
         impressions = {
@@ -217,7 +223,9 @@ class Application(Stage):
         )
         self.model = ClickModel(self.adapter, self.predictor, sizes, self.id_dim, products.dim if products else 0)
         self.train_impressions, self.context = impressions["train"], context
-        context.trainer.fit(self)
+        train(self, context)
+        if not context.trainer.is_global_zero:
+            return {}
         save_weights(self.model, context.directory / "weights.safetensors")
         return {name: self.predict(impressions[name]) for name in EVALUATED}
 
@@ -239,11 +247,17 @@ class Application(Stage):
         sampler = BatchRows(
             len(self.train_impressions),
             data.batch_size,
-            self.context.seed,
+            # Epochs of one batch are there to learn it by heart: it has to be the same one.
+            None if repr(self.trainer.limit_train_batches) == "1" else self.context.seed,
             self.trainer.global_rank,
             self.trainer.world_size,
+            epoch=self.context.position.epoch,
+            start=self.context.position.batch,
         )
-        return DataLoader(self.train_impressions, sampler=sampler, batch_size=None, num_workers=data.workers)
+        generator = torch.Generator().manual_seed(self.context.seed)
+        return DataLoader(
+            self.train_impressions, sampler=sampler, batch_size=None, num_workers=data.workers, generator=generator
+        )
 
     def training_step(self, batch: ImpressionBatch, step: int) -> Tensor:
         loss = F.binary_cross_entropy_with_logits(self.model(batch), batch.clicked)

@@ -27,6 +27,7 @@ from moonlib.losses.loss import Loss
 from moonlib.negatives.masks import positive_and_ignore
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
 from moonlib.stages.stage import Need, Stage, StageContext
+from moonlib.stages.training import train
 
 
 def contrastive_loss(
@@ -132,8 +133,9 @@ class Contrastive(Stage):
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
         self.context = context
-        context.trainer.fit(self)
-        save_weights(self.encoder, context.directory / "weights.safetensors")
+        train(self, context)
+        if context.trainer.is_global_zero:
+            save_weights(self.encoder, context.directory / "weights.safetensors")
         return {}
 
     def train_dataloader(self) -> DataLoader[PairBatch]:
@@ -147,7 +149,9 @@ class Contrastive(Stage):
             data.batch_size,
             self.samplers,
             seed=self.context.seed,
-            steps=self.trainer.max_steps,
+            steps=self.trainer.max_steps * self.trainer.accumulate_grad_batches,
+            start_step=self.context.position.batch,
+            epoch=self.context.position.epoch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
@@ -160,7 +164,8 @@ class Contrastive(Stage):
             Quarantine(self.context.directory / "quarantine.jsonl", total=dataset.counts["products"]),
             data.augment,
         )
-        return DataLoader(batches, sampler=planner, batch_size=None, num_workers=data.workers)
+        generator = torch.Generator().manual_seed(self.context.seed)
+        return DataLoader(batches, sampler=planner, batch_size=None, num_workers=data.workers, generator=generator)
 
     def training_step(self, batch: PairBatch, step: int) -> Tensor:
         loss = contrastive_loss(self.encoder, batch, self.loss, self.samplers, both_directions=self.both_directions)

@@ -16,18 +16,23 @@ from numpy.typing import NDArray
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
 from moonlib.data.quarantine import Quarantine
+from moonlib.data.reader import SampleReader
 from moonlib.data.segments import SEGMENTS, product_segments
 from moonlib.data.splits import Split
+from moonlib.data.tables import KEYS
+from moonlib.disk import writing
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.thumbnail import Thumbnail
 from moonlib.encoders.weights import load_weights
 from moonlib.metrics.recall import ranks, recall_at
 from moonlib.representations.embed import Contents, embed
-from moonlib.representations.store import Representations
+from moonlib.representations.store import Representations, write_vectors
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 
 Task = Literal["image_search", "text_search"]
 EVALUATED: tuple[Split, ...] = ("valid", "test")
+BLOCK = 8192
+"""Searches ranked at once, and vectors drawn at once."""
 
 
 @dataclass
@@ -42,7 +47,7 @@ class RepresentData:
         segments: columns of the queries table whose values are reported apart: ``[language]`` adds
             ``text_search/recall@10@en``.
         batch_size: rows encoded at once.
-        workers: loader processes; has no effect on the result.
+        workers: processes that read, decode and, on a CPU, encode; has no effect on the result.
     """
 
     product: str = "title+image"
@@ -70,10 +75,15 @@ def evaluation_searches(dataset: Dataset, split: Split, task: Task) -> pl.DataFr
         dataset.splits.select(dataset.searches, split)
         .filter(pl.col("action") == "order")
         .join(queries, on="query_id", how="semi", maintain_order="left")
-        .join(dataset.products.select("item_id", "spu_id"), on="item_id", how="left", maintain_order="left")
+        .join(dataset.table("products", ("item_id", "spu_id")), on="item_id", how="left", maintain_order="left")
         .unique(["search_id", "spu_id"], keep="first", maintain_order=True)
         .select("search_id", "user_id", "query_id", "item_id", "spu_id", "ts")
     )
+
+
+def ids_of(dataset: Dataset, table: Literal["products", "queries"]) -> NDArray[np.int64]:
+    """The ids of a table, int64 [N]; its other columns are left alone."""
+    return dataset.table(table, (KEYS[table],))[KEYS[table]].to_numpy()
 
 
 def microseconds(column: pl.Series) -> torch.Tensor:
@@ -124,28 +134,40 @@ class Represent(Stage):
         return references
 
     def run(self, context: StageContext) -> dict[str, float]:
-        dataset = context.dataset
-        if self.of in ("chance", "oracle"):
-            made = oracle_representations if self.of == "oracle" else chance_representations
-            products, queries = made(dataset)
-            return self.evaluate(context, products, {"image_search": queries, "text_search": queries})
-        encoder = self.encoder(context)
-        products = self.embed(context, encoder, "product", dataset.products["item_id"].to_numpy())
-        searched = {
-            task: self.embed(context, encoder, "query", ids, modality)
-            for task, modality, ids in self.searched_queries(dataset, encoder)
-        }
+        if not context.trainer.is_global_zero:
+            return {}
         if self.of == "encoder":
-            products.save(context.directory, "products")
-            queries = self.embed(context, encoder, "query", dataset.queries["query_id"].to_numpy())
-            queries.save(context.directory, "queries")
-        return self.evaluate(context, products, searched)
+            self.embed(context, self.encoder(context), "query", ids_of(context.dataset, "queries"), "queries")
+        return self.retrieval(context)
+
+    def retrieval(self, context: StageContext) -> dict[str, float]:
+        """Represent the products, and the searches of validation and test days, and measure recall."""
+        dataset, directory = context.dataset, context.directory
+        if self.of == "oracle":
+            products, queries = oracle_representations(dataset)
+            return self.evaluate(context, products, {"image_search": queries, "text_search": queries})
+        if self.of == "chance":
+            products = chance_representations(ids_of(dataset, "products"), directory, "products", seed=0)
+            queries = chance_representations(ids_of(dataset, "queries"), directory, "queries", seed=1)
+            searched: dict[Task, Representations] = {"image_search": queries, "text_search": queries}
+        else:
+            encoder = self.encoder(context)
+            products = self.embed(context, encoder, "product", ids_of(dataset, "products"), "products")
+            searched = {
+                task: self.embed(context, encoder, "query", ids, task, modality)
+                for task, modality, ids in self.searched_queries(dataset, encoder)
+            }
+        metrics = self.evaluate(context, products, searched)
+        # What nobody reads again: it was only written so that it need not be held in memory.
+        for name in ("image_search", "text_search", *(() if self.of == "encoder" else ("products", "queries"))):
+            Representations.remove(directory, name)
+        return metrics
 
     def encoder(self, context: StageContext) -> Encoder:
         """The encoder that makes the representations, with the weights it is to have."""
         if self.of == "thumbnail":
             encoder: Encoder = Thumbnail()
-            encoder.setup(context.dataset.products, context.directory)
+            encoder.setup(pl.DataFrame(), context.directory)
             return encoder
         assert context.encoder is not None
         if self.of == "encoder" and context.weights is not None:
@@ -169,20 +191,21 @@ class Represent(Stage):
         encoder: Encoder,
         side: Side,
         ids: NDArray[np.int64],
+        name: str,
         modalities: str | None = None,
     ) -> Representations:
-        """Encode the given products or queries, by default from the modalities that the recipe names."""
-        data = context.data
+        """Encode the given products or queries into files, by default from the modalities that the recipe names."""
+        data, counts = context.data, context.dataset.counts
         contents = Contents(
-            context.dataset.directory,
+            SampleReader(context.dataset.directory, "products" if side == "product" else "queries"),
             side,
             ids,
             Modalities.parse(modalities or (data.product if side == "product" else data.query)),
-            encoder.preprocessor,
-            Quarantine(context.directory / "quarantine.jsonl", total=len(ids)),
+            Quarantine(context.directory / "quarantine.jsonl", total=counts["products"] + counts["queries"]),
             data.batch_size,
         )
-        return embed(encoder, contents, device=context.trainer.strategy.root_device, workers=data.workers)
+        device = context.trainer.strategy.root_device
+        return embed(encoder, contents, context.directory, name, device=device, workers=data.workers)
 
     def evaluate(
         self, context: StageContext, products: Representations, searched: dict[Task, Representations]
@@ -194,7 +217,8 @@ class Represent(Stage):
             for split in EVALUATED
         ]
         table = pl.concat(found)
-        table.write_parquet(context.directory / "searches.parquet")
+        with writing(context.directory / "searches.parquet"):
+            table.write_parquet(context.directory / "searches.parquet")
         metrics: dict[str, float] = {}
         for (task, split), group in table.group_by("task", "split", maintain_order=True):
             prefix = f"{task}/" if split == "test" else f"{split}/{task}/"
@@ -212,26 +236,40 @@ class Represent(Stage):
     def rank_searches(
         self, context: StageContext, task: Task, split: Split, products: Representations, queries: Representations
     ) -> pl.DataFrame:
-        """Rank the ordered product of each search, among a gallery whose size stands beside; one row per search."""
+        """Rank the ordered product of each search, among a gallery whose size stands beside; one row per search.
+
+        A search whose query has no representation is a miss, and a product without one is never a hit.
+        """
         dataset = context.dataset
         searches = evaluation_searches(dataset, split, task)
         unknown = [name for name in context.data.segments if name not in dataset.queries.columns]
         if unknown:
             raise ValueError(f"represent: segments: the queries table has no column '{unknown[0]}'")
         columns = dataset.queries.select("query_id", *context.data.segments)
-        gallery = dataset.products.select("item_id", "spu_id", "listed_at")
+        gallery = dataset.table("products", ("item_id", "spu_id", "listed_at"))
         if context.data.gallery == "new":
             start, end = dataset.splits.window(split)
             gallery = gallery.filter(pl.col("listed_at") >= start, pl.col("listed_at") < end)
-        rows = queries.rows(searches["query_id"].to_numpy())
-        rank = ranks(
-            torch.from_numpy(np.asarray(queries.vectors[rows])),
-            torch.from_numpy(np.asarray(products.vectors[products.rows(gallery["item_id"].to_numpy())])),
-            torch.from_numpy(searches["spu_id"].to_numpy().copy()),
-            torch.from_numpy(gallery["spu_id"].to_numpy().copy()),
-            microseconds(searches["ts"]),
-            microseconds(gallery["listed_at"]),
-        )
+        # In the order of the vectors, which stay on disk; what is outside the gallery counts as never listed.
+        rows = products.rows(gallery["item_id"].to_numpy())
+        there = rows >= 0
+        spu, listed = np.zeros(len(products.ids), dtype=np.int64), np.full(len(products.ids), np.iinfo(np.int64).max)
+        spu[rows[there]] = gallery["spu_id"].to_numpy()[there]
+        listed[rows[there]] = microseconds(gallery["listed_at"]).numpy()[there]
+        found = [
+            ranks(
+                torch.from_numpy(queries.gather(block["query_id"].to_numpy())),
+                products.vectors,
+                torch.from_numpy(block["spu_id"].to_numpy().copy()),
+                torch.from_numpy(spu),
+                microseconds(block["ts"]),
+                torch.from_numpy(listed),
+            )
+            for block in searches.iter_slices(BLOCK)
+        ]
+        rank = torch.cat([torch.empty(0, dtype=torch.int64), *found])
+        # `ranks` says that it is a miss by the number of vectors, which may differ from the size of the gallery.
+        rank = rank.masked_fill(rank >= len(products.ids), len(gallery))
         return (
             searches.select("search_id", "user_id", "query_id", "item_id")
             .with_columns(
@@ -242,14 +280,26 @@ class Represent(Stage):
         )
 
 
-def chance_representations(dataset: Dataset) -> tuple[Representations, Representations]:
-    """Random directions for products and queries: what a ranking that knows nothing reaches."""
-    rng = np.random.default_rng(0)
+def chance_representations(ids: NDArray[np.int64], directory: Path, name: str, seed: int) -> Representations:
+    """Random directions: what a ranking that knows nothing reaches.
 
-    def draw(ids: pl.Series) -> Representations:
-        return Representations(ids.to_numpy(), rng.standard_normal((len(ids), 32), dtype=np.float32))
+    Args:
+        ids: int64 [N], in any order.
+        directory: where the vectors are written, so that memory does not grow with N.
+        name: of the files.
+        seed: of the draw.
 
-    return draw(dataset.products["item_id"]), draw(dataset.queries["query_id"])
+    Returns:
+        float32 [N, 32].
+    """
+    ids = np.sort(ids)
+
+    def chunks(start: int) -> Iterator[NDArray[np.float32]]:
+        for first in range(start * BLOCK, len(ids), BLOCK):
+            rng = np.random.default_rng([seed, first])
+            yield rng.standard_normal((min(BLOCK, len(ids) - first), 32), dtype=np.float32)
+
+    return write_vectors(directory, name, ids, 32, BLOCK, chunks)
 
 
 def oracle_representations(dataset: Dataset) -> tuple[Representations, Representations]:
@@ -263,6 +313,7 @@ def oracle_representations(dataset: Dataset) -> tuple[Representations, Represent
 
     def read(path: Path, key: str) -> Representations:
         table = pl.read_ipc(path)
-        return Representations(table[key].to_numpy(), np.stack(table["latent"].to_list()).astype(np.float32))
+        latents = table["latent"].explode().to_numpy().reshape(len(table), -1)
+        return Representations(table[key].to_numpy(), latents.astype(np.float32, copy=False))
 
     return read(dataset.truth / "products.arrow", "item_id"), read(dataset.truth / "queries.arrow", "query_id")

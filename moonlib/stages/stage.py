@@ -13,6 +13,8 @@ from lightning import LightningModule, Trainer
 
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
+from moonlib.interruption import Interruption
+from moonlib.stages.training import Position
 
 Need = Literal["encoder", "weights", "representations"]
 
@@ -25,11 +27,15 @@ class StageContext:
         dataset: the five tables and their shards.
         data: an instance of the stage's `Stage.data_type`.
         trainer: the Lightning trainer of the recipe's ``trainer`` section.
-        directory: where the stage writes; empty at the start, renamed into place once `Stage.run` returns.
+        directory: where the stage writes; renamed into place once `Stage.run` returns. It holds what an earlier attempt
+            left that was cut off, and is empty otherwise.
         seed: seed of this stage.
         encoder: the recipe's encoder, set up, with the weights it starts from (None unless the stage needs it).
         weights: weights of the encoder as the stages before left them (None: untrained).
         representations: directory of the representations made by the stages before (None unless needed).
+        interruption: where a request to end the run arrives; long work that can be continued looks at it.
+        checkpoint_seconds: time between checkpoints of a training, 0 for one after every step.
+        position: where a training's data continues, set by `moonlib.stages.training.train`.
     """
 
     dataset: Dataset
@@ -40,6 +46,9 @@ class StageContext:
     encoder: Encoder | None = None
     weights: Path | None = None
     representations: Path | None = None
+    interruption: Interruption = field(default_factory=Interruption)
+    checkpoint_seconds: float = 30.0
+    position: Position = field(default_factory=Position)
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,9 @@ class Stage(LightningModule, ABC):
     @abstractmethod
     def run(self, context: StageContext) -> dict[str, float]:
         """Do the stage's work.
+
+        A stage that trains calls `moonlib.stages.training.train`, so that it can be killed at any moment. On several
+        processes all of them run this, only ``trainer.is_global_zero`` writes, and its metrics count.
 
         Args:
             context: see `StageContext`.

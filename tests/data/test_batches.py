@@ -70,8 +70,16 @@ def test_resuming_is_the_tail_of_the_whole(start: int) -> None:
     options: dict[str, Any] = {"tasks": 3, "negatives": [Draw(2)]}
     whole = [flat(plan) for plan in planner(**options)]
     tail = planner(start_step=start, **options)
-    assert len(tail) == 20 - start
+    assert len(tail) == 20  # the length of the whole, as Lightning counts
     assert [flat(plan) for plan in tail] == whole[start:]
+
+
+def test_an_epoch_of_the_trainer_after_the_resumed_one_begins_at_the_start() -> None:
+    resumed = planner(start_step=7, epoch=2)
+    resumed.set_epoch(2)
+    assert next(iter(resumed)).step == 7
+    resumed.set_epoch(3)
+    assert next(iter(resumed)).step == 0
 
 
 def test_a_planner_can_be_read_twice() -> None:

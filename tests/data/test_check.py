@@ -104,7 +104,9 @@ def test_an_index_of_another_shard(written: Callable[..., Path]) -> None:
     path = directory / "shards" / "queries-000000.arrow"
     index = pl.read_ipc(path.read_bytes())
     index.with_columns(query_id=pl.Series([10, 30, 20])).write_ipc(path, compat_level=pl.CompatLevel.oldest())
-    assert check(directory).problems[0] == "broken queries (the index points at the row of 20): 2 (20, 30)"
+    problem = check(directory).problems[0]
+    assert "queries-000000.tar: query_id 30: the index points at '20.json'" in problem and "build it again" in problem
+    assert problem.endswith(": 2 (20, 30)")
 
 
 def test_missing_shards(written: Callable[..., Path]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonlib.data.build import ImageFolder
+from moonlib.data.dataset import BrokenShard
 from moonlib.data.reader import SampleReader
 from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
@@ -92,7 +93,7 @@ def test_a_truncated_shard_is_named(reader: SampleReader, tmp_path: Path) -> Non
     path = tmp_path / "d" / "shards" / "products-000001.tar"
     path.write_bytes(path.read_bytes()[:600])
     assert reader.read(_ids(LOWEST))[0].id == LOWEST
-    with pytest.raises(ValueError, match=r"products-000001\.tar is shorter than its index says"):
+    with pytest.raises(BrokenShard, match=r"products-000001\.tar: item_id 0: the file is shorter than its index says"):
         reader.read(_ids(0))
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -211,24 +214,69 @@ def test_build_once_never_overwrites(tmp_path: Path) -> None:
         build_once(tmp_path / "d", _finish)
 
 
-def test_the_first_of_two_builders_wins(tmp_path: Path) -> None:
-    both = threading.Barrier(2)
-    first = threading.Event()
+def test_of_two_builders_one_works_and_the_other_takes_its_result(tmp_path: Path) -> None:
+    built: list[Path] = []
 
-    def builder(content: str) -> None:
-        def build(directory: Path) -> None:
-            both.wait()
-            if content == "late":
-                first.wait()
-            _finish(directory, content)
+    def build(directory: Path) -> None:
+        built.append(directory)
+        time.sleep(0.2)
+        _finish(directory)
 
-        assert build_once(tmp_path / "d", build) == tmp_path / "d"
-        first.set()
-
-    threads = [threading.Thread(target=builder, args=(content,)) for content in ("early", "late")]
+    threads = [threading.Thread(target=build_once, args=(tmp_path / "d", build)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (tmp_path / "d" / "dataset.json").read_text() == "early"
+    assert len(built) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["dataset.json"]
+
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+from moonlib.data.shards import build_once
+
+def build(directory):
+    assert [path.name for path in directory.iterdir()] == [".lock"]
+    (directory / "shards").mkdir()
+    (directory / "half").write_text(sys.argv[2])
+    print("building", flush=True)
+    if sys.argv[2] == "killed":
+        time.sleep(60)
+    (directory / "half").unlink()
+    (directory / "dataset.json").write_text("{}")
+
+build_once(Path(sys.argv[1]) / "d", build)
+"""
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    for _ in range(2):
+        with subprocess.Popen(
+            [sys.executable, "-c", BUILDER, str(tmp_path), "killed"], stdout=subprocess.PIPE
+        ) as builder:
+            assert builder.stdout is not None and builder.stdout.readline() == b"building\n"
+            builder.kill()
+        assert [path.name for path in tmp_path.iterdir()] == ["d.partial"]
+    subprocess.run([sys.executable, "-c", BUILDER, str(tmp_path), "whole"], check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {"dataset.json", "shards"}
+
+
+def test_a_builder_waits_for_another_process_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-c", BUILDER, str(tmp_path), "killed"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as builder:
+        assert builder.stdout is not None and builder.stdout.readline() == b"building\n"
+        threading.Timer(1.0, builder.kill).start()
+        build_once(tmp_path / "d", _finish)
+    assert f"d is being built by process {builder.pid} on " in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_folder_in_the_way_of_the_build_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "d.partial").mkdir()
+    (tmp_path / "d.partial" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"d\.partial is in the way of the build"):
+        build_once(tmp_path / "d", _finish)
+    assert (tmp_path / "d.partial" / "thesis.txt").exists()

@@ -80,6 +80,6 @@ def test_an_empty_split_says_what_there_is(shop: Tables, splits: Splits) -> None
         splits.check(shop.searches, "train", "searches")
     assert "the train split of searches is empty: no row has ts in [2025-01-07" in str(error.value)
     assert "the 3 rows run from 2025-01-02 12:00:00+00:00 to 2025-01-10" in str(error.value)
-    assert "--behaviour-until" in str(error.value)
-    with pytest.raises(ValueError, match=r"the behaviour split of searches is empty.*the 0 rows are none at all"):
+    assert "(--splits BEHAVIOUR TRAIN VALID TEST)" in str(error.value)
+    with pytest.raises(ValueError, match=r"the dataset has no searches, .*leave it out \(--stages\.posttrain null\)"):
         splits.check(empty("searches"), "behaviour", "searches")

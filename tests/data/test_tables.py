@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moonlib.data.tables import SCHEMAS, Tables, empty, validate
 
@@ -183,3 +185,39 @@ def test_a_duplicate_id(shop: Tables, table: str, key: str) -> None:
 def test_an_unknown_table() -> None:
     with pytest.raises(KeyError, match="no table 'items'; the tables are products, queries"):
         Tables(empty("products"))["items"]
+
+
+def _listed_at(times: pl.Series) -> Tables:
+    return Tables(
+        pl.DataFrame({"item_id": [1], "spu_id": [1], "category": ["x"]}).with_columns(times.alias("listed_at"))
+    )
+
+
+@pytest.mark.parametrize("unit", ["ms", "us"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Shanghai"])
+@pytest.mark.parametrize("number", [-(2**63), 2**63 - 1, "first", "last"])
+def test_times_beyond_the_calendar_are_refused(unit: str, zone: str | None, number: int | str) -> None:
+    second = {"ms": 1000, "us": 1_000_000}[unit]
+    edges = {"first": -62_135_596_800 * second - 1, "last": 253_402_300_800 * second}  # the years 0 and 10000
+    value = edges[number] if isinstance(number, str) else number
+    times = pl.Series([value], dtype=pl.Int64).cast(pl.Datetime(unit, zone))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"row 1, column 'listed_at': {value} is not a time from the year 1 to 9999"):
+        validate(_listed_at(times))
+
+
+@settings(deadline=None, max_examples=100)
+@given(moment=st.datetimes(), unit=st.sampled_from(["ms", "us", "ns"]))
+def test_any_time_of_the_calendar_is_kept(moment: datetime, unit: str) -> None:
+    if unit == "ns" and not 1700 < moment.year < 2200:
+        moment = moment.replace(year=2000, day=1)
+    if unit == "ms":
+        moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    kept = validate(_listed_at(pl.Series([moment], dtype=pl.Datetime(unit)))).products["listed_at"]  # type: ignore[arg-type]
+    assert kept[0] == moment.replace(tzinfo=UTC)
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    products = _listed_at(pl.Series([datetime(2025, 1, 1)])).products
+    with pytest.raises(ValueError, match="products: row 1, column 'price': inf is not finite"):
+        validate(Tables(products.with_columns(price=float("inf"))))
+    assert validate(Tables(products.with_columns(price=float("nan")))).products["price"][0] is None

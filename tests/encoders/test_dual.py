@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from moonlib.data.content import Content
 from moonlib.data.images import UnreadableImage
@@ -71,6 +72,27 @@ def test_preprocessor_returns_what_the_towers_read(tmp_path):
 
 def test_preprocessor_carries_no_weights(tmp_path):
     assert b"torch" not in pickle.dumps(ready(tmp_path).preprocessor)
+
+
+class Batches(Dataset):
+    def __init__(self, preprocessor):
+        self.preprocessor = preprocessor
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, number):
+        contents = example_contents() if number == 0 else [Content(None, "mug")] * 3
+        return self.preprocessor(contents, "product")
+
+
+def test_a_loader_worker_makes_the_same_batches(tmp_path):
+    batches = Batches(ready(tmp_path).preprocessor)
+    for made, loaded in zip(batches, DataLoader(batches, batch_size=None, num_workers=1), strict=False):
+        assert made.keys() == loaded.keys()
+        assert all(torch.equal(made[name], loaded[name]) for name in made)
+        assert loaded["image"].is_contiguous()
+        loaded["image"].fill_(7)  # the memory is the main process's own by now
 
 
 def test_an_unreadable_image_surfaces(tmp_path):

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from moonlib.representations.store import Representations
+from moonlib.representations.store import Chunks, Representations, write_parquet, write_vectors
 
 INT64 = np.iinfo(np.int64)
 
@@ -46,3 +48,80 @@ def test_shuffled_keeps_the_vectors_and_deals_them_anew() -> None:
     np.testing.assert_array_equal(np.sort(shuffled.vectors[:, 0]), store.vectors[:, 0])
     assert (shuffled.vectors != store.vectors).mean() > 0.8
     np.testing.assert_array_equal(shuffled.vectors, store.shuffled(seed=1).vectors)
+
+
+def chunked(vectors: np.ndarray, chunk: int, stop: int | None = None) -> Chunks:
+    """Chunks of ``vectors``; before chunk ``stop`` the disk is full."""
+
+    def chunks(start: int) -> Iterator[np.ndarray]:
+        for number in range(start, -(-len(vectors) // chunk)):
+            if number == stop:
+                raise OSError(28, "No space left on device")
+            yield vectors[number * chunk : (number + 1) * chunk]
+
+    return chunks
+
+
+@pytest.mark.parametrize("keep", [0, 10, 128, 129, 128 + 4 * 6, 128 + 4 * 6 * 2 + 5, 128 + 4 * 6 * 4])
+def test_vectors_cut_off_at_any_byte_are_continued_to_the_same_bytes(tmp_path: Path, keep: int) -> None:
+    ids, vectors = np.arange(-5, 6), np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
+    (tmp_path / "whole").mkdir()
+    write_vectors(tmp_path / "whole", "x", ids, 2, 3, chunked(vectors, 3))
+    with pytest.raises(OSError, match="No space"):
+        write_vectors(tmp_path, "x", ids, 2, 3, chunked(vectors, 3, stop=3))
+    partial = tmp_path / ".x.npy.partial"
+    partial.write_bytes(partial.read_bytes()[:keep])
+    asked = []
+
+    def chunks(start: int) -> Iterator[np.ndarray]:
+        asked.append(start)
+        return chunked(vectors, 3)(start)
+
+    store = write_vectors(tmp_path, "x", ids, 2, 3, chunks)
+    assert asked == [max(0, min(keep, 128 + 24 * 3) - 128) // 24]
+    np.testing.assert_array_equal(store.vectors, vectors)
+    assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "whole/x.npy").read_bytes()
+    assert not partial.exists()
+
+
+def test_what_is_complete_is_not_made_again_and_what_is_of_other_ids_or_width_is(tmp_path: Path) -> None:
+    vectors = np.ones((4, 2), np.float32)
+    write_vectors(tmp_path, "x", np.arange(4), 2, 2, chunked(vectors, 2))
+    write_vectors(tmp_path, "x", np.arange(4), 2, 2, chunked(vectors, 2, stop=0))
+    for ids, dim in ((np.arange(4), 3), (np.arange(1, 5), 3)):
+        changed = np.full((4, dim), 7, np.float32)
+        with pytest.raises(OSError, match="No space"):
+            write_vectors(tmp_path, "x", ids, dim, 2, chunked(changed, 2, stop=1))
+        store = write_vectors(tmp_path, "x", ids, dim, 2, chunked(changed, 2))
+        np.testing.assert_array_equal(store.ids, ids)
+        np.testing.assert_array_equal(store.vectors, changed)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 2), np.float32), np.zeros((2, 3), np.float32)])
+def test_chunks_of_another_shape_are_refused(tmp_path: Path, wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="does not belong"):
+        write_vectors(tmp_path, "x", np.arange(4), 2, 2, lambda start: iter([wrong]))
+    with pytest.raises(ValueError, match="end at byte"):
+        write_vectors(tmp_path, "x", np.arange(4), 2, 2, lambda start: iter([]))
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_nothing_at_all_is_written_and_opened(tmp_path: Path) -> None:
+    store = write_vectors(tmp_path, "x", np.empty(0, np.int64), 3, 2, chunked(np.empty((0, 3), np.float32), 2))
+    assert store.vectors.shape == (0, 3)
+
+
+def test_gather_has_zeros_where_there_is_no_representation() -> None:
+    store = Representations(np.array([7, -3]), np.array([[1, 2], [3, 4]], np.float32))
+    np.testing.assert_array_equal(store.gather(np.array([-3, 5, 7, -3])), [[3, 4], [0, 0], [1, 2], [3, 4]])
+
+
+def test_parquet_holds_ids_and_vectors(tmp_path: Path) -> None:
+    ids, vectors = np.array([INT64.min, -1, INT64.max]), np.arange(6, dtype=np.float32).reshape(3, 2)
+    Representations(ids, vectors).save(tmp_path, "products")
+    write_parquet(tmp_path, "products", "item_id")
+    table = parquet.read_table(tmp_path / "products.parquet")
+    assert str(table.schema.field("vector").type) == "fixed_size_list<element: float>[2]"
+    assert table["item_id"].to_pylist() == ids.tolist()
+    assert table["vector"].to_pylist() == vectors.tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ["products.parquet"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,12 @@ import polars as pl
 import pytest
 
 from moonlib.data.dataset import Dataset
+from moonlib.representations.store import Representations
+from moonlib.run import Run
 from moonlib.stages.represent import Represent, RepresentData, evaluation_searches, oracle_representations
 from moonlib.stages.stage import StageContext
+
+ALONE = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(root_device="cpu"))
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -57,7 +62,7 @@ def test_training_sees_no_event_after_its_days(tiny: Dataset) -> None:
 
 
 def context(dataset: Dataset, directory: Path, **data: Any) -> StageContext:
-    return StageContext(dataset, RepresentData(**data), trainer=None, directory=directory, seed=0)  # type: ignore[arg-type]
+    return StageContext(dataset, RepresentData(**data), trainer=ALONE, directory=directory, seed=0)  # type: ignore[arg-type]
 
 
 def test_chance_is_about_k_of_the_gallery_and_segments_part_the_searches(tiny: Dataset, tmp_path: Path) -> None:
@@ -94,3 +99,55 @@ def test_a_gallery_of_new_products_holds_those_listed_on_the_days_of_the_split(t
         assert all(
             (rank < len(listed)) <= (spu[item] in spus) for item, rank in part.select("item_id", "rank").iter_rows()
         )
+
+
+def test_searches_without_representation_are_misses_and_the_gallery_keeps_its_size(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    """Ids that the representations lack must not be given another row's vector."""
+    stage, here = Represent(of="oracle"), context(tiny, tmp_path)
+    products, queries = oracle_representations(tiny)
+    whole = stage.rank_searches(here, "image_search", "test", products, queries)
+    bought, asked = whole["item_id"][0], whole["query_id"][-1]
+    spu = dict(tiny.products.select("item_id", "spu_id").iter_rows())
+    gone, known = np.array([spu[int(id)] == spu[bought] for id in products.ids]), queries.ids != asked
+    fewer = stage.rank_searches(
+        here,
+        "image_search",
+        "test",
+        Representations(products.ids[~gone], products.vectors[~gone]),
+        Representations(queries.ids[known], queries.vectors[known]),
+    )
+    gallery = len(tiny.products)
+    assert fewer["gallery"].unique().to_list() == [gallery]
+    for (query, item), before, after in zip(
+        whole.select("query_id", "item_id").iter_rows(), whole["rank"], fewer["rank"], strict=True
+    ):
+        if query == asked or spu[item] == spu[bought]:
+            assert after == gallery
+        else:
+            assert after <= before
+    assert whole["rank"].max() <= gallery
+
+
+def test_what_a_cut_off_attempt_left_is_used_and_nothing_but_the_results_stays(
+    finished_run: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    def run(directory: Path) -> dict[str, float]:
+        directory.mkdir(exist_ok=True)
+        here = context(tiny, directory, batch_size=64)
+        here.encoder = Run(finished_run).encoder()
+        return Represent().run(here)
+
+    metrics = run(tmp_path / "whole")
+    files = {"products.npy", "products.ids.npy", "queries.npy", "queries.ids.npy", "searches.parquet"}
+    assert {path.name for path in (tmp_path / "whole").iterdir()} == files
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for name in ("products.ids.npy", "queries.ids.npy", "queries.npy"):
+        (cut / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+    vectors = (tmp_path / "whole/products.npy").read_bytes()
+    (cut / ".products.npy.partial").write_bytes(vectors[: len(vectors) // 2])
+    assert run(cut) == metrics
+    for name in files:
+        assert (cut / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

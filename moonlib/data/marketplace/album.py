@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from moonlib.data.marketplace.catalogue import Catalogue
 from moonlib.data.marketplace.render import Look, render_catalogue, render_query
 from moonlib.data.marketplace.words import COLOURS, STYLES
+from moonlib.data.workers import worker_pool
 
 _PICTURES_PER_TASK = 256
 
@@ -139,9 +137,7 @@ def fill_album(shots: Shots, directory: Path, workers: int | None = None) -> tup
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)), len(tasks) // 4)
     if workers > 1:
-        # As in `moonlib.data.shards`: drawing touches no thread pool that a fork would leave dead.
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        with ProcessPoolExecutor(workers, context, _start_worker, (shots, directory)) as pool:
+        with worker_pool(workers, _start_worker, shots, directory) as pool:
             return _bind(directory, pool.map(_work, tasks))
     return _bind(directory, (_draw(shots, directory, first) for first in tasks))
 

@@ -12,6 +12,7 @@ import polars as pl
 from moonlib.data.marketplace.album import fill_album
 from moonlib.data.marketplace.records import SPLITS, Records
 from moonlib.data.marketplace.world import SIZES, VERSION, World
+from moonlib.data.reader import verify
 from moonlib.data.shards import build_once, write_dataset
 from moonlib.data.source import Source
 
@@ -51,7 +52,9 @@ class Marketplace(Source):
     def prepare(self, cache: Path) -> Path:
         """Return the dataset's directory in `cache`, simulating it first where it is missing."""
         name = f"marketplace-v{VERSION}-{self.size}-{self.seed}"
-        return build_once(cache / name, partial(_build, size=self.size, seed=self.seed))
+        directory = build_once(cache / name, partial(_build, size=self.size, seed=self.seed))
+        verify(directory)
+        return directory
 
 
 def _build(directory: Path, size: str, seed: int) -> None:

@@ -1,0 +1,1 @@
+"""Functions of the tables that remove rows, and say why."""

@@ -1,0 +1,75 @@
+"""Locks on files: what one process works on, another leaves alone, and a killed process holds nothing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class InUse(OSError):
+    """Another process holds the lock; the message says which."""
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock that a file stands for.
+
+    It is a POSIX record lock: it ends with this process, however that ends, and loader processes do not inherit it. On
+    a file system without locks there is none.
+
+    Args:
+        path: made where it is missing, in a directory that exists. It tells who holds the lock.
+
+    Raises:
+        InUse: another process holds it.
+    """
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise InUse(file.read().strip() or "another process") from None
+            if error.errno not in _NO_LOCKS:
+                raise
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+@contextmanager
+def awaited(path: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock as `held` does, after waiting for it where need be.
+
+    Args:
+        path: as in `held`; its directory is made again should it vanish meanwhile.
+        announce: called once with whom the wait is for.
+    """
+    waiting = False
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = held(path)
+        try:
+            lock.__enter__()
+        except InUse as holder:
+            if not waiting:
+                announce(str(holder))
+            waiting = True
+            time.sleep(0.2)
+            continue
+        except FileNotFoundError:  # the directory was renamed in between
+            continue
+        break
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)

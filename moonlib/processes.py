@@ -1,0 +1,58 @@
+"""A run on several processes: the first runs it, the others take part in the stages that train together.
+
+Lightning (and torchrun) start the same command once per device. Each of these processes passes through the whole
+recipe. The first one decides, writes and prints; the others wait until a stage is there, and join those whose trainer
+has several devices.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import torch
+from lightning import Trainer
+
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+
+
+class Abandoned(RuntimeError):
+    """The first process of this run is gone."""
+
+
+def is_first() -> bool:
+    """Whether this is the process that runs things, by what Lightning, torchrun or SLURM put into the environment."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+def meeting_point() -> str:
+    """Address at which the processes of this run find each other, the same in all of them; chosen where none is set."""
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            os.environ["MASTER_PORT"] = str(free.getsockname()[1])
+    return f"{os.environ.setdefault('MASTER_ADDR', '127.0.0.1')}:{os.environ['MASTER_PORT']}"
+
+
+def share_cores(trainer: Trainer, cores: int) -> None:
+    """Give torch this process's share of the threads; the same at every start, because sums depend on their number.
+
+    Args:
+        trainer: of the stage that is about to run.
+        cores: threads of a stage that runs alone.
+    """
+    processes = max(1, trainer.num_devices) if trainer.strategy.root_device.type == "cpu" else 1
+    torch.set_num_threads(max(1, cores // processes))
+
+
+def require_first(parent: int) -> None:
+    """End with the process that started this one.
+
+    Args:
+        parent: process id of the starter, as it was at the beginning.
+
+    Raises:
+        Abandoned: it is gone.
+    """
+    if os.getppid() != parent:
+        raise Abandoned("the first process of this run has ended; start the same command again to continue")

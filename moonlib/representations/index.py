@@ -1,0 +1,247 @@
+"""Nearest neighbours among representations: exact by reading them all, or through a faiss index."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import moonlib
+from moonlib.directories import write_json
+from moonlib.representations.store import Representations, write_array
+
+Kind = Literal["flat", "hnsw", "ivf"]
+
+BLOCK = 16_384
+"""Vectors read at once."""
+SAMPLE = 200
+"""Queries that an index is compared with the exact search on."""
+TIE = 1e-6
+"""Cosines this close are a tie, in which either item is right."""
+
+
+class BrokenIndex(ValueError):
+    """An index that is missing, broken, or of other representations."""
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale float [n, D] to unit length in float32; zeros stay zeros."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = vectors / np.maximum(length, np.finfo(np.float32).tiny)
+    return scaled
+
+
+def blocks(store: Representations) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield rows and unit vectors of what is represented (not all zeros), some at a time."""
+    for start in range(0, len(store.ids), BLOCK):
+        vectors = unit(store.vectors[start : start + BLOCK])
+        there = np.flatnonzero(vectors.any(axis=1))
+        yield start + there, vectors[there]
+
+
+def nearest(
+    store: Representations, queries: NDArray[np.float32], k: int, among: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Search exactly, reading the vectors block by block.
+
+    Args:
+        store: N vectors; rows of zeros are nobody's neighbours.
+        queries: float [Q, D], of any length but 0.
+        k: neighbours wanted.
+        among: ids to choose from; all by default.
+
+    Returns:
+        ids int64 [Q, m] by falling cosine (of equal ones, the smaller id first), and the cosines float32 [Q, m], where
+        m is k or, if there are fewer, their number.
+    """
+    queries = unit(queries)
+    ids = np.empty((len(queries), 0), np.int64)
+    scores = np.empty((len(queries), 0), np.float32)
+    for rows, vectors in blocks(store):
+        if among is not None:
+            chosen = np.isin(store.ids[rows], among)
+            rows, vectors = rows[chosen], vectors[chosen]
+        ids = np.concatenate([ids, np.broadcast_to(store.ids[rows], (len(queries), len(rows)))], axis=1)
+        scores = np.concatenate([scores, queries @ vectors.T], axis=1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        ids, scores = np.take_along_axis(ids, best, axis=1), np.take_along_axis(scores, best, axis=1)
+    return ids, scores
+
+
+@dataclass(frozen=True)
+class Index:
+    """A faiss index over unit vectors, so that its inner products are cosines.
+
+    faiss knows the vectors by their number, and the ids stand beside: faiss says "nothing found" with the id -1, which
+    may be a product's.
+
+    Attributes:
+        faiss: the index.
+        ids: int64 [n], the id of each of its vectors.
+        about: what is known of it: kind, parameters, the encoder its vectors are of, recall.
+    """
+
+    faiss: Any
+    ids: NDArray[np.int64]
+    about: dict[str, Any]
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, among: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `nearest`, approximately; where fewer than k are found, cosine -inf fills the places that are left."""
+        faiss = _faiss()
+        parameters = None
+        if among is not None:
+            selector = faiss.IDSelectorBatch(np.flatnonzero(np.isin(self.ids, among)))
+            if self.about["kind"] == "hnsw":
+                parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=self.faiss.hnsw.efSearch)
+            elif self.about["kind"] == "ivf":
+                parameters = faiss.SearchParametersIVF(sel=selector, nprobe=self.faiss.nprobe)
+            else:
+                parameters = faiss.SearchParameters(sel=selector)
+        scores, rows = self.faiss.search(unit(queries), min(k, len(self.ids)), params=parameters)
+        return self.ids[rows], np.where(rows >= 0, scores, -np.inf)
+
+    @classmethod
+    def open(cls, path: Path) -> Index:
+        """Open what `build_index` wrote.
+
+        Raises:
+            BrokenIndex: it is missing or broken.
+        """
+        faiss = _faiss()
+        ids_file, about_file = _beside(path)
+        for file in (path, ids_file, about_file):
+            if not file.is_file():
+                raise BrokenIndex(f"{file} is missing: an index is three files, which `moonlib index` writes together")
+        try:
+            about = json.loads(about_file.read_text(encoding="utf-8"))
+            ids = np.load(ids_file, allow_pickle=False)
+            index = faiss.read_index(str(path))
+        except (RuntimeError, ValueError, EOFError) as error:
+            raise BrokenIndex(f"{path} is broken ({str(error).splitlines()[0]}): build it again") from None
+        if index.ntotal != len(ids):
+            raise BrokenIndex(f"{path} has {index.ntotal} vectors, {ids_file} {len(ids)} ids: build the index again")
+        return cls(index, ids, about)
+
+
+def _faiss() -> Any:
+    """Imported where an index is used: the exact search needs none. Its stubs are not those of what it is."""
+    import faiss
+
+    return faiss
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f"{path.name}.ids.npy"), path.with_name(f"{path.name}.json")
+
+
+def build_index(
+    store: Representations, kind: Kind, path: Path, *, encoder: str, queries: NDArray[np.float32] | None = None
+) -> Index:
+    """Build an index, compare it with the exact search, and write it.
+
+    ====  ===============================================================================================
+    flat  exact; reads every vector for every query
+    hnsw  a graph with 32 links per vector, built with 100 and searched with 64 candidates
+    ivf   about 4 √N lists (k-means on a sample), of which one in 16, and at least 8, are searched
+    ====  ===============================================================================================
+
+    Vectors are added block by block; the index itself holds them all. The result is a function of the vectors: faiss
+    runs on one thread, because a graph that several threads build differs from time to time.
+
+    Args:
+        store: N vectors; rows of zeros are left out.
+        kind: of index.
+        path: the file to write; ids and a description stand beside it.
+        encoder: tells the encoder of the vectors from any other; kept in the description.
+        queries: float [Q, D] to compare with the exact search on; by default vectors of the store, of which each then
+            finds itself.
+
+    Returns:
+        The index. ``about`` holds ``recall@10``, the share of the exact search's first ten that it finds, and
+        ``ms_per_query`` and ``exact_ms_per_query``, medians of single queries.
+
+    Raises:
+        ValueError: there is nothing to index.
+    """
+    faiss = _faiss()
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        represented = np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in blocks(store))])
+        if not len(represented):
+            raise BrokenIndex(f"{path}: nothing to index: none of {len(store.ids)} vectors says anything")
+        index, parameters = _empty(kind, store, represented)
+        for _, vectors in blocks(store):
+            index.add(vectors)
+        about = {"moonlib": moonlib.__version__, "kind": kind, "encoder": encoder, "dim": store.dim, **parameters}
+        found = Index(index, store.ids[represented], {**about, "vectors": len(represented)})
+        found.about.update(_compare(found, store, store.vectors[represented] if queries is None else queries))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    ids_file, about_file = _beside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about_file.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        faiss.write_index(index, str(partial))
+    except RuntimeError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} can't be written (is the disk full?): {str(error).splitlines()[0]}") from error
+    partial.replace(path)
+    write_array(ids_file, found.ids)
+    write_json(about_file, found.about)
+    return found
+
+
+def _empty(kind: Kind, store: Representations, represented: NDArray[np.int64]) -> tuple[Any, dict[str, int]]:
+    """An index without vectors, and its parameters."""
+    faiss = _faiss()
+    if kind == "flat":
+        return faiss.IndexFlatIP(store.dim), {}
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(store.dim, 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction, index.hnsw.efSearch = 100, 64
+        return index, {"links": 32, "construction": 100, "candidates": 64}
+    # faiss asks for at least 39 vectors per list to find its centre, and uses no more than 256.
+    lists = max(1, min(round(4 * math.sqrt(len(represented))), len(represented) // 39))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(store.dim), store.dim, lists, faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = min(lists, max(8, math.ceil(lists / 16)))
+    size = min(len(represented), 64 * lists)
+    sample = np.sort(np.random.default_rng(0).choice(represented, size, replace=False))
+    index.train(unit(store.vectors[sample]))
+    return index, {"lists": lists, "searched": index.nprobe}
+
+
+def _compare(index: Index, store: Representations, queries: NDArray[np.float32]) -> dict[str, float]:
+    """Recall@10 against the exact search, and milliseconds per query of both."""
+    usable = np.flatnonzero(np.asarray(queries).any(axis=1))
+    rows = np.random.default_rng(0).permutation(usable)[:SAMPLE]
+    sample = np.asarray(queries[np.sort(rows)], dtype=np.float32)
+    if not len(sample):
+        return {}
+    exact = nearest(store, sample, 10)[1]
+    took = []
+    scores = np.empty_like(exact)
+    for i in range(len(sample)):
+        start = time.perf_counter()
+        scores[i] = index.search(sample[i : i + 1], 10)[1]
+        took.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    nearest(store, sample[:1], 10)
+    scan = time.perf_counter() - start
+    return {
+        "queries": len(sample),
+        "recall@10": float((scores >= exact[:, -1:] - TIE).mean()),
+        "ms_per_query": round(1000 * float(np.median(took)), 3),
+        "exact_ms_per_query": round(1000 * scan, 3),
+    }

@@ -1,0 +1,271 @@
+"""The read side of a run directory: its recipe, trained encoder, representations, results and data."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import moonlib.compat  # noqa: F401
+import polars as pl
+import torch
+import yaml
+
+from moonlib import registry
+from moonlib.data.content import Modalities, Side
+from moonlib.data.dataset import Dataset
+from moonlib.data.existing import Shards
+from moonlib.encoders.weights import load_weights
+from moonlib.iteration import seed_of
+from moonlib.recipe import Recipe, RecipeError, StageRecipe, fingerprint
+from moonlib.recipe import load as load_recipe
+from moonlib.recipe_typing import construct_component
+from moonlib.representations.store import Representations
+from moonlib.stages.represent import RepresentData
+
+if TYPE_CHECKING:
+    from moonlib.data.source import Source
+    from moonlib.encoders.encoder import Encoder
+
+
+class RunError(ValueError):
+    """A run directory that cannot give what it is asked for; the message says why and what to do."""
+
+
+class Run:
+    """A run directory that `moonlib fit` wrote. Nothing is loaded before it is asked for, and nothing is written.
+
+    Only what is asked for has to be installed: a plugin that the encoder was trained with, a loss for instance, need
+    not be there where the encoder is only used.
+
+    Attributes:
+        directory: the run directory.
+        config: the run's recipe, merged and expanded.
+
+    Args:
+        directory: for instance ``runs/iter2``.
+
+    Raises:
+        RunError: it is no run directory.
+
+    Example: ``Run("runs/iter2").encoder()``
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        if not self.directory.is_dir():
+            raise RunError(f"{directory}: there is no such run directory")
+        file = self.directory / "recipe.yaml"
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(
+                f"{directory} is not a run directory, it has no recipe.yaml; give the one that `moonlib fit` printed"
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(config, dict) or not isinstance(config.get("stages"), dict):
+            raise RunError(f"{file} is not the recipe of a run: it has no stages")
+        self.config: dict[str, Any] = config
+
+    @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return self.directory.resolve().name
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe, typed; all that it names must be installed."""
+        try:
+            return load_recipe(self.directory / "recipe.yaml")
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+
+    @property
+    def results(self) -> dict[str, float]:
+        """The metrics of results.json.
+
+        Raises:
+            RunError: no stage has finished yet.
+        """
+        file = self.directory / "results.json"
+        try:
+            found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.directory} has no results yet; {self._command} continues the run") from None
+        except ValueError as error:
+            raise RunError(f"{file} is broken ({error}); {self._command} writes it again") from None
+        return found
+
+    @cached_property
+    def represent(self) -> StageRecipe | None:
+        """The recipe of the stage that made the representations; None if there is none."""
+        found = [name for name, provides in self._provides.items() if provides == "representations"]
+        if not found:
+            return None
+        try:
+            return StageRecipe(found[-1], self.config["stages"][found[-1]])
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+
+    def representations(self) -> tuple[Representations, Representations]:
+        """Products' and queries' representations, mapped from disk; not normalised.
+
+        Raises:
+            RunError: the recipe makes none, or the stage has not finished.
+        """
+        if self.represent is None:
+            raise RunError(f"{self.directory}: its recipe has no represent stage, and so it holds no representations")
+        directory = self._finished(self.represent.name)
+        return Representations.open(directory, "products"), Representations.open(directory, "queries")
+
+    def modalities(self, side: Side) -> Modalities:
+        """What the run's representations of products or of queries read."""
+        data = RepresentData() if self.represent is None else self.represent.data()
+        return Modalities.parse(data.product if side == "product" else data.query)
+
+    @property
+    def weights(self) -> Path | None:
+        """File of the weights that the run's representations are made with; None if no stage trains the encoder.
+
+        Raises:
+            RunError: the stage that trains it has not finished.
+        """
+        names = list(self._provides)
+        until = len(names) if self.represent is None else names.index(self.represent.name)
+        trained = [name for name in names[:until] if self._provides[name] == "weights"]
+        return self._finished(trained[-1]) / "weights.safetensors" if trained else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this run's encoder (architecture, preprocessing and weights) from any other: 16 hexadecimal digits."""
+        weights = self.weights
+        return fingerprint([self._finished("preprocessing").name, weights.parent.name if weights else None])
+
+    def encoder(self, *, trained: bool = True) -> Encoder:
+        """The run's encoder, set up from its fitted preprocessing, in eval mode. The data is not needed.
+
+        Args:
+            trained: with the trained weights; otherwise with those it started from.
+
+        Raises:
+            RunError: the run has no encoder or has not finished, or something it needs is not installed.
+            ValueError: the weights belong to another encoder.
+        """
+        if self.config.get("encoder") is None:
+            raise RunError(f"{self.directory}: its recipe declares no encoder")
+        preprocessing, weights = self._finished("preprocessing"), self.weights if trained else None
+        try:
+            encoder: Encoder = construct_component("encoders", self.config["encoder"], ("encoder",)).build()
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.config.get("seed", 0), "encoder"))
+            try:
+                # A table without columns: preprocessing that is not there must not be fitted on nothing in silence.
+                encoder.setup(pl.DataFrame(), preprocessing)
+            except pl.exceptions.PolarsError as error:
+                raise RunError(
+                    f"{preprocessing} lacks the encoder's fitted preprocessing; remove it, and {self._command} makes "
+                    "it again"
+                ) from error
+        if weights is not None:
+            load_weights(encoder, weights)
+        return encoder.eval()
+
+    def dataset(self) -> Dataset:
+        """The data of the run, where it still lies.
+
+        Raises:
+            RunError: it is not there any more.
+        """
+        try:
+            source: Source = construct_component("sources", self.config.get("data"), ("data",)).build()
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+        places = [source.path] if isinstance(source, Shards) else sorted(self.cache.glob("*"))
+        hashes = {identity.get("dataset") for identity in self._identities()}
+        for place in places:
+            if (place / "dataset.json").is_file() and (found := Dataset(place)).hash in hashes:
+                return found
+        where = places[0] if isinstance(source, Shards) else self.cache
+        raise RunError(f"{self.directory}: its data is not in {where} any more; {self._command} makes it again")
+
+    @property
+    def cache(self) -> Path:
+        """Where this run's `moonlib fit` keeps datasets."""
+        return self.directory.resolve().parent / ".data"
+
+    @property
+    def _command(self) -> str:
+        where = self.directory.resolve()
+        recipe = self.directory / "recipe.yaml"
+        return f"`moonlib fit --config {recipe} --runs {self.directory.parent} --name {where.name}`"
+
+    @cached_property
+    def _provides(self) -> dict[str, str | None]:
+        """What each stage provides, by its name, in the order they run."""
+        provides: dict[str, str | None] = {}
+        for name, section in self.config["stages"].items():
+            module, _, cls = str(section["module"]["class_path"]).rpartition(".")
+            try:
+                provides[name] = registry.import_from(module, cls).provides
+            except ImportError as error:
+                raise self._not_usable(ImportError(f"{module}.{cls} cannot be imported: {error}")) from error
+        return provides
+
+    def _finished(self, name: str) -> Path:
+        """The directory of a stage, or of the preprocessing."""
+        directory = (self.directory / name).resolve()
+        if not directory.is_dir():
+            raise RunError(f"{self.directory} is not finished: {name} is missing; {self._command} continues the run")
+        return directory
+
+    def _identities(self) -> list[dict[str, Any]]:
+        """What the preprocessing and the stages noted of their making; runs of moonlib 0.1 noted nothing."""
+        files = [self.directory / name / "identity.json" for name in ("preprocessing", *self.config["stages"])]
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+    def _not_usable(self, error: Exception) -> RunError:
+        """Say what the run was made with and what of that is not installed."""
+        made_with: dict[str, str] = {}
+        for identity in self._identities():
+            made_with |= identity.get("versions", {})
+        lost, other = [], []
+        for distribution, version in made_with.items():
+            try:
+                installed = metadata.version(distribution)
+            except metadata.PackageNotFoundError:
+                lost.append(f"{distribution}=={version}")
+                continue
+            if installed != version:
+                other.append(f"{distribution} {version} (installed: {installed})")
+        hint = ""
+        if lost:
+            hint = f"; the run was made with what is not installed any more: pip install {' '.join(lost)}"
+        elif other:
+            hint = f"; the run was made with {', '.join(other)}"
+        return RunError(f"{self.directory}: {error}{hint}")
+
+
+def load(run: str | Path) -> Encoder:
+    """The trained encoder of a run, ready to use.
+
+    Args:
+        run: a run directory.
+
+    Returns:
+        The encoder in eval mode; `encoder.preprocessor` makes its input.
+
+    Raises:
+        RunError: see `Run.encoder`.
+
+    Example:
+        >>> from moonlib.data.content import Content
+        >>> encoder = load("runs/iter2")  # doctest: +SKIP
+        >>> encoder(encoder.preprocessor([Content(image=None, text="red mug")], "query")).shape  # doctest: +SKIP
+        torch.Size([1, 128])
+    """
+    return Run(run).encoder()

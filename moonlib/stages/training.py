@@ -1,0 +1,276 @@
+"""Train a stage so that it can be killed at any moment and still ends with the same bits.
+
+The state of a training is the module (weights, buffers of the loss and the negative samplers), the optimizer, the
+schedule, the random generators and the position in the data. `Checkpoints` writes all of it every so often into one
+file beside what the stage writes; `train` begins from that file where there is one.
+
+The position is read before Lightning is started and handed to the stage's sampler, so that batches continue where
+they stopped. Lightning alone would restore a stateful loader after it may have been asked for batches already
+(pytorch-lightning#20550), or count the batches of a plain one as done without having seen them.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import moonlib.compat  # noqa: F401
+import numpy as np
+import polars as pl
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from moonlib.disk import writing
+from moonlib.encoders.weights import first_difference
+from moonlib.interruption import Interruption
+
+if TYPE_CHECKING:
+    from moonlib.stages.stage import Stage, StageContext
+
+CHECKPOINT = "checkpoint.ckpt"
+
+
+@dataclass(frozen=True)
+class Position:
+    """The next batch of a training: number ``batch`` of epoch ``epoch``, both counted from 0."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+class NotFinite(ValueError):
+    """The loss of a batch is NaN or infinite; raised in all processes of a run at once."""
+
+    collective = True
+
+
+def train(stage: Stage, context: StageContext) -> None:
+    """Fit a stage, from its last checkpoint where there is one.
+
+    Call it from `Stage.run` in place of ``trainer.fit``. ``context.position`` tells the stage's ``train_dataloader``
+    where the data continues: at batch ``position.batch`` of epoch ``position.epoch``. Its loader draws from a generator
+    of its own (``DataLoader(generator=...)``), so that starting it leaves the global generators alone.
+
+    Args:
+        stage: the module to train.
+        context: what the stage was given.
+
+    Raises:
+        ValueError: the checkpoint is broken, unsafe to load, or of another architecture.
+        NotFinite: the loss became NaN or infinite.
+        Interrupted: the run was asked to end; the checkpoint was written.
+    """
+    file = context.directory / CHECKPOINT
+    state: dict[str, Any] | None = None
+    if file.exists():
+        state = read_checkpoint(file, stage)
+        context.position = Position(**state["position"])
+    context.trainer.callbacks.append(  # type: ignore[attr-defined]
+        Checkpoints(file, context.checkpoint_seconds, context.interruption, state["random"] if state else None)
+    )
+    log = context.directory / "csv/metrics.csv"
+    if context.trainer.is_global_zero:
+        set_aside(log)
+    with context.interruption.deferred():
+        context.trainer.fit(stage, ckpt_path=file if state else None, weights_only=True)
+    context.interruption.check()
+    if context.trainer.is_global_zero:
+        join(log)
+
+
+def set_aside(log: Path) -> None:
+    """Rename the log of an attempt that was cut off: the CSV logger deletes what it finds."""
+    if log.exists():
+        log.rename(log.with_name(f"metrics.{len(list(log.parent.glob('metrics.*.csv')))}.csv"))
+
+
+def join(log: Path) -> None:
+    """Make one log of all attempts; a step that was repeated is kept as it was last."""
+    parts = sorted(log.parent.glob("metrics.*.csv"), key=lambda part: int(part.suffixes[0][1:]))
+    if not parts:
+        return
+    rows = [
+        pl.read_csv(part, ignore_errors=True, truncate_ragged_lines=True) for part in (*parts, log) if part.exists()
+    ]
+    whole = pl.concat(rows, how="diagonal_relaxed").unique("step", keep="last").sort("step")
+    partial = log.with_name(f".{log.name}.partial")
+    whole.write_csv(partial)
+    partial.replace(log)
+    for part in parts:
+        part.unlink()
+
+
+def read_checkpoint(file: Path, module: LightningModule) -> dict[str, Any]:
+    """Read what `Checkpoints` added to a checkpoint, after making sure that all of it fits ``module``.
+
+    Raises:
+        ValueError: the file is broken, holds what cannot be loaded safely, or belongs to another architecture.
+    """
+    remedy = f"delete {file} to start this stage over"
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        state: dict[str, Any] = checkpoint["moonlib"]
+        found = {name: list(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file} holds objects that are not safe to load ({reason}); {remedy}") from None
+    except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is not a checkpoint of moonlib ({type(error).__name__}: {error}); {remedy}") from None
+    expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    if difference := first_difference(found, expected):
+        raise ValueError(f"{file} belongs to another architecture: {difference}; {remedy}")
+    return state
+
+
+class Checkpoints(Callback):
+    """Writes a checkpoint every so often, ends a run that is asked to end, and stops at a loss that is not finite.
+
+    Args:
+        file: where to; written under a temporary name and renamed.
+        seconds: time between checkpoints, 0 for one after every step.
+        interruption: where requests to end arrive.
+        generators: state of the random generators of every process to go on with, None at the start of a training.
+    """
+
+    def __init__(
+        self, file: Path, seconds: float, interruption: Interruption, generators: list[dict[str, Any]] | None
+    ) -> None:
+        self.file = file
+        self.seconds = seconds
+        self.interruption = interruption
+        self.generators = generators
+        self.saved = time.monotonic()
+        self.ending = False
+        self.position = Position()
+        self.last: tuple[Tensor, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.interruption.install()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.generators is not None:
+            # Here and not earlier: whatever Lightning does while it starts may draw random numbers.
+            set_generators(self.generators[trainer.global_rank % len(self.generators)])
+            self.generators = None
+        if self.ending:  # now that Lightning has logged the batch before
+            self.interruption.check()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        before, self.last = self.last, (outputs["loss"] if isinstance(outputs, Mapping) else outputs, batch)
+        # At the last batch of an epoch Lightning's counters are between two epochs; and within an accumulated step
+        # the gradients would be lost.
+        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
+        due = between_steps and time.monotonic() - self.saved >= self.seconds
+        stop = between_steps and self.interruption.requested is not None
+        # The loss of the batch before has long been computed: to look at it makes no accelerator wait.
+        wrong = before is not None and not bool(before[0].isfinite())
+        due, stop, wrong = agreed(trainer, due, stop, wrong)
+        if due or stop or wrong:
+            self.require_finite(trainer, before)
+            self.require_finite(trainer, self.last)
+        if due or stop:
+            self.position = Position(trainer.current_epoch, batch_idx + 1)
+            self.save(trainer)
+        if stop and self.interruption.requested is None:  # another process was asked
+            self.interruption.requested = signal.SIGTERM
+        self.ending = stop
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.require_finite(trainer, self.last)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the checkpoint; called by all processes, written by the first."""
+        for logger in trainer.loggers:
+            logger.save()
+        partial = self.file.with_name(f".{self.file.name}.partial")
+        with writing(self.file):
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                partial.replace(self.file)
+        self.saved = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["moonlib"] = {"position": vars(self.position), "random": gathered(trainer, generators())}
+
+    def require_finite(self, trainer: Trainer, of: tuple[Tensor, Any] | None) -> None:
+        """Raise `NotFinite` if a loss is NaN or infinite, with what of the batch is at fault where it is the batch."""
+        if of is None or bool(of[0].isfinite()):
+            return
+        loss, batch = of
+        broken = not_finite(batch)
+        why = (
+            f"'{broken}' of the batch is not finite to begin with: look at the tables or the encoder's preprocessor"
+            if broken
+            else "the batch itself is finite: lower learning_rate or set trainer.gradient_clip_val"
+        )
+        stage = type(trainer.lightning_module).__name__
+        raise NotFinite(
+            f"{stage}: the loss is {float(loss)} at about step {trainer.global_step}; {why}. Finished stages and "
+            "checkpoints are kept; a changed recipe starts this stage over"
+        )
+
+
+def not_finite(batch: Any, name: str = "") -> str | None:
+    """Name of the first floating-point tensor within a batch that holds NaN or infinity, None if there is none."""
+    if isinstance(batch, Tensor):
+        return name if batch.is_floating_point() and not bool(batch.isfinite().all()) else None
+    parts: Mapping[str, Any] = {}
+    if is_dataclass(batch):
+        parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    elif isinstance(batch, Mapping):
+        parts = batch
+    elif isinstance(batch, (list, tuple)):
+        parts = {str(i): part for i, part in enumerate(batch)}
+    return next(filter(None, (not_finite(part, f"{name}.{key}".lstrip(".")) for key, part in parts.items())), None)
+
+
+def agreed(trainer: Trainer, *flags: bool) -> tuple[bool, ...]:
+    """Which flags any of the processes raises."""
+    if trainer.world_size == 1:
+        return flags
+    raised = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
+    return tuple(bool(flag) for flag in raised.tolist())
+
+
+def gathered(trainer: Trainer, value: dict[str, Any]) -> list[dict[str, Any]]:
+    """What every process holds, in the order of their ranks."""
+    if trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def generators() -> dict[str, Any]:
+    """State of the global random generators of torch, of every accelerator, of numpy and of Python, as plain values."""
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  (libraries draw from it)
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "cuda": [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()],
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "python": random.getstate(),
+    }
+
+
+def set_generators(state: dict[str, Any]) -> None:
+    """Put the generators back to what `generators` returned."""
+
+    def tensor(data: bytes) -> Tensor:
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+    torch.set_rng_state(tensor(state["torch"]))
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([tensor(device) for device in state["cuda"]])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    random.setstate(state["python"])

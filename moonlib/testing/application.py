@@ -1,0 +1,93 @@
+"""Checks of what a CTR model is made of: adapters and predictors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import torch
+
+from moonlib.adapters.adapter import Adapter, BehaviourBatch
+from moonlib.predictors.predictor import Predictor
+from moonlib.testing.examples import example_behaviours
+from moonlib.testing.promises import check_gradients, check_half_precision, check_restored, close, require
+
+
+def check_adapter(make: Callable[[], Adapter]) -> None:
+    """Check an adapter: shapes, rows, missing representations, padding, determinism, gradients, dtype, weights.
+
+    Args:
+        make: returns a fresh adapter that `Adapter.setup` was not called on.
+    """
+    id_dim, dim = 3, 5
+    adapters = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        adapter = make()
+        adapter.setup(id_dim, dim)
+        adapters.append(adapter.eval())
+    adapter, twin, other = adapters
+    batch = example_behaviours(id_dim, dim)
+    rows = adapter(batch)
+    expected = (len(batch.target), adapter.out_features)
+    require(rows.shape == expected, f"forward: shape {tuple(rows.shape)} is not [B, out_features] = {expected}")
+    require(rows.is_floating_point(), f"forward: {rows.dtype} is not a float")
+    require(bool(rows.isfinite().all()), "forward: a row that lacks a history or a representation is not finite")
+    require(close(rows, adapter(batch)), "forward: a second call in eval mode gives another result")
+    require(close(rows, twin(batch)), "setup: the same seed gives other weights")
+    one = BehaviourBatch(**{field.name: getattr(batch, field.name)[:1] for field in fields(batch)})
+    require(close(rows[:1], adapter(one)), "forward: a row alone differs from the row in a batch")
+    for junk in (1e3, torch.nan):
+        dirty = replace(
+            batch,
+            item_ids=batch.item_ids.masked_fill(~batch.item_mask.unsqueeze(2), junk).requires_grad_(),
+            items=batch.items.masked_fill(~batch.item_known.unsqueeze(2), junk),
+            queries=batch.queries.masked_fill(~batch.query_known.unsqueeze(2), junk),
+        )
+        features = adapter(dirty)
+        require(close(rows, features), f"forward: {junk} in padding changes the features")
+        if features.requires_grad:
+            features.square().sum().backward()
+        if dirty.item_ids.grad is not None:
+            require(not dirty.item_ids.grad[~batch.item_mask].any(), "backward: padding has a gradient")
+    histories = {}
+    for name in ("item_ids", "items", "queries", "item_mask", "item_known", "query_known"):
+        history = getattr(batch, name)
+        histories[name] = torch.cat([history, torch.zeros_like(history[:, :2])], dim=1)
+    require(close(rows, adapter(replace(batch, **histories))), "forward: more padding changes the features")
+    empty = replace(batch, **{name: history[:, :0] for name, history in histories.items()})
+    require(adapter(empty).shape == expected, "forward: histories of length 0 change the shape")
+    if not adapter.reads_content:
+        bare = {name: getattr(batch, name)[..., :0] for name in ("target", "items", "queries", "query")}
+        require(close(rows, adapter(replace(batch, **bare))), "reads_content: is False, but representations matter")
+    batch.target_id.requires_grad_()
+    check_gradients(adapter, lambda: adapter(batch))
+    check_half_precision(adapter, lambda: adapter(batch))
+    check_restored(adapter, other, lambda module: module(batch))
+
+
+def check_predictor(make: Callable[[], Predictor]) -> None:
+    """Check a predictor: shapes, independent rows, determinism, gradients, dtype, weights.
+
+    Args:
+        make: returns a fresh predictor that `Predictor.setup` was not called on.
+    """
+    predictors = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        predictor = make()
+        predictor.setup(7)
+        predictors.append(predictor.eval())
+    predictor, twin, other = predictors
+    features = torch.randn(6, 7, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = predictor(features)
+        require(logits.shape == (6,), f"forward: shape {tuple(logits.shape)} is not [B]")
+        require(logits.is_floating_point(), f"forward: {logits.dtype} is not a float")
+        require(bool(logits.isfinite().all()), "forward: a logit is not finite")
+        require(close(logits, predictor(features)), "forward: a second call in eval mode gives another result")
+        require(close(logits[:1], predictor(features[:1])), "forward: a row alone differs from the row in a batch")
+        require(close(logits, twin(features)), "setup: the same seed gives other weights")
+    check_gradients(predictor, lambda: predictor(features))
+    check_half_precision(predictor, lambda: predictor(features))
+    check_restored(predictor, other, lambda module: module(features))

@@ -1,0 +1,100 @@
+"""Checks of where data comes from and what is left of it: sources and filters."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from unittest import mock
+
+from moonlib.data import shards
+from moonlib.data.check import check
+from moonlib.data.dataset import Dataset
+from moonlib.data.filters.filter import Filter, Filtered
+from moonlib.data.source import Source
+from moonlib.data.tables import SCHEMAS, Tables, empty, validate
+from moonlib.testing.examples import example_representations, example_tables
+from moonlib.testing.promises import directory_state, require
+
+
+def check_source(make: Callable[[], Source]) -> None:
+    """Check a source: a sound dataset that is built once, the same everywhere, and never half.
+
+    Args:
+        make: returns a fresh source, of few products: its dataset is built three times.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cache, other, full = (Path(folder) / name for name in ("cache", "other", "full"))
+        directory = make().prepare(cache)
+        dataset = Dataset(directory)
+        require(dataset.counts["products"] > 0, "prepare: there are no products")
+        require(len(dataset.splits.known(dataset.products)) > 0, "prepare: no product is listed before training ends")
+        tables = Tables(**{table: dataset.table(table) for table in SCHEMAS})
+        try:
+            validate(tables)
+        except ValueError as error:
+            raise AssertionError(f"prepare: the tables do not fit their schemas: {error}") from error
+        report = check(directory)
+        require(report.ok, f"prepare: moonlib data check finds {'; '.join(report.problems)}")
+        before = directory_state(directory)
+        require(make().prepare(cache) == directory, "prepare: a second call returns another directory")
+        require(directory_state(directory) == before, "prepare: a second call builds anew")
+        elsewhere = Dataset(make().prepare(other))
+        require(elsewhere.hash == dataset.hash, "prepare: built again, the content differs (its hash does)")
+        no_space = mock.patch.object(shards, "_write_atomically", side_effect=OSError(28, "No space left on device"))
+        with no_space, suppress(OSError):
+            make().prepare(full)
+        try:
+            repaired = Dataset(make().prepare(full))
+        except (ValueError, OSError) as error:
+            raise AssertionError(f"prepare: after a build that broke off, the next one fails: {error}") from error
+        require(repaired.hash == dataset.hash, "prepare: after a build that broke off, the content differs")
+
+
+def check_filter(make: Callable[[], Filter]) -> None:
+    """Check a filter: valid tables, every row accounted for, determinism, nothing changed, tables without rows.
+
+    Args:
+        make: returns a fresh filter.
+    """
+    tables, untouched = example_tables(), example_tables()
+    first = _filtered(make(), tables)
+    for field in fields(Tables):
+        require(tables[field.name].equals(untouched[field.name]), f"{field.name}: the filter changes what it is given")
+    again = _filtered(make(), tables)
+    for field in fields(Tables):
+        same = first.tables[field.name].equals(again.tables[field.name])
+        require(same and first.removed == again.removed, f"{field.name}: the same tables give another result")
+    _filtered(make(), Tables(example_tables().products))
+    _filtered(make(), Tables(empty("products")))
+
+
+def _filtered(filter: Filter, tables: Tables) -> Filtered:
+    """Run a filter and check what holds for any tables."""
+    representations = None
+    if filter.reads_representations:
+        # Of most products: one that was never represented has no row.
+        representations = example_representations(tables.products["item_id"][1:], tables.queries["query_id"])["random"][
+            0
+        ]
+    result = filter(tables, representations)
+    require(isinstance(result, Filtered), f"expected a Filtered, got {type(result).__name__}")
+    unknown = set(result.removed) - set(SCHEMAS)
+    require(not unknown, f"removed: {sorted(unknown)} are no tables; tables are {', '.join(SCHEMAS)}")
+    for table in SCHEMAS:
+        before, after = tables[table], result.tables[table]
+        reasons = dict(result.removed.get(table, {}))
+        require(before.schema == after.schema, f"{table}: columns or types changed")
+        counted = all(isinstance(rows, int) and rows > 0 and reason.strip() for reason, rows in reasons.items())
+        require(counted, f"{table}: expected reasons with the rows removed, above 0; got {reasons}")
+        require(
+            before.height - after.height == sum(reasons.values()),
+            f"{table}: {before.height} rows in, {after.height} out, but removed are {reasons or 'none'}",
+        )
+    try:
+        validate(result.tables)
+    except ValueError as error:
+        raise AssertionError(f"the tables that are left are not valid: {error}") from error
+    return result

@@ -1,0 +1,183 @@
+"""The check of a stage."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import moonlib.compat  # noqa: F401
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+
+from moonlib.data.dataset import Dataset
+from moonlib.encoders.convnet import ConvNet
+from moonlib.encoders.dual import DualEncoder
+from moonlib.encoders.transformer import Transformer
+from moonlib.encoders.weights import load_weights, save_weights
+from moonlib.fusion.sum import Sum
+from moonlib.representations.store import Representations
+from moonlib.stages.stage import Need, Stage, StageContext
+from moonlib.testing.examples import example_dataset, example_representations
+from moonlib.testing.promises import check_metrics, directory_state, require
+
+SEED = 7
+
+
+def check_stage(make: Callable[[], Stage], data: object = None, **trainer: Any) -> None:
+    """Check a stage: declarations, metrics, what it provides, determinism, and that it may be killed and run again.
+
+    It runs three times on a shop of 96 products, with a small encoder and random representations.
+
+    Args:
+        make: returns a fresh stage.
+        data: an instance of its ``data_type``; one of defaults if not given.
+        trainer: arguments of Lightning's Trainer; ``max_steps=3`` if not given.
+    """
+    stage = make()
+    require(is_dataclass(getattr(stage, "data_type", None)), "data_type: expected a dataclass")
+    unknown = stage.needs - set(get_args(Need))
+    require(not unknown, f"needs: {sorted(unknown)} is none of {', '.join(get_args(Need))}")
+    require(stage.provides in (None, "weights", "representations"), f"provides: {stage.provides!r} is nothing known")
+    data = stage.data_type() if data is None else data
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), data, trainer or {"max_steps": 3})
+        dataset, before = bench.dataset, directory_state(bench.dataset.directory)
+        names = set(inspect.signature(type(stage)).parameters)
+        references = stage.references(dataset)
+        prefixes = [reference.prefix for reference in references]
+        require(
+            all(prefixes) and len(set(prefixes)) == len(prefixes), f"references: prefixes are not distinct: {prefixes}"
+        )
+        for reference in references:
+            extra = set(reference.module) - names
+            require(not extra, f"references: '{reference.prefix}' sets {sorted(extra)}, which the stage does not take")
+        metrics = bench.run(make(), "unbroken")
+        if metrics:
+            check_metrics(metrics, "run")
+        require(isinstance(metrics, dict), f"run: expected a dictionary of metrics, got {metrics!r}")
+        bench.check_provided(stage.provides, "unbroken")
+        require(bench.run(make(), "again") == metrics, "run: the same seed gives other metrics")
+        bench.check_same(stage.provides, "unbroken", "again", "run: the same seed gives other")
+        bench.run_until_killed(make(), "killed")
+        resumed = bench.run(make(), "killed")
+        require(resumed == metrics, "run: killed and run again in its directory, it gives other metrics")
+        bench.check_same(
+            stage.provides, "unbroken", "killed", "run: killed and run again in its directory, it gives other"
+        )
+        require(directory_state(dataset.directory) == before, "run: the stage writes into the dataset's directory")
+
+
+class Killed(Exception):
+    """Ends a training at once."""
+
+
+class Kill(Callback):
+    """Ends a training after its second batch."""
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
+        if trainer.global_step >= 2:
+            raise Killed
+
+
+class Bench:
+    """A dataset, an encoder and representations for a stage to run with.
+
+    Args:
+        folder: where all of it lies.
+        data: the stage's data.
+        trainer: arguments of Lightning's Trainer.
+    """
+
+    def __init__(self, folder: Path, data: object, trainer: dict[str, Any]) -> None:
+        self.folder, self.data, self.trainer = folder, data, trainer
+        self.dataset: Dataset = example_dataset(folder / "dataset")
+        ids = self.dataset.products["item_id"], self.dataset.queries["query_id"]
+        products, queries = example_representations(*ids)["random"]
+        (folder / "representations").mkdir()
+        products.save(folder / "representations", "products")
+        queries.save(folder / "representations", "queries")
+        save_weights(self.encoder(seed=1), folder / "weights.safetensors")
+
+    def encoder(self, seed: int = 0) -> DualEncoder:
+        """A small encoder, set up."""
+        text = Transformer(vocab_size=300, width=16, depth=1, heads=2, max_length=12)
+        encoder = DualEncoder(Sum(), ConvNet(image_size=16, width=8), text, dim=8)
+        seed_everything(seed, verbose=False)
+        encoder.setup(self.dataset.splits.known(self.dataset.products), self.folder / "preprocessing")
+        return encoder
+
+    def run(self, stage: Stage, name: str, *callbacks: Callback) -> dict[str, float]:
+        """Run a stage in the directory ``name`` as an iteration would: with what it needs and nothing else."""
+        directory = self.folder / name
+        directory.mkdir(exist_ok=True)
+        trainer = Trainer(
+            accelerator="cpu",
+            default_root_dir=directory,
+            logger=CSVLogger(directory, name="", version="csv"),
+            callbacks=list(callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+            **self.trainer,
+        )
+        needs = stage.needs
+        encoder = self.encoder() if needs & {"encoder", "weights"} else None
+        seed_everything(SEED, verbose=False)
+        return stage.run(
+            StageContext(
+                dataset=self.dataset,
+                data=self.data,
+                trainer=trainer,
+                directory=directory,
+                seed=SEED,
+                encoder=encoder,
+                weights=self.folder / "weights.safetensors" if "weights" in needs else None,
+                representations=self.folder / "representations" if "representations" in needs else None,
+                checkpoint_seconds=0.0,
+            )
+        )
+
+    def run_until_killed(self, stage: Stage, name: str) -> None:
+        """Run a stage and end it in the midst of its training, if it trains."""
+        with suppress(Killed):
+            self.run(stage, name, Kill())
+
+    def check_provided(self, provides: str | None, name: str) -> None:
+        """The stage's directory holds what its class promises to later stages."""
+        directory = self.folder / name
+        try:
+            if provides == "weights":
+                encoder = self.encoder()
+                load_weights(encoder, directory / "weights.safetensors")
+                finite = all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values())
+                require(finite, "provides: the weights are not finite")
+            elif provides == "representations":
+                for table, key in (("products", "item_id"), ("queries", "query_id")):
+                    found = Representations.open(directory, table)
+                    whole = np.array_equal(found.ids, np.sort(self.dataset.table(table)[key].to_numpy()))
+                    require(whole, f"provides: not exactly the {table} of the dataset are represented")
+                    require(bool(np.isfinite(found.vectors).all()), f"provides: vectors of {table} are not finite")
+        except (OSError, ValueError) as error:
+            raise AssertionError(f"provides: {error}") from error
+
+    def check_same(self, provides: str | None, one: str, other: str, what: str) -> None:
+        """Two runs left the same weights or representations, bit by bit."""
+        folders = self.folder / one, self.folder / other
+        if provides == "weights":
+            encoders = [self.encoder(), self.encoder()]
+            for encoder, folder in zip(encoders, folders, strict=True):
+                load_weights(encoder, folder / "weights.safetensors")
+            states = [encoder.state_dict() for encoder in encoders]
+            require(all(torch.equal(states[0][key], states[1][key]) for key in states[0]), f"{what} weights")
+        elif provides == "representations":
+            for table in ("products", "queries"):
+                first, second = (Representations.open(folder, table).vectors for folder in folders)
+                require(np.array_equal(first, second), f"{what} representations")

@@ -1,0 +1,1 @@
+"""moonlib towers from open_clip: any of its architectures, with or without its weights."""

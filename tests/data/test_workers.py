@@ -1,0 +1,73 @@
+"""Processes of a pool end with their parent, and their own end is told of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from moonlib.data.workers import WorkerKilled, worker_pool
+
+_started: list[int] = []
+
+
+def _start(value: int) -> None:
+    _started.append(value)
+
+
+def _work(number: int) -> int:
+    return _started[0] + number
+
+
+def _die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_every_process_is_started_once() -> None:
+    with worker_pool(2, _start, 40) as pool:
+        assert list(pool.map(_work, range(5))) == [40, 41, 42, 43, 44]
+
+
+def test_a_killed_process_is_told_of() -> None:
+    with (
+        pytest.raises(WorkerKilled, match=r"one of 2 processes was killed, .* want of memory; .*\(--workers\)"),
+        worker_pool(2, _start, 0) as pool,
+    ):
+        list(pool.map(_die, range(5)))
+
+
+PARENT = """
+import os, time
+from moonlib.data.workers import worker_pool
+
+def start():
+    print(os.getpid(), flush=True)
+
+with worker_pool(2, start) as pool:
+    list(pool.map(time.sleep, [0.1, 0.1]))
+    time.sleep(60)
+"""
+
+
+def test_processes_end_with_a_killed_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        children = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.kill()
+        parent.stdout.read()  # until the last of them has closed it
+    deadline = time.monotonic() + 30
+    while any(_alive(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_alive(child) for child in children)
+
+
+def _alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,71 @@
+"""Every shipped recipe is parsed, constructed, and run for a few steps on the tiny marketplace."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+
+from moonlib import registry
+from moonlib.cli import main
+from moonlib.iteration import fit
+from moonlib.recipe_merge import shipped
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+PLUGIN_RECIPES = sorted(ROOT.glob("plugins/*/recipes/**/*.yaml"))
+EMOJI_PACKAGES = ROOT / "plugins/moonlib-emoji/node_modules"
+
+
+def test_every_recipe_of_the_repository_is_shipped() -> None:
+    assert sorted(shipped().values()) == RECIPES
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, *PLUGIN_RECIPES], ids=lambda path: path.stem)
+def test_a_recipe_says_what_it_is_and_how_to_run_it(recipe: Path) -> None:
+    first, *others = recipe.read_text(encoding="utf-8").splitlines()
+    assert first.startswith(f"# {recipe.relative_to(ROOT)}  ")
+    assert any(line.startswith("#") and f"moonlib fit --config {recipe.relative_to(ROOT)}" in line for line in others)
+
+
+@pytest.mark.parametrize("recipe", PLUGIN_RECIPES, ids=lambda path: path.stem)
+def test_a_plugin_s_recipe_is_right(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its weights may want a network and a GPU: running it is up to the plugin's own tests."""
+    plugin = recipe.relative_to(ROOT / "plugins").parts[0]
+    try:
+        distribution(plugin)
+    except PackageNotFoundError:
+        pytest.skip(f"{plugin} is not installed")
+    assert main(["recipe", "check", str(recipe)]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_runs(
+    recipe: Path,
+    data_cache: Path,
+    stages: Path,
+    shorten: Callable[[Path], list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if recipe.stem == "emoji" and not any(c.name == "emoji" for c in registry.components("sources")):
+        pytest.skip("moonlib-emoji is not installed")
+    assert main(["recipe", "check", str(recipe)]) == 0, capsys.readouterr().out
+    if recipe.stem == "emoji" and not EMOJI_PACKAGES.is_dir():
+        return  # its pictures are not there: parsed and constructed is all that can be done
+    (tmp_path / ".data").symlink_to(data_cache)
+    (tmp_path / ".stages").symlink_to(stages)
+    run = fit(recipe, shorten(recipe), runs=tmp_path)
+    results = json.loads((run / "results.json").read_text())
+    assert "image_search/recall@10" in results
+    assert all(math.isfinite(value) for value in results.values())
+    explained = set(re.findall(r"`([^`]+)`", (ROOT / "moonlib/docs/pages/data.md").read_text(encoding="utf-8")))
+    for stage in run.iterdir():
+        if stage.is_symlink():
+            written = {f"{path.name}/" if path.is_dir() else path.name for path in stage.iterdir()}
+            assert written <= explained, f"{stage.name} holds what the page on data formats does not explain"
