@@ -64,7 +64,7 @@ def test_a_recipe_runs(
     results = json.loads((run / "results.json").read_text())
     assert "image_search/recall@10" in results
     assert all(math.isfinite(value) for value in results.values())
-    explained = set(re.findall(r"`([^`]+)`", (ROOT / "moonlib/docs/pages/data.md").read_text(encoding="utf-8")))
+    explained = set(re.findall(r"`([^`\n]+)`", (ROOT / "moonlib/docs/pages/data.md").read_text(encoding="utf-8")))
     for stage in run.iterdir():
         if stage.is_symlink():
             written = {f"{path.name}/" if path.is_dir() else path.name for path in stage.iterdir()}
