@@ -1,6 +1,7 @@
 """The verbs of the command line. Each imports what it needs when it runs, so that ``--help`` costs nothing.
 
-Exit codes: 0 done; 1 a check found something broken; 2 a mistake of the user's, told on one line.
+Exit codes: 0 done; 1 a check found something broken; 2 a mistake of the user's, told on one line; 143 and 130 ended by
+SIGTERM or Ctrl-C, at a place from which the same command continues.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import moonlib.compat  # noqa: F401
+import polars as pl
 import torch
 import yaml
 from lightning import Trainer, seed_everything
@@ -278,16 +279,21 @@ class Iteration:
         ):
             cost["reused"] = partial is None
             if partial is not None:
-                self.encoder(partial)
+                self.encoder(partial, self.dataset.splits.known(self.dataset.products))
                 write_json(partial / "identity.json", identity)
         link(self.run / "preprocessing", directory)
 
-    def encoder(self, preprocessing: Path) -> Encoder:
-        """A fresh encoder with its first weights, which depend on the recipe's seed and nothing else."""
+    def encoder(self, preprocessing: Path, products: pl.DataFrame) -> Encoder:
+        """A fresh encoder with its first weights, which depend on the recipe's seed and nothing else.
+
+        Args:
+            preprocessing: where its fitted preprocessing is.
+            products: to fit it on where it is not; of no consequence otherwise.
+        """
         encoder = self.recipe.encoder()
         assert encoder is not None
         seed_everything(seed_of(self.recipe.seed, "encoder"), verbose=False)
-        encoder.setup(self.dataset.splits.known(self.dataset.products), preprocessing)
+        encoder.setup(products, preprocessing)
         return encoder
 
     def step(self, stage: StageRecipe, module: Stage, prefix: str = "") -> Step:
@@ -417,7 +423,7 @@ class Iteration:
         encoder = None
         if needs & {"encoder", "weights"}:
             assert lineage.preprocessing is not None
-            encoder = self.encoder(self.stages / lineage.preprocessing)
+            encoder = self.encoder(self.stages / lineage.preprocessing, self.dataset.products.clear())
         seed_everything(step.seed, verbose=False)
         weights = lineage.weights if "weights" in needs else None
         representations = lineage.representations if "representations" in needs else None
