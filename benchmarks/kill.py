@@ -64,14 +64,14 @@ def contents(run: Path) -> dict[str, bytes]:
 def at_work(runs: Path, stage: str, links: dict[str, str]) -> bool:
     """Whether a run is working on a stage: its unfinished directory is there."""
     if stage == "data":
-        return any((runs / ".data").glob(".*"))
+        return any((runs / ".data").glob("*.partial"))
     return (runs / ".stages" / f"{links[stage]}.partial").exists()
 
 
 def finished(runs: Path, stage: str, links: dict[str, str]) -> bool:
     """Whether a stage is over."""
     if stage == "data":
-        return any((runs / ".data").glob("[!.]*"))
+        return any(not entry.name.endswith(".partial") for entry in (runs / ".data").glob("*"))
     return (runs / ".stages" / links[stage]).exists()
 
 
@@ -94,7 +94,7 @@ def unbroken(runs: Path, extra: list[str]) -> tuple[dict[str, bytes], dict[str, 
     began: dict[str, float] = {}
     while process.poll() is None:
         working = {path.name.removesuffix(".partial") for path in (runs / ".stages").glob("*.partial")}
-        working |= {"data"} if any((runs / ".data").glob(".*")) else set()
+        working |= {"data"} if any((runs / ".data").glob("*.partial")) else set()
         for name in working - set(began):
             began[name] = time.monotonic()
         for name in working:

@@ -279,7 +279,7 @@ class Iteration:
         ):
             cost["reused"] = partial is None
             if partial is not None:
-                self.encoder(partial, self.dataset.splits.known(self.dataset.products))
+                self.encoder(partial, self.dataset.splits.known(self.dataset.table("products")))
                 write_json(partial / "identity.json", identity)
         link(self.run / "preprocessing", directory)
 
@@ -423,7 +423,9 @@ class Iteration:
         encoder = None
         if needs & {"encoder", "weights"}:
             assert lineage.preprocessing is not None
-            encoder = self.encoder(self.stages / lineage.preprocessing, self.dataset.products.clear())
+            nobody = pl.from_arrow(self.dataset.arrow("products").slice(0, 0))
+            assert isinstance(nobody, pl.DataFrame)
+            encoder = self.encoder(self.stages / lineage.preprocessing, nobody)
         seed_everything(step.seed, verbose=False)
         weights = lineage.weights if "weights" in needs else None
         representations = lineage.representations if "representations" in needs else None

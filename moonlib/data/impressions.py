@@ -57,18 +57,19 @@ class Vocabularies:
 
     user: Vocabulary
     item: Vocabulary
-    category: NDArray[np.str_]
+    category: pl.Series
     merchant: Vocabulary
 
     @classmethod
     def of(cls, dataset: Dataset, train: pl.DataFrame) -> Vocabularies:
         """Collect ids from training impressions and from what was searched before the end of training."""
         searched = dataset.searches.filter(pl.col("ts") < dataset.splits.train_until)
-        listed = dataset.products.filter(pl.col("listed_at") < dataset.splits.train_until)
+        products = dataset.table("products", ("category", "merchant_id", "listed_at"))
+        listed = dataset.splits.known(products)
         return cls(
             user=Vocabulary(train["user_id"].to_numpy()),
             item=Vocabulary(np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy()])),
-            category=np.unique(listed["category"].to_numpy().astype(np.str_)),
+            category=listed["category"].unique().sort(),
             merchant=Vocabulary(listed["merchant_id"].drop_nulls().to_numpy()),
         )
 
@@ -79,10 +80,9 @@ class ItemFeatures:
     def __init__(self, products: pl.DataFrame, vocabularies: Vocabularies, train_until: object) -> None:
         products = products.sort("item_id")
         self.item_id = products["item_id"].to_numpy()
-        names = products["category"].to_numpy().astype(np.str_)
-        known = vocabularies.category
-        rows = np.minimum(np.searchsorted(known, names), max(len(known) - 1, 0))
-        self.category = np.where(known[rows] == names, rows + 1, 0) if len(known) else np.zeros(len(names), np.int64)
+        known = pl.DataFrame({"category": vocabularies.category}).with_row_index("row", offset=1)
+        found = products.select("category").join(known, on="category", how="left", maintain_order="left")["row"]
+        self.category = found.cast(pl.Int64).fill_null(0).to_numpy()
         merchant = products["merchant_id"]
         # 0 may be a merchant of its own, so what fills the gaps is not looked up.
         rows = vocabularies.merchant.rows(merchant.fill_null(0).to_numpy())
@@ -150,7 +150,8 @@ class Impressions(TorchDataset[ImpressionBatch]):
         self.ts = impressions["ts"].dt.epoch("us").to_numpy()
         self.clicked = impressions["clicked"].to_numpy().astype(np.float32)
         self.vocabularies = vocabularies
-        self.items = ItemFeatures(dataset.products, vocabularies, dataset.splits.train_until)
+        described = dataset.table("products", ("item_id", "category", "merchant_id", "price", "listed_at"))
+        self.items = ItemFeatures(described, vocabularies, dataset.splits.train_until)
         self.item_history = Histories(dataset.searches, key="item_id")
         self.query_history = Histories(dataset.searches, key="query_id")
         self.lengths = (history, query_history)

@@ -145,7 +145,12 @@ class Contrastive(Stage):
         planner = BatchPlanner(
             pairs,
             data.tasks,
-            serviceable(pairs, tasks, dataset.products, dataset.queries),
+            serviceable(
+                pairs,
+                tasks,
+                dataset.table("products", ("item_id", "title", "image")),
+                dataset.table("queries", ("query_id", "text", "image")),
+            ),
             data.batch_size,
             self.samplers,
             seed=self.context.seed,
@@ -160,7 +165,7 @@ class Contrastive(Stage):
             self.encoder.preprocessor,
             pairs,
             tasks,
-            Catalogue.of(dataset.products),
+            Catalogue.of(dataset.table("products", ("item_id", "spu_id", "category"))),
             Quarantine(self.context.directory / "quarantine.jsonl", total=dataset.counts["products"]),
             data.augment,
         )

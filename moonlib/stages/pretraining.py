@@ -27,7 +27,7 @@ class Pretraining(Contrastive):
     both_directions: ClassVar[bool] = True
 
     def pairs(self, dataset: Dataset, data: PairData) -> Pairs:
-        listed = dataset.splits.known(dataset.products)
+        listed = dataset.splits.known(dataset.table("products", ("item_id", "listed_at")))
         if listed.is_empty():
             raise ValueError(f"{dataset.directory}: no product is listed before the end of training")
         return product_pairs(listed)
