@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import resource
 import time
 import warnings
@@ -139,6 +138,8 @@ def fit(
     # A file or a pipe has no width: let the tables have theirs.
     console = Console() if Console().is_terminal else Console(width=120)
     quiet()
+    if not processes.is_first():
+        processes.end_with_parent()
     costs: dict[str, dict[str, Any]] = {}
     with Interruption().listening() as interruption, claimed(run, recipe, replace):
         with costed(costs, "data"):
@@ -220,7 +221,7 @@ class Iteration:
         self.stages, self.run, self.console, self.costs = stages, run, console, costs
         self.interruption, self.checkpoint_seconds = interruption, checkpoint_seconds
         self.lineage = Lineage(dataset.hash, None)
-        self.parent, self.cores = os.getppid(), torch.get_num_threads()
+        self.cores = torch.get_num_threads()
         self.packages = metadata.packages_distributions()  # takes half a second: once per run
 
     def run_stages(self) -> tuple[dict[str, float], dict[str, str]]:
@@ -373,7 +374,6 @@ class Iteration:
         trainer = self.trainer(step, partial)
         if trainer.world_size > 1:
             while not directory.exists():
-                processes.require_first(self.parent)
                 if meeting.exists() and read_json(meeting) == processes.meeting_point():
                     step.module.run(self.context(step, trainer, partial))
                     break
@@ -383,7 +383,6 @@ class Iteration:
     def await_stage(self, directory: Path) -> None:
         """Wait until the first process has finished a directory."""
         while not directory.exists():
-            processes.require_first(self.parent)
             time.sleep(0.05)
 
     def waiting_for(self, name: str) -> Callable[[str], None]:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 
 import torch
 from lightning import Trainer
 
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-
-
-class Abandoned(RuntimeError):
-    """The first process of this run is gone."""
 
 
 def is_first() -> bool:
@@ -45,14 +43,12 @@ def share_cores(trainer: Trainer, cores: int) -> None:
     torch.set_num_threads(max(1, cores // processes))
 
 
-def require_first(parent: int) -> None:
-    """End with the process that started this one.
+def end_with_parent() -> None:
+    """End this process once the one that started it is gone, even while it waits for it within a collective."""
 
-    Args:
-        parent: process id of the starter, as it was at the beginning.
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
 
-    Raises:
-        Abandoned: it is gone.
-    """
-    if os.getppid() != parent:
-        raise Abandoned("the first process of this run has ended; start the same command again to continue")
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True, name="end-with-parent").start()

@@ -204,7 +204,10 @@ def _read_once(reader: SampleReader, ids: Ids) -> list[Sample]:
 def _augmented(content: ContentBatch, generator: torch.Generator, strength: float) -> ContentBatch:
     if "image" not in content or strength == 0:
         return content
-    image = content["image"].clone()
+    image = content["image"]
     there = image.flatten(1).any(dim=1).bool()  # of uint8, any() is uint8; a missing image stays the zeros it is
+    if there.all():
+        return content | {"image": augment(image, generator, strength)}
+    image = image.clone()
     image[there] = augment(image[there], generator, strength)
     return content | {"image": image}
