@@ -3,7 +3,7 @@
     python benchmarks/overhead.py
 
 Both sides train the encoder of recipes/iter2.yaml on pairs of the `small` marketplace with the same batches, loss and
-optimizer, in pretraining (whose loader augments images) and post-training (whose loader does not): `fit` through shards,
+optimizer, in pretraining (whose loader augments images) and post-training (whose does not): `fit` through shards,
 loader processes, Lightning, logs and checkpoints at their defaults; the bare loop from batches that are all in memory.
 They take turns, the first turn of each is not counted.
 """

@@ -86,6 +86,11 @@ def construct(cls: type, arguments: Any, key: Key) -> Construction:
             if not _fits(annotation, value):
                 raise RecipeError(f"expected {_describe(annotation)}, got {value!r}", leaf) from error
         raise RecipeError(" ".join(str(error).split()), key) from error
+    for name, value in expanded.items():
+        # Python holds Union[int, float] and Union[float, int] for equal and hands out the one that was made first, in
+        # whatever library; an int would then become a float, and 1 batch (Trainer's limit_train_batches) all of them.
+        if type(value) is int and int in _members(_parameters(cls)[name][0]):
+            parsed.value[name] = value
     return Construction(cls, expanded, key, parsed)
 
 

@@ -20,6 +20,7 @@ from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import NegativeSampler
 from moonlib.recipe import Recipe, RecipeError, StageRecipe
 from moonlib.recipe_merge import merge
+from moonlib.recipe_typing import construct
 from moonlib.stages.stage import Stage, StageContext
 
 Write = Callable[..., Path]
@@ -499,3 +500,13 @@ def test_a_fingerprint_depends_on_values_and_not_on_order(value: dict[str, Any])
 
 def test_the_fingerprint_never_moves() -> None:
     assert recipe.fingerprint({"b": [1, 2.5, None, True], "a": "纹"}) == "8e881e911c9309ac"
+
+
+class Fraction:
+    def __init__(self, batches: float | int | None = None, share: float = 1) -> None: ...
+
+
+def test_an_int_stays_an_int_where_one_is_allowed() -> None:
+    """Lightning reads 1 as one batch and 1.0 as all of them."""
+    built = construct(Fraction, {"batches": 1, "share": 1}, ("trainer",))
+    assert repr(built.resolved) == "{'batches': 1, 'share': 1.0}"
