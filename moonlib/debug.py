@@ -50,13 +50,14 @@ class TimeShares(Profiler):
         # Lightning times some steps twice, as the strategy's and as the module's; optimizers are the module's alone.
         if part == "optimizer" or (part and not action_name.startswith("[LightningModule]")):
             self.seconds[part] += took
+            # Lightning runs forward and backward within the optimizer's step, unless gradients are accumulated.
+            if part in ("forward", "backward") and any(name.endswith(".optimizer_step") for name in self._began):
+                self.seconds["optimizer"] -= took
         elif action_name == "run_training_epoch":
             self.seconds["all"] += took
 
     def summary(self) -> str:
         """One line per part: its seconds, and its share of the training."""
-        # Lightning runs forward and backward within the optimizer's step.
-        self.seconds["optimizer"] -= self.seconds["forward"] + self.seconds["backward"]
         whole = self.seconds.pop("all", 0.0)
         self.seconds["the rest"] = whole - sum(self.seconds.values())
         lines = [f"{part:18s}{took:8.2f} s {took / max(whole, 1e-9):6.1%}" for part, took in self.seconds.items()]

@@ -58,6 +58,9 @@ class Construction:
         """
         try:
             arguments = dict(vars(_given(_parser(self.cls).instantiate(self.parsed))))
+            for name, value in vars(_given(self.parsed)).items():
+                if type(value) is int:  # see `construct`: to instantiate is to convert once more
+                    arguments[name] = value
             for name, value in more.items():
                 given = arguments.get(name)
                 arguments[name] = [*given, *value] if isinstance(given, list) and isinstance(value, list) else value

@@ -503,10 +503,12 @@ def test_the_fingerprint_never_moves() -> None:
 
 
 class Fraction:
-    def __init__(self, batches: float | int | None = None, share: float = 1) -> None: ...
+    def __init__(self, batches: float | int | None = None, share: float = 1) -> None:
+        self.batches, self.share = batches, share
 
 
 def test_an_int_stays_an_int_where_one_is_allowed() -> None:
     """Lightning reads 1 as one batch and 1.0 as all of them."""
     built = construct(Fraction, {"batches": 1, "share": 1}, ("trainer",))
     assert repr(built.resolved) == "{'batches': 1, 'share': 1.0}"
+    assert repr(vars(built.build())) == "{'batches': 1, 'share': 1.0}"
