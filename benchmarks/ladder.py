@@ -24,11 +24,11 @@ EXPECTED_GAIN = 0.10
 BASELINES = ("baseline/thumbnail", "baseline/untrained")
 
 
-def hits(run: Path, stage: str = "represent") -> pl.DataFrame:
-    """The image searches of the test days of one run: search_id, user_id, hit (recall@10)."""
+def hits(run: Path, stage: str = "represent", k: int = 10) -> pl.DataFrame:
+    """The image searches of the test days of one run: search_id, user_id, hit (recall@k)."""
     searches = pl.read_parquet(run / stage / "searches.parquet")
     searches = searches.filter(pl.col("task") == "image_search", pl.col("split") == "test")
-    return searches.select("search_id", "item_id", "user_id", hit=pl.col("rank") < 10).sort("search_id", "item_id")
+    return searches.select("search_id", "item_id", "user_id", hit=pl.col("rank") < k).sort("search_id", "item_id")
 
 
 def recall_gain(run: Path, other: Path, stage: str = "represent") -> Interval:

@@ -42,10 +42,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from moonlib.data.batches import BatchPlanner
+from moonlib.data.catalogue import Catalogue
 from moonlib.data.content import Task
 from moonlib.data.dataset import Dataset
 from moonlib.data.images import decode_image
-from moonlib.data.loading import Catalogue, PairDataset
+from moonlib.data.loading import PairDataset
 from moonlib.data.marketplace.source import Marketplace
 from moonlib.data.marketplace.world import World
 from moonlib.data.pairs import product_pairs

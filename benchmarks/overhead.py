@@ -27,7 +27,8 @@ from rich.table import Table
 from moonlib import recipe as recipes
 from moonlib.data.dataset import Dataset
 from moonlib.iteration import quiet, seed_of
-from moonlib.stages.contrastive import Contrastive, contrastive_loss, warmup_cosine
+from moonlib.stages.contrast import contrastive_loss
+from moonlib.stages.contrastive import Contrastive, warmup_cosine
 from moonlib.stages.stage import StageContext
 
 

@@ -38,13 +38,13 @@ from moonlib.deprecation import warn_once
 
 Class = TypeVar("Class", bound=type)
 
-API = 1
+API = 2
 """The version of all that a plugin builds on: base classes, what they are given, and `moonlib.testing`.
 
 It is raised when a plugin that keeps to the documentation might break; what is only added does not raise it.
 """
 
-OLDEST_API = 1
+OLDEST_API = 2
 """The oldest version whose plugins still work."""
 
 KINDS: dict[str, str] = {

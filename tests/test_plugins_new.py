@@ -25,7 +25,7 @@ NAMES = {
     "image_towers": "patches",
     "text_towers": "bag",
     "fusions": "weighted",
-    "negatives": "recent",
+    "negatives": "popularity",
     "losses": "hinge",
     "adapters": "recency",
     "predictors": "pairs",
@@ -122,7 +122,7 @@ def test_their_own_tests_pass(plugins: Path, tmp_path: Path) -> None:
 
 def test_they_run_in_recipes(plugins: Path, tiny: Dataset, tmp_path: Path) -> None:
     (tmp_path / "own_stage.py").write_text(MEASURE)
-    queue = {"class_path": "recent", "init_args": {"dim": 32, "size": 40}}
+    often = {"class_path": "popularity", "init_args": {"k": 2}}
     own = {"metric": "lift_at", "filters": ["silent"], "probes": ["purity"]}
     recipe = {
         "extends": "iter1",
@@ -130,7 +130,7 @@ def test_they_run_in_recipes(plugins: Path, tiny: Dataset, tmp_path: Path) -> No
         "encoder": {"init_args": {"image": "patches", "text": "bag", "fusion": "weighted", "dim": 32}},
         "stages": {
             "pretrain": {
-                "module": {"init_args": {"loss": "hinge", "negatives": ["in_batch", queue]}},
+                "module": {"init_args": {"loss": "hinge", "negatives": ["in_batch", often]}},
                 "data": {"batch_size": 16, "workers": 0},
                 "trainer": {"max_steps": 6},
             },

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
+from moonlib.data.images import decode_image
 from moonlib.encoders.convnet import ConvNet
 from moonlib.encoders.dual import DualEncoder
 from moonlib.encoders.transformer import Transformer
@@ -173,9 +176,22 @@ class WrongWidthTower(ConvNet):
         self.out_features += 1
 
 
+class BoxlessTower(ConvNet):
+    """Takes a box and loads the whole picture."""
+
+    def setup(self):
+        super().setup()
+        self.load_image = partial(load_whole, size=self.image_size)
+
+
+def load_whole(data, box=None, *, size):
+    return decode_image(data, size=size)
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
+        (BoxlessTower, "gives something else than that part of the picture"),
         (BatchNormTower, "a row alone differs from the row in a batch"),
         (WrongWidthTower, "is not \\[B, out_features\\]"),
     ],

@@ -20,7 +20,7 @@ from moonlib.adapters.simtier import SimTier
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
 from moonlib.data.existing import Shards
-from moonlib.data.filters.filter import Filter, Filtered, without_products
+from moonlib.data.filters.filter import Encoded, Filter, Filtered, without_products
 from moonlib.data.shards import build_once, write_dataset
 from moonlib.data.source import Source
 from moonlib.data.tables import Tables
@@ -31,7 +31,6 @@ from moonlib.plugin_templates.filters import Template as Silent
 from moonlib.plugin_templates.stages import Template as Similar
 from moonlib.predictors.mlp import MLP
 from moonlib.representations.probe import Probe, Represented
-from moonlib.representations.store import Representations
 from moonlib.stages.application import Application, ImpressionData
 from moonlib.stages.contrastive import PairData
 from moonlib.stages.posttraining import Posttraining, SearchData
@@ -146,7 +145,7 @@ def test_broken_sources_are_found(make: Callable[[], Source], message: str) -> N
 
 
 class Everything(Filter):
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Filtered:
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         return without_products(tables, tables.products["item_id"], "all of them")
 
 
@@ -155,9 +154,9 @@ class Nearby(Filter):
 
     reads_representations: ClassVar[bool] = True
 
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Filtered:
-        assert representations is not None
-        zero = pl.Series(representations.ids[~representations.vectors.any(axis=1)])
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
+        assert encoded is not None
+        zero = pl.Series(encoded.products.ids[~encoded.products.vectors.any(axis=1)])
         return without_products(tables, zero, "no representation")
 
 
@@ -167,12 +166,12 @@ def test_sound_filters_pass(make: Callable[[], Filter]) -> None:
 
 
 class InSilence(Everything):
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Filtered:
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         return Filtered(super().__call__(tables).tables, {})
 
 
 class Dangling(Filter):
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Filtered:
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         rows = tables.products.height // 2
         return Filtered(
             replace(tables, products=tables.products.head(rows)),
@@ -181,23 +180,23 @@ class Dangling(Filter):
 
 
 class Bare(Silent):
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Any:
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Any:
         return super().__call__(tables).tables
 
 
 class Rolling(Filter):
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Filtered:
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         drop = np.random.default_rng().integers(1, 40)
         return without_products(tables, tables.products["item_id"][:drop], "by lot")
 
 
 class Narrowing(Filter):
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Filtered:
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         return Filtered(replace(tables, products=tables.products.drop("price")), {})
 
 
 class Tampering(Filter):
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Filtered:
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         tables.users.extend(pl.DataFrame({"user_id": [10**6 + next(_count)]}))
         return Filtered(tables, {})
 

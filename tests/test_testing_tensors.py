@@ -23,6 +23,7 @@ from moonlib.adapters.id_only import IdOnly
 from moonlib.adapters.similarity import Similarity
 from moonlib.adapters.simtier import SimTier
 from moonlib.adapters.vector import Vector
+from moonlib.data.pairs import Pairs
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.losses.loss import Loss
 from moonlib.metrics.auc import AUC
@@ -33,8 +34,9 @@ from moonlib.metrics.ne import NE
 from moonlib.metrics.pcoc import PCOC
 from moonlib.metrics.recall import Recall
 from moonlib.negatives.in_batch import InBatch
-from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
+from moonlib.negatives.negative_sampler import Candidates, NegativeSampler, TrainingData
 from moonlib.predictors.mlp import MLP
+from moonlib.representations.store import Representations
 from moonlib.testing import check_adapter, check_loss, check_metric, check_negative_sampler, check_predictor
 
 SCORES, LABELS = torch.linspace(0.05, 0.95, 30), torch.arange(30) % 3 == 0
@@ -107,9 +109,51 @@ def test_broken_losses_are_found(make: Callable[[], Loss], message: str) -> None
         check_loss(make)
 
 
-class Unseeded(NegativeSampler):
-    def propose(self, item_ids: Any, rng: np.random.Generator) -> Any:
-        return np.random.default_rng().integers(2**40, size=(len(item_ids), 2))
+class Catalogued(NegativeSampler):
+    """Knows the items that may be asked for."""
+
+    def setup(self, data: TrainingData) -> None:
+        self.items = data.catalogue.item_id
+
+
+class Unseeded(Catalogued):
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> Any:
+        return np.random.default_rng().choice(self.items, (len(pairs), 2))
+
+
+class Counting(Catalogued):
+    """Goes through the items, however often and for whatever step it is asked."""
+
+    calls = 0
+
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> Any:
+        self.calls += 1
+        return self.items[(self.calls // 4 + np.arange(len(pairs)))[:, None] % len(self.items)]
+
+
+class Inventing(NegativeSampler):
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> Any:
+        return pairs.item_id[:, None] // 2 + 7
+
+
+class Hasty(Catalogued):
+    """Makes use of the vectors at once."""
+
+    refresh_every = 64
+
+    def setup(self, data: TrainingData) -> None:
+        super().setup(data)
+        self.register_buffer("first", torch.tensor(0))
+
+    def refresh(self, products: Representations, queries: Representations, step: int) -> None:
+        self.first = torch.tensor(int(products.vectors[:, 0].argmax()))
+
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> Any:
+        return np.full((len(pairs), 1), self.items[int(self.first)])
+
+
+class Restless(NegativeSampler):
+    refresh_every = 1
 
 
 class Prepending(NegativeSampler):
@@ -131,20 +175,49 @@ class Forgetful(NegativeSampler):
         last, self.last = self.last, replace(pool, representations=pool.representations.detach())
         if last is None:
             return pool
-        return Candidates(
-            torch.cat([pool.representations, last.representations]),
-            torch.cat([pool.item_id, last.item_id]),
-            torch.cat([pool.spu_id, last.spu_id]),
-            torch.cat([pool.category, last.category]),
+        return pool.extended(last.representations, last.item_id, last.spu_id, last.category)
+
+
+class Claiming(NegativeSampler):
+    """Takes strangers for items of this batch."""
+
+    def extend(self, pool: Candidates) -> Candidates:
+        return replace(
+            pool.extended(pool.representations.detach(), -pool.item_id, pool.spu_id, pool.category), own=None
         )
+
+
+class Clinging(NegativeSampler):
+    """Stores a batch with all that it was computed from."""
+
+    def setup(self, data: TrainingData) -> None:
+        self.register_buffer("last", torch.zeros(8, data.dim))
+
+    def extend(self, pool: Candidates) -> Candidates:
+        mine = pool.mine()
+        self.last = mine.representations.float() * 2
+        return pool
+
+
+class HalfGradient(NegativeSampler):
+    def extend(self, pool: Candidates) -> Candidates:
+        mixed = (pool.representations + pool.representations.detach()) / 2
+        return replace(pool, representations=mixed)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (Unseeded, "the same generator state gives other items"),
+        (Counting, "depends on the steps asked for before"),
+        (Inventing, "is not in the catalogue"),
+        (Hasty, "changes what is proposed for a batch before the one it is made for"),
+        (Restless, "refresh_every: 1 is less than the 64 batches planned ahead"),
         (Prepending, "item_id of the pool's own candidates changed"),
         (Detaching, "lost their gradient"),
+        (HalfGradient, "lost their gradient"),
+        (Claiming, "16 candidates count as this batch's, not 8"),
+        (Clinging, "last keeps the graph of past batches alive"),
         (Forgetful, "a restored sampler extends the pool otherwise"),
     ],
 )
@@ -292,16 +365,28 @@ class GrowingQueue(NegativeSampler):
         return pool
 
 
-class GloballyRandom(NegativeSampler):
-    def propose(self, item_ids: Any, rng: np.random.Generator) -> Any:
+class GloballyRandom(Catalogued):
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> Any:
         torch.rand(1)
-        return rng.integers(9, size=(len(item_ids), 2))
+        return rng.choice(self.items, (len(pairs), 2))
 
 
 class Meddling(NegativeSampler):
-    def propose(self, item_ids: Any, rng: np.random.Generator) -> Any:
-        item_ids += 1
-        return item_ids[:, None]
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> Any:
+        pairs.item_id[:] += 1
+        return pairs.item_id[:, None]
+
+
+class Forgotten(Catalogued):
+    """Makes use of vectors that a checkpoint does not hold."""
+
+    refresh_every, found = 64, 0
+
+    def refresh(self, products: Representations, queries: Representations, step: int) -> None:
+        self.found = 1 + step
+
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> Any:
+        return np.full((len(pairs), 1), self.items[min(self.found, 1 + step // 64)])
 
 
 @pytest.mark.parametrize(
@@ -309,7 +394,8 @@ class Meddling(NegativeSampler):
     [
         (GrowingQueue, "state_dict: does not fit a fresh sampler"),
         (GloballyRandom, "draws from a global generator"),
-        (Meddling, "changes the ids it is given"),
+        (Meddling, "changes the pairs it is given"),
+        (Forgotten, "a restored sampler proposes other items"),
     ],
 )
 def test_samplers_with_state_in_the_wrong_place_are_found(make: Callable[[], NegativeSampler], message: str) -> None:

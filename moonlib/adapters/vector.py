@@ -32,13 +32,20 @@ class Vector(Adapter):
 
     def forward(self, batch: BehaviourBatch) -> Tensor:
         """Compute the features, float [B, 3 E + 2 (D + 1)]."""
-        target = _unit_size(batch.target, batch.target_known)
-        query = _unit_size(batch.query, batch.has_query)
+        target = unit_size(batch.target, batch.target_known)
+        query = unit_size(batch.query, batch.has_query)
         flags = torch.stack([batch.target_known, batch.has_query], dim=1).to(target.dtype)
         return torch.cat([self.ids(batch), target, query, flags], dim=1)
 
 
-def _unit_size(vectors: Tensor, known: Tensor) -> Tensor:
-    """Scale float [B, D] to length sqrt(D) where known, to 0 elsewhere."""
-    scaled = F.normalize(vectors, dim=1) * vectors.shape[1] ** 0.5
-    return scaled.masked_fill(~known.unsqueeze(1), 0)
+def unit_size(vectors: Tensor, known: Tensor) -> Tensor:
+    """Scale vectors to length sqrt(D).
+
+    Args:
+        vectors: float [..., D].
+        known: bool [...].
+
+    Returns:
+        float [..., D]; exactly 0 where not known, whatever stands there.
+    """
+    return F.normalize(vectors.masked_fill(~known.unsqueeze(-1), 0), dim=-1) * vectors.shape[-1] ** 0.5

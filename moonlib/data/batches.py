@@ -17,6 +17,10 @@ Ids = NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
+PLANNED_AHEAD = 64
+"""Batches that may be planned before they are trained on. A sampler whose proposals follow from the encoder is told so
+many batches before they are made use of: which batches these are then depends on no number of workers."""
+
 # Independent random streams of one seed.
 _ORDER, _CHOICES, _AUGMENTATION = range(3)
 
@@ -30,7 +34,8 @@ class BatchPlan:
         rows: int64 [Q], rows of the pairs.
         query_ids: int64 [Q].
         item_ids: int64 [Q].
-        extra_ids: int64 [Q, k], items that negative samplers asked for.
+        extra_ids: int64 [E], items that negative samplers asked for.
+        extra_rows: int64 [E], for which row of the batch.
         task: int64 [Q], index of each row's task.
         seed: seeds the augmentation of this batch.
     """
@@ -40,6 +45,7 @@ class BatchPlan:
     query_ids: Ids
     item_ids: Ids
     extra_ids: Ids
+    extra_rows: Ids
     task: Ids
     seed: int
 
@@ -134,16 +140,18 @@ class BatchPlanner(Sampler[BatchPlan]):
         bounds = (self._eligible[rows] * self._weights).cumsum(axis=1)
         task = (rng.random((len(rows), 1)) * bounds[:, -1:] >= bounds).sum(axis=1)
         items = self.pairs.item_id[rows]
-        proposals = [sampler.propose(items, rng) for sampler in self._negatives]
-        extra = np.concatenate([np.empty((len(rows), 0), dtype=np.int64), *proposals], axis=1)
+        proposals = [sampler.propose(self.pairs[rows], step, rng) for sampler in self._negatives]
         mine = slice(self._rank, None, self._world_size)
+        extra = np.concatenate([np.empty((len(rows), 0), dtype=np.int64), *proposals], axis=1)[mine]
+        asked = extra != items[mine, None]
         augmentation = np.random.SeedSequence([self._seed, _AUGMENTATION, step, self._rank])
         return BatchPlan(
             step=step,
             rows=rows[mine],
             query_ids=self.pairs.query_id[rows[mine]],
             item_ids=items[mine],
-            extra_ids=extra[mine],
+            extra_ids=extra[asked],
+            extra_rows=np.nonzero(asked)[0],
             task=task[mine],
             seed=int(augmentation.generate_state(1)[0]),
         )

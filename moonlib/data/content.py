@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Side = Literal["product", "query"]
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 of the main subject, as fractions of the image's width and height."""
+"""x0, y0, x1, y1 of the main subject, as fractions of the upright image's width and height, from its top left."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,17 @@ class Modalities:
         if texts:
             text = "rich" if texts == ["rich"] else "title"
         return cls(image="image" in parts, text=text)
+
+    @classmethod
+    def union(cls, of: Sequence[Modalities]) -> Modalities:
+        """All that any of these reads.
+
+        >>> str(Modalities.union([Modalities.parse("image"), Modalities.parse("rich")]))
+        'rich+image'
+        """
+        texts = {modalities.text for modalities in of}
+        text: Literal["title", "rich"] | None = "rich" if "rich" in texts else "title" if "title" in texts else None
+        return cls(image=any(modalities.image for modalities in of), text=text)
 
     def __str__(self) -> str:
         return "+".join(word for word in (self.text, "image" if self.image else None) if word)

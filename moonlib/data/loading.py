@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset
 
 from moonlib.data.augment import augment
 from moonlib.data.batches import BatchPlan
+from moonlib.data.catalogue import Catalogue
 from moonlib.data.content import Content, Modalities, Side, Task, compose
 from moonlib.data.images import UnreadableImage
 from moonlib.data.pairs import Pairs
@@ -23,40 +23,6 @@ from moonlib.data.reader import Sample, SampleReader
 from moonlib.encoders.encoder import ContentBatch, Preprocessor
 
 Ids = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """What id-aware masks and samplers know of the items.
-
-    Attributes:
-        item_id: int64 [n], ascending.
-        spu_id: int64 [n].
-        category: int64 [n], codes of the category paths in alphabetical order.
-    """
-
-    item_id: Ids
-    spu_id: Ids
-    category: Ids
-
-    @classmethod
-    def of(cls, products: pl.DataFrame) -> Catalogue:
-        """Take the catalogue from the products table."""
-        codes = pl.col("category").rank("dense").cast(pl.Int64) - 1
-        products = products.select("item_id", "spu_id", codes).sort("item_id")
-        return cls(*(products[name].to_numpy() for name in ("item_id", "spu_id", "category")))
-
-    def rows(self, item_ids: Ids) -> Ids:
-        """Find items of any shape.
-
-        Raises:
-            KeyError: an item is not in the catalogue.
-        """
-        rows = np.searchsorted(self.item_id, item_ids).clip(max=len(self.item_id) - 1)
-        unknown = item_ids[self.item_id[rows] != item_ids]
-        if unknown.size:
-            raise KeyError(f"item {unknown.flat[0]} is not in the products table")
-        return rows
 
 
 @dataclass
@@ -135,8 +101,8 @@ class PairDataset(Dataset[PairBatch]):
             TooManyUnreadable: no pair of the batch can be read, or the quarantine is full.
             BrokenShard: a shard is damaged.
         """
-        item_id = np.concatenate([plan.item_ids, plan.extra_ids.ravel()])
-        item_task = np.concatenate([plan.task, plan.task.repeat(plan.extra_ids.shape[1])])
+        item_id = np.concatenate([plan.item_ids, plan.extra_ids])
+        item_task = np.concatenate([plan.task, plan.task[plan.extra_rows]])
         queries, items = self._read(plan.query_ids, item_id)
         asked = [_content(sample, self._tasks[task].query) for sample, task in zip(queries, plan.task, strict=True)]
         found = [_content(sample, self._tasks[task].item) for sample, task in zip(items, item_task, strict=True)]
@@ -202,12 +168,15 @@ def _read_once(reader: SampleReader, ids: Ids) -> list[Sample]:
 
 
 def _augmented(content: ContentBatch, generator: torch.Generator, strength: float) -> ContentBatch:
-    if "image" not in content or strength == 0:
-        return content
-    image = content["image"]
+    """Vary the images, and the crops where there are any, each by draws of its own."""
+    views = [name for name in ("image", "subject") if name in content and strength > 0]
+    return content | {name: _varied(content[name], generator, strength) for name in views}
+
+
+def _varied(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     there = image.flatten(1).any(dim=1).bool()  # of uint8, any() is uint8; a missing image stays the zeros it is
     if there.all():
-        return content | {"image": augment(image, generator, strength)}
+        return augment(image, generator, strength)
     image = image.clone()
     image[there] = augment(image[there], generator, strength)
-    return content | {"image": image}
+    return image

@@ -37,6 +37,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.query_id)
 
+    def __getitem__(self, rows: Ids) -> Pairs:
+        """The pairs of these rows, in their order."""
+        return Pairs(self.query_id[rows], self.item_id[rows], self.positives[rows], self.query_side)
+
 
 def product_pairs(products: pl.DataFrame) -> Pairs:
     """Pair every product with itself, for tasks such as ``image -> title``."""

@@ -6,16 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from moonlib.data.content import Content, Side
+from moonlib.data.content import Box, Content, Side
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.encoders.tower import ImageTower, LoadImage, TextTower, Tokenize
 from moonlib.fusion.fusion import Fusion
+
+View = Literal["full", "box"]
+"""What is seen of an image: all of it, or the box around its main subject (all of it where there is no box)."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +30,38 @@ class DualPreprocessor:
         load_image: the image tower's, ``None`` without one.
         image_size: height and width of what ``load_image`` returns.
         tokenize: the text tower's, ``None`` without one.
+        crop: the views of an image, see `DualEncoder`.
     """
 
     load_image: LoadImage | None
     image_size: int
     tokenize: Tokenize | None
+    crop: Sequence[View] = ("full",)
 
     def __call__(self, contents: Sequence[Content], side: Side) -> ContentBatch:
-        """Return ``image``, ``has_image``, ``text`` and ``text_mask`` (see `ContentBatch`) for the towers there are."""
+        """Return what the towers there are read, under the names that `ContentBatch` lists.
+
+        ``image`` is the whole image if ``crop`` names it, else the crop. ``subject`` is there where both are named.
+        """
         batch: ContentBatch = {}
         if self.load_image is not None:
-            image = _zeros(len(contents), 3, self.image_size, self.image_size)
-            for row, content in enumerate(contents):
-                if content.image is not None:
-                    image[row] = self.load_image(content.image)
-            batch["image"] = image
-            batch["has_image"] = torch.tensor([content.image is not None for content in contents], dtype=torch.bool)
+            whole = "full" in self.crop
+            views = [(content.image, None if whole else content.box) for content in contents]
+            batch["image"], batch["has_image"] = self._load(self.load_image, views)
+            if whole and "box" in self.crop:
+                views = [(None if content.box is None else content.image, content.box) for content in contents]
+                batch["subject"], batch["has_subject"] = self._load(self.load_image, views)
         if self.tokenize is not None:
             batch["text"], batch["text_mask"] = self.tokenize([content.text or "" for content in contents])
         return batch
+
+    def _load(self, load_image: LoadImage, views: Sequence[tuple[bytes | None, Box | None]]) -> tuple[Tensor, Tensor]:
+        """Return the images, uint8 [B, 3, image_size, image_size], and which of them there are, bool [B]."""
+        images = _zeros(len(views), 3, self.image_size, self.image_size)
+        for row, (data, box) in enumerate(views):
+            if data is not None:
+                images[row] = load_image(data, box)
+        return images, torch.tensor([data is not None for data, _ in views], dtype=torch.bool)
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -70,23 +87,42 @@ class DualEncoder(Encoder):
         image: the image tower, ``None`` for an encoder of texts.
         text: the text tower, ``None`` for an encoder of images.
         dim: width of the representation.
+        crop: what the image tower sees of an image: all of it (``full``), the box around its main subject (``box``; all
+            of it where there is no box), or both. One tower then encodes both, and its two outputs stand side by side
+            as the image's features (``image_dim`` = 2 ``out_features``), so that the fusion can tell the subject from
+            its surroundings, or learn to average them. Without a box the two are equal, and computed once. The order of
+            the names has no meaning.
 
     Raises:
-        ValueError: neither tower is given.
+        ValueError: neither tower is given; ``crop`` is empty, names a view twice, or one that there is not.
 
-    Source: CLIP (Radford et al., 2021, section 2.3) for the two towers.
+    Source: CLIP (Radford et al., 2021, section 2.3) for the two towers. A sister paper of MOON's (arXiv 2508.11999)
+    crops the main subject; that both views pass through one tower, and how they are joined, is our choice.
+
+    Example:
+        >>> from moonlib.encoders.convnet import ConvNet
+        >>> from moonlib.fusion.sum import Sum
+        >>> encoder = DualEncoder(Sum(), image=ConvNet(), crop=["full", "box"])
     """
 
     def __init__(
-        self, fusion: Fusion, image: ImageTower | None = None, text: TextTower | None = None, dim: int = 128
+        self,
+        fusion: Fusion,
+        image: ImageTower | None = None,
+        text: TextTower | None = None,
+        dim: int = 128,
+        crop: Sequence[View] = ("full",),
     ) -> None:
         super().__init__()
         if image is None and text is None:
             raise ValueError("a dual encoder needs an image tower or a text tower; give `image`, `text` or both")
+        if not crop or len(set(crop)) < len(crop) or not set(crop) <= {"full", "box"}:
+            raise ValueError(f"crop is {list(crop)}; expected [full], [box] or [full, box]")
         self.image = image
         self.text = text
         self.fusion = fusion
         self.dim = dim
+        self.crop = tuple(crop)
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Set up the towers, then the fusion; see `Encoder.setup`.
@@ -97,13 +133,14 @@ class DualEncoder(Encoder):
             self.image.setup()
         if self.text is not None:
             self.text.setup(products, directory)
-        self.image_dim = 0 if self.image is None else self.image.out_features
+        self.image_dim = 0 if self.image is None else len(self.crop) * self.image.out_features
         self.text_dim = 0 if self.text is None else self.text.out_features
         self.fusion.setup(self.image_dim, self.text_dim, self.dim)
         self.preprocessor = DualPreprocessor(
             load_image=None if self.image is None else self.image.load_image,
             image_size=0 if self.image is None else self.image.image_size,
             tokenize=None if self.text is None else self.text.tokenize,
+            crop=self.crop,
         )
 
     def forward(self, batch: ContentBatch) -> Tensor:
@@ -113,11 +150,21 @@ class DualEncoder(Encoder):
         has_image = has_text = torch.zeros(len(some), dtype=torch.bool, device=some.device)
         if self.image is not None:
             has_image = batch["has_image"]
-            image = _encode_present(self.image, has_image, batch["image"])
+            image = self._encode_images(self.image, batch)
         if self.text is not None:
             has_text = batch["text_mask"].any(dim=1)
             text = _encode_present(self.text, has_text, batch["text"], batch["text_mask"])
         return self.fusion(image, text, has_image, has_text).float()
+
+    def _encode_images(self, tower: ImageTower, batch: ContentBatch) -> Tensor:
+        """Return the features of the one view or of both, float [B, image_dim]."""
+        if len(self.crop) == 1:
+            return _encode_present(tower, batch["has_image"], batch["image"])
+        # Of one kind and size, the views go through the tower together.
+        there = torch.cat([batch["has_image"], batch["has_subject"]])
+        whole, subject = _encode_present(tower, there, torch.cat([batch["image"], batch["subject"]])).chunk(2)
+        subject = torch.where(batch["has_subject"].unsqueeze(1), subject, whole)
+        return torch.cat([whole, subject], dim=1)
 
 
 def _encode_present(tower: ImageTower | TextTower, present: Tensor, *inputs: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ ContentBatch = dict[str, Tensor]
 batch can be concatenated, sliced and moved without knowing the encoder. Dual encoders use
 
 - ``image`` uint8 [B, 3, H, W] (zeros where missing) and ``has_image`` bool [B]
+- where they look at the main subject too, ``subject`` and ``has_subject`` alike: the crop, missing without a box
 - ``text`` int64 [B, T] token ids and ``text_mask`` bool [B, T] (all False where missing)
 """
 

@@ -5,16 +5,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import polars as pl
 from torch import Tensor, nn
+
+from moonlib.data.content import Box
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Texts → (ids int64 [B, T], mask bool [B, T]), T = the longest text of the batch up to a limit,
 at least 1; picklable. A blank text has an all-False mask."""
 
-LoadImage = Callable[[bytes], Tensor]
-"""Encoded JPEG/PNG/WebP bytes → uint8 [3, image_size, image_size]; picklable."""
+
+class LoadImage(Protocol):
+    """Decodes and resizes one image inside a loader worker; picklable."""
+
+    def __call__(self, data: bytes, box: Box | None = None, /) -> Tensor:
+        """Decode.
+
+        Args:
+            data: an encoded image: JPEG, PNG or WebP.
+            box: the part to look at, which then stands for the image; ``None`` for all of it. `decode_image` takes the
+                same argument.
+
+        Returns:
+            uint8 [3, image_size, image_size].
+
+        Raises:
+            UnreadableImage: the data cannot be decoded.
+        """
+        ...
 
 
 class ImageTower(nn.Module, ABC):
@@ -23,7 +43,7 @@ class ImageTower(nn.Module, ABC):
     Attributes:
         out_features: width of the output, available after `setup`.
         image_size: height and width of what `load_image` returns, available after `setup`.
-        load_image: decodes and resizes one encoded image inside a loader worker, available after `setup`.
+        load_image: decodes and resizes one encoded image, or a box of it, available after `setup`.
     """
 
     out_features: int

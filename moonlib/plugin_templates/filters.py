@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from moonlib.data.filters.filter import Filter, Filtered, without_products
+from moonlib.data.filters.filter import Encoded, Filter, Filtered, without_products
 from moonlib.data.tables import Tables
-from moonlib.representations.store import Representations
 
 
 class Template(Filter):
@@ -19,7 +18,7 @@ class Template(Filter):
     def __init__(self, min_length: int = 3) -> None:
         self.min_length = min_length
 
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Filtered:
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         """Filter; see `Filter`."""
         length = pl.col("title").str.strip_chars().str.len_chars().fill_null(0)
         silent = tables.products.filter(pl.col("image").is_null(), length < self.min_length)

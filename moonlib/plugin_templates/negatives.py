@@ -1,57 +1,44 @@
-"""The items of the last batches as more negatives."""
+"""Items that are often wanted as more negatives."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
+from moonlib.data.pairs import Pairs
+from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 
 
 class Template(NegativeSampler):
-    """A queue of the representations of recent batches: more negatives for the price of memory.
+    """Asks for k items per pair, each drawn in proportion to its number of training pairs to some power.
 
-    They were made by the encoder as it was some steps ago, which moves slowly enough for them to be useful. They get
-    no gradient. All state is in buffers of fixed shape, so that it is saved with the stage.
+    An item that many queries led to is in the way of many others; with a power below 1 it is not all there is. The
+    items are loaded and encoded with the batch. One that happens to be a positive of the query is told by its id.
 
     Args:
-        size: how many items are kept.
-        dim: width of the encoder's representations.
+        k: items per pair.
+        power: 0 draws all items that have a pair alike, 1 by their number of pairs.
 
     Raises:
-        ValueError: if ``size`` is below 1.
+        ValueError: if ``k`` is below 1 or ``power`` below 0.
 
-    Source: Wang et al., "Cross-batch memory for embedding learning" (2020), section 3.2.
+    Source: Mikolov et al., "Distributed representations of words and phrases and their compositionality" (2013),
+    section 2.2.
     """
 
-    representations: Tensor
-    ids: Tensor
-    filled: Tensor
-
-    def __init__(self, size: int = 256, dim: int = 128) -> None:
+    def __init__(self, k: int = 1, power: float = 0.75) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
-        self.size = size
-        self.register_buffer("representations", torch.zeros(size, dim))
-        self.register_buffer("ids", torch.zeros(size, 3, dtype=torch.int64))  # item, SPU, category
-        self.register_buffer("filled", torch.tensor(0))
+        if k < 1 or power < 0:
+            raise ValueError(f"k must be at least 1 and power at least 0, got {k} and {power}")
+        self.k = k
+        self.power = power
 
-    def extend(self, pool: Candidates) -> Candidates:
-        """Append what is in the queue, then put the pool into it, the newest first."""
-        filled = int(self.filled)
-        kept, ids = self.representations[:filled].to(pool.representations.dtype), self.ids[:filled]
-        extended = Candidates(
-            torch.cat([pool.representations, kept]),
-            torch.cat([pool.item_id, ids[:, 0]]),
-            torch.cat([pool.spu_id, ids[:, 1]]),
-            torch.cat([pool.category, ids[:, 2]]),
-        )
-        new_ids = torch.stack([pool.item_id, pool.spu_id, pool.category], dim=1)
-        self.representations = self._pushed(pool.representations.detach(), self.representations)
-        self.ids = self._pushed(new_ids, self.ids)
-        self.filled = (self.filled + len(new_ids)).clamp(max=self.size)
-        return extended
+    def setup(self, data: TrainingData) -> None:
+        """Count the pairs of each item."""
+        self.items, pairs = np.unique(data.pairs.item_id, return_counts=True)
+        self.bounds = (pairs**self.power).cumsum()
 
-    def _pushed(self, new: Tensor, old: Tensor) -> Tensor:
-        return torch.cat([new.to(old.dtype), old])[: self.size]
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw from all items alike for every query."""
+        drawn = rng.random((len(pairs), self.k)) * self.bounds[-1]
+        return self.items[np.searchsorted(self.bounds, drawn, side="right")]

@@ -1,4 +1,4 @@
-"""Contrastive training of an encoder: the step as a function of tensors, and its Lightning edge."""
+"""Contrastive training of an encoder: the Lightning edge of `moonlib.stages.contrast`."""
 
 from __future__ import annotations
 
@@ -9,53 +9,34 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 import moonlib.compat  # noqa: F401
+import numpy as np
+import polars as pl
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from moonlib.data.batches import BatchPlanner
-from moonlib.data.content import Task
-from moonlib.data.dataset import Dataset
-from moonlib.data.loading import Catalogue, PairBatch, PairDataset
-from moonlib.data.pairs import Pairs, serviceable
+from moonlib.data.batches import PLANNED_AHEAD, BatchPlanner
+from moonlib.data.catalogue import Catalogue
+from moonlib.data.content import Modalities, Side, Task
+from moonlib.data.loading import PairBatch, PairDataset
+from moonlib.data.pairs import Ids, Pairs, serviceable
 from moonlib.data.quarantine import Quarantine
+from moonlib.data.reader import SampleReader
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.losses.loss import Loss
-from moonlib.negatives.masks import positive_and_ignore
-from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
+from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
+from moonlib.representations.embed import Contents, embed
+from moonlib.representations.store import Representations
+from moonlib.stages.contrast import contrastive_loss
+from moonlib.stages.grad_cache import refuse_batch_statistics
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.stages.training import train
 
-
-def contrastive_loss(
-    encoder: Encoder, batch: PairBatch, loss: Loss, negatives: Sequence[NegativeSampler], *, both_directions: bool
-) -> Tensor:
-    """Contrast every query of a batch with its items and with whatever the samplers add.
-
-    Args:
-        encoder: encodes queries and items alike.
-        batch: Q queries and N >= Q items, the first Q being the queries' own.
-        loss: maps cosines and masks to one value per query.
-        negatives: extend the pool of candidates in turn.
-        both_directions: also contrast each of the Q items with the Q queries, at equal weight.
-
-    Returns:
-        The mean loss, a scalar.
-    """
-    queries = F.normalize(encoder(batch.query).float(), dim=-1)
-    pool = Candidates(encoder(batch.item), batch.item_id, batch.spu_id, batch.category)
-    for sampler in negatives:
-        pool = sampler.extend(pool)
-    scores = queries @ F.normalize(pool.representations.float(), dim=-1).T
-    positive, ignore = positive_and_ignore(batch.positive_ids, batch.positive_spus, pool.item_id, pool.spu_id)
-    mean = loss(scores, positive, ignore).mean()
-    if not both_directions:
-        return mean
-    own = len(queries)
-    return (mean + loss(scores[:, :own].T, positive[:, :own].T, ignore[:, :own].T).mean()) / 2
+EMBEDDED_AT_ONCE = 256
+"""Rows that are encoded at once where all of the training data is."""
 
 
 def warmup_cosine(step: int, warmup: int, total: int) -> float:
@@ -91,6 +72,10 @@ class Contrastive(Stage):
         learning_rate: peak of the schedule (linear warm-up, cosine decay to 0 at ``trainer.max_steps``).
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the learning rate rises.
+        matryoshka: numbers of leading dimensions that are to be representations in their own right, each with the
+            weight of its loss; empty for all dimensions alone.
+        hardness: how much more a query counts whose hardest negative comes close to its positive; 0 for all alike.
+        grad_cache: rows that are encoded at once, for batches larger than memory; null for the whole batch.
     """
 
     data_type: ClassVar[type] = PairData
@@ -104,13 +89,23 @@ class Contrastive(Stage):
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup: float = 0.05,
+        matryoshka: dict[int, float] | None = None,
+        hardness: float = 0.0,
+        grad_cache: int | None = None,
     ) -> None:
         super().__init__()
+        if grad_cache is not None and grad_cache < 1:
+            raise ValueError(f"grad_cache must be at least 1, got {grad_cache}")
+        if matryoshka is not None and not (all(w >= 0 for w in matryoshka.values()) and any(matryoshka.values())):
+            raise ValueError(f"matryoshka needs weights >= 0, not all 0, got {matryoshka}")
         self.loss = loss
         self.negatives = torch.nn.ModuleList(negatives)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup = warmup
+        self.matryoshka = matryoshka
+        self.hardness = hardness
+        self.grad_cache = grad_cache
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -122,25 +117,59 @@ class Contrastive(Stage):
         return cast("list[NegativeSampler]", list(self.negatives))
 
     @abstractmethod
-    def pairs(self, dataset: Dataset, data: PairData) -> Pairs:
-        """The pairs to train on; nothing after the end of training may be among them."""
+    def pairs(self, context: StageContext) -> tuple[Pairs, pl.DataFrame]:
+        """The pairs to train on and the searches that samplers may look at; nothing from after the end of training.
+
+        Called in every process, before the trainer starts: a process that does more than read waits for the first.
+        """
 
     def run(self, context: StageContext) -> dict[str, float]:
         if context.trainer.max_steps is None or context.trainer.max_steps < 1:
             raise ValueError(f"{type(self).__name__.lower()} counts in steps: set trainer.max_steps in its recipe")
         assert context.encoder is not None
-        self.encoder = context.encoder
+        self.encoder, self.context = context.encoder, context
+        self.check_arguments(context)
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
         self.context = context
+        self.training_pairs, searches = self.pairs(context)
+        products = context.dataset.table("products", ("item_id", "spu_id", "category", "listed_at"))
+        # A product that a pair names is known, whatever a wrong clock says of the day it was listed.
+        named = pl.Series(self.training_pairs.positives.ravel()).unique()
+        known = (pl.col("listed_at") < context.dataset.splits.train_until) | pl.col("item_id").is_in(named.implode())
+        self.catalogue = Catalogue.of(products)
+        data = TrainingData(
+            self.training_pairs, self.catalogue.of_items(products.filter(known)["item_id"]), searches, self.encoder.dim
+        )
+        for sampler in self.samplers:
+            sampler.setup(data)
+        self.training_data = data
+        # The buffers of samplers are equal on every process; to send them around before every step would be a waste.
+        self._ddp_params_and_buffers_to_ignore = [f"negatives.{name}" for name, _ in self.negatives.named_buffers()]
         train(self, context)
         if context.trainer.is_global_zero:
             save_weights(self.encoder, context.directory / "weights.safetensors")
         return {}
 
+    def check_arguments(self, context: StageContext) -> None:
+        """Refuse arguments that don't fit the encoder or the loader, before anything is done.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+        dim = self.encoder.dim
+        if wrong := [d for d in self.matryoshka or {} if not 1 <= d <= dim]:
+            raise ValueError(f"matryoshka: {wrong[0]} dimensions of an encoder of {dim}; expected 1 to {dim}")
+        if self.grad_cache is not None:
+            refuse_batch_statistics(self.encoder)
+        most = (PLANNED_AHEAD - 2) // 2
+        if context.data.workers > most and any(sampler.refresh_every for sampler in self.samplers):
+            raise ValueError(f"data.workers: at most {most} with negatives that are mined, got {context.data.workers}")
+
     def train_dataloader(self) -> DataLoader[PairBatch]:
-        dataset, data = self.context.dataset, self.context.data
-        pairs = self.pairs(dataset, data)
+        dataset, data, pairs = self.context.dataset, self.context.data, self.training_pairs
+        if self.context.position.epoch == self.context.position.batch == 0:
+            self.refresh([sampler for sampler in self.samplers if sampler.refresh_every], 0)
         tasks = [Task.parse(task) for task in data.tasks]
         planner = BatchPlanner(
             pairs,
@@ -165,15 +194,55 @@ class Contrastive(Stage):
             self.encoder.preprocessor,
             pairs,
             tasks,
-            Catalogue.of(dataset.table("products", ("item_id", "spu_id", "category"))),
-            Quarantine(self.context.directory / "quarantine.jsonl", total=dataset.counts["products"]),
+            self.catalogue,
+            self.quarantine(),
             data.augment,
         )
         generator = torch.Generator().manual_seed(self.context.seed)
         return DataLoader(batches, sampler=planner, batch_size=None, num_workers=data.workers, generator=generator)
 
+    def quarantine(self) -> Quarantine:
+        """Where unreadable samples are named."""
+        return Quarantine(self.context.directory / "quarantine.jsonl", total=self.context.dataset.counts["products"])
+
+    def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
+        # At the start of a batch and not at the end of the one before: a checkpoint is written in between.
+        valid_from = batch_idx + PLANNED_AHEAD
+        last = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        due = [s for s in self.samplers if s.refresh_every and valid_from % s.refresh_every == 0]
+        if due and valid_from < last:
+            self.refresh(due, valid_from)
+
+    def refresh(self, samplers: Sequence[NegativeSampler], step: int) -> None:
+        """Let samplers look at what the encoder makes of the data by now, to be made use of from a batch on."""
+        if not samplers:
+            return
+        if self.trainer.is_global_zero:
+            data = self.training_data
+            name = f"refresh.{step}"
+            products, queries = represent_training_data(
+                self.context, self.encoder, data.pairs, data.catalogue.item_id, self.quarantine(), name
+            )
+            for sampler in samplers:
+                sampler.refresh(products, queries, step)
+            for side in ("products", "queries"):
+                Representations.remove(self.context.directory, f"{name}.{side}")
+        if self.trainer.world_size > 1:
+            for sampler in samplers:
+                for buffer in sampler.buffers():
+                    dist.broadcast(buffer, 0)
+
     def training_step(self, batch: PairBatch, step: int) -> Tensor:
-        loss = contrastive_loss(self.encoder, batch, self.loss, self.samplers, both_directions=self.both_directions)
+        loss = contrastive_loss(
+            self.encoder,
+            batch,
+            self.loss,
+            self.samplers,
+            both_directions=self.both_directions,
+            dims=self.matryoshka,
+            hardness=self.hardness,
+            grad_cache=self.grad_cache,
+        )
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -190,3 +259,40 @@ class Contrastive(Stage):
         warmup = max(1, round(self.warmup * total))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def represent_training_data(
+    context: StageContext, encoder: Encoder, pairs: Pairs, item_ids: Ids, quarantine: Quarantine, name: str
+) -> tuple[Representations, Representations]:
+    """What the encoder makes of products and of the pairs' queries, read as the stage's tasks read them, all together.
+
+    Args:
+        context: of the stage; the vectors are files of its directory.
+        encoder: with the weights as they are.
+        pairs: whose queries.
+        item_ids: int64 [n], which products.
+        quarantine: where unreadable samples are named.
+        name: begins the names of the files; what an interrupted call of this name has made is continued.
+
+    Returns:
+        The products by item_id, the queries by query_id, mapped from files.
+    """
+    tasks = [Task.parse(task) for task, weight in context.data.tasks.items() if weight]
+    products = SampleReader(context.dataset.directory, "products")
+    asked = products if pairs.query_side == "product" else SampleReader(context.dataset.directory, "queries")
+    sides: list[tuple[str, SampleReader, Side, Ids, Modalities]] = [
+        ("products", products, "product", item_ids, Modalities.union([task.item for task in tasks])),
+        ("queries", asked, pairs.query_side, np.unique(pairs.query_id), Modalities.union([t.query for t in tasks])),
+    ]
+    made = [
+        embed(
+            encoder,
+            Contents(reader, side, ids, modalities, quarantine, EMBEDDED_AT_ONCE),
+            context.directory,
+            f"{name}.{kind}",
+            device=context.trainer.strategy.root_device,
+            workers=context.data.workers,
+        )
+        for kind, reader, side, ids, modalities in sides
+    ]
+    return made[0], made[1]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from moonlib.data.dataset import Dataset
+import polars as pl
+
 from moonlib.data.pairs import Pairs, product_pairs
-from moonlib.stages.contrastive import Contrastive, PairData
+from moonlib.data.tables import empty
+from moonlib.stages.contrastive import Contrastive
+from moonlib.stages.stage import StageContext
 
 
 class Pretraining(Contrastive):
@@ -22,12 +25,17 @@ class Pretraining(Contrastive):
         learning_rate: peak of the schedule (linear warm-up, cosine decay to 0 at ``trainer.max_steps``).
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the learning rate rises.
+        matryoshka: numbers of leading dimensions that are to be representations in their own right, each with the
+            weight of its loss; empty for all dimensions alone.
+        hardness: how much more a query counts whose hardest negative comes close to its positive; 0 for all alike.
+        grad_cache: rows that are encoded at once, for batches larger than memory; null for the whole batch.
     """
 
     both_directions: ClassVar[bool] = True
 
-    def pairs(self, dataset: Dataset, data: PairData) -> Pairs:
+    def pairs(self, context: StageContext) -> tuple[Pairs, pl.DataFrame]:
+        dataset = context.dataset
         listed = dataset.splits.known(dataset.table("products", ("item_id", "listed_at")))
         if listed.is_empty():
             raise ValueError(f"{dataset.directory}: no product is listed before the end of training")
-        return product_pairs(listed)
+        return product_pairs(listed), empty("searches")

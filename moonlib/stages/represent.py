@@ -44,6 +44,8 @@ class RepresentData:
         query: modalities of a query that its representation reads.
         gallery: what a search runs over: every product listed by then (``listed``), or only products listed during
             the days of the split (``new``: held-out products among themselves).
+        queries: which queries are represented: ``all``, as an application needs, or only those that recall is measured
+            on (``searched``), for studies of retrieval alone.
         segments: columns of the queries table whose values are reported apart: ``[language]`` adds
             ``text_search/recall@10@en``.
         batch_size: rows encoded at once.
@@ -53,6 +55,7 @@ class RepresentData:
     product: str = "title+image"
     query: str = "text+image"
     gallery: Literal["listed", "new"] = "listed"
+    queries: Literal["all", "searched"] = "all"
     segments: list[str] = field(default_factory=list)
     batch_size: int = 256
     workers: int = 2
@@ -101,6 +104,8 @@ class Represent(Stage):
         of: what makes the representations: the trained ``encoder``, the same one ``untrained``, colours alone
             (``thumbnail``), nothing at all (``chance``), or the true latents of a simulated dataset (``oracle``).
         ks: the K of recall@K.
+        dims: numbers of leading dimensions of the trained encoder whose recall is reported besides, as in
+            ``image_search/recall@10@64d``: what `moonlib embed --dim 64` is worth.
     """
 
     data_type: ClassVar[type] = RepresentData
@@ -110,10 +115,12 @@ class Represent(Stage):
         self,
         of: Literal["encoder", "untrained", "thumbnail", "chance", "oracle"] = "encoder",
         ks: list[int] = [1, 10],  # noqa: B006  (a recipe's default is read, never written)
+        dims: list[int] = [],  # noqa: B006
     ) -> None:
         super().__init__()
         self.of = of
         self.ks = ks
+        self.dims = dims if of == "encoder" else []
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -136,7 +143,7 @@ class Represent(Stage):
     def run(self, context: StageContext) -> dict[str, float]:
         if not context.trainer.is_global_zero:
             return {}
-        if self.of == "encoder":
+        if self.of == "encoder" and context.data.queries == "all":
             self.embed(context, self.encoder(context), "query", ids_of(context.dataset, "queries"), "queries")
         return self.retrieval(context)
 
@@ -170,6 +177,8 @@ class Represent(Stage):
             encoder.setup(pl.DataFrame(), context.directory)
             return encoder
         assert context.encoder is not None
+        if wrong := [d for d in self.dims if not 1 <= d <= context.encoder.dim]:
+            raise ValueError(f"represent: dims: {wrong[0]} of an encoder of {context.encoder.dim} dimensions")
         if self.of == "encoder" and context.weights is not None:
             load_weights(context.encoder, context.weights)
         return context.encoder
@@ -229,8 +238,13 @@ class Represent(Stage):
             for k in self.ks:
                 for suffix, part in parts.items():
                     if len(part):
-                        recall = recall_at(part["rank"].to_torch(), k, int(part["gallery"].to_numpy().min()))
-                        metrics[f"{prefix}recall@{k}{suffix}"] = float(recall)
+                        gallery = int(part["gallery"].to_numpy().min())
+                        metrics[f"{prefix}recall@{k}{suffix}"] = float(recall_at(part["rank"].to_torch(), k, gallery))
+                for d in self.dims:
+                    rank = group[f"rank@{d}d"].to_torch()
+                    metrics[f"{prefix}recall@{k}@{d}d"] = float(
+                        recall_at(rank, k, int(group["gallery"].to_numpy().min()))
+                    )
         return metrics
 
     def rank_searches(
@@ -256,24 +270,31 @@ class Represent(Stage):
         spu, listed = np.zeros(len(products.ids), dtype=np.int64), np.full(len(products.ids), np.iinfo(np.int64).max)
         spu[rows[there]] = gallery["spu_id"].to_numpy()[there]
         listed[rows[there]] = microseconds(gallery["listed_at"]).numpy()[there]
-        found = [
-            ranks(
-                torch.from_numpy(queries.gather(block["query_id"].to_numpy())),
-                products.vectors,
-                torch.from_numpy(block["spu_id"].to_numpy().copy()),
-                torch.from_numpy(spu),
-                microseconds(block["ts"]),
-                torch.from_numpy(listed),
-            )
-            for block in searches.iter_slices(BLOCK)
-        ]
-        rank = torch.cat([torch.empty(0, dtype=torch.int64), *found])
-        # `ranks` says that it is a miss by the number of vectors, which may differ from the size of the gallery.
-        rank = rank.masked_fill(rank >= len(products.ids), len(gallery))
+
+        def ranked(dim: int | None) -> NDArray[np.int64]:
+            found = [
+                ranks(
+                    torch.from_numpy(queries.gather(block["query_id"].to_numpy())[:, :dim]),
+                    products.vectors[:, :dim],
+                    torch.from_numpy(block["spu_id"].to_numpy().copy()),
+                    torch.from_numpy(spu),
+                    microseconds(block["ts"]),
+                    torch.from_numpy(listed),
+                )
+                for block in searches.iter_slices(BLOCK)
+            ]
+            rank = torch.cat([torch.empty(0, dtype=torch.int64), *found])
+            # `ranks` says that it is a miss by the number of vectors, which may differ from the size of the gallery.
+            return rank.masked_fill(rank >= len(products.ids), len(gallery)).numpy()
+
         return (
             searches.select("search_id", "user_id", "query_id", "item_id")
             .with_columns(
-                pl.Series("rank", rank.numpy()), task=pl.lit(task), split=pl.lit(split), gallery=pl.lit(len(gallery))
+                pl.Series("rank", ranked(None)),
+                *(pl.Series(f"rank@{d}d", ranked(d)) for d in self.dims),
+                task=pl.lit(task),
+                split=pl.lit(split),
+                gallery=pl.lit(len(gallery)),
             )
             .join(product_segments(dataset), on="item_id", how="left", maintain_order="left")
             .join(columns, on="query_id", how="left", maintain_order="left")

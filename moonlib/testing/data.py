@@ -12,7 +12,7 @@ from unittest import mock
 from moonlib.data import shards
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
-from moonlib.data.filters.filter import Filter, Filtered
+from moonlib.data.filters.filter import Encoded, Filter, Filtered
 from moonlib.data.source import Source
 from moonlib.data.tables import SCHEMAS, Tables, empty, validate
 from moonlib.testing.examples import example_representations, example_tables
@@ -73,13 +73,13 @@ def check_filter(make: Callable[[], Filter]) -> None:
 
 def _filtered(filter: Filter, tables: Tables) -> Filtered:
     """Run a filter and check what holds for any tables."""
-    representations = None
+    encoded = None
     if filter.reads_representations:
         # Of most products: one that was never represented has no row.
-        representations = example_representations(tables.products["item_id"][1:], tables.queries["query_id"])["random"][
-            0
-        ]
-    result = filter(tables, representations)
+        encoded = Encoded(
+            *example_representations(tables.products["item_id"][1:], tables.queries["query_id"])["random"]
+        )
+    result = filter(tables, encoded)
     require(isinstance(result, Filtered), f"expected a Filtered, got {type(result).__name__}")
     unknown = set(result.removed) - set(SCHEMAS)
     require(not unknown, f"removed: {sorted(unknown)} are no tables; tables are {', '.join(SCHEMAS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import polars as pl
 import torch
+from PIL import Image
 from torch import Tensor
 
 from moonlib.encoders.encoder import ContentBatch, Encoder
@@ -71,7 +73,7 @@ def check_encoder(make: Callable[[], Encoder]) -> None:
 
 
 def check_image_tower(make: Callable[[], ImageTower]) -> None:
-    """Check an image tower: decoding, shapes, independent rows, determinism, pickling, gradients, dtype, weights.
+    """Check an image tower: decoding, boxes, shapes, rows, determinism, pickling, gradients, dtype, weights.
 
     Args:
         make: returns a fresh tower that `ImageTower.setup` was not called on.
@@ -91,6 +93,7 @@ def check_image_tower(make: Callable[[], ImageTower]) -> None:
         require(tuple(image.shape) == expected, f"load_image: shape {tuple(image.shape)} is not {expected}")
         copy = load(example_jpeg(seed, width=90, height=60 + seed))
         require(torch.equal(image, copy), "load_image: gives another image after pickling")
+    _check_boxes(tower)
     batch = torch.stack([*images, torch.zeros_like(images[0]), torch.full_like(images[0], 255)])
     with torch.no_grad():
         rows = tower(batch)
@@ -104,6 +107,22 @@ def check_image_tower(make: Callable[[], ImageTower]) -> None:
     check_gradients(tower, lambda: tower(batch))
     check_half_precision(tower, lambda: tower(batch))
     check_restored(tower, other, lambda module: module(batch))
+
+
+def _check_boxes(tower: ImageTower) -> None:
+    """What is loaded of a box is what is loaded of a picture cut out beforehand."""
+    with Image.open(io.BytesIO(example_jpeg(0, width=80, height=60))) as opened:
+        picture = opened.convert("RGB")
+
+    def png(image: Image.Image) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    whole, part = tower.load_image(png(picture)), tower.load_image(png(picture.crop((20, 15, 70, 60))))
+    for box, expected in [((0.0, 0.0, 1.0, 1.0), whole), ((0.25, 0.25, 0.875, 1.0), part)]:
+        difference = (tower.load_image(png(picture), box).float() - expected.float()).abs().mean()
+        require(float(difference) < 2, f"load_image: box {box} gives something else than that part of the picture")
 
 
 def check_text_tower(make: Callable[[], TextTower]) -> None:

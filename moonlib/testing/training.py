@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import torch
+from numpy.typing import NDArray
 
+from moonlib.data.batches import PLANNED_AHEAD
+from moonlib.data.catalogue import Catalogue
+from moonlib.data.pairs import search_pairs
 from moonlib.losses.loss import Loss
-from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
+from moonlib.negatives.negative_sampler import Candidates, NegativeSampler, TrainingData
+from moonlib.representations.store import Representations
+from moonlib.testing.examples import EXAMPLE_SPLITS, example_representations, example_tables
 from moonlib.testing.promises import check_gradients, check_restored, close, require
+
+TENSORS = ("representations", "item_id", "spu_id", "category")
+"""Of `Candidates`."""
 
 
 def check_loss(make: Callable[[], Loss]) -> None:
@@ -63,44 +73,128 @@ def check_loss(make: Callable[[], Loss]) -> None:
 
 
 def check_negative_sampler(make: Callable[[], NegativeSampler]) -> None:
-    """Check a negative sampler: what it proposes, what it leaves of the pool, dtype, and that its state is saved.
+    """Check a negative sampler: what it proposes, what it leaves of the pool, dtypes, gradients, and its state.
 
     Args:
         make: returns a fresh sampler.
     """
-    sampler, ids = make(), np.array([-(2**63), 2**63 - 1, 2**53 + 1, 0, 1, 2, 3, 4])
-    given_ids, generators = ids.copy(), _global_generators()
-    first, again = (sampler.propose(given_ids, np.random.default_rng(3)) for _ in range(2))
-    require(np.array_equal(given_ids, ids), "propose: changes the ids it is given")
-    untouched = _global_generators() == generators
-    require(untouched, "propose: draws from a global generator; use the one it is given")
-    require(len(sampler.propose(ids[:1], np.random.default_rng(3))) == 1, "propose: not [Q, k] for a single query")
-    require(first.dtype == np.int64 and first.shape[:1] == (8,) and first.ndim == 2, "propose: not int64 [Q, k]")
-    require(np.array_equal(first, again), "propose: the same generator state gives other items")
+    data = example_training_data(dim=8)
 
-    def pool(seed: int) -> Candidates:
-        item = torch.arange(8) + 8 * seed
-        representations = torch.randn(8, 4, generator=torch.Generator().manual_seed(seed))
-        return Candidates(representations.requires_grad_(), item, item // 2, item % 3)
+    def ready() -> NegativeSampler:
+        sampler = make()
+        sampler.setup(data)
+        return sampler
 
-    for seed in range(3):
-        given = pool(seed)
-        extended = sampler.extend(replace(given))
-        for field in fields(Candidates):
-            before, after = getattr(given, field.name), getattr(extended, field.name)
-            require(after.dtype == before.dtype, f"extend: {field.name} became {after.dtype}")
-            require(torch.equal(after[:8], before), f"extend: {field.name} of the pool's own candidates changed")
-            require(len(after) == len(extended.item_id), f"extend: {field.name} is not as long as item_id")
-        require(bool(extended.representations.isfinite().all()), "extend: a representation is not finite")
-        require(extended.representations[:8].requires_grad, "extend: the pool's own candidates lost their gradient")
-    restored = make()
+    sampler = ready()
+    _check_proposals(sampler, data)
+    same = np.array_equal(_proposed(sampler, data, 3), _proposed(ready(), data, 3))
+    require(same, "propose: a sampler set up with the same data gives other items")
+    if sampler.refresh_every is not None:
+        _check_refresh(sampler, sampler.refresh_every, data)
+    for seed in range(4):
+        _check_pool(sampler, _example_pool(seed))
+    restored = ready()
     try:
         restored.load_state_dict(sampler.state_dict())
     except RuntimeError as error:
         raise AssertionError(f"state_dict: does not fit a fresh sampler ({error})") from error
-    ours, theirs = sampler.extend(pool(3)), restored.extend(pool(3))
-    same = all(torch.equal(getattr(ours, field.name), getattr(theirs, field.name)) for field in fields(Candidates))
+    same = all(np.array_equal(_proposed(sampler, data, s), _proposed(restored, data, s)) for s in (3, 10**6))
+    require(same, "state_dict: a restored sampler proposes other items")
+    ours, theirs = sampler.extend(_example_pool(4)), restored.extend(_example_pool(4))
+    same = all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in TENSORS)
     require(same, "state_dict: a restored sampler extends the pool otherwise")
+
+
+def example_training_data(dim: int) -> TrainingData:
+    """What a stage that trains on the orders of `example_tables` would give a sampler.
+
+    Every search that ended in an order has two clicks on other items beside it.
+
+    Args:
+        dim: width of the representations.
+    """
+    tables = example_tables()
+    products = EXAMPLE_SPLITS.known(tables.products)
+    searches = EXAMPLE_SPLITS.select(tables.searches, "behaviour")
+    ordered = searches.filter(pl.col("action") == "order")
+    others = np.random.default_rng(0).choice(products["item_id"].to_numpy(), (2, len(ordered)))
+    clicks = [ordered.with_columns(pl.Series("item_id", items), pl.lit("click").alias("action")) for items in others]
+    return TrainingData(
+        pairs=search_pairs(searches, actions=["order"]),
+        catalogue=Catalogue.of(products),
+        searches=pl.concat([searches, *clicks]).sort("ts", "search_id", "item_id"),
+        dim=dim,
+    )
+
+
+def _proposed(sampler: NegativeSampler, data: TrainingData, step: int) -> NDArray[np.int64]:
+    """What a sampler proposes for eight pairs; their generator always has the same state."""
+    return sampler.propose(data.pairs[np.arange(8)], step, np.random.default_rng(3))
+
+
+def _check_proposals(sampler: NegativeSampler, data: TrainingData) -> None:
+    given, before = data.pairs[np.arange(8)], data.pairs[np.arange(8)]
+    generators = _global_generators()
+    first = sampler.propose(given, 3, np.random.default_rng(3))
+    again = _proposed(sampler, data, 3)
+    same = all(np.array_equal(getattr(given, n), getattr(before, n)) for n in ("query_id", "item_id", "positives"))
+    require(same, "propose: changes the pairs it is given")
+    untouched = _global_generators() == generators
+    require(untouched, "propose: draws from a global generator; use the one it is given")
+    one = sampler.propose(data.pairs[np.arange(1)], 3, np.random.default_rng(3))
+    require(len(one) == 1, "propose: not [Q, k] for a single query")
+    require(first.dtype == np.int64 and first.shape[:1] == (8,) and first.ndim == 2, "propose: not int64 [Q, k]")
+    require(np.array_equal(first, again), "propose: the same generator state gives other items")
+    _proposed(sampler, data, 10**6)
+    again = _proposed(sampler, data, 3)
+    require(np.array_equal(first, again), "propose: what it gives for a step depends on the steps asked for before")
+    unknown = first[~np.isin(first, data.catalogue.item_id)]
+    require(not unknown.size, f"propose: item {unknown[:1]} is not in the catalogue")
+
+
+def _check_refresh(sampler: NegativeSampler, every: int, data: TrainingData) -> None:
+    require(every >= PLANNED_AHEAD, f"refresh_every: {every} is less than the {PLANNED_AHEAD} batches planned ahead")
+    query_ids = pl.Series(np.unique(data.pairs.query_id))
+    products, queries = example_representations(pl.Series(data.catalogue.item_id), query_ids)["random"]
+    sampler.refresh(products, queries, 0)
+    before = _proposed(sampler, data, every - 1)
+    unknown = before[~np.isin(before, data.catalogue.item_id)]
+    require(not unknown.size, f"propose: item {unknown[:1]} is not in the catalogue")
+    sampler.refresh(Representations(products.ids, products.vectors[::-1].copy()), queries, every)
+    same = np.array_equal(before, _proposed(sampler, data, every - 1))
+    require(same, "refresh: changes what is proposed for a batch before the one it is made for")
+
+
+def _example_pool(seed: int) -> Candidates:
+    """Eight items; those of seed 2 in bfloat16, those of seed 3 with four more that another sampler added."""
+    item = torch.arange(8) + 8 * seed
+    dtype = torch.bfloat16 if seed == 2 else torch.float32
+    representations = torch.randn(8, 8, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    pool = Candidates(representations.requires_grad_(), item, item // 2, item % 3)
+    return pool if seed != 3 else pool.extended(torch.ones(4, 8), -item[:4], -item[:4], item[:4] % 3)
+
+
+def _check_pool(sampler: NegativeSampler, given: Candidates) -> None:
+    given.representations.retain_grad()
+    extended, count = sampler.extend(replace(given)), len(given.item_id)
+    for name in TENSORS:
+        before, after = getattr(given, name), getattr(extended, name)
+        require(after.dtype == before.dtype, f"extend: {name} became {after.dtype}")
+        require(torch.equal(after[:count], before), f"extend: {name} of the pool's own candidates changed")
+        require(len(after) == len(extended.item_id), f"extend: {name} is not as long as item_id")
+    require(bool(extended.representations.isfinite().all()), "extend: a representation is not finite")
+    mine = len(extended.mine().item_id)
+    require(mine == 8, f"extend: {mine} candidates count as this batch's, not 8; add others with pool.extended()")
+    require(extended.representations.requires_grad, "extend: the pool's own candidates lost their gradient")
+    try:
+        extended.representations.square().sum().backward()
+    except RuntimeError as error:
+        raise AssertionError(f"extend: backward: {error}") from error
+    gradient = given.representations.grad
+    whole = gradient is not None and close(gradient, 2 * given.representations.detach())
+    require(whole, "extend: the pool's own candidates lost their gradient")
+    kept = [name for name, buffer in sampler.named_buffers() if buffer.requires_grad]
+    require(not kept, f"extend: {', '.join(kept)} keeps the graph of past batches alive; detach what is stored")
 
 
 def _global_generators() -> str:

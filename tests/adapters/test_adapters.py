@@ -5,6 +5,8 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,7 +15,9 @@ from moonlib.adapters.cosine import cosines
 from moonlib.adapters.id_only import IdOnly
 from moonlib.adapters.similarity import Similarity
 from moonlib.adapters.simtier import SimTier, histogram, tiers
+from moonlib.adapters.target_attention import ContentInterest, TargetAttention, attend
 from moonlib.adapters.vector import Vector
+from moonlib.testing import check_adapter
 
 ID_DIM, DIM = 3, 5
 
@@ -179,7 +183,111 @@ def test_equal_content_is_told_apart_from_padding() -> None:
     assert adapter(batch)[0, counts].sum() == 0
 
 
-ADAPTERS = [IdOnly(), Vector(), Similarity(6), SimTier(), SimTier(10, "equal", log=False)]
+def softmax(scores: list[float]) -> list[float]:
+    total = sum(math.exp(score) for score in scores)
+    return [math.exp(score) / total for score in scores]
+
+
+def average(weights: list[float], vectors: list[list[float]], width: int) -> list[float]:
+    return [sum(w * vector[d] for w, vector in zip(weights, vectors, strict=True)) for d in range(width)]
+
+
+def id_interest(adapter: TargetAttention, batch: BehaviourBatch, row: int) -> list[float]:
+    """Compare the target's projection with each real behaviour's, one at a time."""
+    ids = batch.item_ids[row][batch.item_mask[row]]
+    asked = adapter.ids.query.weight @ batch.target_id[row]
+    scores = [(asked @ (adapter.ids.key.weight @ e)).item() / math.sqrt(ID_DIM) for e in ids]
+    return average(softmax(scores), ids.tolist(), ID_DIM)
+
+
+def content_interest(batch: BehaviourBatch, row: int, others: Tensor, known: Tensor, temperature: float) -> list[float]:
+    scores, vectors = [], []
+    for c, other in zip(known_cosines(batch, row, others, known), others[row].tolist(), strict=True):
+        if c is not None:
+            length = math.sqrt(sum(x * x for x in other))
+            scores.append(c / temperature)
+            vectors.append([x / length * math.sqrt(DIM) for x in other])
+    return average(softmax(scores), vectors, DIM)
+
+
+@pytest.mark.parametrize("over", ["id", "content", "both"])
+def test_target_attention_row_by_row(over: str) -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(length=7), ready(TargetAttention(over))
+    if over != "id":
+        with torch.no_grad():
+            adapter.queries.log_temperature.fill_(math.log(0.5))  # its own
+    vector, expected = ready(Vector())(batch), []
+    for row in range(6):
+        (query,) = known_cosines(batch, row, batch.query.unsqueeze(1), batch.has_query.unsqueeze(1))
+        features = [*vector[row].tolist(), query or 0.0]
+        if over != "content":
+            features += id_interest(adapter, batch, row)
+        if over != "id":
+            features += content_interest(batch, row, batch.items, batch.item_known, 0.1)
+            features += content_interest(batch, row, batch.queries, batch.query_known, 0.5)
+        expected.append(features)
+    assert adapter.out_features == len(expected[0])
+    torch.testing.assert_close(adapter(batch), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("over", ["id", "content", "both"])
+def test_target_attention_keeps_the_promises_of_an_adapter(over: str) -> None:
+    check_adapter(lambda: TargetAttention(over))
+
+
+def test_content_interest_is_the_behaviour_that_the_target_resembles() -> None:
+    target = torch.tensor([[3.0, 0.0]])
+    behaviours = torch.tensor([[[0.0, 5.0], [0.2, 0.0], [-1.0, 0.0]]])
+    interest = ContentInterest()
+    with torch.no_grad():
+        interest.log_temperature.fill_(-6.0)
+    nearest = interest(target, behaviours, torch.ones(1, 3, dtype=torch.bool))
+    torch.testing.assert_close(nearest, torch.tensor([[math.sqrt(2), 0.0]]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(real=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_attention_is_a_mean_of_what_is_real_and_of_nothing_else(real: list[list[bool]], seed: int) -> None:
+    mask, g = torch.tensor(real), torch.Generator().manual_seed(seed)
+    scores = (1e4 * torch.randn(mask.shape, generator=g)).requires_grad_()
+    values = (torch.randn(*mask.shape, 3, generator=g) * mask.unsqueeze(-1)).requires_grad_()
+    attended = attend(scores, values, mask)
+    for row, there in enumerate(mask):
+        if not there.any():
+            assert not attended[row].any()
+            continue
+        low, high = values[row, there].aminmax(dim=0)
+        assert (attended[row] >= low - 1e-5).all() and (attended[row] <= high + 1e-5).all()
+        alone = attend(scores[row, there].unsqueeze(0), values[row, there].unsqueeze(0), there[there].unsqueeze(0))
+        torch.testing.assert_close(attended[row], alone[0])
+    attended.square().sum().backward()
+    assert scores.grad is not None and values.grad is not None
+    assert scores.grad.isfinite().all() and not scores.grad[~mask].any()
+    assert values.grad.isfinite().all() and not values.grad[~mask].any()
+
+
+def test_gradients_of_target_attention() -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(rows=3, length=3, query_length=2), ready(TargetAttention("both")).double()
+    wide = {name: value.double() for name, value in vars(batch).items() if value.is_floating_point()}
+    learnt = (wide["target_id"].requires_grad_(), wide["item_ids"].requires_grad_(), *adapter.parameters())
+
+    def features(target_id: Tensor, item_ids: Tensor, *parameters: Tensor) -> Tensor:
+        return adapter(replace(batch, **wide | {"target_id": target_id, "item_ids": item_ids}))
+
+    assert len(learnt) == 2 + 4  # two projections and two temperatures
+    torch.autograd.gradcheck(features, learnt, fast_mode=True)
+
+
+ADAPTERS = [
+    IdOnly(),
+    Vector(),
+    Similarity(6),
+    SimTier(),
+    SimTier(10, "equal", log=False),
+    *(TargetAttention(over) for over in ("id", "content", "both")),
+]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda a: type(a).__name__)
@@ -225,6 +333,7 @@ def test_no_history_at_all(adapter: Adapter) -> None:
         (lambda: SimTier(21), "even and at least 4"),
         (lambda: SimTier(2), "even and at least 4"),
         (lambda: SimTier(1, "equal"), "bins must be at least 2"),
+        (lambda: TargetAttention("ids"), "over must be id, content or both, got 'ids'"),
     ],
 )
 def test_bad_arguments_are_refused(make, message: str) -> None:

@@ -22,8 +22,8 @@ class Draw(NegativeSampler):
         super().__init__()
         self.k = k
 
-    def propose(self, item_ids: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        return rng.integers(0, 1000, (len(item_ids), self.k))
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        return rng.integers(0, 1000, (len(pairs), self.k))
 
 
 def planner(count: int = 23, batch_size: int = 8, tasks: int = 1, **options: Any) -> BatchPlanner:
@@ -62,7 +62,7 @@ def test_plans_hold_the_pairs() -> None:
     for plan in planner():
         assert plan.query_ids.tolist() == plan.rows.tolist()
         assert plan.item_ids.tolist() == (plan.rows + 1000).tolist()
-        assert plan.extra_ids.shape == (8, 0)
+        assert plan.extra_ids.shape == plan.extra_rows.shape == (0,)
 
 
 @pytest.mark.parametrize("start", [1, 7, 19, 20])
@@ -92,22 +92,42 @@ def test_ranks_together_are_the_global_batch(world_size: int) -> None:
     options: dict[str, Any] = {"tasks": 3, "negatives": [Draw(2), Draw(1)], "world_size": world_size}
     ranks = [planner(rank=rank, **options) for rank in range(world_size)]
     for whole, *parts in zip(planner(**{**options, "world_size": 1}), *ranks, strict=True):
-        for name in ("rows", "query_ids", "item_ids", "extra_ids", "task"):
+        for name in ("rows", "query_ids", "item_ids", "task"):
             merged = np.empty_like(getattr(whole, name))
             for rank, part in enumerate(parts):
                 merged[rank::world_size] = getattr(part, name)
             np.testing.assert_array_equal(merged, getattr(whole, name))
+        extras = [
+            (rank + world_size * row, item)
+            for rank, part in enumerate(parts)
+            for row, item in zip(part.extra_rows.tolist(), part.extra_ids.tolist(), strict=True)
+        ]
+        assert sorted(extras) == sorted(zip(whole.extra_rows.tolist(), whole.extra_ids.tolist(), strict=True))
         assert len({part.seed for part in parts}) == world_size
 
 
 def test_negatives_are_asked_in_turn_and_stay_with_their_pair() -> None:
     class Neighbour(NegativeSampler):
-        def propose(self, item_ids: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-            return item_ids[:, None] + 1
+        def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> NDArray[np.int64]:
+            return pairs.item_id[:, None] + 1
 
     for plan in planner(negatives=[Neighbour(), Draw(2)]):
-        assert plan.extra_ids.shape == (8, 3)
-        assert plan.extra_ids[:, 0].tolist() == (plan.item_ids + 1).tolist()
+        assert plan.extra_rows.tolist() == [row for row in range(8) for _ in range(3)]
+        assert plan.extra_ids.reshape(8, 3)[:, 0].tolist() == (plan.item_ids + 1).tolist()
+
+
+def test_a_pairs_own_item_stands_for_no_negative() -> None:
+    class Odd(NegativeSampler):
+        def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> NDArray[np.int64]:
+            asked = pairs.item_id + step
+            return np.stack([np.where(pairs.item_id % 2, asked, pairs.item_id), pairs.item_id], axis=1)
+
+    first, *others = planner(negatives=[Odd()])
+    assert len(first.extra_ids) == 0
+    for plan in others:
+        odd = np.flatnonzero(plan.item_ids % 2)
+        assert plan.extra_rows.tolist() == odd.tolist()
+        assert plan.extra_ids.tolist() == (plan.item_ids[odd] + plan.step).tolist()
 
 
 def test_tasks_are_drawn_by_weight_among_those_a_pair_can_serve() -> None:

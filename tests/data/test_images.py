@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from moonlib.data.content import Box
 from moonlib.data.images import UnreadableImage, decode_image
 
 
@@ -57,6 +59,84 @@ def test_camera_rotation_is_applied() -> None:
     image = decode_image(data)
     assert image.shape == (3, 48, 64)
     assert (image.float() - expected(upright).float()).abs().mean() < 3
+
+
+def cut(image: Image.Image, box: Box) -> Image.Image:
+    """Crop with Pillow, to whole pixels."""
+    return image.crop(tuple(round(edge * side) for edge, side in zip(box, image.size * 2, strict=True)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("size", [None, 32, 128])
+@pytest.mark.parametrize("box", [(0.0, 0.0, 1.0, 1.0), (0.25, 0.1, 0.75, 0.5), (0.9, 0.0, 1.0, 1.0)], ids=str)
+def test_a_box_is_cut_out_before_resizing(kind: str, size: int | None, box: Box) -> None:
+    data = encode(gradient(100, 60), kind, **({} if kind == "PNG" else {"quality": 95}))
+    image, subject = decode_image(data, box, size=size), expected(cut(gradient(100, 60), box), size)
+    assert image.dtype == torch.uint8 and image.is_contiguous()
+    assert image.shape == subject.shape
+    assert (image.float() - subject.float()).abs().mean() < 3
+    if box == (0, 0, 1, 1):
+        assert torch.equal(image, decode_image(data, size=size))
+
+
+def test_a_box_in_a_large_jpeg_keeps_its_detail() -> None:
+    """Stripes that are gone where the whole picture is first shrunk to the size of the crop."""
+    x = np.arange(1024) // 8 % 2 * 255
+    stripes = Image.fromarray(np.broadcast_to(x, (1024, 1024)).astype(np.uint8)).convert("RGB")
+    data, box = encode(stripes, "JPEG", quality=95), (0.5, 0.25, 0.625, 0.375)
+    image = decode_image(data, box, size=64)
+    # Half of the way is the JPEG's own, so that edges are sharper than Pillow's; a stripe off would be 255.
+    assert (image.float() - expected(cut(stripes, box), 64).float()).abs().mean() < 20
+    assert decode_image(data, size=64).float().std() < image.float().std() / 4
+
+
+def test_a_large_jpeg_is_shrunk_as_far_as_its_box_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[tuple[int, ...]] = []
+    original = simplejpeg.decode_jpeg
+
+    def decode_jpeg(*data: Any, **options: Any) -> Any:
+        decoded.append(original(*data, **options).shape)
+        return original(*data, **options)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decode_jpeg)
+    data = encode(gradient(800, 800), "JPEG")
+    for box in (None, (0.0, 0.5, 1.0, 1.0), (0.4, 0.4, 0.6, 0.6), (0.5, 0.5, 0.52, 0.51)):
+        assert decode_image(data, box, size=64).shape == (3, 64, 64)
+    assert decoded == [(100, 100, 3), (200, 200, 3), (400, 400, 3), (800, 800, 3)]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("side", [48, 480])
+def test_a_box_is_of_the_upright_picture(orientation: int, side: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(gradient(2 * side, side), "JPEG", quality=95, exif=exif)
+    with Image.open(io.BytesIO(data)) as stored:
+        upright = ImageOps.exif_transpose(stored)
+        subject = cut(upright, (0.5, 0.25, 1.0, 0.5))
+    assert (upright.size == (2 * side, side)) == (orientation < 5)
+    image = decode_image(data, (0.5, 0.25, 1.0, 0.5), size=32)
+    assert (image.float() - expected(subject, 32).float()).abs().mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("box", "same"),
+    [
+        ((-0.5, -3.0, 1.5, 2.0), (0.0, 0.0, 1.0, 1.0)),
+        ((0.5, 0.5, 9.0, 9.0), (0.5, 0.5, 1.0, 1.0)),
+        ((0.5, 0.25, 0.5, 0.25), (0.5, 0.25, 0.51, 0.26)),
+        ((0.501, 0.251, 0.502, 0.252), (0.5, 0.25, 0.51, 0.26)),
+        ((1.0, 1.0, 1.0, 1.0), (0.99, 0.99, 1.0, 1.0)),
+        ((0.8, 0.8, 0.2, 0.2), (0.8, 0.8, 0.81, 0.81)),
+        ((2.0, -2.0, 3.0, -1.0), (0.99, 0.0, 1.0, 0.01)),
+    ],
+    ids=str,
+)
+def test_a_box_that_leaves_the_picture_or_has_no_area(box: Box, same: Box) -> None:
+    for kind in ("PNG", "JPEG"):
+        data = encode(gradient(100, 100), kind)
+        assert torch.equal(decode_image(data, box), decode_image(data, same))
+        assert decode_image(data, box, size=16).shape == (3, 16, 16)
 
 
 def test_transparent_pixels_become_white() -> None:

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moonlib.data.batches import BatchPlanner
+from moonlib.data.catalogue import Catalogue
 from moonlib.data.content import Content, Side, Task
 from moonlib.data.dataset import Dataset
 from moonlib.data.images import decode_image
-from moonlib.data.loading import Catalogue, PairBatch, PairDataset
+from moonlib.data.loading import PairBatch, PairDataset
 from moonlib.data.pairs import Pairs, product_pairs, search_pairs, serviceable
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.data.reader import SampleReader
@@ -63,11 +64,23 @@ class Preprocess:
         return {"image": image, "text": text, "product": torch.tensor([side == "product"] * len(contents))}
 
 
+class Views(Preprocess):
+    """The upper left quarter of an image of odd shade beside the whole; there is no such quarter in the others."""
+
+    def __call__(self, contents: Sequence[Content], side: Side) -> ContentBatch:
+        batch = super().__call__(contents, side)
+        subject = torch.zeros_like(batch["image"])
+        for row, content in enumerate(contents):
+            if content.image is not None and (content.text or "").endswith(("1", "3")):
+                subject[row] = decode_image(content.image, (0, 0, 0.5, 0.5), size=8)
+        return batch | {"subject": subject}
+
+
 class Next(NegativeSampler):
     """Asks for the product listed after each positive, and for product 11."""
 
-    def propose(self, item_ids: Any, rng: np.random.Generator) -> Any:
-        after = [ITEMS[(ITEMS.index(item) + 1) % 12] for item in item_ids.tolist()]
+    def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> Any:
+        after = [ITEMS[(ITEMS.index(item) + 1) % 12] for item in pairs.item_id.tolist()]
         return np.stack([after, np.full(len(after), ITEMS[11])], axis=1)
 
 
@@ -112,7 +125,7 @@ def loading(
     quarantine = Quarantine(path / "quarantine.jsonl", total=16, floor=options.pop("floor", 10))
     loaded = PairDataset(
         dataset.directory,
-        Preprocess(),
+        options.pop("preprocess", Preprocess()),
         pairs,
         tasks,
         Catalogue.of(dataset.products),
@@ -138,7 +151,7 @@ def test_search_pairs_load_what_the_plan_says(dataset: Dataset, tmp_path: Path) 
     loaded, plans = loading(dataset, tmp_path, negatives=[Next()])
     for plan in plans:
         batch = loaded[plan]
-        expected = plan.item_ids.tolist() + plan.extra_ids.ravel().tolist()
+        expected = plan.item_ids.tolist() + plan.extra_ids.tolist()
         numbers = [ITEMS.index(item) for item in expected]
         assert batch.item_id.tolist() == expected
         assert batch.spu_id.tolist() == [n // 2 for n in numbers]
@@ -231,6 +244,26 @@ def test_augmentation_is_new_in_each_step_and_leaves_missing_images_alone(datase
     assert torch.equal(before.query["text"], first.query["text"])
 
 
+def test_augmentation_varies_a_subject_by_draws_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"augment": 1.0, "negatives": [Next()]}
+    one_view, plans = loading(dataset, tmp_path, "image -> title+image", **options)
+    loaded, _ = loading(dataset, tmp_path, "image -> title+image", preprocess=Views(), **options)
+    plain, _ = loading(dataset, tmp_path, "image -> title+image", preprocess=Views())
+    for plan in plans:
+        batch, before = loaded[plan], plain[plan]
+        there = before.item["subject"].flatten(1).any(dim=1).bool()
+        assert there.any() and not there.all()
+        assert not batch.item["subject"][~there].any()
+        changed = (batch.item["subject"] != before.item["subject"]).flatten(1).any(dim=1)
+        assert changed.tolist() == there.tolist()
+        # The pictures are of one shade: equal draws would have given equal views.
+        assert not torch.equal(batch.item["subject"][there], batch.item["image"][there])
+        # The whole image is varied as it would be without a subject beside it.
+        assert torch.equal(batch.query["image"], one_view[plan].query["image"])
+    alone, two = (list(DataLoader(loaded, sampler=plans, batch_size=None, num_workers=workers)) for workers in (0, 2))
+    assert all(equal(a, b) for a, b in zip(alone, two, strict=True))
+
+
 def damage(dataset: Dataset, copied: Path, table: str, ids: Sequence[int]) -> Dataset:
     """Copy a dataset and overwrite the middle of some images."""
     for file in dataset.directory.rglob("*"):
@@ -271,7 +304,7 @@ def test_an_unreadable_extra_leaves_the_pairs_whole(dataset: Dataset, tmp_path: 
     loaded, plans = loading(broken, tmp_path, "image -> image", negatives=[Next()])
     for plan in plans:
         batch = loaded[plan]
-        extras = plan.extra_ids.ravel()
+        extras = plan.extra_ids
         assert batch.item_id.tolist() == plan.item_ids.tolist() + extras[extras != ITEMS[11]].tolist()
         assert len(batch.task) == 4
         assert shade(batch.item["image"]) == pytest.approx(

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
 import pickle
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from moonlib import recipe
 from moonlib.data.content import Content
 from moonlib.data.images import UnreadableImage
 from moonlib.encoders.convnet import ConvNet
@@ -106,6 +109,125 @@ def test_rows_without_an_image_are_not_run_through_the_image_tower(tmp_path):
     encoder.image.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     encoder(encoder.preprocessor(example_contents(), "product"))
     assert seen == [3]
+
+
+BOX = (0.25, 0.0, 0.75, 0.5)
+
+
+def cropped(image, box=BOX):
+    """A PNG of the box alone, cut out with Pillow."""
+    with Image.open(io.BytesIO(image)) as picture:
+        part = picture.crop([round(edge * side) for edge, side in zip(box, picture.size * 2, strict=True)])
+    buffer = io.BytesIO()
+    part.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("crop", [["box"], ["full", "box"]])
+@pytest.mark.parametrize("fusion", [Sum, Gated, Concat])
+def test_keeps_the_promises_of_an_encoder_whatever_it_crops(fusion, crop):
+    check_encoder(lambda: DualEncoder(fusion(), image_tower(), text_tower(), dim=8, crop=crop))
+
+
+def test_without_a_crop_boxes_change_nothing(tmp_path):
+    encoder = ready(tmp_path)
+    boxed = [Content(example_jpeg(0), "mug", BOX), Content(example_jpeg(1), None, BOX)]
+    plain = [Content(content.image, content.text) for content in boxed]
+    batch, same = encoder.preprocessor(boxed, "query"), encoder.preprocessor(plain, "query")
+    assert list(batch) == list(same) == ["image", "has_image", "text", "text_mask"]
+    assert all(torch.equal(batch[name], same[name]) for name in batch)
+
+
+def test_the_box_alone_stands_for_the_image(tmp_path):
+    encoder = ready(tmp_path, crop=["box"])
+    contents = [Content(example_jpeg(0), "mug", BOX), Content(example_jpeg(1), "mug"), Content(None, "mug", BOX)]
+    batch = encoder.preprocessor(contents, "product")
+    assert "subject" not in batch and encoder.image_dim == 128
+    assert batch["has_image"].tolist() == [True, True, False]
+    reference = [Content(cropped(example_jpeg(0)), "mug"), Content(example_jpeg(1), "mug"), Content(None, "mug")]
+    expected = ready(tmp_path).preprocessor(reference, "product")
+    assert (batch["image"].float() - expected["image"].float()).abs().mean() < 1
+
+
+def test_both_views_are_those_of_the_encoders_of_one(tmp_path):
+    contents = [
+        Content(example_jpeg(0), "mug", BOX),
+        Content(example_jpeg(1), "mug"),
+        Content(None, "mug"),
+        Content(None, None, BOX),
+        Content(example_jpeg(2), None, (0.0, 0.5, 0.5, 1.0)),
+    ]
+    both = ready(tmp_path, crop=["full", "box"])
+    batch = both.preprocessor(contents, "product")
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items() if name.endswith(("image", "subject"))} == {
+        "image": (5, 3, 16, 16),
+        "has_image": (5,),
+        "subject": (5, 3, 16, 16),
+        "has_subject": (5,),
+    }
+    assert batch["has_subject"].tolist() == [True, False, False, False, True]
+    assert not batch["subject"][1:4].any()
+    inputs = []
+    both.fusion.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    both(batch)
+    assert both.image_dim == inputs[0].shape[1] == 2 * 128
+    there = batch["has_image"]
+    for crop, features in (("full", inputs[0][:, :128]), ("box", inputs[0][:, 128:])):
+        alone = ready(tmp_path, crop=[crop])
+        alone.image.load_state_dict(both.image.state_dict())
+        expected = alone.image(alone.preprocessor(contents, "product")["image"])
+        torch.testing.assert_close(features[there], expected[there])
+    assert torch.equal(inputs[0][1, :128], inputs[0][1, 128:])
+
+
+def test_an_image_without_a_box_is_encoded_once(tmp_path):
+    encoder = ready(tmp_path, crop=["full", "box"])
+    seen = []
+    encoder.image.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    encoder(encoder.preprocessor(example_contents(), "product"))
+    assert seen == [3 + 1]
+
+
+def test_both_views_teach_the_tower(tmp_path):
+    encoder = ready(tmp_path, crop=["full", "box"], text=None)
+    batch = encoder.preprocessor([Content(example_jpeg(0), None, BOX)] * 2, "product")
+
+    def gradient(of):
+        encoder.zero_grad()
+        features = encoder._encode_images(encoder.image, batch)
+        features[:, of].sum().backward()
+        return encoder.image.body[0][0].weight.grad.clone()
+
+    whole, subject = gradient(slice(0, 128)), gradient(slice(128, 256))
+    assert whole.any() and subject.any() and not torch.allclose(whole, subject)
+    torch.testing.assert_close(gradient(slice(0, 256)), whole + subject)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [Content(example_jpeg(0), None), Content(None, "mug", BOX), Content(None, None)],
+    ids=["no box", "no image", "none"],
+)
+def test_every_parameter_has_a_gradient_without_a_subject_too(tmp_path, content):
+    encoder = ready(tmp_path, crop=["full", "box"])
+    encoder(encoder.preprocessor([content] * 3, "product")).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in encoder.parameters())
+    assert encoder(encoder.preprocessor([], "query")).shape == (0, 8)
+
+
+@pytest.mark.parametrize("crop", [[], ["box", "box"], ["full", "subject"]])
+def test_views_that_make_no_sense_are_refused(crop):
+    with pytest.raises(ValueError, match=r"expected \[full\], \[box\] or \[full, box\]"):
+        DualEncoder(Sum(), image_tower(), crop=crop)
+
+
+def test_a_recipe_names_the_views():
+    iter1 = recipe.shipped()["iter1"]
+    chosen = recipe.load(iter1, ["--encoder.init_args.crop=[full, box]"])
+    assert chosen.encoder().crop == ("full", "box")
+    assert recipe.load(iter1).encoder().crop == ("full",)
+    with pytest.raises(recipe.RecipeError, match=r"encoder.init_args.crop"):
+        recipe.load(iter1, ["--encoder.init_args.crop=[full, subject]"])
 
 
 def test_missing_pixels_and_tokens_have_no_effect(tmp_path):

@@ -29,6 +29,19 @@ class Filtered:
     removed: Removed
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder so far makes of the products and queries that a filter sees, in one space, not normalised.
+
+    Attributes:
+        products: by item_id; some products may have none, or a row of zeros.
+        queries: by query_id, likewise.
+    """
+
+    products: Representations
+    queries: Representations
+
+
 class Filter(ABC):
     """A function of the tables: rows in, rows out, and why. It removes and rewrites rows and never adds any.
 
@@ -43,13 +56,12 @@ class Filter(ABC):
     reads_representations: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, tables: Tables, representations: Representations | None = None) -> Filtered:
+    def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         """Filter.
 
         Args:
             tables: validated; see `moonlib.data.tables`.
-            representations: of the products, by item_id, where ``reads_representations`` is True; some products may
-                have none, or a row of zeros.
+            encoded: the representations of the products and queries, where ``reads_representations`` is True.
 
         Returns:
             The tables that are left, again valid, and what was removed.
@@ -81,3 +93,23 @@ def without_products(tables: Tables, item_ids: pl.Series, reason: str) -> Filter
         if frame.height < tables[name].height
     }
     return Filtered(replace(tables, **rest), removed)
+
+
+def without_searches(tables: Tables, why: pl.Series) -> Filtered:
+    """Remove searches, each for its reason.
+
+    Args:
+        tables: any tables.
+        why: text [rows of ``searches``], the reason each row goes, in a few words; null for a row that stays.
+
+    Returns:
+        The rest; products, queries, users and impressions stay as they are.
+
+    Example:
+        >>> from moonlib.data.tables import empty
+        >>> without_searches(Tables(empty("products")), pl.Series([], dtype=pl.String)).removed
+        {}
+    """
+    reasons = why.drop_nulls().alias("why").value_counts().sort("why")
+    removed = {"searches": dict(reasons.iter_rows())} if len(reasons) else {}
+    return Filtered(replace(tables, searches=tables.searches.filter(why.is_null())), removed)

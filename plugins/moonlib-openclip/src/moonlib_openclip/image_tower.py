@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose, Normalize
 
+from moonlib.data.content import Box
 from moonlib.data.images import decode_image
 from moonlib.encoders.tower import ImageTower
 from moonlib_openclip.model import build, configuration, known_name
@@ -29,13 +30,13 @@ class LoadImage:
 
     resize: Compose
 
-    def __call__(self, data: bytes) -> Tensor:
-        """Return uint8 [3, size, size].
+    def __call__(self, data: bytes, box: Box | None = None) -> Tensor:
+        """Return uint8 [3, size, size], of the box alone if one is given.
 
         Raises:
             UnreadableImage: see `moonlib.data.images.decode_image`.
         """
-        picture = self.resize(Image.fromarray(decode_image(data).permute(1, 2, 0).numpy()))
+        picture = self.resize(Image.fromarray(decode_image(data, box).permute(1, 2, 0).numpy()))
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 

@@ -1,0 +1,88 @@
+"""What each part of the second phase of post-training brings, one line each, with paired intervals.
+
+    python benchmarks/ablation.py --seeds 1 2 3
+
+Every recipe of recipes/studies/posttraining/ differs from in_batch.yaml in one thing and is compared with it on the
+same image searches of the test days, each seed another marketplace and another training. Finished stages are taken
+over, so an interrupted study continues. The interval is a 95 % bootstrap interval over the shoppers of all seeds. Ends
+with ``ratio``: the best gain over the smallest that would count, .01.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from ladder import hits, show
+from rich.console import Console
+from rich.table import Table
+
+from moonlib import fit
+from moonlib.metrics.bootstrap import Interval, paired_mean_difference
+
+STUDIES = Path(__file__).parents[1] / "recipes/studies/posttraining"
+BASE = "in_batch"
+SMALLEST = 0.01
+
+
+def gain(runs: list[Path], bases: list[Path], k: int = 10) -> Interval:
+    """Recall@k of some runs minus that of others, seed by seed the same searches, over all shoppers."""
+    both = [
+        hits(run, k=k)
+        .join(hits(base, k=k), on=["search_id", "item_id"], suffix="_base")
+        .with_columns(seed=pl.lit(seed))
+        for seed, (run, base) in enumerate(zip(runs, bases, strict=True))
+    ]
+    table = pl.concat(both)
+    # A shopper of one marketplace is another person than the shopper of that number in the next.
+    _, user = np.unique(table.select("seed", "user_id").to_numpy(), axis=0, return_inverse=True)
+    return paired_mean_difference(table["hit"].to_numpy(), table["hit_base"].to_numpy(), user.astype(np.int64))
+
+
+def main() -> None:
+    """Run the recipes on every seed and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--studies", nargs="*", default=sorted(path.stem for path in STUDIES.glob("*.yaml")))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--size", default="small")
+    parser.add_argument("overrides", nargs="*", help="of every recipe, after --")
+    arguments = parser.parse_args()
+
+    runs: dict[str, list[Path]] = {}
+    for seed in arguments.seeds:
+        same = ["--seed", str(seed), "--data.init_args.seed", str(seed), "--data.init_args.size", arguments.size]
+        same += arguments.overrides
+        without = ["--stages.represent.data.queries", "searched", "--stages.application", "null"]
+        runs.setdefault("iter2", []).append(
+            fit("iter2", [*same, *without], runs=arguments.runs, name=f"study-iter2-{arguments.size}-{seed}")
+        )
+        for study in dict.fromkeys([BASE, *arguments.studies]):
+            name = f"study-{study}-{arguments.size}-{seed}"
+            runs.setdefault(study, []).append(fit(STUDIES / f"{study}.yaml", same, runs=arguments.runs, name=name))
+
+    table = Table("study", *(f"seed {seed}" for seed in arguments.seeds), f"- {BASE}", "recall@1", "text", "seconds")
+    gains = []
+    for study, of_study in runs.items():
+        results = [json.loads((run / "results.json").read_text()) for run in of_study]
+        costs = [json.loads((run / "refine/cost.json").read_text())["seconds"] for run in of_study if study != "iter2"]
+        difference = gain(of_study, runs[BASE])
+        if study != BASE:
+            gains.append(difference.estimate)
+        table.add_row(
+            study,
+            *(f"{values['image_search/recall@10']:.4f}" for values in results),
+            "" if study == BASE else show(difference),
+            "" if study == BASE else show(gain(of_study, runs[BASE], k=1)),
+            f"{np.mean([values['text_search/recall@10'] for values in results]):.4f}",
+            f"{np.mean(costs):.0f}" if costs else "",
+        )
+    Console(width=160).print(table)
+    print(f"ratio: {max(gains) / SMALLEST:.2f}")
+
+
+if __name__ == "__main__":
+    main()

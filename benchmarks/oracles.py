@@ -1,0 +1,325 @@
+"""The losses beside those of open_clip, pytorch-metric-learning and torch, in value and gradient.
+
+    python benchmarks/oracles.py
+
+Both sides get the same queries and pool, not normalised, and give the mean over queries and its gradient with respect
+to queries, pool and whatever the loss learns. Queries and products scatter about the centres of classes. The pool draws
+products with replacement, so that the same one stands in it several times.
+
+- *pairs*: query i belongs to candidate i and to no other, all that open_clip knows. A copy of a query's product is
+  contrasted with it, on both sides.
+- *classes*: every candidate of the query's class is a positive; some queries have none in the pool.
+- *classes, some ignored*: a quarter of the candidates is left out of each query's positives and negatives.
+
+A difference is relative: of the value to the value, of a gradient to the largest entry of that tensor's gradient. A row
+holds the largest of five draws. Exits with 1 if a row is beyond its limit, 1e-6 in float64 and 1e-5 in float32.
+
+Ends with ``ratio``: the smallest over all rows of limit / difference, so above 1 all are within theirs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if sys.path[0] == str(Path(__file__).resolve().parent):
+    # benchmarks/open_clip.py stands in the way of the package that it is named after.
+    del sys.path[0]
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import moonlib.compat  # noqa: F401
+import torch
+from open_clip.loss import ClipLoss, SigLipLoss
+from pytorch_metric_learning import losses as pml
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.miners import TripletMarginMiner
+from pytorch_metric_learning.reducers import DoNothingReducer, MeanReducer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from moonlib.losses.circle import Circle
+from moonlib.losses.info_nce import InfoNCE
+from moonlib.losses.loss import Loss
+from moonlib.losses.sigmoid import Sigmoid
+from moonlib.losses.triplet import Triplet
+
+LIMITS = {torch.float64: 1e-6, torch.float32: 1e-5}
+DRAWS = 5
+TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        loss: ours.
+        peer: theirs.
+        data: what was compared on.
+        dtype: of queries and pool.
+        value: largest relative difference of the values.
+        gradient: largest relative difference of the gradients.
+    """
+
+    loss: str
+    peer: str
+    data: str
+    dtype: torch.dtype
+    value: float
+    gradient: float
+
+    @property
+    def share(self) -> float:
+        """The larger difference as a share of its limit."""
+        return max(self.value, self.gradient) / LIMITS[self.dtype]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Queries and a pool.
+
+    Attributes:
+        queries: float [Q, D].
+        pool: float [N, D].
+        labels: int64 [Q], classes of the queries.
+        pool_labels: int64 [N], classes of the candidates.
+        positive: bool [Q, N].
+        ignore: bool [Q, N].
+    """
+
+    queries: Tensor
+    pool: Tensor
+    labels: Tensor
+    pool_labels: Tensor
+    positive: Tensor
+    ignore: Tensor
+
+
+Peer = Callable[[Draw, Loss], Tensor]
+"""Gives the mean over queries as the peer computes it, from what is drawn and the parameters of our loss."""
+
+
+def draw(data: str, dtype: torch.dtype, seed: int) -> Draw:
+    """Draw queries and a pool, see the top of this file."""
+    g = torch.Generator().manual_seed(seed)
+    classes, dim, queries, products, candidates = 12, 32, 24, 40, 96
+    centres = torch.randn(classes, dim, generator=g, dtype=torch.float64)
+    product_labels = torch.randint(1, classes, (products,), generator=g)  # nothing of class 0 is on offer
+    vectors = centres[product_labels] + torch.randn(products, dim, generator=g, dtype=torch.float64)
+    places = torch.randint(products, (candidates,), generator=g)
+    assert len(places.unique()) < candidates
+    pool, pool_labels = vectors[places], product_labels[places]
+    if data == "pairs":
+        pool, pool_labels = pool[:queries], pool_labels[:queries]
+        assert len(places[:queries].unique()) < queries
+        labels, positive = pool_labels, torch.eye(queries, dtype=torch.bool)
+    else:
+        labels = torch.arange(queries) % classes
+        positive = labels[:, None] == pool_labels
+        assert (positive.sum(dim=1) > 1).any() and not positive[0].any()
+    ignore = torch.zeros_like(positive)
+    if data.endswith("ignored"):
+        ignore = torch.rand(positive.shape, generator=g) < 0.25
+    asked = centres[labels] + torch.randn(queries, dim, generator=g, dtype=torch.float64)
+    return Draw(asked.to(dtype), pool.to(dtype), labels, pool_labels, positive & ~ignore, ignore)
+
+
+def compare(loss: Loss, peer: Peer, names: tuple[str, str], data: str) -> Iterator[Row]:
+    """Compare a loss with a peer in every dtype.
+
+    Args:
+        loss: ours.
+        peer: theirs.
+        names: of both.
+        data: "pairs", "classes" or "classes, some ignored".
+    """
+
+    def ours(drawn: Draw, loss: Loss) -> Tensor:
+        scores = F.normalize(drawn.queries, dim=1) @ F.normalize(drawn.pool, dim=1).T
+        return loss(scores, drawn.positive, drawn.ignore).mean()
+
+    for dtype in LIMITS:
+        loss = loss.to(dtype)
+        value = gradient = 0.0
+        for seed in range(DRAWS):
+            drawn = draw(data, dtype, seed)
+            leaves = [drawn.queries.requires_grad_(), drawn.pool.requires_grad_()]
+            leaves += [parameter for parameter in loss.parameters() if parameter.requires_grad]
+            (a, of_a), (b, of_b) = (with_gradients(side(drawn, loss), leaves) for side in (ours, peer))
+            value = max(value, difference(a, b))
+            gradient = max(gradient, *map(difference, of_a, of_b))
+        yield Row(*names, data, dtype, value, gradient)
+
+
+def with_gradients(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The value and its gradients."""
+    return value.detach(), torch.autograd.grad(value, leaves)
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference relative to their largest entry; infinite where there is nothing to compare."""
+    largest = float(theirs.abs().max())
+    found = float((ours - theirs).abs().max()) / largest if largest else math.inf
+    return found if math.isfinite(found) else math.inf
+
+
+# open_clip and torch ---------------------------------------------------------------------------------------------
+
+
+def clip() -> Iterator[Row]:
+    """CLIP's loss is the mean of both directions."""
+
+    class BothDirections(InfoNCE):
+        def forward(self, scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
+            columns = super().forward(scores.T, positive.T, ignore.T)
+            return (super().forward(scores, positive, ignore) + columns) / 2
+
+    def peer(drawn: Draw, loss: Loss) -> Tensor:
+        assert isinstance(loss, InfoNCE)
+        queries, pool = F.normalize(drawn.queries, dim=1), F.normalize(drawn.pool, dim=1)
+        return ClipLoss()(queries, pool, 1 / loss.temperature)
+
+    for form in ("each", "supcon"):
+        names = (f"InfoNCE {form}, both directions", "open_clip ClipLoss")
+        yield from compare(BothDirections(TEMPERATURE, form=form), peer, names, "pairs")
+
+
+def label_smoothing() -> Iterator[Row]:
+    """Cross entropy over the candidates."""
+
+    def peer(drawn: Draw, loss: Loss) -> Tensor:
+        assert isinstance(loss, InfoNCE)
+        scores = F.normalize(drawn.queries, dim=1) @ F.normalize(drawn.pool, dim=1).T
+        return F.cross_entropy(scores / loss.temperature, torch.arange(len(scores)), label_smoothing=0.1)
+
+    for form in ("each", "supcon"):
+        loss = InfoNCE(TEMPERATURE, form=form, label_smoothing=0.1)
+        yield from compare(loss, peer, (f"InfoNCE {form}, smoothing .1", "torch cross_entropy"), "pairs")
+
+
+def siglip() -> Iterator[Row]:
+    """Sum over all pairs, divided by the number of queries."""
+
+    def peer(drawn: Draw, loss: Loss) -> Tensor:
+        assert isinstance(loss, Sigmoid)
+        queries, pool = F.normalize(drawn.queries, dim=1), F.normalize(drawn.pool, dim=1)
+        return SigLipLoss()(queries, pool, loss.scale, loss.bias)
+
+    yield from compare(Sigmoid(), peer, ("Sigmoid", "open_clip SigLipLoss"), "pairs")
+
+
+# pytorch-metric-learning -----------------------------------------------------------------------------------------
+
+CLASSES = ("classes", "classes, some ignored")
+
+
+def arguments(drawn: Draw) -> dict[str, object]:
+    """What every loss of pytorch-metric-learning is called with.
+
+    Classes are told by labels. That it takes ``ref_labels`` that are the very tensor ``labels`` for a comparison with
+    itself, and drops the diagonal, is why it gets a clone. What is ignored it does not know, but it can be told which
+    pairs there are.
+    """
+    given: dict[str, object] = {"embeddings": drawn.queries, "ref_emb": drawn.pool}
+    if not drawn.ignore.any():
+        return given | {"labels": drawn.labels, "ref_labels": drawn.pool_labels.clone()}
+    positives, negatives = drawn.positive, ~(drawn.positive | drawn.ignore)
+    return given | {"indices_tuple": (*torch.where(positives), *torch.where(negatives))}
+
+
+def mean_per_anchor(costs: Tensor, anchors: Tensor, queries: int) -> Tensor:
+    """Mean over queries of the mean cost of each, 0 for a query that has none."""
+    total = costs.new_zeros(queries).index_add(0, anchors, costs)
+    return (total / anchors.bincount(minlength=queries).clamp(min=1)).mean()
+
+
+def ntxent() -> Iterator[Row]:
+    """One cost per positive pair, against the anchor's negatives: our "each". Its own mean is over pairs."""
+
+    def peer(drawn: Draw, _: Loss) -> Tensor:
+        found = pml.NTXentLoss(TEMPERATURE, reducer=DoNothingReducer())(**arguments(drawn))["loss"]
+        return mean_per_anchor(found["losses"], found["indices"][0], len(drawn.queries))
+
+    for data in CLASSES:
+        loss = InfoNCE(TEMPERATURE, learnable=False)
+        yield from compare(loss, peer, ("InfoNCE each", "pytorch-metric-learning NTXentLoss"), data)
+
+
+def supcon() -> Iterator[Row]:
+    """One cost per anchor, 0 for those without positives. Its own mean leaves zeros out."""
+
+    def peer(drawn: Draw, _: Loss) -> Tensor:
+        return pml.SupConLoss(TEMPERATURE, reducer=MeanReducer())(**arguments(drawn))
+
+    for data in CLASSES:
+        loss = InfoNCE(TEMPERATURE, learnable=False, form="supcon")
+        yield from compare(loss, peer, ("InfoNCE supcon", "pytorch-metric-learning SupConLoss"), data)
+
+
+def circle() -> Iterator[Row]:
+    """One cost per anchor, 0 for those without positives. Its own mean leaves zeros out."""
+
+    def peer(drawn: Draw, loss: Loss) -> Tensor:
+        assert isinstance(loss, Circle)
+        return pml.CircleLoss(loss.margin, loss.gamma, reducer=MeanReducer())(**arguments(drawn))
+
+    for data in CLASSES:
+        yield from compare(Circle(), peer, ("Circle", "pytorch-metric-learning CircleLoss"), data)
+
+
+def triplet() -> Iterator[Row]:
+    """One cost per triplet. Its own mean is over the triplets of all anchors that cost anything."""
+    margin = 0.2
+    of_triplets = pml.TripletMarginLoss(margin, distance=CosineSimilarity(), reducer=DoNothingReducer())
+
+    def mean(found: dict[str, Tensor], drawn: Draw) -> Tensor:
+        violated = found["losses"] > 0
+        return mean_per_anchor(found["losses"][violated], found["indices"][0][violated], len(drawn.queries))
+
+    def every(drawn: Draw, _: Loss) -> Tensor:
+        return mean(of_triplets(**arguments(drawn))["loss"], drawn)
+
+    def semi_hard(drawn: Draw, _: Loss) -> Tensor:
+        given = arguments(drawn)
+        mine = TripletMarginMiner(margin, type_of_triplets="semihard", distance=CosineSimilarity())
+        return mean(of_triplets(**given, indices_tuple=mine(**given))["loss"], drawn)
+
+    for data in CLASSES:
+        yield from compare(Triplet(margin), every, ("Triplet all", "pytorch-metric-learning TripletMarginLoss"), data)
+    names = ("Triplet semi_hard", "pytorch-metric-learning TripletMarginMiner")
+    yield from compare(Triplet(margin, "semi_hard"), semi_hard, names, "classes")
+
+
+COMPARISONS: list[Callable[[], Iterator[Row]]] = [clip, label_smoothing, siglip, ntxent, supcon, circle, triplet]
+
+
+def main() -> None:
+    """Compare and print the table."""
+    torch.set_num_threads(1)
+    rows = [row for comparison in COMPARISONS for row in comparison()]
+    table = Table("loss", "peer", "data", "dtype", "value", "gradient", "limit", "ok")
+    for row in rows:
+        table.add_row(
+            row.loss,
+            row.peer,
+            row.data,
+            str(row.dtype).removeprefix("torch."),
+            f"{row.value:.1e}",
+            f"{row.gradient:.1e}",
+            f"{LIMITS[row.dtype]:.0e}",
+            "yes" if row.share <= 1 else "NO",
+        )
+    console = Console() if Console().is_terminal else Console(width=150)
+    console.print(table)
+    worst = max(row.share for row in rows)
+    print(f"ratio: {1 / worst if worst else math.inf:.2f}")
+    sys.exit(worst > 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What id-aware masks and negative samplers know of the items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Item ids with their SPUs and categories.
+
+    Attributes:
+        item_id: int64 [n], ascending.
+        spu_id: int64 [n].
+        category: int64 [n], codes of the category paths in alphabetical order.
+    """
+
+    item_id: Ids
+    spu_id: Ids
+    category: Ids
+
+    @classmethod
+    def of(cls, products: pl.DataFrame) -> Catalogue:
+        """Take the catalogue from the products table."""
+        codes = pl.col("category").rank("dense").cast(pl.Int64) - 1
+        products = products.select("item_id", "spu_id", codes).sort("item_id")
+        return cls(*(products[name].to_numpy() for name in ("item_id", "spu_id", "category")))
+
+    def of_items(self, item_ids: pl.Series) -> Catalogue:
+        """Keep the items given, with the category codes they have here."""
+        kept = np.sort(self.rows(item_ids.to_numpy()))
+        return Catalogue(self.item_id[kept], self.spu_id[kept], self.category[kept])
+
+    def rows(self, item_ids: Ids) -> Ids:
+        """Find items of any shape.
+
+        Raises:
+            KeyError: an item is not in the catalogue.
+        """
+        rows = np.searchsorted(self.item_id, item_ids).clip(max=len(self.item_id) - 1)
+        unknown = item_ids[self.item_id[rows] != item_ids]
+        if unknown.size:
+            raise KeyError(f"item {unknown.flat[0]} is not in the products table")
+        return rows

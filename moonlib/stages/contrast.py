@@ -1,0 +1,175 @@
+"""The loss of a batch of pairs, as a function of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from moonlib.data.loading import PairBatch
+from moonlib.encoders.encoder import Encoder
+from moonlib.losses.loss import Loss
+from moonlib.negatives.gathered import gather
+from moonlib.negatives.masks import positive_and_ignore
+from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
+from moonlib.stages.grad_cache import encode
+
+Masks = Callable[[slice], tuple[Tensor, Tensor]]
+"""Rows of a score matrix → their ``positive`` and ``ignore``, bool [rows, N]."""
+
+BUDGET = 2**22
+"""Scores that are held at once; a larger matrix is computed in parts."""
+
+
+def contrastive_loss(
+    encoder: Encoder,
+    batch: PairBatch,
+    loss: Loss,
+    negatives: Sequence[NegativeSampler],
+    *,
+    both_directions: bool,
+    dims: Mapping[int, float] | None = None,
+    hardness: float = 0.0,
+    grad_cache: int | None = None,
+    budget: int = BUDGET,
+) -> Tensor:
+    """Contrast every query of a batch with its items and with whatever the samplers add.
+
+    Args:
+        encoder: encodes queries and items alike.
+        batch: Q queries and N >= Q items, the first Q being the queries' own.
+        loss: maps cosines and masks to one value per query.
+        negatives: extend the pool of candidates in turn.
+        both_directions: also contrast each of the Q items with the queries, at equal weight.
+        dims: Matryoshka: weight of the loss on each number of leading dimensions; None for all dimensions alone.
+        hardness: how much more a query counts whose hardest negative comes close to its positive, see `row_losses`; 0
+            for all alike.
+        grad_cache: rows encoded at once, see `moonlib.stages.grad_cache.encode`.
+        budget: scores held at once. A larger matrix is computed in parts, twice.
+
+    Returns:
+        The loss, a scalar. Of R processes each returns its share times R, so that their mean, and that of their
+        gradients, is the loss of the global batch.
+
+    Source: Kusupati et al., "Matryoshka representation learning" (2022), for ``dims``.
+    """
+    queries = _wide(encode(encoder, batch.query, grad_cache))
+    pool = Candidates(
+        _wide(encode(encoder, batch.item, grad_cache)), batch.item_id, batch.spu_id, batch.category, len(batch.item_id)
+    )
+    own = len(queries)
+    items = pool.representations[:own]
+    for sampler in negatives:
+        pool = sampler.extend(pool)
+    weights = dict(dims) if dims else {queries.shape[1]: 1.0}
+
+    def of_queries(rows: slice) -> tuple[Tensor, Tensor]:
+        return positive_and_ignore(batch.positive_ids[rows], batch.positive_spus[rows], pool.item_id, pool.spu_id)
+
+    forward = _mean(*row_losses(queries, pool.representations, of_queries, loss, weights, hardness, budget))
+    if not both_directions:
+        return forward
+    every_query, ids, spus = queries, batch.positive_ids, batch.positive_spus
+    if any(sampler.spatial for sampler in negatives):
+        every_query, ids, spus = (torch.cat(gather(tensor)) for tensor in (queries, ids, spus))
+
+    def of_items(rows: slice) -> tuple[Tensor, Tensor]:
+        positive, ignore = positive_and_ignore(ids, spus, batch.item_id[:own][rows], batch.spu_id[:own][rows])
+        return positive.T, ignore.T
+
+    reverse = _mean(*row_losses(items, every_query, of_items, loss, weights, hardness, budget))
+    return (forward + reverse) / 2
+
+
+def row_losses(
+    rows: Tensor,
+    columns: Tensor,
+    masks: Masks,
+    loss: Loss,
+    dims: Mapping[int, float],
+    hardness: float = 0.0,
+    budget: int = BUDGET,
+) -> tuple[Tensor, Tensor]:
+    """The loss of each row against all columns, and the weight of each row.
+
+    A row's weight is exp(hardness · (its highest negative cosine − its lowest positive cosine)), over all dimensions
+    and without gradient: easy rows fade.
+
+    Args:
+        rows: float [Q, D], not normalised.
+        columns: float [N, D], not normalised.
+        masks: gives the masks of some rows.
+        loss: maps cosines and masks to one value per row.
+        dims: weight of each number of leading dimensions.
+        hardness: see above.
+        budget: scores held at once.
+
+    Returns:
+        Losses and weights, float [Q] each.
+
+    Source: weighting samples by how much harder the negative is than the positive is MOON2.0's (arXiv 2511.12449); its
+    form is not public to us, this one is our choice.
+    """
+    truncated = [(F.normalize(rows[:, :d], dim=1), F.normalize(columns[:, :d], dim=1)) for d in dims]
+    total = sum(dims.values())
+    widest = max(range(len(dims)), key=lambda i: list(dims)[i])
+
+    def of(part: slice) -> tuple[Tensor, Tensor]:
+        positive, ignore = masks(part)
+        values = rows.new_zeros(len(positive))
+        weights = torch.ones_like(values)
+        for i, ((left, right), share) in enumerate(zip(truncated, dims.values(), strict=True)):
+            scores = left[part] @ right.T
+            values = values + share / total * loss(scores, positive, ignore)
+            if hardness and i == widest:
+                weights = hardness_weights(scores.detach(), positive, ignore, hardness)
+        return values, weights
+
+    at_once = max(1, budget // max(1, len(columns)))
+    if len(rows) <= at_once:
+        return of(slice(None))
+    parts = [slice(start, start + at_once) for start in range(0, len(rows), at_once)]
+    # Recomputed in backward: what is kept of a part is its losses.
+    found = [checkpoint(of, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    values, weights = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(weights)
+
+
+def hardness_weights(scores: Tensor, positive: Tensor, ignore: Tensor, hardness: float) -> Tensor:
+    """Weight of each row, see `row_losses`; 1 for a row without positives or without negatives.
+
+    Args:
+        scores: float [Q, N], cosines.
+        positive: bool [Q, N].
+        ignore: bool [Q, N].
+        hardness: 0 for weights of 1.
+
+    Returns:
+        float [Q].
+
+    Example:
+        >>> scores, none = torch.tensor([[0.9, 0.1], [0.5, 0.5]]), torch.zeros(2, 2, dtype=torch.bool)
+        >>> hardness_weights(scores, torch.tensor([[True, False], [True, False]]), none, 1.0)
+        tensor([0.4493, 1.0000])
+    """
+    hardest = scores.masked_fill(positive | ignore, -torch.inf).amax(dim=1)
+    furthest = scores.masked_fill(~positive, torch.inf).amin(dim=1)
+    return torch.nan_to_num(hardness * (hardest - furthest), neginf=0.0, posinf=0.0).exp()
+
+
+def _wide(vectors: Tensor) -> Tensor:
+    """At least float32: half precision resolves cosines too coarsely."""
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over all processes, of which this one returns its part times their number."""
+    total = weights.sum()
+    if not (dist.is_available() and dist.is_initialized()):
+        return (values * weights).sum() / total
+    dist.all_reduce(total)
+    return (values * weights).sum() * (dist.get_world_size() / total)
