@@ -3,9 +3,9 @@
     python benchmarks/open_clip.py
 
 Both train one open_clip model in float32 on the CPU: a ViT of width 192 that reads patches of 16 pixels, and a small
-text transformer. moonlib runs `pretraining` (image ↔ title) with the `openclip` towers as `fit` does:
-shards, loader processes, Lightning, logs and checkpoints at their defaults. open_clip runs `open_clip_train`'s
-`train_one_epoch` on its own webdataset pipeline, with the schedule, loss and groups of parameters of its `main`; its
+text transformer. moonlib runs `pretraining` (image ↔ title) with the `openclip` towers as `fit` does: shards, loader
+processes, Lightning, logs and checkpoints at their defaults. open_clip 3.3 runs `open_clip_train`'s `train_one_epoch` on
+its own webdataset pipeline, with the loss, schedule and AdamW that its `main` makes, at moonlib's settings; its
 transform is the one without random crops, and it writes no logs, so that neither costs it anything. The pictures and
 titles are those of the `small` marketplace, one product per SPU, because open_clip's loss knows no SPUs.
 
@@ -329,7 +329,8 @@ def main() -> None:
     for name in SIDES:
         share = rate[name] / alone_rate[name]
         table.add_row(name, f"{rate[name]:.0f}", f"{alone_rate[name]:.0f}", f"{share:.2f}", f"{losses[name]:.6f}")
-    Console().print(table)
+    console = Console() if Console().is_terminal else Console(width=120)
+    console.print(table)
     of_rounds = [one / other for one, other in zip(loop["moonlib"][1:], loop["open_clip"][1:], strict=True)]
     print(f"losses of step one: {difference:.1e} apart, {TOLERANCE:.0e} allowed")
     print(f"ratio of the rounds: {min(of_rounds):.2f} to {max(of_rounds):.2f}")

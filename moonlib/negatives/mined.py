@@ -9,6 +9,7 @@ from torch import Tensor
 
 from moonlib.data.batches import PLANNED_AHEAD
 from moonlib.data.pairs import Pairs
+from moonlib.negatives.draw import draw_distinct
 from moonlib.negatives.mining import mine
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.representations.store import Representations
@@ -99,10 +100,9 @@ class Mined(NegativeSampler):
         which = 1 if step >= int(self.valid_from[1]) else 0
         rows = torch.from_numpy(self._rows(pairs))
         found = self.candidates[which, rows.to(self.candidates.device)].cpu().numpy()
-        # The k of lowest key among those found, so without replacement.
-        keys = np.where(found >= 0, rng.random(found.shape), 2.0)
-        drawn = np.take_along_axis(found, np.argsort(keys, axis=1)[:, : self.k], axis=1)
-        return np.where(drawn >= 0, self._catalogue.item_id[drawn], pairs.item_id[:, None])
+        place = draw_distinct((found >= 0).sum(axis=1), self.k, rng)
+        drawn = self._catalogue.item_id[np.take_along_axis(found, place.clip(min=0), axis=1)]
+        return np.where(place >= 0, drawn, pairs.item_id[:, None])
 
     def _rows(self, pairs: Pairs) -> NDArray[np.int64]:
         """The place of each pair among those that are trained on."""

@@ -73,14 +73,22 @@ class Queue(NegativeSampler):
 
     @torch.no_grad()
     def _push(self, batches: list[Candidates]) -> None:
-        new = sum(len(batch.item_id) for batch in batches)
+        vectors, item, spu, category = (
+            torch.cat([getattr(batch, name) for batch in batches])
+            for name in ("representations", "item_id", "spu_id", "category")
+        )
+        # By id, and copies of one item by what they look like: which of a batch are the first to leave does not depend
+        # on which process had which part of it.
+        order = torch.argsort(vectors[:, 0], stable=True)
+        order = order[torch.argsort(item[order], stable=True)]
+        new = len(item)
         # Of a batch larger than the queue, the last items stay; no place is written twice.
         place = (self.pushed + torch.arange(new, device=self.pushed.device))[-self.size :] % self.size
-        for buffer, parts in (
-            (self.representations, [batch.representations for batch in batches]),
-            (self.item_id, [batch.item_id for batch in batches]),
-            (self.spu_id, [batch.spu_id for batch in batches]),
-            (self.category, [batch.category for batch in batches]),
+        for buffer, values in (
+            (self.representations, vectors),
+            (self.item_id, item),
+            (self.spu_id, spu),
+            (self.category, category),
         ):
-            buffer.index_copy_(0, place, torch.cat(parts)[-self.size :].to(buffer))
+            buffer.index_copy_(0, place, values[order[-self.size :]].to(buffer))
         self.pushed += new

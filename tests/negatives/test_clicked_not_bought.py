@@ -88,6 +88,15 @@ def test_what_was_clicked_and_then_ordered_is_no_negative_in_any_search_of_the_q
     assert proposals(events) == {(0, 2): {4}, (0, 3): set()}
 
 
+def test_an_order_counts_also_where_no_pair_was_made_of_it() -> None:
+    """As where a filter has left it out."""
+    table = searches([(0, 4, "order"), (0, 5, "click"), (0, 6, "click"), (1, 5, "order")])
+    pairs = search_pairs(table.head(3), ["order"])
+    sampler = ClickedNotBought(2)
+    sampler.setup(TrainingData(pairs, CATALOGUE, table, dim=4))
+    assert set(sampler.propose(pairs, 0, np.random.default_rng(0))[0].tolist()) == {2, 4}
+
+
 def test_where_clicks_make_pairs_nothing_is_left() -> None:
     events = [(0, 4, "order"), (0, 5, "click")]
     assert proposals(events, actions=("order", "click")) == {(0, 2): set(), (0, 3): set()}
