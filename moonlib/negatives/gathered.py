@@ -46,7 +46,7 @@ def gather_candidates(candidates: Candidates, *, gradient: bool) -> list[Candida
     vectors = candidates.representations if gradient else candidates.representations.detach()
     ids = torch.stack([candidates.item_id, candidates.spu_id, candidates.category], dim=1)
     parts = zip(gather(vectors), gather(ids), strict=True)
-    return [Candidates(v, *(i.contiguous() for i in codes.unbind(dim=1))) for v, codes in parts]
+    return [Candidates(v, codes[:, 0], codes[:, 1], codes[:, 2]) for v, codes in parts]
 
 
 def gather(own: Tensor) -> list[Tensor]:
@@ -81,7 +81,7 @@ class _AllGather(torch.autograd.Function):
         return torch.stack(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # A reduce-scatter would move less, but not every backend has it.
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
