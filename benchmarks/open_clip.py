@@ -4,10 +4,10 @@
 
 Both train one open_clip model in float32 on the CPU: a ViT of width 192 that reads patches of 16 pixels, and a small
 text transformer. moonlib runs `pretraining` (image ↔ title) with the `openclip` towers as `fit` does: shards, loader
-processes, Lightning, logs and checkpoints at their defaults. open_clip 3.3 runs `open_clip_train`'s `train_one_epoch` on
-its own webdataset pipeline, with the loss, schedule and AdamW that its `main` makes, at moonlib's settings; its
-transform is the one without random crops, and it writes no logs, so that neither costs it anything. The pictures and
-titles are those of the `small` marketplace, one product per SPU, because open_clip's loss knows no SPUs.
+processes, Lightning, logs and checkpoints at their defaults. open_clip 3.3 runs the `train_one_epoch` of
+`open_clip_train` on its own webdataset pipeline, with the loss, schedule and AdamW that its `main` makes, at moonlib's
+settings; its transform is the one without random crops, and it writes no logs, so that neither costs it anything. The
+pictures and titles are those of the `small` marketplace, one product per SPU, because open_clip's loss knows no SPUs.
 
 Beside each loop stands its bare loop: loss, backward and step of the same model on batches in memory, which no loop
 around them can exceed. moonlib's bare loop over open_clip's loop is the bound of the ratio.

@@ -78,7 +78,8 @@ def bare(recipe: recipes.Recipe, stage: str, dataset: Dataset, steps: int) -> fl
     folder = Path(tempfile.mkdtemp())
     module, context = stage_and_context(recipe, stage, dataset, folder, steps)
     assert context.encoder is not None
-    module.encoder, module.context, module.trainer = context.encoder, context, context.trainer
+    module.trainer = context.trainer
+    module.prepare(context)
     batches = list(itertools.islice(module.train_dataloader(), 40))
     module.train()
     setup = module.configure_optimizers()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,22 @@ FILES = (
     "application/predictions.parquet",
     "application.oracle/weights.safetensors",
 )
+
+
+REFINED = [
+    "--stages.refine.trainer.max_steps=80",
+    "--stages.refine.data.batch_size=16",
+    "--stages.refine.data.workers=1",
+    "--stages.refine.module.init_args.grad_cache=10",
+    "--stages.refine.module.init_args.negatives="
+    "[same_category, {class_path: mined, init_args: {refresh_every: 70}}, "
+    "{class_path: queue, init_args: {size: 50}}, gathered]",
+    "--stages.refine.module.init_args.filters="
+    "[spu_merge, {class_path: similarity_dedup, init_args: {share: 0.7}}, category_rebalance, entity_filter]",
+    "--stages.refine.module.init_args.matryoshka={8: 1.0, 64: null, 128: null}",
+    "--stages.represent.module.init_args.dims=[8]",
+]
+"""All of post-training that has a state: filters, a mined index that is renewed twice, a queue that wraps."""
 
 
 class CutOff(Exception):
@@ -89,6 +107,67 @@ def cut_off_one_batch_after_saving(hook: Callable[..., None]) -> Callable[..., N
         hook(self, trainer, module, outputs, batch, batch_idx)
 
     return cut_off
+
+
+@pytest.fixture
+def taken_over(unbroken: Path, runs: Path) -> Path:
+    """A runs directory that holds the stages of `unbroken`."""
+    shutil.copytree(unbroken.parent / ".stages", runs / ".stages", symlinks=True)
+    return runs
+
+
+def test_mined_negatives_a_queue_and_filters_continue_to_the_same_bits(
+    taken_over: Path, short_iter2: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [*short_iter2, *REFINED, "--stages.application=null"]
+    whole = fit("iter3", overrides, runs=taken_over, name="unbroken")
+    kept = {file: (whole / file).read_bytes() for file in ("refine/weights.safetensors", "results.json")}
+    report = json.loads((whole / "refine/filters.json").read_text())
+    assert [entry["filter"].rsplit(".")[-1] for entry in report] == [
+        "SpuMerge",
+        "SimilarityDedup",
+        "CategoryRebalance",
+        "EntityFilter",
+    ]
+    assert not list((whole / "refine").glob("*.npy"))  # vectors that were only made to be compared
+    shutil.rmtree((whole / "refine").resolve())
+    shutil.rmtree((whole / "represent").resolve())
+
+    hook = Checkpoints.on_train_batch_end
+    # Before and after each search (6 for batch 70 on, 76), while what was found waits, and after it is made use of.
+    cuts = [0, 5, 6, 7, 68, 70, 74, 77]
+
+    def cut_off(
+        self: Checkpoints, trainer: Trainer, module: LightningModule, out: object, batch: object, i: int
+    ) -> None:
+        hook(self, trainer, module, out, batch, i)
+        if cuts and i > cuts[0]:  # the checkpoint is of one batch before
+            cuts.pop(0)
+            raise CutOff
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", cut_off)
+    monkeypatch.setattr(Checkpoints, "save", save_unless(lambda i: bool(cuts) and i > cuts[0]))
+    attempts = 0
+    while True:
+        try:
+            run = fit("iter3", overrides, runs=taken_over, checkpoint_seconds=0)
+        except CutOff:
+            attempts += 1
+        else:
+            break
+    assert attempts == 8
+    for file, content in kept.items():
+        assert (run / file).read_bytes() == content, file
+
+
+def save_unless(late: Callable[[int], bool]) -> Callable[[Checkpoints, Trainer], None]:
+    save = Checkpoints.save
+
+    def unless(self: Checkpoints, trainer: Trainer) -> None:
+        if not late(self.position.batch - 1):
+            save(self, trainer)
+
+    return unless
 
 
 def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continues(

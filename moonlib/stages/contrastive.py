@@ -124,6 +124,18 @@ class Contrastive(Stage):
         """
 
     def run(self, context: StageContext) -> dict[str, float]:
+        self.prepare(context)
+        train(self, context)
+        if context.trainer.is_global_zero:
+            save_weights(self.encoder, context.directory / "weights.safetensors")
+        return {}
+
+    def prepare(self, context: StageContext) -> None:
+        """Load the weights, choose the pairs and tell the samplers of them: all that comes before the trainer.
+
+        Raises:
+            ValueError: an argument does not fit the encoder, the loader or the data.
+        """
         if context.trainer.max_steps is None or context.trainer.max_steps < 1:
             raise ValueError(f"{type(self).__name__.lower()} counts in steps: set trainer.max_steps in its recipe")
         assert context.encoder is not None
@@ -146,10 +158,6 @@ class Contrastive(Stage):
         self.training_data = data
         # The buffers of samplers are equal on every process; to send them around before every step would be a waste.
         self._ddp_params_and_buffers_to_ignore = [f"negatives.{name}" for name, _ in self.negatives.named_buffers()]
-        train(self, context)
-        if context.trainer.is_global_zero:
-            save_weights(self.encoder, context.directory / "weights.safetensors")
-        return {}
 
     def check_arguments(self, context: StageContext) -> None:
         """Refuse arguments that don't fit the encoder or the loader, before anything is done.
@@ -254,6 +262,8 @@ class Contrastive(Stage):
                 {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
             ],
             lr=self.learning_rate,
+            # Ten times faster on a CPU. Elsewhere torch knows best, and Lightning can't clip gradients of a fused one.
+            fused=True if self.device.type == "cpu" else None,
         )
         total = self.trainer.max_steps
         warmup = max(1, round(self.warmup * total))

@@ -87,12 +87,11 @@ def bounds(*values: float) -> st.SearchStrategy[float | None]:
             "max_score": bounds(-0.5, 0.5, 0.75),
         }
     ),
-    approximate=st.booleans(),
     block=st.sampled_from([1, 100, 2**20]),
     read=st.sampled_from([3, 16_384]),
 )
 def test_equals_sorting_all_items(
-    seed: int, n: int, pairs: int, options: dict[str, Any], approximate: bool, block: int, read: int
+    seed: int, n: int, pairs: int, options: dict[str, Any], block: int, read: int
 ) -> None:
     rng = np.random.default_rng(seed)
 
@@ -106,8 +105,7 @@ def test_equals_sorting_all_items(
     spus = np.array([np.iinfo(np.int64).min, -1, *range(2**62, 2**62 + max(1, n // 2))])
     options |= {"group": rng.choice(spus, size=n), "known": rng.integers(n, size=(pairs, rng.integers(3)))}
     with mock.patch.object(mining, "BLOCK", block), mock.patch.object(mining, "READ", read):
-        # An inverted file of which all is read is exact.
-        mined = mine(queries, items, query, item, **options, approximate=approximate, share=1.0)
+        mined = mine(queries, items, query, item, **options)
     assert mined.dtype == np.int64
     np.testing.assert_array_equal(mined, by_sorting(queries, items, query, item, **options))
 
@@ -144,14 +142,21 @@ def test_looks_at_the_nearest_only(clustered: dict[str, Any], depth: int) -> Non
 def test_the_approximate_search_misses_little_and_keeps_to_the_rules(clustered: dict[str, Any]) -> None:
     options = {"keep": 10, "skip": 2, "margin": 0.1}
     exact = mine(**clustered, **options)
-    approximate = mine(**clustered, **options, approximate=True, share=1 / 8)
+    assert (mine(**clustered, **options, approximate=True) == exact).all()  # there are few items
+    with mock.patch.object(mining, "READ", 1000):
+        approximate = mine(**clustered, **options, approximate=True)
+        assert (mine(**clustered, **options, approximate=True) == approximate).all()
+        many = mine(**clustered, keep=2000, depth=4000, approximate=True)
     wanted = exact >= 0
     hits = (exact[:, :, None] == approximate[:, None, :]).any(axis=2)[wanted]
     assert 0.95 <= hits.mean() < 1
     unlimited = by_sorting(**clustered, **{**options, "skip": 0, "keep": 4000})
     for found, allowed in zip(approximate, unlimited, strict=True):
         assert set(found.tolist()) <= set(allowed.tolist()) | {-1}
-    np.testing.assert_array_equal(approximate, mine(**clustered, **options, approximate=True, share=1 / 8))
+    # More than the lists that are read hold: what is found is found once, and the rest is left.
+    for found in many:
+        there = found[found >= 0]
+        assert 0 < len(there) < 2000 and len(np.unique(there)) == len(there) and (found[len(there) :] == -1).all()
 
 
 def test_all_positives_of_a_query_count_and_each_pair_has_its_own_bound() -> None:
@@ -177,9 +182,11 @@ def test_a_relative_margin_lies_below_a_negative_positive() -> None:
 def test_a_memory_map_will_do(clustered: dict[str, Any], tmp_path: Path) -> None:
     np.save(tmp_path / "items.npy", clustered["items"])
     mapped = np.load(tmp_path / "items.npy", mmap_mode="r")
-    for approximate in (False, True):
+    for approximate, read in ((False, 16_384), (True, 1000)):
         options: dict[str, Any] = {"keep": 4, "margin": 0.1, "approximate": approximate}
-        np.testing.assert_array_equal(mine(**{**clustered, "items": mapped}, **options), mine(**clustered, **options))
+        with mock.patch.object(mining, "READ", read):
+            expected = mine(**clustered, **options)
+            np.testing.assert_array_equal(mine(**{**clustered, "items": mapped}, **options), expected)
 
 
 def test_memory_is_bound_by_the_block_not_by_queries_times_items() -> None:
