@@ -11,6 +11,8 @@ products with replacement, so that the same one stands in it several times.
 - *classes*: every candidate of the query's class is a positive; some queries have none in the pool.
 - *classes, some ignored*: a quarter of the candidates is left out of each query's positives and negatives.
 
+The last rows compare us with ourselves: a full queue with one big batch, and two processes that gather with one.
+
 A difference is relative: of the value to the value, of a gradient to the largest entry of that tensor's gradient. A row
 holds the largest of five draws. Exits with 1 if a row is beyond its limit, 1e-6 in float64 and 1e-5 in float32.
 
@@ -27,11 +29,15 @@ if sys.path[0] == str(Path(__file__).resolve().parent):
     del sys.path[0]
 
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import moonlib.compat  # noqa: F401
+import numpy as np
+import polars as pl
 import torch
+import torch.distributed as dist
 from open_clip.loss import ClipLoss, SigLipLoss
 from pytorch_metric_learning import losses as pml
 from pytorch_metric_learning.distances import CosineSimilarity
@@ -39,14 +45,20 @@ from pytorch_metric_learning.miners import TripletMarginMiner
 from pytorch_metric_learning.reducers import DoNothingReducer, MeanReducer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, multiprocessing
 from torch.nn import functional as F
 
+from moonlib.data.catalogue import Catalogue
+from moonlib.data.pairs import Pairs
 from moonlib.losses.circle import Circle
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.losses.loss import Loss
 from moonlib.losses.sigmoid import Sigmoid
 from moonlib.losses.triplet import Triplet
+from moonlib.negatives.gathered import Gathered
+from moonlib.negatives.masks import positive_and_ignore
+from moonlib.negatives.negative_sampler import Candidates, TrainingData
+from moonlib.negatives.queue import Queue
 
 LIMITS = {torch.float64: 1e-6, torch.float32: 1e-5}
 DRAWS = 5
@@ -295,7 +307,116 @@ def triplet() -> Iterator[Row]:
     yield from compare(Triplet(margin, "semi_hard"), semi_hard, names, "classes")
 
 
-COMPARISONS: list[Callable[[], Iterator[Row]]] = [clip, label_smoothing, siglip, ntxent, supcon, circle, triplet]
+def full_queue() -> Iterator[Row]:
+    """A batch before a queue that holds the batches before it, beside one batch of all of them."""
+    for dtype in LIMITS:
+        worst = [0.0, 0.0]
+        for seed in range(DRAWS):
+            drawn = draw("pairs", dtype, seed)
+            more = draw("classes", dtype, seed).pool
+            everything, size = torch.cat([drawn.pool, more]), len(drawn.pool)
+            ids = torch.arange(len(everything))
+            queue = Queue(len(more))
+            queue.setup(training_data(everything.shape[1]))
+            queue.to(dtype)
+            for rows in torch.split(ids[size:], 17):
+                queue.extend(Candidates(everything[rows], rows, rows, rows))
+            loss = InfoNCE(TEMPERATURE, learnable=False)
+
+            def with_queue(
+                queries: Tensor, own: Tensor, queue: Queue = queue, loss: Loss = loss, ids: Tensor = ids, n: int = size
+            ) -> Tensor:
+                pool = queue.extend(Candidates(own, ids[:n], ids[:n], ids[:n]))
+                return matched(queries, pool.representations, pool.item_id, ids[:n], loss)
+
+            def one_batch(
+                queries: Tensor, own: Tensor, more: Tensor = more, loss: Loss = loss, ids: Tensor = ids, n: int = size
+            ) -> Tensor:
+                return matched(queries, torch.cat([own, more]), ids, ids[:n], loss)
+
+            found = [valued(of, drawn.queries, drawn.pool) for of in (with_queue, one_batch)]
+            worst = [max(a, b) for a, b in zip(worst, differences(*found), strict=True)]
+        yield Row("InfoNCE, full queue", "InfoNCE, one big batch", "pairs", dtype, *worst)
+
+
+def two_processes() -> Iterator[Row]:
+    """A batch that two processes share and gather, beside the same batch in one."""
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.start_processes(share, args=(folder,), nprocs=2, start_method="fork")
+        shared = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
+    for dtype in LIMITS:
+        worst = [0.0, 0.0]
+        for seed in range(DRAWS):
+            drawn = draw("pairs", dtype, seed)
+            ids = torch.arange(len(drawn.pool))
+            loss = InfoNCE(TEMPERATURE, learnable=False)
+            whole = valued(lambda q, p, ids=ids, loss=loss: matched(q, p, ids, ids, loss), drawn.queries, drawn.pool)
+            together = [torch.zeros_like(tensor) for tensor in whole]
+            for rank, parts in enumerate(shared):
+                value, *gradients = parts[str(dtype), seed]
+                together[0] += value / 2
+                for gradient, rows in zip(together[1:], gradients, strict=True):
+                    gradient[rank::2] = rows / 2
+            worst = [max(a, b) for a, b in zip(worst, differences(together, whole), strict=True)]
+        yield Row("InfoNCE, two processes", "InfoNCE, one process", "pairs", dtype, *worst)
+
+
+def share(rank: int, folder: str) -> None:
+    """One of two processes: every other query and candidate, all candidates gathered."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    found = {}
+    for dtype in LIMITS:
+        for seed in range(DRAWS):
+            drawn = draw("pairs", dtype, seed)
+            ids = torch.arange(len(drawn.pool))[rank::2]
+            loss = InfoNCE(TEMPERATURE, learnable=False)
+
+            def gathered(queries: Tensor, own: Tensor, ids: Tensor = ids, loss: Loss = loss) -> Tensor:
+                pool = Gathered().extend(Candidates(own, ids, ids, ids))
+                return matched(queries, pool.representations, pool.item_id, ids, loss)
+
+            found[str(dtype), seed] = valued(gathered, drawn.queries[rank::2], drawn.pool[rank::2])
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def matched(queries: Tensor, pool: Tensor, item_id: Tensor, asked: Tensor, loss: Loss) -> Tensor:
+    """Mean loss of queries whose positives are told by their ids."""
+    scores = F.normalize(queries, dim=1) @ F.normalize(pool, dim=1).T
+    return loss(scores, *positive_and_ignore(asked[:, None], asked[:, None], item_id, item_id)).mean()
+
+
+def valued(of: Callable[[Tensor, Tensor], Tensor], *inputs: Tensor) -> list[Tensor]:
+    """A value and its gradients."""
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    value = of(*leaves)
+    return [value.detach(), *torch.autograd.grad(value, leaves)]
+
+
+def differences(found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, float]:
+    """Relative difference of the value, and the largest of the gradients."""
+    value, *gradients = (float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
+    return value, max(gradients)
+
+
+def training_data(dim: int) -> TrainingData:
+    """Data without pairs: a queue only asks for the width."""
+    none = np.empty(0, dtype=np.int64)
+    return TrainingData(Pairs(none, none, none[:, None], "query"), Catalogue(none, none, none), pl.DataFrame(), dim)
+
+
+COMPARISONS: list[Callable[[], Iterator[Row]]] = [
+    clip,
+    label_smoothing,
+    siglip,
+    ntxent,
+    supcon,
+    circle,
+    triplet,
+    full_queue,
+    two_processes,
+]
 
 
 def main() -> None:
