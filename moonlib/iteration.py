@@ -564,5 +564,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*num_workers.*bottleneck.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # What an attempt that was cut off has logged was put aside, see moonlib.stages.training.
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
     # It is not the loader that resumes here but its sampler, see moonlib.stages.training.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -56,11 +56,11 @@ def assert_same_bits(run: Path, other: Path) -> None:
         assert (run / file).read_bytes() == (other / file).read_bytes(), file
 
 
-def start(runs: Path, overrides: list[str]) -> subprocess.Popen[str]:
-    """Run iter2 in a process of its own, with a checkpoint after every step."""
-    fit_iter2 = [sys.executable, "-m", "moonlib", "fit", "--config", "iter2", "--runs", str(runs)]
+def start(runs: Path, overrides: list[str], recipe: str = "iter2") -> subprocess.Popen[str]:
+    """Run a recipe in a process of its own, with a checkpoint after every step."""
+    command = [sys.executable, "-m", "moonlib", "fit", "--config", recipe, "--runs", str(runs)]
     return subprocess.Popen(
-        [*fit_iter2, "--checkpoint-seconds=0", *overrides],
+        [*command, "--checkpoint-seconds=0", *overrides],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -227,3 +227,23 @@ def test_two_processes_killed_and_terminated_continue_to_the_same_bits(runs: Pat
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert_same_bits(runs / "iter2", runs / "unbroken")
+
+
+def test_two_processes_share_mined_negatives_a_queue_and_filters(taken_over: Path, short_iter2: list[str]) -> None:
+    pair = [f"--stages.refine.trainer.{key}" for key in ("devices=2", "accelerator=cpu", "strategy=ddp")]
+    overrides = [*short_iter2, *REFINED, *pair, "--stages.refine.trainer.max_steps=12", "--stages.application=null"]
+    process = start(taken_over, overrides, "iter3")
+    wait_for_checkpoint(taken_over, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    process = start(taken_over, overrides, "iter3")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    cut = (taken_over / "iter3/refine/weights.safetensors").read_bytes()
+    shutil.rmtree((taken_over / "iter3/refine").resolve())
+    shutil.rmtree((taken_over / "iter3/represent").resolve())
+    process = start(taken_over, overrides, "iter3")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert (taken_over / "iter3/refine/weights.safetensors").read_bytes() == cut
