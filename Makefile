@@ -26,6 +26,7 @@ test: $(INSTALLED)
 real: $(INSTALLED)
 	$(MAKE) -C plugins/moonlib-emoji packages
 	$(BIN)/moonlib fit --config recipes/data/emoji.yaml $(ARGS)
+	$(BIN)/moonlib fit --config recipes/data/emoji_refined.yaml $(ARGS)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file moonlib/docs/mkdocs.yml

@@ -31,9 +31,9 @@ def hits(run: Path, stage: str = "represent", k: int = 10) -> pl.DataFrame:
     return searches.select("search_id", "item_id", "user_id", hit=pl.col("rank") < k).sort("search_id", "item_id")
 
 
-def recall_gain(run: Path, other: Path, stage: str = "represent") -> Interval:
-    """Recall@10 of ``run`` minus that of ``other``, over shoppers."""
-    both = hits(run).join(hits(other, stage), on=["search_id", "item_id"], suffix="_other")
+def recall_gain(run: Path, other: Path, stage: str = "represent", k: int = 10) -> Interval:
+    """Recall@k of ``run`` minus that of ``other``, over shoppers."""
+    both = hits(run, k=k).join(hits(other, stage, k), on=["search_id", "item_id"], suffix="_other")
     return paired_mean_difference(both["hit"].to_numpy(), both["hit_other"].to_numpy(), both["user_id"].to_numpy())
 
 

@@ -1,9 +1,9 @@
 """Real pictures: does the encoder find another artist's drawing of a concept it has never seen?
 
-    make real && python benchmarks/real.py runs/emoji
+    make real && python benchmarks/real.py runs/emoji_refined --against runs/emoji
 
-Reads a finished run of recipes/data/emoji.yaml. Intervals are 95 % bootstrap intervals over concepts, paired. Ends
-with ``ratio``: recall@10 over that of the colour thumbnail.
+Reads finished runs of recipes/data/emoji.yaml and of what extends it. Intervals are 95 % bootstrap intervals over
+concepts, paired. Ends with ``ratio``: recall@10 over that of the colour thumbnail.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def main() -> None:
     """Print the table of one run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", default=Path("runs/emoji"))
-    run: Path = parser.parse_args().run
+    parser.add_argument("--against", type=Path, help="another run, to compare with")
+    arguments = parser.parse_args()
+    run: Path = arguments.run
 
     results = json.loads((run / "results.json").read_text())
     table = Table("recall@10, held-out concepts")
@@ -48,6 +50,12 @@ def main() -> None:
     for baseline in ("thumbnail", "untrained"):
         gain = recall_gain(run, run, f"represent.baseline.{baseline}")
         console.print(f"image → image, run - {baseline}: {show(gain)}", highlight=False)
+    if arguments.against:
+        for k in (10, 1):
+            gain = recall_gain(run, arguments.against, k=k)
+            console.print(
+                f"image → image, recall@{k}, {run.name} - {arguments.against.name}: {show(gain)}", highlight=False
+            )
     key = ROWS["image → image"]
     print(f"ratio: {results[key] / results[f'baseline/thumbnail/{key}']:.2f}")
 

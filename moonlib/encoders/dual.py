@@ -144,7 +144,7 @@ class DualEncoder(Encoder):
         )
 
     def forward(self, batch: ContentBatch) -> Tensor:
-        """Return float32 [B, dim]; see `Encoder.forward`."""
+        """Return float32 or wider [B, dim]; see `Encoder.forward`."""
         some = next(iter(batch.values()))
         image = text = torch.zeros(len(some), 0, device=some.device)
         has_image = has_text = torch.zeros(len(some), dtype=torch.bool, device=some.device)
@@ -154,7 +154,8 @@ class DualEncoder(Encoder):
         if self.text is not None:
             has_text = batch["text_mask"].any(dim=1)
             text = _encode_present(self.text, has_text, batch["text"], batch["text_mask"])
-        return self.fusion(image, text, has_image, has_text).float()
+        fused: Tensor = self.fusion(image, text, has_image, has_text)
+        return fused.to(torch.promote_types(fused.dtype, torch.float32))
 
     def _encode_images(self, tower: ImageTower, batch: ContentBatch) -> Tensor:
         """Return the features of the one view or of both, float [B, image_dim]."""

@@ -53,10 +53,10 @@ def test_a_recipe_runs(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if recipe.stem == "emoji" and not any(c.name == "emoji" for c in registry.components("sources")):
+    if "emoji" in recipe.stem and not any(c.name == "emoji" for c in registry.components("sources")):
         pytest.skip("moonlib-emoji is not installed")
     assert main(["recipe", "check", str(recipe)]) == 0, capsys.readouterr().out
-    if recipe.stem == "emoji" and not EMOJI_PACKAGES.is_dir():
+    if "emoji" in recipe.stem and not EMOJI_PACKAGES.is_dir():
         return  # its pictures are not there: parsed and constructed is all that can be done
     (tmp_path / ".data").symlink_to(data_cache)
     (tmp_path / ".stages").symlink_to(stages)
