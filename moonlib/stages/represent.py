@@ -131,13 +131,14 @@ class Represent(Stage):
         return needs.get(self.of, frozenset())
 
     def references(self, dataset: Dataset) -> list[Reference]:
+        # Without `dims`, which say nothing here: so runs with and without them share these.
         references = [
-            Reference("baseline/chance", "chance", {"of": "chance"}),
-            Reference("baseline/thumbnail", "thumbnail", {"of": "thumbnail"}),
-            Reference("baseline/untrained", "untrained", {"of": "untrained"}),
+            Reference("baseline/chance", "chance", {"of": "chance", "dims": []}),
+            Reference("baseline/thumbnail", "thumbnail", {"of": "thumbnail", "dims": []}),
+            Reference("baseline/untrained", "untrained", {"of": "untrained", "dims": []}),
         ]
         if dataset.truth is not None:
-            references.append(Reference("oracle", "oracle", {"of": "oracle"}))
+            references.append(Reference("oracle", "oracle", {"of": "oracle", "dims": []}))
         return references
 
     def run(self, context: StageContext) -> dict[str, float]:
