@@ -12,9 +12,11 @@ import socket
 import threading
 import time
 
+import moonlib.compat  # noqa: F401
 import torch
 from lightning import Trainer
 
+_FIRST = "MOONLIB_FIRST_PROCESS"
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 
 
@@ -24,7 +26,12 @@ def is_first() -> bool:
 
 
 def meeting_point() -> str:
-    """Address at which the processes of this run find each other, the same in all of them; chosen where none is set."""
+    """Address at which the processes of this run find each other, the same in all of them; chosen where none is set.
+
+    Those that the first one starts from here on also find its number, see `end_with_parent`.
+    """
+    if is_first():
+        os.environ[_FIRST] = str(os.getpid())
     if "MASTER_PORT" not in os.environ:
         with socket.socket() as free:
             free.bind(("", 0))
@@ -44,11 +51,16 @@ def share_cores(trainer: Trainer, cores: int) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process once the one that started it is gone, even while it waits for it within a collective."""
+    """End this process once the one that started it is gone, even while it waits for it within a collective.
+
+    Its parent may be gone by now, and this process a child of another: whose it was is in the environment.
+    """
 
     def watch(parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 
-    threading.Thread(target=watch, args=(os.getppid(),), daemon=True, name="end-with-parent").start()
+    threading.Thread(
+        target=watch, args=(int(os.environ.get(_FIRST, os.getppid())),), daemon=True, name="end-with-parent"
+    ).start()
