@@ -74,7 +74,9 @@ def find(name: str | Path, folder: Path = Path()) -> Path:
     recipes = shipped()
     known = recipes.get(str(name).removesuffix(".yaml"))
     if known is None:
-        raise RecipeError(f"no such recipe; {hint(Path(name).stem, recipes)}", source=str(name))
+        # `moonlib recipe list` knows the studies too; here they would drown the others.
+        likely = [recipe for recipe in recipes if not recipe.startswith("studies/")]
+        raise RecipeError(f"no such recipe; {hint(Path(name).stem, likely)}", source=str(name))
     return known
 
 

@@ -47,16 +47,20 @@ def test_real_data_has_no_oracle(tiny: Dataset, tmp_path: Path) -> None:
         oracle_representations(Dataset(tmp_path))
 
 
-def test_training_sees_no_event_after_its_days(tiny: Dataset) -> None:
+def test_training_sees_no_event_after_its_days(tiny: Dataset, tmp_path: Path) -> None:
     """What post-training and pretraining read lies before what the CTR model is tested on."""
     from moonlib.losses.info_nce import InfoNCE
     from moonlib.stages.posttraining import Posttraining, SearchData
     from moonlib.stages.pretraining import Pretraining
 
-    pairs = Posttraining(InfoNCE(), []).pairs(tiny, SearchData(tasks={}))
+    here = context(tiny, tmp_path)
+    here.data = SearchData(tasks={})
+    pairs, searches = Posttraining(InfoNCE(), []).pairs(here)
     later = tiny.searches.filter(pl.col("ts") >= tiny.splits.behaviour_until)
     assert not set(pairs.query_id.tolist()) & set(later["query_id"].to_list())
-    listed = Pretraining(InfoNCE(), []).pairs(tiny, SearchData(tasks={}))
+    assert not set(searches["search_id"].to_list()) & set(later["search_id"].to_list())
+    listed, searches = Pretraining(InfoNCE(), []).pairs(here)
+    assert searches.is_empty()
     new = tiny.products.filter(pl.col("listed_at") >= tiny.splits.train_until)
     assert len(new) and not set(listed.item_id.tolist()) & set(new["item_id"].to_list())
 
