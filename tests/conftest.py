@@ -9,12 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before anything of Hugging Face is imported: offline, a hub call would hang for half a minute.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from moonlib.data.dataset import Dataset
 from moonlib.data.marketplace.source import Marketplace
+
+# How fast a machine is proves nothing: no example is too slow.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
