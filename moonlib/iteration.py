@@ -356,8 +356,10 @@ class Iteration:
         try:
             with writing(partial):
                 return step.module.run(self.context(step, trainer, partial))
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error) and "killed" in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # One that dies while it hands a batch over leaves a broken connection and no other word.
+            silent = isinstance(error, (ConnectionError, EOFError))
+            if silent or ("DataLoader worker" in str(error) and "killed" in str(error)):
                 raise StageError(
                     f"{step.link}: a loader process was killed, by hand or by the system for want of memory. The same "
                     f"command continues this run, also with a lower stages.{step.recipe.name}.data.workers"
