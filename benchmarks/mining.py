@@ -41,7 +41,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from moonlib.negatives.mining import mine, unit
+from moonlib.negatives.mining import mine
+from moonlib.representations.store import unit
 
 DIM = 128
 MARGINS: dict[str, Any] = {"keep": 5, "skip": 10, "margin": 0.02, "relative_margin": 0.05}

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from moonlib import lock
-from moonlib.iteration import RunExistsError, StageError, fit
+from moonlib.claim import RunExistsError
+from moonlib.iteration import StageError, fit
 from moonlib.stages.training import NotFinite, not_finite
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -13,11 +13,12 @@ import pytest
 import yaml
 from rich.console import Console
 
+from moonlib.claim import RunExistsError
 from moonlib.closing_table import closing_tables
 from moonlib.data.build import build
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
-from moonlib.iteration import RunExistsError, fit
+from moonlib.iteration import fit
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parent.parent

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moonlib.representations.store import unit
+
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
@@ -151,14 +153,6 @@ def mine(
         pending = np.concatenate(unsettled)
         reach = min(4 * reach, depth)
     return mined
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Scale float [n, D] to unit length in float32; zeros stay zeros."""
-    vectors = np.asarray(vectors, dtype=np.float32)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = vectors / np.maximum(length, np.finfo(np.float32).tiny)
-    return scaled
 
 
 def _check(queries: Vectors, items: Vectors, pair_query: Rows, pair_item: Rows, group: Rows, known: Rows) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import moonlib
 from moonlib.directories import write_json
-from moonlib.representations.store import Representations, write_array
+from moonlib.representations.store import Representations, unit, write_array
 
 Kind = Literal["flat", "hnsw", "ivf"]
 
@@ -29,14 +29,6 @@ TIE = 1e-6
 
 class BrokenIndex(ValueError):
     """An index that is missing, broken, or of other representations."""
-
-
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale float [n, D] to unit length in float32; zeros stay zeros."""
-    vectors = np.asarray(vectors, dtype=np.float32)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = vectors / np.maximum(length, np.finfo(np.float32).tiny)
-    return scaled
 
 
 def blocks(store: Representations) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:

@@ -130,6 +130,14 @@ def _holds(path: Path, ids: NDArray[np.int64]) -> bool:
         return False
 
 
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale float [n, D] to unit length in float32; zeros stay zeros."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = vectors / np.maximum(length, np.finfo(np.float32).tiny)
+    return scaled
+
+
 class Representations:
     """The vectors of products or of queries.
 

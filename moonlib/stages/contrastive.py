@@ -24,7 +24,6 @@ from moonlib.data.loading import PairBatch, PairDataset
 from moonlib.data.pairs import Ids, Pairs, serviceable
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
-from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
@@ -73,7 +72,7 @@ class Contrastive(Stage):
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the learning rate rises.
         matryoshka: numbers of leading dimensions that are to be representations in their own right, each with the
-            weight of its loss; empty for all dimensions alone.
+            weight of its loss; null for all dimensions alone.
         hardness: how much more a query counts whose hardest negative comes close to its positive; 0 for all alike.
         grad_cache: rows that are encoded at once, for batches larger than memory; null for the whole batch.
     """
@@ -143,19 +142,16 @@ class Contrastive(Stage):
         self.check_arguments(context)
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
-        self.context = context
-        self.training_pairs, searches = self.pairs(context)
+        pairs, searches = self.pairs(context)
         products = context.dataset.table("products", ("item_id", "spu_id", "category", "listed_at"))
         # A product that a pair names is known, whatever a wrong clock says of the day it was listed.
-        named = pl.Series(self.training_pairs.positives.ravel()).unique()
+        named = pl.Series(pairs.positives.ravel()).unique()
         known = (pl.col("listed_at") < context.dataset.splits.train_until) | pl.col("item_id").is_in(named.implode())
         self.catalogue = Catalogue.of(products)
-        data = TrainingData(
-            self.training_pairs, self.catalogue.of_items(products.filter(known)["item_id"]), searches, self.encoder.dim
-        )
+        listed = self.catalogue.of_items(products.filter(known)["item_id"])
+        self.training_data = TrainingData(pairs, listed, searches, self.encoder.dim)
         for sampler in self.samplers:
-            sampler.setup(data)
-        self.training_data = data
+            sampler.setup(self.training_data)
         # The buffers of samplers are equal on every process; to send them around before every step would be a waste.
         self._ddp_params_and_buffers_to_ignore = [f"negatives.{name}" for name, _ in self.negatives.named_buffers()]
 
@@ -175,7 +171,7 @@ class Contrastive(Stage):
             raise ValueError(f"data.workers: at most {most} with negatives that are mined, got {context.data.workers}")
 
     def train_dataloader(self) -> DataLoader[PairBatch]:
-        dataset, data, pairs = self.context.dataset, self.context.data, self.training_pairs
+        dataset, data, pairs = self.context.dataset, self.context.data, self.training_data.pairs
         if self.context.position.epoch == self.context.position.batch == 0:
             self.refresh([sampler for sampler in self.samplers if sampler.refresh_every], 0)
         tasks = [Task.parse(task) for task in data.tasks]
@@ -228,9 +224,7 @@ class Contrastive(Stage):
         if self.trainer.is_global_zero:
             data = self.training_data
             name = f"refresh.{step}"
-            products, queries = represent_training_data(
-                self.context, self.encoder, data.pairs, data.catalogue.item_id, self.quarantine(), name
-            )
+            products, queries = self.represent(data.pairs, data.catalogue.item_id, name)
             for sampler in samplers:
                 sampler.refresh(products, queries, step)
             for side in ("products", "queries"):
@@ -239,6 +233,41 @@ class Contrastive(Stage):
             for sampler in samplers:
                 for buffer in sampler.buffers():
                     dist.broadcast(buffer, 0)
+
+    def represent(self, pairs: Pairs, item_ids: Ids, name: str) -> tuple[Representations, Representations]:
+        """What the encoder makes, as it is now, of products and of the pairs' queries.
+
+        Each side is read as the stage's tasks read it, all of them together.
+
+        Args:
+            pairs: whose queries.
+            item_ids: int64 [n], which products.
+            name: begins the names of the files in the stage's directory; what an interrupted call of this name has made
+                is continued.
+
+        Returns:
+            The products by item_id, the queries by query_id, float32 [rows, dim], mapped from files.
+        """
+        context = self.context
+        tasks = [Task.parse(task) for task, weight in context.data.tasks.items() if weight]
+        products = SampleReader(context.dataset.directory, "products")
+        asked = products if pairs.query_side == "product" else SampleReader(context.dataset.directory, "queries")
+        sides: list[tuple[str, SampleReader, Side, Ids, Modalities]] = [
+            ("products", products, "product", item_ids, Modalities.union([task.item for task in tasks])),
+            ("queries", asked, pairs.query_side, np.unique(pairs.query_id), Modalities.union([t.query for t in tasks])),
+        ]
+        found = [
+            embed(
+                self.encoder,
+                Contents(reader, side, ids, modalities, self.quarantine(), EMBEDDED_AT_ONCE),
+                context.directory,
+                f"{name}.{kind}",
+                device=context.trainer.strategy.root_device,
+                workers=context.data.workers,
+            )
+            for kind, reader, side, ids, modalities in sides
+        ]
+        return found[0], found[1]
 
     def training_step(self, batch: PairBatch, step: int) -> Tensor:
         loss = contrastive_loss(
@@ -269,40 +298,3 @@ class Contrastive(Stage):
         warmup = max(1, round(self.warmup * total))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def represent_training_data(
-    context: StageContext, encoder: Encoder, pairs: Pairs, item_ids: Ids, quarantine: Quarantine, name: str
-) -> tuple[Representations, Representations]:
-    """What the encoder makes of products and of the pairs' queries, read as the stage's tasks read them, all together.
-
-    Args:
-        context: of the stage; the vectors are files of its directory.
-        encoder: with the weights as they are.
-        pairs: whose queries.
-        item_ids: int64 [n], which products.
-        quarantine: where unreadable samples are named.
-        name: begins the names of the files; what an interrupted call of this name has made is continued.
-
-    Returns:
-        The products by item_id, the queries by query_id, mapped from files.
-    """
-    tasks = [Task.parse(task) for task, weight in context.data.tasks.items() if weight]
-    products = SampleReader(context.dataset.directory, "products")
-    asked = products if pairs.query_side == "product" else SampleReader(context.dataset.directory, "queries")
-    sides: list[tuple[str, SampleReader, Side, Ids, Modalities]] = [
-        ("products", products, "product", item_ids, Modalities.union([task.item for task in tasks])),
-        ("queries", asked, pairs.query_side, np.unique(pairs.query_id), Modalities.union([t.query for t in tasks])),
-    ]
-    made = [
-        embed(
-            encoder,
-            Contents(reader, side, ids, modalities, quarantine, EMBEDDED_AT_ONCE),
-            context.directory,
-            f"{name}.{kind}",
-            device=context.trainer.strategy.root_device,
-            workers=context.data.workers,
-        )
-        for kind, reader, side, ids, modalities in sides
-    ]
-    return made[0], made[1]

@@ -18,7 +18,7 @@ from moonlib.disk import writing
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import NegativeSampler
 from moonlib.representations.store import Representations
-from moonlib.stages.contrastive import Contrastive, PairData, represent_training_data
+from moonlib.stages.contrastive import Contrastive, PairData
 from moonlib.stages.stage import StageContext
 
 FILTERED = "searches.parquet"
@@ -57,7 +57,7 @@ class Posttraining(Contrastive):
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the learning rate rises.
         matryoshka: numbers of leading dimensions that are to be representations in their own right, each with the
-            weight of its loss; empty for all dimensions alone.
+            weight of its loss; null for all dimensions alone.
         hardness: how much more a query counts whose hardest negative comes close to its positive; 0 for all alike.
         grad_cache: rows that are encoded at once, for batches larger than memory; null for the whole batch.
         filters: clean what is learnt from, in order; one that compares representations sees those of the encoder as it
@@ -142,4 +142,4 @@ class Posttraining(Contrastive):
         """What the encoder makes, as it is now, of the products and queries of these searches."""
         pairs = search_pairs(searches, actions=context.data.actions)
         items = searches["item_id"].unique().sort().to_numpy()
-        return Encoded(*represent_training_data(context, self.encoder, pairs, items, self.quarantine(), "filters"))
+        return Encoded(*self.represent(pairs, items, "filters"))

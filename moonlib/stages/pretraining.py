@@ -26,7 +26,7 @@ class Pretraining(Contrastive):
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the learning rate rises.
         matryoshka: numbers of leading dimensions that are to be representations in their own right, each with the
-            weight of its loss; empty for all dimensions alone.
+            weight of its loss; null for all dimensions alone.
         hardness: how much more a query counts whose hardest negative comes close to its positive; 0 for all alike.
         grad_cache: rows that are encoded at once, for batches larger than memory; null for the whole batch.
     """

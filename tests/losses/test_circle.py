@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from moonlib.losses.circle import Circle
 from moonlib.testing import check_loss
+
+RandomCase = Callable[[int, int, int], tuple[Tensor, Tensor, Tensor]]
 
 
 def one_at_a_time(
@@ -30,13 +33,6 @@ def one_at_a_time(
     return torch.tensor(losses, dtype=torch.float64)
 
 
-def random_case(seed: int, queries: int, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.rand(queries, candidates, generator=generator, dtype=torch.float64) * 2 - 1
-    kind = torch.randint(4, (queries, candidates), generator=generator)
-    return scores, kind == 0, kind == 1
-
-
 @settings(deadline=None)
 @given(
     st.integers(0, 2**32),
@@ -45,7 +41,9 @@ def random_case(seed: int, queries: int, candidates: int) -> tuple[Tensor, Tenso
     st.sampled_from([-0.2, 0.0, 0.25, 0.4]),
     st.sampled_from([1.0, 80.0]),
 )
-def test_equals_the_definition(seed: int, queries: int, candidates: int, margin: float, gamma: float) -> None:
+def test_equals_the_definition(
+    random_case: RandomCase, seed: int, queries: int, candidates: int, margin: float, gamma: float
+) -> None:
     scores, positive, ignore = random_case(seed, queries, candidates)
     loss = Circle(margin, gamma)(scores, positive, ignore)
     # The definition's own 1 + x rounds at 1e-16.
@@ -70,7 +68,7 @@ def test_its_boundary_is_a_circle() -> None:
     torch.testing.assert_close(value, torch.full((8,), math.log(2), dtype=torch.float64), rtol=1e-9, atol=0)
 
 
-def test_gradients_match_finite_differences_at_constant_weights() -> None:
+def test_gradients_match_finite_differences_at_constant_weights(random_case: RandomCase) -> None:
     scores, positive, ignore = random_case(1, 5, 7)
     loss, step = Circle(0.25, 10.0), 1e-6
     scores.requires_grad_()
@@ -130,7 +128,7 @@ def test_large_logits_stay_finite() -> None:
     assert scores.grad[0].tolist() == pytest.approx([-256 * 2.25, 256 * 1.25])
 
 
-def test_half_precision_scores_are_summed_in_float32() -> None:
+def test_half_precision_scores_are_summed_in_float32(random_case: RandomCase) -> None:
     scores, positive, ignore = random_case(2, 4, 300)
     half, loss = scores.bfloat16(), Circle()
     assert loss(half, positive, ignore).dtype == torch.float32

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from moonlib.losses.info_nce import Form, InfoNCE
 from moonlib.testing import check_loss
+
+RandomCase = Callable[[int, int, int], tuple[Tensor, Tensor, Tensor]]
 
 
 def one_at_a_time(
@@ -39,13 +42,6 @@ def one_at_a_time(
 FORMS: list[Form] = ["each", "supcon"]
 
 
-def random_case(seed: int, queries: int, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.rand(queries, candidates, generator=generator, dtype=torch.float64) * 2 - 1
-    kind = torch.randint(4, (queries, candidates), generator=generator)
-    return scores, kind == 0, kind == 1
-
-
 @settings(deadline=None)
 @given(
     st.integers(0, 2**32),
@@ -56,7 +52,7 @@ def random_case(seed: int, queries: int, candidates: int) -> tuple[Tensor, Tenso
     st.sampled_from([0.0, 0.1, 0.9]),
 )
 def test_equals_the_definition(
-    seed: int, queries: int, candidates: int, temperature: float, form: Form, smoothing: float
+    random_case: RandomCase, seed: int, queries: int, candidates: int, temperature: float, form: Form, smoothing: float
 ) -> None:
     scores, positive, ignore = random_case(seed, queries, candidates)
     loss = InfoNCE(temperature, learnable=False, form=form, label_smoothing=smoothing)(scores, positive, ignore)
@@ -83,7 +79,9 @@ def test_with_one_positive_it_is_cross_entropy_in_value_and_gradient(form: Form,
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_gradients_match_finite_differences_also_of_the_temperature(form: Form, smoothing: float) -> None:
+def test_gradients_match_finite_differences_also_of_the_temperature(
+    random_case: RandomCase, form: Form, smoothing: float
+) -> None:
     scores, positive, ignore = random_case(1, 5, 7)
     loss = InfoNCE(form=form, label_smoothing=smoothing).double()
     assert torch.autograd.gradcheck(lambda s: loss(s, positive, ignore), scores.requires_grad_())
@@ -186,7 +184,7 @@ def test_scores_far_apart_stay_finite(form: Form) -> None:
     assert scores.grad is not None and scores.grad.isfinite().all()
 
 
-def test_half_precision_scores_are_summed_in_float32() -> None:
+def test_half_precision_scores_are_summed_in_float32(random_case: RandomCase) -> None:
     scores, positive, ignore = random_case(2, 4, 300)
     half = scores.bfloat16()
     loss = InfoNCE(0.05, learnable=False)

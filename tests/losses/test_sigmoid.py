@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from moonlib.losses.sigmoid import Sigmoid
 from moonlib.testing import check_loss
+
+RandomCase = Callable[[int, int, int], tuple[Tensor, Tensor, Tensor]]
 
 
 def one_at_a_time(scores: Tensor, positive: Tensor, ignore: Tensor, scale: float, bias: float) -> Tensor:
@@ -25,13 +28,6 @@ def one_at_a_time(scores: Tensor, positive: Tensor, ignore: Tensor, scale: float
     return torch.tensor(losses, dtype=torch.float64)
 
 
-def random_case(seed: int, queries: int, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.rand(queries, candidates, generator=generator, dtype=torch.float64) * 2 - 1
-    kind = torch.randint(4, (queries, candidates), generator=generator)
-    return scores, kind == 0, kind == 1
-
-
 @settings(deadline=None)
 @given(
     st.integers(0, 2**32),
@@ -40,14 +36,16 @@ def random_case(seed: int, queries: int, candidates: int) -> tuple[Tensor, Tenso
     st.sampled_from([0.5, 10.0, 100.0]),
     st.sampled_from([-10.0, 0.0, 3.0]),
 )
-def test_equals_the_definition(seed: int, queries: int, candidates: int, scale: float, bias: float) -> None:
+def test_equals_the_definition(
+    random_case: RandomCase, seed: int, queries: int, candidates: int, scale: float, bias: float
+) -> None:
     scores, positive, ignore = random_case(seed, queries, candidates)
     loss = Sigmoid(scale, bias).double()
     expected = one_at_a_time(scores, positive, ignore, loss.scale.item(), bias)
     torch.testing.assert_close(loss(scores, positive, ignore), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_mean_over_queries_is_siglip_s_loss() -> None:
+def test_mean_over_queries_is_siglip_s_loss(random_case: RandomCase) -> None:
     scores, *_ = random_case(0, 6, 6)
     labels = 2 * torch.eye(6, dtype=torch.float64) - 1
     positive = labels > 0
@@ -74,7 +72,7 @@ def test_every_pair_weighs_the_same() -> None:
     assert scores.grad.tolist() == [[-0.5, -0.5, 0.5, 0.0]]
 
 
-def test_gradients_match_finite_differences_also_of_scale_and_bias() -> None:
+def test_gradients_match_finite_differences_also_of_scale_and_bias(random_case: RandomCase) -> None:
     scores, positive, ignore = random_case(1, 5, 7)
     loss = Sigmoid().double()
     leaves = tuple(leaf.detach().clone().requires_grad_() for leaf in (scores, loss.log_scale, loss.bias))
@@ -106,7 +104,7 @@ def test_scores_far_apart_stay_finite() -> None:
     assert scores.grad is not None and scores.grad.isfinite().all()
 
 
-def test_half_precision_scores_are_summed_in_float32() -> None:
+def test_half_precision_scores_are_summed_in_float32(random_case: RandomCase) -> None:
     scores, positive, ignore = random_case(2, 4, 300)
     half, loss = scores.bfloat16(), Sigmoid()
     assert loss(half, positive, ignore).dtype == torch.float32

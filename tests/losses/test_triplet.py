@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from moonlib.losses.triplet import Mining, Triplet
 from moonlib.testing import check_loss
+
+RandomCase = Callable[[int, int, int], tuple[Tensor, Tensor, Tensor]]
 
 MININGS: list[Mining] = ["all", "semi_hard", "hardest"]
 
@@ -33,13 +36,6 @@ def one_at_a_time(scores: Tensor, positive: Tensor, ignore: Tensor, margin: floa
     return torch.tensor(losses, dtype=torch.float64)
 
 
-def random_case(seed: int, queries: int, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.rand(queries, candidates, generator=generator, dtype=torch.float64) * 2 - 1
-    kind = torch.randint(4, (queries, candidates), generator=generator)
-    return scores, kind == 0, kind == 1
-
-
 @settings(deadline=None)
 @given(
     st.integers(0, 2**32),
@@ -48,7 +44,9 @@ def random_case(seed: int, queries: int, candidates: int) -> tuple[Tensor, Tenso
     st.sampled_from([0.05, 0.2, 3.0]),
     st.sampled_from(MININGS),
 )
-def test_equals_the_definition(seed: int, queries: int, candidates: int, margin: float, mining: Mining) -> None:
+def test_equals_the_definition(
+    random_case: RandomCase, seed: int, queries: int, candidates: int, margin: float, mining: Mining
+) -> None:
     scores, positive, ignore = random_case(seed, queries, candidates)
     loss = Triplet(margin, mining)(scores, positive, ignore)
     expected = one_at_a_time(scores, positive, ignore, margin, mining)
@@ -78,7 +76,7 @@ def test_triplets_that_keep_the_margin_do_not_dilute_the_others(mining: Mining) 
 
 
 @pytest.mark.parametrize("mining", MININGS)
-def test_gradients_match_finite_differences(mining: Mining) -> None:
+def test_gradients_match_finite_differences(random_case: RandomCase, mining: Mining) -> None:
     scores, positive, ignore = random_case(1, 5, 9)
     loss = Triplet(0.3, mining)
     assert loss(scores, positive, ignore).any()
@@ -130,7 +128,7 @@ def test_memory_grows_with_positives_times_candidates_only() -> None:
     assert max(sizes) == 4 * 4096
 
 
-def test_half_precision_scores_are_summed_in_float32() -> None:
+def test_half_precision_scores_are_summed_in_float32(random_case: RandomCase) -> None:
     scores, positive, ignore = random_case(2, 4, 300)
     half, loss = scores.bfloat16(), Triplet()
     assert loss(half, positive, ignore).dtype == torch.float32

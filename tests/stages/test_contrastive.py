@@ -3,7 +3,10 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +16,8 @@ from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.in_batch import InBatch
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
 from moonlib.stages.contrast import contrastive_loss, hardness_weights
-from moonlib.stages.contrastive import warmup_cosine
+from moonlib.stages.contrastive import PairData, warmup_cosine
+from moonlib.stages.pretraining import Pretraining
 
 
 class Table(nn.Module):
@@ -131,3 +135,40 @@ def test_hard_queries_count_more() -> None:
     plain = contrastive_loss(encoder, batch(), loss, [], both_directions=False)
     gentle = contrastive_loss(encoder, batch(), loss, [], both_directions=False, hardness=1e-9)
     assert math.isclose(plain.item(), gentle.item(), rel_tol=1e-6)
+
+
+class Small(nn.Module):
+    """An encoder of 8 dimensions with batch statistics."""
+
+    dim = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+
+class Renewed(NegativeSampler):
+    refresh_every = 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "workers", "message"),
+    [
+        ({"matryoshka": {16: 1.0}}, 0, "matryoshka: 16 dimensions of an encoder of 8; expected 1 to 8"),
+        ({"grad_cache": 4}, 0, "grad_cache: the encoder's norm is a BatchNorm1d"),
+        ({"negatives": [Renewed()]}, 32, "data.workers: at most 31 with negatives that are mined, got 32"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_encoder_or_the_loader_are_named(
+    arguments: dict[str, Any], workers: int, message: str
+) -> None:
+    stage = Pretraining(**{"loss": InfoNCE(), "negatives": [], **arguments})
+    stage.encoder = Small()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=message):
+        stage.check_arguments(SimpleNamespace(data=PairData(tasks={}, workers=workers)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"grad_cache": 0}, {"matryoshka": {}}, {"matryoshka": {4: -1.0, 8: 1.0}}])
+def test_arguments_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Pretraining(InfoNCE(), [], **wrong)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,7 +156,7 @@ def test_two_processes_equal_one(
         assert found[case]["gradient"] == pytest.approx(expected["gradient"], rel=1e-7, abs=1e-10)
 
 
-def test_without_gathering_a_process_sees_its_own_items_only(tmp_path: Path) -> None:
+def test_without_gathering_a_process_sees_its_own_items_only() -> None:
     alone = contrastive_loss(Towers(), share(batch(0, 6), 0), InfoNCE(), [], both_directions=False)
     whole = contrastive_loss(Towers(), batch(0, 6), InfoNCE(), [], both_directions=False)
     assert alone.item() != pytest.approx(whole.item())

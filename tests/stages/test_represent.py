@@ -155,3 +155,14 @@ def test_what_a_cut_off_attempt_left_is_used_and_nothing_but_the_results_stays(
     assert run(cut) == metrics
     for name in files:
         assert (cut / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_leading_dimensions_are_ranked_as_vectors_of_their_own(tiny: Dataset, tmp_path: Path) -> None:
+    stage, here = Represent(dims=[8]), context(tiny, tmp_path)
+    products, queries = oracle_representations(tiny)
+    found = stage.rank_searches(here, "image_search", "test", products, queries)
+    short = [Representations(part.ids, np.ascontiguousarray(part.vectors[:, :8])) for part in (products, queries)]
+    alone = Represent().rank_searches(here, "image_search", "test", *short)
+    assert found["rank@8d"].to_list() == alone["rank"].to_list()
+    assert found["rank@8d"].to_list() != found["rank"].to_list()
+    assert Represent(of="thumbnail", dims=[8]).dims == []
