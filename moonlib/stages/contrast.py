@@ -21,8 +21,12 @@ from moonlib.stages.grad_cache import encode
 Masks = Callable[[slice], tuple[Tensor, Tensor]]
 """Rows of a score matrix → their ``positive`` and ``ignore``, bool [rows, N]."""
 
-BUDGET = 2**22
-"""Scores that are held at once; a larger matrix is computed in parts."""
+BUDGET = 10_000_000
+"""Scores that are held at once; a larger matrix is computed in parts.
+
+A part of 40 MB: blocks above 32 MiB are what glibc gives back to the system as soon as they are free, where smaller
+ones leave holes in its heap, 4 GB of them at batch 16384.
+"""
 
 
 def contrastive_loss(

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from moonlib.data.batches import PLANNED_AHEAD, BatchPlanner
 from moonlib.data.catalogue import Catalogue
 from moonlib.data.content import Modalities, Side, Task
-from moonlib.data.loading import PairBatch, PairDataset
+from moonlib.data.loading import PairBatch, PairDataset, give_way
 from moonlib.data.pairs import Ids, Pairs, serviceable
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
@@ -202,8 +202,14 @@ class Contrastive(Stage):
             self.quarantine(),
             data.augment,
         )
-        generator = torch.Generator().manual_seed(self.context.seed)
-        return DataLoader(batches, sampler=planner, batch_size=None, num_workers=data.workers, generator=generator)
+        return DataLoader(
+            batches,
+            sampler=planner,
+            batch_size=None,
+            num_workers=data.workers,
+            generator=torch.Generator().manual_seed(self.context.seed),
+            worker_init_fn=give_way if self.trainer.strategy.root_device.type == "cpu" else None,
+        )
 
     def quarantine(self) -> Quarantine:
         """Where unreadable samples are named."""

@@ -150,6 +150,7 @@ class Session:
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "PYTHONPATH": str(self.site),
                 "COLUMNS": "160",
+                "MAKEFLAGS": "",  # `make test ARGS=...` would hand its ARGS on
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
