@@ -21,6 +21,7 @@ import torch
 from moonlib import lock
 from moonlib.claim import RunExistsError
 from moonlib.iteration import StageError, fit
+from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.training import NotFinite, not_finite
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -169,6 +170,38 @@ def test_a_loader_process_that_is_killed_is_told_and_the_run_continues(runs: Pat
     assert process.returncode == 2, errors
     assert "pretrain: a loader process was killed" in errors and "stages.pretrain.data.workers" in errors
     assert list(runs.glob(".stages/*.partial/checkpoint.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 7829) is killed by signal: Killed. "),
+        RuntimeError("DataLoader worker (pid(s) 7829) exited unexpectedly"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        EOFError(),
+    ],
+)
+def test_a_killed_loader_process_is_told_in_whatever_way_torch_notices(
+    error: Exception, runs: Path, short_iter2: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Contrastive, context: object) -> dict[str, float]:
+        raise error
+
+    monkeypatch.setattr(Contrastive, "run", run)
+    with pytest.raises(StageError, match=r"pretrain: a loader process was killed.*stages\.pretrain\.data\.workers"):
+        fit("iter2", short_iter2, runs=runs)
+
+
+def test_other_errors_of_a_stage_are_no_killed_loader(
+    runs: Path, short_iter2: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Contrastive, context: object) -> dict[str, float]:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Contrastive, "run", run)
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
+        fit("iter2", short_iter2, runs=runs)
+    assert not isinstance(caught.value, StageError)
 
 
 class Malice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from moonlib.data.catalogue import Catalogue
 from moonlib.data.content import Content, Side, Task
 from moonlib.data.dataset import Dataset
 from moonlib.data.images import decode_image
-from moonlib.data.loading import PairBatch, PairDataset
+from moonlib.data.loading import PairBatch, PairDataset, give_way
 from moonlib.data.pairs import Pairs, product_pairs, search_pairs, serviceable
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.data.reader import SampleReader
@@ -334,6 +335,21 @@ def test_a_batch_moves_between_devices_as_lightning_moves_it(dataset: Dataset, t
     moved = move_data_to_device(batch, torch.device("meta"))
     assert isinstance(moved, PairBatch)
     assert {tensor.device.type for tensor in tensors(moved).values()} == {"meta"}
+
+
+class Priorities:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> int:
+        return os.nice(0)
+
+
+def test_a_loader_process_gives_way_and_its_parent_does_not() -> None:
+    before = os.nice(0)
+    loader: DataLoader[int] = DataLoader(Priorities(), batch_size=None, num_workers=1, worker_init_fn=give_way)  # type: ignore[arg-type]
+    assert list(loader) == [19]
+    assert os.nice(0) == before < 19
 
 
 def test_catalogue(dataset: Dataset) -> None:

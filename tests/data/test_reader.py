@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,3 +113,15 @@ def test_any_int64_ids(ids: list[int], data: st.DataObject, tmp_path_factory: py
     wanted = data.draw(st.lists(st.sampled_from(ids)))
     samples = SampleReader(directory, "products").read(_ids(*wanted))
     assert [sample.row["spu_id"] for sample in samples] == wanted
+
+
+def test_a_reader_that_outlives_the_modules_closes_its_files(
+    reader: SampleReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader.read(reader.ids[:1])
+    (descriptor,) = reader._open.values()
+    monkeypatch.setattr("moonlib.data.reader.os", None)  # as the interpreter leaves a module while it ends
+    reader.__del__()
+    reader._open.clear()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
