@@ -339,6 +339,8 @@ class Iteration:
             with writing(partial):
                 return step.module.run(self.context(step, trainer, partial))
         except (RuntimeError, ConnectionError, EOFError) as error:
+            # A signal to the whole process group ends the loaders too: it is the signal that explains their death.
+            self.interruption.check()
             # One that dies while it hands a batch over leaves a broken connection and no other word; and torch words it
             # by whether the signal or the empty queue came first.
             told = re.search(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -170,13 +171,22 @@ def save_unless(late: Callable[[int], bool]) -> Callable[[Checkpoints, Trainer],
     return unless
 
 
+def alone(process: subprocess.Popen[str], signum: int) -> None:
+    process.send_signal(signum)
+
+
+def with_its_loaders(process: subprocess.Popen[str], signum: int) -> None:
+    os.killpg(process.pid, signum)
+
+
+@pytest.mark.parametrize("send", [alone, with_its_loaders])
 def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continues(
-    unbroken: Path, runs: Path, short_iter2: list[str]
+    send: Callable[[subprocess.Popen[str], int], None], unbroken: Path, runs: Path, short_iter2: list[str]
 ) -> None:
-    overrides = [*short_iter2, "--stages.pretrain.trainer.log_every_n_steps=1"]
+    overrides = [*short_iter2, "--stages.pretrain.trainer.log_every_n_steps=1", "--stages.pretrain.data.workers=1"]
     process = start(runs, overrides)
     checkpoint = wait_for_checkpoint(runs, process)
-    process.send_signal(signal.SIGTERM)
+    send(process, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors
     assert errors.strip().endswith("moonlib: ended by SIGTERM; the same command continues")

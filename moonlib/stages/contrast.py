@@ -127,7 +127,9 @@ def row_losses(
         values = rows.new_zeros(len(positive))
         weights = torch.ones_like(values)
         for i, ((left, right), share) in enumerate(zip(truncated, dims.values(), strict=True)):
-            scores = left[part] @ right.T
+            # Under autocast this product would be of half precision, too coarse for cosines.
+            with torch.autocast(left.device.type, enabled=False):
+                scores = left[part] @ right.T
             values = values + share / total * loss(scores, positive, ignore)
             if hardness and i == widest:
                 weights = hardness_weights(scores.detach(), positive, ignore, hardness)

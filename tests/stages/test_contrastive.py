@@ -70,6 +70,14 @@ def test_loss_equals_a_loop_over_queries_positives_and_negatives() -> None:
     assert math.isclose(found.item(), expected, rel_tol=1e-6)
 
 
+def test_autocast_leaves_the_scores_in_full_precision() -> None:
+    encoder, loss = Table(9, 8).float(), InfoNCE(temperature=0.02)
+    exact = contrastive_loss(encoder, batch(), loss, [], both_directions=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = contrastive_loss(encoder, batch(), loss, [], both_directions=True)
+    assert cast.item() == exact.item()
+
+
 def test_both_directions_averages_with_the_reverse_over_the_batch_only() -> None:
     encoder, loss = Table(9, 8), InfoNCE(temperature=0.2)
     forward = contrastive_loss(encoder, batch(), loss, [], both_directions=False)
