@@ -18,8 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from moonlib.adapters.adapter import BehaviourBatch
+from moonlib.adapters.adapter import Adapter, BehaviourBatch
+from moonlib.adapters.concat import Concat
+from moonlib.adapters.cube import Cube
+from moonlib.adapters.id_features import id_features
 from moonlib.adapters.id_only import IdOnly
+from moonlib.adapters.make import Make
+from moonlib.adapters.sa_ta import SATA
+from moonlib.adapters.semantic_id import SemanticId
 from moonlib.adapters.similarity import Similarity
 from moonlib.adapters.simtier import SimTier
 from moonlib.adapters.vector import Vector
@@ -52,7 +58,24 @@ def test_our_negative_samplers_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [IdOnly, Vector, Similarity, partial(Similarity, 2), SimTier, partial(SimTier, 10, "equal", log=False)]
+    "make",
+    [
+        IdOnly,
+        Vector,
+        Similarity,
+        partial(Similarity, 2),
+        SimTier,
+        partial(SimTier, 10, "equal", log=False),
+        Cube,
+        partial(Cube, "raw", length=2, query_length=6),
+        SATA,
+        Make,
+        partial(Make, 1, 2, [3]),
+        SemanticId,
+        partial(SemanticId, 2, 5),
+        lambda: Concat([SATA(), SimTier()]),
+        lambda: Concat([Make(), Cube()]),
+    ],
 )
 def test_our_adapters_pass(make: Callable[[], Any]) -> None:
     check_adapter(make)
@@ -226,12 +249,24 @@ def test_broken_samplers_are_found(make: Callable[[], NegativeSampler], message:
         check_negative_sampler(make)
 
 
-class CountsPadding(IdOnly):
+class Ids(Adapter):
+    """Keeps all promises."""
+
+    reads_content = False
+
+    def setup(self, id_dim: int, dim: int) -> None:
+        self.out_features = 3 * id_dim
+
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        return id_features(batch.target_id, batch.item_ids, batch.item_mask)
+
+
+class CountsPadding(Ids):
     def forward(self, batch: BehaviourBatch) -> Tensor:
         return super().forward(replace(batch, item_mask=torch.ones_like(batch.item_mask)))
 
 
-class MultipliesPadding(IdOnly):
+class MultipliesPadding(Ids):
     """Zero times NaN is NaN."""
 
     def forward(self, batch: BehaviourBatch) -> Tensor:
@@ -239,17 +274,31 @@ class MultipliesPadding(IdOnly):
         return torch.cat([batch.target_id, mean, batch.target_id * mean], dim=1)
 
 
-class DependsOnLength(IdOnly):
+class DependsOnLength(Ids):
     def forward(self, batch: BehaviourBatch) -> Tensor:
         return super().forward(batch) * batch.item_mask.shape[1]
 
 
-class Peeks(IdOnly):
+class Peeks(Ids):
     def forward(self, batch: BehaviourBatch) -> Tensor:
         return super().forward(batch) + batch.target.sum(dim=1, keepdim=True)
 
 
-class Wider(IdOnly):
+class PeeksAtQueries(Ids):
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        return super().forward(batch) + batch.query_id.sum(dim=1, keepdim=True)
+
+
+class JoinsMoreThanItHas(Ids):
+    matching = (8, 2)
+
+
+class PretrainsAColumn(Make):
+    def pretraining_logits(self, batch: BehaviourBatch) -> Tensor:
+        return super().pretraining_logits(batch).unsqueeze(1)
+
+
+class Wider(Ids):
     def setup(self, id_dim: int, dim: int) -> None:
         self.out_features = 4 * id_dim
 
@@ -261,10 +310,13 @@ class Wider(IdOnly):
         (MultipliesPadding, "nan in padding changes the features"),
         (DependsOnLength, "more padding changes the features"),
         (Peeks, "reads_content: is False, but representations matter"),
+        (PeeksAtQueries, "reads_query_ids: is False, but queries' ids matter"),
+        (JoinsMoreThanItHas, "11 outputs are more than 9 features"),
+        (PretrainsAColumn, r"pretraining_logits: shape \(8, 1\) is not \[B\]"),
         (Wider, r"is not \[B, out_features\]"),
     ],
 )
-def test_broken_adapters_are_found(make: Callable[[], IdOnly], message: str) -> None:
+def test_broken_adapters_are_found(make: Callable[[], Adapter], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_adapter(make)
 
@@ -403,17 +455,17 @@ def test_samplers_with_state_in_the_wrong_place_are_found(make: Callable[[], Neg
         check_negative_sampler(make)
 
 
-class ForgetfulAdapter(Unsaved, IdOnly):
+class ForgetfulAdapter(Unsaved, Ids):
     def forward(self, batch: BehaviourBatch) -> Tensor:
-        return IdOnly.forward(self, batch) + self.count()
+        return Ids.forward(self, batch) + self.count()
 
 
-class CountingAdapter(IdOnly):
+class CountingAdapter(Ids):
     def forward(self, batch: BehaviourBatch) -> Tensor:
         return super().forward(batch).sign().long()
 
 
-class NoisyAdapter(IdOnly):
+class NoisyAdapter(Ids):
     def forward(self, batch: BehaviourBatch) -> Tensor:
         return super().forward(batch) + torch.rand(1)
 
@@ -426,7 +478,7 @@ class NoisyAdapter(IdOnly):
         (NoisyAdapter, "a second call in eval mode gives another result"),
     ],
 )
-def test_adapters_with_other_faults_are_found(make: Callable[[], IdOnly], message: str) -> None:
+def test_adapters_with_other_faults_are_found(make: Callable[[], Adapter], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_adapter(make)
 

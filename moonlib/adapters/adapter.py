@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -28,6 +27,10 @@ class BehaviourBatch:
         query_known: bool [B, M], a real past query that has a representation.
         query: float [B, D], representation of the present query.
         has_query: bool [B].
+        query_id: float [B, E], embedding of the present query's id, queries of one text being one; E = 0 unless the
+            adapter reads it, see `Adapter.reads_query_ids`.
+        query_ids: float [B, M, E], those of past queries.
+        query_mask: bool [B, M], False for padding.
     """
 
     target_id: Tensor
@@ -41,20 +44,32 @@ class BehaviourBatch:
     query_known: Tensor
     query: Tensor
     has_query: Tensor
+    query_id: Tensor
+    query_ids: Tensor
+    query_mask: Tensor
 
 
 class Adapter(nn.Module, ABC):
     """Maps a behaviour batch to features. Padding contributes exactly nothing.
 
-    A constructor takes the recipe's arguments; `setup` makes the weights once the widths are known.
+    The click model has features of ids and side information of its own, see `moonlib.adapters.id_features`; an adapter
+    adds what content says. A constructor takes the recipe's arguments; `setup` makes the weights once the widths are
+    known; `fit` may look at the catalogue before training.
 
     Attributes:
         out_features: width F of the output, available after `setup`.
         reads_content: False for an adapter that reads ids only; nothing is then looked up for it (D = 0).
+        reads_query_ids: True for an adapter that reads the embeddings of queries' ids, which are then learnt.
+        matching: widths of the hidden outputs that end the features, followed by a logit of width 1; they join a
+            predictor at its hidden layers and its logit, see `moonlib.predictors.predictor.Predictor`. Empty for none.
+        pretraining_epochs: how many epochs `pretraining_logits` is trained, before the click model and apart from it.
     """
 
     out_features: int
-    reads_content: ClassVar[bool] = True
+    reads_content: bool = True
+    reads_query_ids: bool = False
+    matching: tuple[int, ...] = ()
+    pretraining_epochs: int = 0
 
     @abstractmethod
     def setup(self, id_dim: int, dim: int) -> None:
@@ -64,6 +79,24 @@ class Adapter(nn.Module, ABC):
             id_dim: width E of the id embeddings.
             dim: width D of the representations.
         """
+
+    def fit(self, vectors: Tensor) -> None:
+        """Learn from the catalogue's representations, once, after `setup` and before training.
+
+        Args:
+            vectors: float [N, D], representations of products that training may see.
+        """
+
+    def pretraining_logits(self, batch: BehaviourBatch) -> Tensor:
+        """Predict clicks by content alone; trained for `pretraining_epochs`.
+
+        Args:
+            batch: B rows.
+
+        Returns:
+            logits, float [B].
+        """
+        raise NotImplementedError(f"{type(self).__name__} has pretraining_epochs and no pretraining_logits")
 
     @abstractmethod
     def forward(self, batch: BehaviourBatch) -> Tensor:

@@ -8,11 +8,10 @@ from torch.nn import functional as F
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.cosine import cosines
-from moonlib.adapters.id_only import IdOnly
 
 
 class Similarity(Adapter):
-    """Id features, cos(target, behaviour) for the newest behaviours, and cos(target, query) with whether it is known.
+    """cos(target, behaviour) for the newest behaviours, and cos(target, query) with whether it is known.
 
     The cosines keep their order, newest first. A shorter history is padded with 0, which is also the value of a
     behaviour (or a target) without representation.
@@ -32,19 +31,17 @@ class Similarity(Adapter):
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
         self.length = length
-        self.ids = IdOnly()
 
     def setup(self, id_dim: int, dim: int) -> None:
         """Fix the width; there is no weight that depends on it."""
-        self.ids.setup(id_dim, dim)
-        self.out_features = self.ids.out_features + self.length + 2
+        self.out_features = self.length + 2
 
     def forward(self, batch: BehaviourBatch) -> Tensor:
-        """Compute the features, float [B, 3 E + length + 2]."""
+        """Compute the features, float [B, length + 2]."""
         items = batch.items[:, : self.length]
         known = batch.item_known[:, : self.length] & batch.target_known.unsqueeze(1)
         history = cosines(batch.target, items, known)
         history = F.pad(history, (0, self.length - history.shape[1]))
         query_known = (batch.target_known & batch.has_query).unsqueeze(1)
         query = cosines(batch.target, batch.query.unsqueeze(1), query_known)
-        return torch.cat([self.ids(batch), history, query, query_known.to(query.dtype)], dim=1)
+        return torch.cat([history, query, query_known.to(query.dtype)], dim=1)

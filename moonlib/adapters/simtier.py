@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.cosine import cosines
-from moonlib.adapters.id_only import IdOnly
 
 Form = Literal["muse", "equal"]
 
 
 class SimTier(Adapter):
-    """Id features and how many behaviours are how similar to the target.
+    """How many behaviours are how similar to the target.
 
     Three histograms over tiers of the cosine: the target with the item history, with the query history, and with the
     present query (a single count), then that last cosine itself. A behaviour without representation, or any where the
@@ -43,18 +42,16 @@ class SimTier(Adapter):
         self.bins = bins
         self.form: Form = form
         self.scale = nn.Parameter(torch.ones(())) if log else None
-        self.ids = IdOnly()
 
     def setup(self, id_dim: int, dim: int) -> None:
         """Fix the width; there is no weight that depends on it."""
-        self.ids.setup(id_dim, dim)
-        self.out_features = self.ids.out_features + 3 * self.bins + 1
+        self.out_features = 3 * self.bins + 1
 
     def forward(self, batch: BehaviourBatch) -> Tensor:
-        """Compute the features, float [B, 3 E + 3 bins + 1]."""
+        """Compute the features, float [B, 3 bins + 1]."""
         present = batch.query.unsqueeze(1)
         has_query = batch.has_query.unsqueeze(1)
-        features = [self.ids(batch)]
+        features = []
         for others, known in (
             (batch.items, batch.item_known),
             (batch.queries, batch.query_known),

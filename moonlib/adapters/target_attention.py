@@ -36,7 +36,7 @@ class TargetAttention(Adapter):
         >>> adapter = TargetAttention(over="both")
         >>> adapter.setup(id_dim=16, dim=128)
         >>> adapter.out_features
-        579
+        531
     """
 
     def __init__(self, over: Over = "content") -> None:
@@ -60,7 +60,7 @@ class TargetAttention(Adapter):
     def forward(self, batch: BehaviourBatch) -> Tensor:
         """Compute the features, float [B, out_features].
 
-        They are `Vector`'s (3 E + 2 (D + 1)), the cosine (1), the id interest (E, unless over content), the items' and
+        They are `Vector`'s (2 (D + 1)), the cosine (1), the id interest (E, unless over content), the items' and
         the queries' content interest (D each, unless over ids).
         """
         present = batch.query.unsqueeze(1)

@@ -7,35 +7,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
-from moonlib.adapters.id_only import IdOnly
 
 
 class Vector(Adapter):
-    """Id features, the target's and the present query's representation, and whether each is known.
+    """The target's and the present query's representation, and whether each is known.
 
     Representations are scaled to length sqrt(D), that is components of about unit size, whatever the scale at which the
-    encoder left them: beside id features and counts, components of size 1 / sqrt(D) would be learnt last. There is no
+    encoder left them: beside ids and counts, components of size 1 / sqrt(D) would be learnt last. There is no
     projection, since the predictor's first layer is one.
 
     Source: "vector" baseline of Sheng et al., "Enhancing Taobao display advertising with multimodal representations"
     (arXiv 2407.19467); the scale and the flags are our choice.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids = IdOnly()
-
     def setup(self, id_dim: int, dim: int) -> None:
         """Fix the width; there is no weight that depends on it."""
-        self.ids.setup(id_dim, dim)
-        self.out_features = self.ids.out_features + 2 * (dim + 1)
+        self.out_features = 2 * (dim + 1)
 
     def forward(self, batch: BehaviourBatch) -> Tensor:
-        """Compute the features, float [B, 3 E + 2 (D + 1)]."""
+        """Compute the features, float [B, 2 (D + 1)]."""
         target = unit_size(batch.target, batch.target_known)
         query = unit_size(batch.query, batch.has_query)
         flags = torch.stack([batch.target_known, batch.has_query], dim=1).to(target.dtype)
-        return torch.cat([self.ids(batch), target, query, flags], dim=1)
+        return torch.cat([target, query, flags], dim=1)
 
 
 def unit_size(vectors: Tensor, known: Tensor) -> Tensor:

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.cosine import cosines
-from moonlib.adapters.id_only import IdOnly
 
 
 class Template(Adapter):
-    """Id features, and the mean cosine of target and history in which recent behaviours weigh more.
+    """The mean cosine of target and history in which recent behaviours weigh more.
 
     With the cosine c_l of the l-th behaviour, counted from the newest, and w_l = 2 ** (-l / half_life):
     sum of w_l c_l / sum of w_l, over the behaviours that have a representation; beside it, whether there are any.
@@ -28,18 +27,16 @@ class Template(Adapter):
         if half_life <= 0:
             raise ValueError(f"half_life must be above 0, got {half_life}")
         self.half_life = half_life
-        self.ids = IdOnly()
 
     def setup(self, id_dim: int, dim: int) -> None:
         """Fix the width; there is no weight that depends on it."""
-        self.ids.setup(id_dim, dim)
-        self.out_features = self.ids.out_features + 2
+        self.out_features = 2
 
     def forward(self, batch: BehaviourBatch) -> Tensor:
-        """Compute the features, float [B, 3 E + 2]."""
+        """Compute the features, float [B, 2]."""
         known = batch.item_known & batch.target_known.unsqueeze(1)
         cosine = cosines(batch.target, batch.items, known)  # 0 where not known
         place = torch.arange(known.shape[1], device=cosine.device)
         weights = known * 2.0 ** (-place / self.half_life)
         mean = (weights * cosine).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
-        return torch.cat([self.ids(batch), mean.unsqueeze(1), known.any(dim=1, keepdim=True).to(mean.dtype)], dim=1)
+        return torch.stack([mean, known.any(dim=1).to(mean.dtype)], dim=1)

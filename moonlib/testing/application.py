@@ -16,15 +16,19 @@ from moonlib.testing.promises import check_gradients, check_half_precision, chec
 def check_adapter(make: Callable[[], Adapter]) -> None:
     """Check an adapter: shapes, rows, missing representations, padding, determinism, gradients, dtype, weights.
 
+    An adapter that is pretrained is asked for gradients of its pretraining.
+
     Args:
         make: returns a fresh adapter that `Adapter.setup` was not called on.
     """
     id_dim, dim = 3, 5
+    catalogue = torch.randn(40, dim, generator=torch.Generator().manual_seed(3))
     adapters = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         adapter = make()
         adapter.setup(id_dim, dim)
+        adapter.fit(catalogue)
         adapters.append(adapter.eval())
     adapter, twin, other = adapters
     batch = example_behaviours(id_dim, dim)
@@ -41,6 +45,7 @@ def check_adapter(make: Callable[[], Adapter]) -> None:
         dirty = replace(
             batch,
             item_ids=batch.item_ids.masked_fill(~batch.item_mask.unsqueeze(2), junk).requires_grad_(),
+            query_ids=batch.query_ids.masked_fill(~batch.query_mask.unsqueeze(2), junk),
             items=batch.items.masked_fill(~batch.item_known.unsqueeze(2), junk),
             queries=batch.queries.masked_fill(~batch.query_known.unsqueeze(2), junk),
         )
@@ -51,7 +56,8 @@ def check_adapter(make: Callable[[], Adapter]) -> None:
         if dirty.item_ids.grad is not None:
             require(not dirty.item_ids.grad[~batch.item_mask].any(), "backward: padding has a gradient")
     histories = {}
-    for name in ("item_ids", "items", "queries", "item_mask", "item_known", "query_known"):
+    padded = ("item_ids", "items", "queries", "query_ids", "item_mask", "item_known", "query_known", "query_mask")
+    for name in padded:
         history = getattr(batch, name)
         histories[name] = torch.cat([history, torch.zeros_like(history[:, :2])], dim=1)
     require(close(rows, adapter(replace(batch, **histories))), "forward: more padding changes the features")
@@ -60,8 +66,19 @@ def check_adapter(make: Callable[[], Adapter]) -> None:
     if not adapter.reads_content:
         bare = {name: getattr(batch, name)[..., :0] for name in ("target", "items", "queries", "query")}
         require(close(rows, adapter(replace(batch, **bare))), "reads_content: is False, but representations matter")
+    if not adapter.reads_query_ids:
+        bare = {name: getattr(batch, name)[..., :0] for name in ("query_id", "query_ids")}
+        require(close(rows, adapter(replace(batch, **bare))), "reads_query_ids: is False, but queries' ids matter")
+    joined = sum(adapter.matching) + bool(adapter.matching)
+    require(joined <= adapter.out_features, f"matching: {joined} outputs are more than {adapter.out_features} features")
     batch.target_id.requires_grad_()
-    check_gradients(adapter, lambda: adapter(batch))
+    trained: Callable[[], torch.Tensor] = lambda: adapter(batch)  # noqa: E731
+    if adapter.pretraining_epochs:
+        logits = adapter.pretraining_logits(batch)
+        require(logits.shape == (len(rows),), f"pretraining_logits: shape {tuple(logits.shape)} is not [B]")
+        require(bool(logits.isfinite().all()), "pretraining_logits: a row that lacks something is not finite")
+        trained = lambda: torch.cat([adapter(batch), adapter.pretraining_logits(batch).unsqueeze(1)], dim=1)  # noqa: E731
+    check_gradients(adapter, trained)
     check_half_precision(adapter, lambda: adapter(batch))
     check_restored(adapter, other, lambda module: module(batch))
 

@@ -64,12 +64,12 @@ def example_jpeg(seed: int, width: int = 80, height: int = 80) -> bytes:
 def example_behaviours(id_dim: int, dim: int) -> BehaviourBatch:
     """Return eight random rows; among them one without any history, and one with no representation at all."""
     rng = torch.Generator().manual_seed(0)
-    item_mask, known, query_known = (torch.rand(8, 4, generator=rng) < 0.7 for _ in range(3))
+    item_mask, known, query_mask, kept = (torch.rand(8, 4, generator=rng) < 0.7 for _ in range(4))
     target_known, has_query = (torch.rand(8, generator=rng) < 0.7 for _ in range(2))
-    item_mask[0] = query_known[0] = False
+    item_mask[0] = query_mask[0] = False
     target_known[0] = has_query[0] = True
-    known[1] = query_known[1] = target_known[1] = has_query[1] = False
-    item_known = item_mask & known
+    known[1] = kept[1] = target_known[1] = has_query[1] = False
+    item_known, query_known = item_mask & known, query_mask & kept
 
     def represented(mask: Tensor) -> Tensor:
         return torch.randn(*mask.shape, dim, generator=rng) * mask.unsqueeze(-1)
@@ -86,6 +86,9 @@ def example_behaviours(id_dim: int, dim: int) -> BehaviourBatch:
         query_known=query_known,
         query=represented(has_query),
         has_query=has_query,
+        query_id=torch.randn(8, id_dim, generator=rng),
+        query_ids=torch.randn(8, 4, id_dim, generator=rng),
+        query_mask=query_mask,
     )
 
 

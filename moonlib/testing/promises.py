@@ -32,10 +32,12 @@ def check_gradients(module: nn.Module, forward: Callable[[], Tensor]) -> None:
     module.train()
     module.zero_grad()
     output = forward()
+    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if not trainable and not output.requires_grad:
+        return
     # A random direction: the sum alone is constant after a normalisation.
     direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
     (output * direction).sum().backward()
-    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
     for name, parameter in trainable.items():
         require(parameter.grad is not None, f"backward: '{name}' has no gradient")
         require(bool(parameter.grad.isfinite().all()), f"backward: the gradient of '{name}' is not finite")  # type: ignore[union-attr]

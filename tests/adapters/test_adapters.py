@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import fields, replace
 
@@ -11,8 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
+from moonlib.adapters.concat import Concat
 from moonlib.adapters.cosine import cosines
+from moonlib.adapters.cube import Cube
+from moonlib.adapters.id_features import id_features
 from moonlib.adapters.id_only import IdOnly
+from moonlib.adapters.make import Make
+from moonlib.adapters.sa_ta import SATA
+from moonlib.adapters.semantic_id import SemanticId
 from moonlib.adapters.similarity import Similarity
 from moonlib.adapters.simtier import SimTier, histogram, tiers
 from moonlib.adapters.target_attention import ContentInterest, TargetAttention, attend
@@ -31,9 +38,10 @@ def make_batch(rows: int = 6, length: int = 4, query_length: int = 3, seed: int 
 
     item_mask = torch.rand(rows, length, generator=g) < 0.7
     item_known = item_mask & (torch.rand(rows, length, generator=g) < 0.7)
-    query_known = torch.rand(rows, query_length, generator=g) < 0.7
+    query_mask = torch.rand(rows, query_length, generator=g) < 0.8
+    query_known = query_mask & (torch.rand(rows, query_length, generator=g) < 0.8)
     target_known, has_query = torch.ones(rows, dtype=torch.bool), torch.ones(rows, dtype=torch.bool)
-    item_mask[0] = item_known[0] = query_known[0] = False
+    item_mask[0] = item_known[0] = query_mask[0] = query_known[0] = False
     target_known[1:2] = has_query[1:2] = False
     return BehaviourBatch(
         target_id=randn(rows, ID_DIM),
@@ -47,6 +55,9 @@ def make_batch(rows: int = 6, length: int = 4, query_length: int = 3, seed: int 
         query_known=query_known,
         query=randn(rows, DIM) * has_query[:, None],
         has_query=has_query,
+        query_id=randn(rows, ID_DIM),
+        query_ids=randn(rows, query_length, ID_DIM),
+        query_mask=query_mask,
     )
 
 
@@ -60,15 +71,6 @@ def cosine(a: list[float], b: list[float]) -> float:
     return dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
 
 
-def id_features(batch: BehaviourBatch, row: int) -> list[float]:
-    target = batch.target_id[row].tolist()
-    history = [
-        ids for ids, real in zip(batch.item_ids[row].tolist(), batch.item_mask[row].tolist(), strict=True) if real
-    ]
-    mean = [sum(ids[d] for ids in history) / len(history) if history else 0.0 for d in range(ID_DIM)]
-    return target + mean + [t * m for t, m in zip(target, mean, strict=True)]
-
-
 def known_cosines(batch: BehaviourBatch, row: int, others: Tensor, known: Tensor) -> list[float | None]:
     target = batch.target[row].tolist()
     return [
@@ -77,17 +79,26 @@ def known_cosines(batch: BehaviourBatch, row: int, others: Tensor, known: Tensor
     ]
 
 
-def test_id_only_row_by_row() -> None:
-    batch, adapter = make_batch(), ready(IdOnly())
-    expected = torch.tensor([id_features(batch, row) for row in range(6)])
-    torch.testing.assert_close(adapter(batch), expected)
+def test_id_features_row_by_row() -> None:
+    batch, expected = make_batch(), []
+    for row in range(6):
+        target = batch.target_id[row].tolist()
+        history = batch.item_ids[row][batch.item_mask[row]].tolist()
+        mean = [sum(ids[d] for ids in history) / len(history) if history else 0.0 for d in range(ID_DIM)]
+        expected.append(target + mean + [t * m for t, m in zip(target, mean, strict=True)])
+    found = id_features(batch.target_id, batch.item_ids, batch.item_mask)
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_id_only_adds_nothing() -> None:
+    assert ready(IdOnly())(make_batch()).shape == (6, 0)
 
 
 def test_vector_row_by_row() -> None:
     batch, adapter = make_batch(), ready(Vector())
     expected = []
     for row in range(6):
-        features = id_features(batch, row)
+        features: list[float] = []
         for vector, known in ((batch.target[row], batch.target_known[row]), (batch.query[row], batch.has_query[row])):
             length = math.sqrt(sum(x * x for x in vector.tolist()))
             features += [x / length * math.sqrt(DIM) if known else 0.0 for x in vector.tolist()]
@@ -103,7 +114,7 @@ def test_similarity_row_by_row(length: int) -> None:
         history = [c or 0.0 for c in known_cosines(batch, row, batch.items, batch.item_known)][:length]
         history += [0.0] * (length - len(history))
         (query,) = known_cosines(batch, row, batch.query.unsqueeze(1), batch.has_query.unsqueeze(1))
-        expected.append([*id_features(batch, row), *history, query or 0.0, float(query is not None)])
+        expected.append([*history, query or 0.0, float(query is not None)])
     torch.testing.assert_close(adapter(batch), torch.tensor(expected))
 
 
@@ -112,7 +123,7 @@ def test_simtier_row_by_row(bins: int, form: str, log: bool) -> None:
     batch, adapter = make_batch(length=9), ready(SimTier(bins, form, log))
     expected = []
     for row in range(6):
-        features = id_features(batch, row)
+        features: list[float] = []
         for others, known in (
             (batch.items, batch.item_known),
             (batch.queries, batch.query_known),
@@ -137,7 +148,7 @@ def test_simtier_scales_its_logarithms_by_what_it_learns() -> None:
     before = adapter(batch)
     with torch.no_grad():
         adapter.scale.fill_(3.0)
-    counts = slice(3 * ID_DIM, 3 * ID_DIM + 3 * 22)
+    counts = slice(0, 3 * 22)
     torch.testing.assert_close(adapter(batch)[:, counts], 3 * before[:, counts])
     torch.testing.assert_close(adapter(batch)[:, -1], before[:, -1])
     adapter(batch).sum().backward()
@@ -178,7 +189,7 @@ def test_equal_content_is_told_apart_from_padding() -> None:
         item_mask=torch.ones(1, 1, dtype=torch.bool),
         item_known=torch.ones(1, 1, dtype=torch.bool),
     )
-    counts = slice(3 * ID_DIM, 3 * ID_DIM + 22)
+    counts = slice(0, 22)
     assert adapter(orthogonal)[0, counts].sum() == 1
     assert adapter(batch)[0, counts].sum() == 0
 
@@ -280,6 +291,151 @@ def test_gradients_of_target_attention() -> None:
     torch.autograd.gradcheck(features, learnt, fast_mode=True)
 
 
+@pytest.mark.parametrize("weights", ["softmax", "raw"])
+def test_cube_row_by_row(weights: str) -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(length=5), ready(Cube(weights, 0.2, length=4, query_length=4))
+    vector, expected = ready(Vector())(batch), []
+    for row in range(6):
+        (query,) = known_cosines(batch, row, batch.query.unsqueeze(1), batch.has_query.unsqueeze(1))
+        features = [*vector[row].tolist(), query or 0.0, *batch.query_id[row].tolist()]
+        for part, ids, real, content, known, length in (
+            (adapter.items, batch.item_ids, batch.item_mask, batch.items, batch.item_known, 4),
+            (adapter.queries, batch.query_ids, batch.query_mask, batch.queries, batch.query_known, 4),
+        ):
+            there = ids[row][real[row]]
+            asked = part.ids.query.weight @ batch.target_id[row]
+            dots = [(asked @ (part.ids.key.weight @ e)).item() / math.sqrt(ID_DIM) for e in there]
+            features += average(softmax(dots), there.tolist(), ID_DIM)
+            similarity = known_cosines(batch, row, content, known)
+            chosen = [b for b, s in enumerate(similarity) if s is not None]
+            cosine_of = [similarity[b] for b in chosen]
+            w = softmax([s / 0.2 for s in cosine_of]) if weights == "softmax" else cosine_of
+            features += average(w, [ids[row, b].tolist() for b in chosen], ID_DIM)
+            features += ([s or 0.0 for s in similarity] + [0.0] * length)[:length]
+            units = [(F.normalize(content[row, b], dim=0) * math.sqrt(DIM)).tolist() for b in chosen]
+            features += average(w, units, DIM)
+        expected.append(features)
+    assert adapter.out_features == len(expected[0])
+    torch.testing.assert_close(adapter(batch), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_sa_ta_row_by_row() -> None:
+    batch, adapter = make_batch(length=6), ready(SATA((0.5, 2.0, -1.5), temperature=0.3))
+    expected = []
+    for row in range(6):
+        scores, values = [], []
+        similarity = known_cosines(batch, row, batch.items, batch.item_known)
+        for b in range(6):
+            if batch.item_mask[row, b]:
+                dot = sum(
+                    x * y for x, y in zip(batch.target_id[row].tolist(), batch.item_ids[row, b].tolist(), strict=True)
+                )
+                sharp = (similarity[b] or 0.0) / 0.3
+                scores.append(0.5 * dot + 2.0 * sharp - 1.5 * dot * sharp)
+                values.append(batch.item_ids[row, b].tolist())
+        expected.append(average(softmax(scores), values, ID_DIM))
+    torch.testing.assert_close(adapter(batch), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_sa_ta_starts_where_muse_does_and_learns_all_four() -> None:
+    batch, adapter = make_batch(), ready(SATA())
+    assert adapter.beta.tolist() == [1, 1, 1] and math.isclose(adapter.log_temperature.exp().item(), 0.1, rel_tol=1e-6)
+    adapter(batch).square().sum().backward()
+    assert (adapter.beta.grad != 0).all() and adapter.log_temperature.grad != 0
+
+
+def test_semantic_ids_are_those_of_the_nearest_centroids_level_by_level() -> None:
+    torch.manual_seed(0)
+    adapter = SemanticId(levels=2, codes=3)
+    adapter.setup(ID_DIM, DIM)
+    adapter.fit(torch.randn(50, DIM))
+    batch = make_batch()
+    expected = []
+    for row in range(6):
+
+        def embed(vector: Tensor, known: Tensor) -> list[float]:
+            if not known:
+                return [0.0] * ID_DIM
+            left, total = F.normalize(vector, dim=0) * math.sqrt(DIM), torch.zeros(ID_DIM)
+            for table, centroids in zip(adapter.embeddings, adapter.centroids, strict=True):
+                code = min(range(3), key=lambda k: (left - centroids[k]).norm().item())
+                total, left = total + table.weight[code], left - centroids[code]
+            return total.tolist()
+
+        target = embed(batch.target[row], batch.target_known[row])
+        history = [embed(batch.items[row, b], torch.tensor(True)) for b in range(4) if batch.item_known[row, b]]
+        mean = average([1 / max(len(history), 1)] * len(history), history, ID_DIM)
+        query = embed(batch.query[row], batch.has_query[row])
+        expected.append([*target, *mean, *(t * m for t, m in zip(target, mean, strict=True)), *query])
+    torch.testing.assert_close(adapter(batch), torch.tensor(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_semantic_ids_of_like_products_are_alike_and_each_level_tells_more() -> None:
+    g = torch.Generator().manual_seed(0)
+    vectors = torch.randn(400, 16, generator=g)
+    adapter = SemanticId(levels=3, codes=16)
+    adapter.setup(ID_DIM, 16)
+    adapter.fit(vectors)
+    known = torch.ones(400, dtype=torch.bool)
+    relisted = adapter.embed(vectors + 1e-4 * torch.randn(400, 16, generator=g), known)
+    assert (relisted == adapter.embed(vectors, known)).all(dim=1).float().mean() > 0.95
+    left = F.normalize(vectors, dim=1) * 4
+    sizes = [left.square().sum().item()]
+    for centroids in adapter.centroids:
+        left = left - centroids[torch.cdist(left, centroids).argmin(dim=1)]
+        sizes.append(left.square().sum().item())
+    assert all(after < 0.9 * before for before, after in itertools.pairwise(sizes))
+
+
+def test_fewer_products_than_codes_and_none_at_all() -> None:
+    for vectors in (torch.randn(3, DIM), torch.zeros(4, DIM), torch.zeros(0, DIM)):
+        adapter = SemanticId(levels=2, codes=8)
+        adapter.setup(ID_DIM, DIM)
+        adapter.fit(vectors)
+        assert adapter(make_batch()).isfinite().all()
+
+
+def test_make_gives_its_hidden_outputs_and_logit_in_order_and_without_gradient() -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(), Make(width=2, hidden=[4, 3])
+    adapter.setup(ID_DIM, DIM)
+    features = adapter(batch)
+    assert not features.requires_grad and adapter.matching == (4, 3)
+    inputs, first, second, logit = features.split([11, 4, 3, 1], dim=1)
+    torch.testing.assert_close(first, adapter.layers[0](inputs).relu())
+    torch.testing.assert_close(second, adapter.layers[1](first).relu())
+    torch.testing.assert_close(logit.squeeze(1), adapter.pretraining_logits(batch))
+
+
+def test_make_adds_up_behaviours_by_the_weight_of_each() -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(), Make(width=2, hidden=[4])
+    adapter.setup(ID_DIM, DIM)
+    unit, interest = adapter.item_unit, adapter(batch)[:, 4:6]
+    for row in range(6):
+        expected = torch.zeros(2)
+        scaled = F.normalize(torch.cat([batch.target[row : row + 1], batch.items[row]]), dim=1) * math.sqrt(DIM)
+        target, *others = adapter.project(scaled)
+        for c, z in zip(known_cosines(batch, row, batch.items, batch.item_known), others, strict=True):
+            if c is not None:
+                inputs = torch.cat([target, z, target * z, torch.tensor([c])])
+                expected = expected + unit.out(unit.hidden(inputs).relu()) * z
+        torch.testing.assert_close(interest[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_concat_is_each_beside_the_other_and_what_joins_comes_last() -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(), Concat([Make(hidden=[4]), SimTier(), Cube()])
+    adapter.setup(ID_DIM, DIM)
+    simtier, cube, make = adapter.adapters
+    assert [type(part) for part in adapter.adapters] == [SimTier, Cube, Make]
+    torch.testing.assert_close(adapter(batch), torch.cat([simtier(batch), cube(batch), make(batch)], dim=1))
+    assert adapter.matching == (4,) and adapter.pretraining_epochs == 3 and adapter.reads_query_ids
+    torch.testing.assert_close(adapter.pretraining_logits(batch), make.pretraining_logits(batch))
+    assert not Concat([IdOnly()]).reads_content
+
+
 ADAPTERS = [
     IdOnly(),
     Vector(),
@@ -287,6 +443,12 @@ ADAPTERS = [
     SimTier(),
     SimTier(10, "equal", log=False),
     *(TargetAttention(over) for over in ("id", "content", "both")),
+    Cube(),
+    Cube("raw", length=2, query_length=5),
+    SATA(),
+    Make(),
+    SemanticId(),
+    Concat([Cube(), SimTier()]),
 ]
 
 
@@ -300,6 +462,7 @@ def test_padding_contributes_nothing(adapter: Adapter, garbage: float) -> None:
         item_ids=batch.item_ids.masked_fill(~batch.item_mask[..., None], garbage),
         items=batch.items.masked_fill(~batch.item_known[..., None], garbage),
         queries=batch.queries.masked_fill(~batch.query_known[..., None], garbage),
+        query_ids=batch.query_ids.masked_fill(~batch.query_mask[..., None], garbage),
     )
     assert torch.equal(adapter(dirty), adapter(batch))
 
@@ -311,7 +474,7 @@ def test_more_padding_changes_nothing(adapter: Adapter) -> None:
     longer = {}
     for field in fields(batch):
         value = getattr(batch, field.name)
-        if field.name.startswith(("item_", "items", "queries", "query_known")):
+        if field.name.startswith(("item_", "items", "queries", "query_known", "query_mask", "query_ids")):
             value = F.pad(value, (0, 2) if value.ndim == 2 else (0, 0, 0, 2))
         longer[field.name] = value
     torch.testing.assert_close(adapter(BehaviourBatch(**longer)), adapter(batch))
@@ -334,6 +497,17 @@ def test_no_history_at_all(adapter: Adapter) -> None:
         (lambda: SimTier(2), "even and at least 4"),
         (lambda: SimTier(1, "equal"), "bins must be at least 2"),
         (lambda: TargetAttention("ids"), "over must be id, content or both, got 'ids'"),
+        (lambda: Cube("hard"), "weights must be softmax or raw, got 'hard'"),
+        (lambda: Cube(temperature=0.0), "temperature must be above 0"),
+        (lambda: Cube(query_length=0), "must be at least 1, got 20 and 0"),
+        (lambda: SATA((1.0, 1.0)), "beta must have three values"),
+        (lambda: SATA(temperature=-1.0), "temperature must be above 0"),
+        (lambda: Make(epochs=0), "must be at least 1"),
+        (lambda: Make(hidden=[]), "must be at least 1"),
+        (lambda: SemanticId(levels=0), "levels must be at least 1"),
+        (lambda: SemanticId(codes=1), "codes at least 2"),
+        (lambda: Concat([]), "must name at least one"),
+        (lambda: Concat([Make(), SimTier(), Make()]), "one at most may join .* got Make, Make"),
     ],
 )
 def test_bad_arguments_are_refused(make, message: str) -> None:

@@ -1,0 +1,56 @@
+"""Several adapters side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from moonlib.adapters.adapter import Adapter, BehaviourBatch
+
+
+class Concat(Adapter):
+    """The features of several adapters, one after the other.
+
+    One of them at most may have `Adapter.matching` outputs; its features come last, as those end the features.
+
+    Args:
+        adapters: at least one.
+
+    Raises:
+        ValueError: if there is none, or more than one joins the predictor at matching points.
+
+    Example: MUSE's pair is ``{class_path: concat, init_args: {adapters: [sa_ta, simtier]}}``.
+    """
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        super().__init__()
+        if not adapters:
+            raise ValueError("adapters must name at least one")
+        joining = [adapter for adapter in adapters if adapter.matching]
+        if len(joining) > 1:
+            names = ", ".join(type(adapter).__name__ for adapter in joining)
+            raise ValueError(f"adapters: one at most may join the predictor at matching points, got {names}")
+        self.adapters = nn.ModuleList([*(adapter for adapter in adapters if not adapter.matching), *joining])
+        self.reads_content = any(adapter.reads_content for adapter in adapters)
+        self.reads_query_ids = any(adapter.reads_query_ids for adapter in adapters)
+        for adapter in joining:
+            self.matching = adapter.matching
+            self.pretraining_epochs = adapter.pretraining_epochs
+            self.pretraining_logits = adapter.pretraining_logits  # type: ignore[method-assign]
+
+    def setup(self, id_dim: int, dim: int) -> None:
+        """Make the weights of each."""
+        for adapter in self.adapters:
+            adapter.setup(id_dim, dim)
+        self.out_features = sum(adapter.out_features for adapter in self.adapters)
+
+    def fit(self, vectors: Tensor) -> None:
+        """Fit each to the catalogue."""
+        for adapter in self.adapters:
+            adapter.fit(vectors)
+
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        """Compute the features, float [B, sum of the adapters' out_features]."""
+        return torch.cat([adapter(batch) for adapter in self.adapters], dim=1)
