@@ -32,7 +32,8 @@ class Concat(Adapter):
         if len(joining) > 1:
             names = ", ".join(type(adapter).__name__ for adapter in joining)
             raise ValueError(f"adapters: one at most may join the predictor at matching points, got {names}")
-        self.adapters = nn.ModuleList([*(adapter for adapter in adapters if not adapter.matching), *joining])
+        self.parts = [*(adapter for adapter in adapters if not adapter.matching), *joining]
+        self.adapters = nn.ModuleList(self.parts)
         self.reads_content = any(adapter.reads_content for adapter in adapters)
         self.reads_query_ids = any(adapter.reads_query_ids for adapter in adapters)
         for adapter in joining:
@@ -42,13 +43,13 @@ class Concat(Adapter):
 
     def setup(self, id_dim: int, dim: int) -> None:
         """Make the weights of each."""
-        for adapter in self.adapters:
+        for adapter in self.parts:
             adapter.setup(id_dim, dim)
-        self.out_features = sum(adapter.out_features for adapter in self.adapters)
+        self.out_features = sum(adapter.out_features for adapter in self.parts)
 
     def fit(self, vectors: Tensor) -> None:
         """Fit each to the catalogue."""
-        for adapter in self.adapters:
+        for adapter in self.parts:
             adapter.fit(vectors)
 
     def forward(self, batch: BehaviourBatch) -> Tensor:

@@ -49,9 +49,10 @@ class SemanticId(Adapter):
     def setup(self, id_dim: int, dim: int) -> None:
         """Make the embeddings; the centroids are random until `fit`."""
         self.out_features = 4 * id_dim
-        self.embeddings = nn.ModuleList([nn.Embedding(self.codes, id_dim) for _ in range(self.levels)])
-        for table in self.embeddings:
+        tables = [nn.Embedding(self.codes, id_dim) for _ in range(self.levels)]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.01)  # as the click model's own id embeddings
+        self.embeddings = nn.ModuleList(tables)
         self.register_buffer("centroids", torch.randn(self.levels, self.codes, dim))
 
     def fit(self, vectors: Tensor) -> None:

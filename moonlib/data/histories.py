@@ -20,6 +20,9 @@ class Histories:
     Args:
         searches: columns ``search_id``, ``user_id``, ``ts`` and ``key``.
         key: what to list, the items a user acted on or the queries that led there.
+
+    Attributes:
+        ids: int64 [E], what was acted on, user by user and in the order of time.
     """
 
     def __init__(self, searches: pl.DataFrame, key: Literal["item_id", "query_id"] = "item_id") -> None:
@@ -29,46 +32,74 @@ class Histories:
             .agg(pl.col("ts").min())
             .sort("user_id", "ts", "search_id", "id")
         )
-        self._id: Ids = events["id"].to_numpy()
+        self.ids: Ids = events["id"].to_numpy()
         self._search: Ids = events["search_id"].to_numpy()
-        self._searches, self._search_sizes = np.unique(self._search, return_counts=True)
         # Ids and times span all of int64, so a joint sort key is made of their ranks, whose product cannot overflow.
         self._users, user = np.unique(events["user_id"].to_numpy(), return_inverse=True)
         self._times, time = np.unique(events["ts"].to_physical().to_numpy(), return_inverse=True)
         self._when: Ids = user * len(self._times) + time
+        self._searches, search, self._search_sizes = np.unique(self._search, return_inverse=True, return_counts=True)
+        self._search_begins = np.full(len(self._searches), len(self._times), dtype=np.int64)
+        np.minimum.at(self._search_begins, search, time)
 
-    def before(self, user_id: Ids, ts: Ids, search_id: Ids, length: int) -> tuple[Ids, NDArray[np.bool_]]:
-        """List each user's latest behaviours strictly before ``ts``, none of them from the search ``search_id``.
+    def places(self, user_id: Ids, ts: Ids, search_id: Ids, length: int) -> Ids:
+        """Find each user's latest behaviours strictly before ``ts``, none of them from the search ``search_id``.
 
         Args:
             user_id: int64 [B].
             ts: int64 [B], microseconds since 1970 UTC (``frame["ts"].to_physical().to_numpy()``).
             search_id: int64 [B], the search that is being predicted.
-            length: how many behaviours to list, L.
+            length: how many behaviours to find, L.
+
+        Returns:
+            int64 [B, L], places in ``ids``, newest first; -1 where there are no more.
+        """
+        if not len(self.ids):
+            return np.full((len(user_id), length), -1, dtype=np.int64)
+        user, known = _rank(self._users, user_id)
+        time = np.searchsorted(self._times, ts)
+        start = np.searchsorted(self._when, user * len(self._times))
+        end = np.where(known, np.searchsorted(self._when, user * len(self._times) + time), start)
+        place = end[:, None] - 1 - np.arange(length)
+        place[place < start[:, None]] = -1
+        # A search has rarely led to something before the moment that is predicted; only such rows are looked through.
+        search, seen = _rank(self._searches, search_id)
+        rows = np.flatnonzero(seen & known & (self._search_begins[search] < time))
+        if len(rows):
+            # Looking back this much further makes up for the behaviours that the search's own exclusion removes.
+            further = length + self._search_sizes[search[rows]].max()
+            place[rows] = self._without(search_id[rows], start[rows], end[rows], length, further)
+        return place
+
+    def before(self, user_id: Ids, ts: Ids, search_id: Ids, length: int) -> tuple[Ids, NDArray[np.bool_]]:
+        """List what `places` finds.
+
+        Args:
+            user_id: int64 [B].
+            ts: int64 [B].
+            search_id: int64 [B].
+            length: L.
 
         Returns:
             ids int64 [B, L], newest first, 0 where there are no more; mask bool [B, L], True for a behaviour.
         """
-        ids = np.zeros((len(user_id), length), dtype=np.int64)
-        mask = np.zeros((len(user_id), length), dtype=bool)
-        if not len(self._id):
-            return ids, mask
-        user, known = _rank(self._users, user_id)
-        moment = user * len(self._times) + np.searchsorted(self._times, ts)
-        start = np.searchsorted(self._when, user * len(self._times))
-        end = np.where(known, np.searchsorted(self._when, moment), start)
-        # Looking back this much further makes up for the behaviours that the search's own exclusion removes.
-        search, seen = _rank(self._searches, search_id)
-        own = self._search_sizes[search][seen & known].max(initial=0)
-        place = end[:, None] - 1 - np.arange(length + own)
+        place = self.places(user_id, ts, search_id, length)
+        mask = place >= 0
+        ids = np.zeros_like(place)
+        ids[mask] = self.ids[place[mask]]
+        return ids, mask
+
+    def _without(self, search_id: Ids, start: Ids, end: Ids, length: int, further: int) -> Ids:
+        """The last ``length`` places of each range that are not of the search, looking at the last ``further``."""
+        place = end[:, None] - 1 - np.arange(further)
         keep = place >= start[:, None]
         place[~keep] = 0
         keep &= self._search[place] != search_id[:, None]
         rank = keep.cumsum(axis=1) - 1
         row, column = np.nonzero(keep & (rank < length))
-        ids[row, rank[row, column]] = self._id[place[row, column]]
-        mask[row, rank[row, column]] = True
-        return ids, mask
+        kept = np.full((len(search_id), length), -1, dtype=np.int64)
+        kept[row, rank[row, column]] = place[row, column]
+        return kept
 
 
 def _rank(values: Ids, wanted: Ids) -> tuple[Ids, NDArray[np.bool_]]:

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.histories import Histories
+from moonlib.data.histories import Histories, Ids
 from moonlib.data.vocabulary import Vocabulary
+from moonlib.representations.similarity_topk import similarity_topk
 from moonlib.representations.store import Representations
 
 
@@ -28,6 +29,9 @@ class ImpressionBatch:
         price: float [B], standardised log price.
         history: int64 [B, L], rows of the items acted upon, newest first.
         history_mask: bool [B, L], False for padding.
+        query: int64 [B], row of the present query in the vocabulary, queries of one text being one.
+        query_history: int64 [B, M], rows of past queries, newest first.
+        query_history_mask: bool [B, M], False for padding.
         target_vector: float [B, D] and ``target_known`` bool [B]; so are query_vector [B, D], history_vectors
             [B, L, D] and query_history_vectors [B, M, D]: zeros where not known.
         clicked: float [B].
@@ -40,6 +44,9 @@ class ImpressionBatch:
     target: Tensor
     history: Tensor
     history_mask: Tensor
+    query: Tensor
+    query_history: Tensor
+    query_history_mask: Tensor
     target_vector: Tensor
     target_known: Tensor
     query_vector: Tensor
@@ -57,6 +64,7 @@ class Vocabularies:
 
     user: Vocabulary
     item: Vocabulary
+    query: Vocabulary
     category: pl.Series
     merchant: Vocabulary
 
@@ -66,12 +74,32 @@ class Vocabularies:
         searched = dataset.searches.filter(pl.col("ts") < dataset.splits.train_until)
         products = dataset.table("products", ("category", "merchant_id", "listed_at"))
         listed = dataset.splits.known(products)
+        queries = pl.concat([frame.select("search_id", "query_id").unique() for frame in (train, searched)]).unique()
+        asked = QueryIds(dataset).of(queries["query_id"].to_numpy())
+        query, searches = np.unique(asked, return_counts=True)
         return cls(
             user=Vocabulary(train["user_id"].to_numpy()),
             item=Vocabulary(np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy()])),
+            # What was asked once, as any photo is, has nothing to learn from.
+            query=Vocabulary(query[searches > 1]),
             category=listed["category"].unique().sort(),
             merchant=Vocabulary(listed["merchant_id"].drop_nulls().to_numpy()),
         )
+
+
+class QueryIds:
+    """Queries of one text, and no photo, are one: each has the id of the first of them."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        queries = dataset.table("queries", ("query_id", "text", "image"))
+        alike = pl.col("query_id").first().over("text", pl.col("image").is_null())
+        one = pl.when(pl.col("image").is_null() & pl.col("text").is_not_null()).then(alike).otherwise("query_id")
+        queries = queries.select("query_id", one=one).sort("query_id")
+        self._query_id, self._one = queries["query_id"].to_numpy(), queries["one"].to_numpy()
+
+    def of(self, query_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The id that stands for each query, int64 of the same shape; the tables were checked: every id is there."""
+        return self._one[np.searchsorted(self._query_id, query_id)]
 
 
 class ItemFeatures:
@@ -98,24 +126,67 @@ class ItemFeatures:
         return np.searchsorted(self.item_id, item_id)
 
 
-def gather(store: Representations | None, ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-    """Look representations up.
+class Behaviours:
+    """One kind of history, of items or of queries, looked up once: nothing is searched for in a batch.
+
+    Args:
+        histories: of all users.
+        rows: their ids' rows in the vocabulary, int64 [E].
+        store: N representations of width D, or None for D = 0.
+    """
+
+    def __init__(self, histories: Histories, rows: NDArray[np.int64], store: Representations | None) -> None:
+        self.histories = histories
+        self.rows = np.append(rows, 0)  # place -1, padding, is the last
+        self.store = store
+        stored = np.full(len(rows), -1) if store is None else store.rows(histories.ids)
+        self.stored = np.append(stored, -1)
+
+    def before(
+        self, when: tuple[Ids, Ids, Ids], length: int, target: NDArray[np.int64], top: int | None
+    ) -> NDArray[np.int64]:
+        """Places of each row's behaviours, int64 [B, L], -1 for padding.
+
+        Args:
+            when: user, time and search of each row, as `Histories.places` takes them.
+            length: how many of the latest are found.
+            target: int64 [B], rows of the targets' representations, -1 for none.
+            top: how many of these are kept, those most like the target; None for all.
+        """
+        if top is None or self.store is None:
+            return self.histories.places(*when, length)
+        kept = []
+        # The places of some rows at a time: 100,000 behaviours of 1024 rows would take a gigabyte.
+        at_once = max(1, PLACES // max(length, 1))
+        for start in range(0, len(target), at_once):
+            rows = slice(start, start + at_once)
+            user_id, ts, search_id = (asked[rows] for asked in when)
+            places = self.histories.places(user_id, ts, search_id, length)
+            column = similarity_topk(self.store, target[rows], self.stored[places], places >= 0, top)
+            kept.append(np.where(column < 0, -1, np.take_along_axis(places, np.maximum(column, 0), axis=1)))
+        return np.concatenate(kept)
+
+    def vectors(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Representations float [*S, D], zeros where there is none, and bool [*S] whether there is one."""
+        return vectors_at(self.store, self.stored[places])
+
+
+PLACES = 4_000_000
+"""Places of behaviours that are in memory at once where some are to be chosen."""
+
+
+def vectors_at(store: Representations | None, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Read representations by row.
 
     Args:
         store: N vectors of width D, or None for D = 0.
-        ids: int64, any shape S.
-        mask: bool S, False where the id is padding.
+        rows: int64, any shape S, -1 for none.
 
     Returns:
-        float [*S, D], zeros where not known, and bool S, True where the id is real and has a representation.
+        float [*S, D], zeros where there is none, and bool S, True where there is one.
     """
-    if store is None:
-        return torch.zeros(*ids.shape, 0), torch.zeros(ids.shape, dtype=torch.bool)
-    rows = np.where(mask, store.rows(ids), -1)
-    known = rows >= 0
-    vectors = torch.from_numpy(store.vectors[np.maximum(rows, 0)])
-    known_ = torch.from_numpy(known)
-    return vectors.masked_fill_(~known_.unsqueeze(-1), 0.0), known_
+    vectors = torch.zeros(*rows.shape, 0) if store is None else torch.from_numpy(store.at(rows))
+    return vectors, torch.from_numpy(rows >= 0)
 
 
 class Impressions(TorchDataset[ImpressionBatch]):
@@ -131,8 +202,9 @@ class Impressions(TorchDataset[ImpressionBatch]):
         query_history: int,
         products: Representations | None,
         queries: Representations | None,
+        similarity_topk: int | None = None,
     ) -> None:
-        """Prepare.
+        """Prepare: every id becomes a row number here, once.
 
         Args:
             dataset: where products and behaviours come from.
@@ -142,43 +214,54 @@ class Impressions(TorchDataset[ImpressionBatch]):
             query_history: M, how many of the latest queries are read.
             products: representations of products, None for none.
             queries: representations of queries, None for none.
+            similarity_topk: of the L items, keep this many, those most like the target; None for all.
         """
+        item_id, query_id = impressions["item_id"].to_numpy(), impressions["query_id"].to_numpy()
         self.user_id = impressions["user_id"].to_numpy()
-        self.item_id = impressions["item_id"].to_numpy()
-        self.query_id = impressions["query_id"].to_numpy()
         self.search_id = impressions["search_id"].to_numpy()
         self.ts = impressions["ts"].dt.epoch("us").to_numpy()
         self.clicked = impressions["clicked"].to_numpy().astype(np.float32)
-        self.vocabularies = vocabularies
         described = dataset.table("products", ("item_id", "category", "merchant_id", "price", "listed_at"))
-        self.items = ItemFeatures(described, vocabularies, dataset.splits.train_until)
-        self.item_history = Histories(dataset.searches, key="item_id")
-        self.query_history = Histories(dataset.searches, key="query_id")
+        items = ItemFeatures(described, vocabularies, dataset.splits.train_until)
+        at, query_ids = items.rows(item_id), QueryIds(dataset)
+        self.user, self.target = vocabularies.user.rows(self.user_id), vocabularies.item.rows(item_id)
+        self.category, self.merchant, self.price = items.category[at], items.merchant[at], items.price[at]
+        self.query = vocabularies.query.rows(query_ids.of(query_id))
+        self.target_stored, self.query_stored = (
+            np.full(len(ids), -1) if store is None else store.rows(ids)
+            for store, ids in ((products, item_id), (queries, query_id))
+        )
+        searches = dataset.searches
+        past_items, past_queries = Histories(searches, key="item_id"), Histories(searches, key="query_id")
+        self.items = Behaviours(past_items, vocabularies.item.rows(past_items.ids), products)
+        asked = vocabularies.query.rows(query_ids.of(past_queries.ids))
+        self.queries = Behaviours(past_queries, asked, queries)
         self.lengths = (history, query_history)
-        self.products = products
-        self.queries = queries
+        self.similarity_topk = similarity_topk
 
     def __len__(self) -> int:
-        return len(self.item_id)
+        return len(self.user_id)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> ImpressionBatch:
-        user, item, query = self.user_id[rows], self.item_id[rows], self.query_id[rows]
-        when = (user, self.ts[rows], self.search_id[rows])
-        history, history_mask = self.item_history.before(*when, self.lengths[0])
-        past, past_mask = self.query_history.before(*when, self.lengths[1])
-        target_vector, target_known = gather(self.products, item, np.ones(len(item), dtype=bool))
-        query_vector, query_known = gather(self.queries, query, np.ones(len(item), dtype=bool))
-        history_vectors, history_known = gather(self.products, history, history_mask)
-        past_vectors, past_known = gather(self.queries, past, past_mask)
-        at = self.items.rows(item)
+        when = (self.user_id[rows], self.ts[rows], self.search_id[rows])
+        target = self.target_stored[rows]
+        history = self.items.before(when, self.lengths[0], target, self.similarity_topk)
+        past = self.queries.before(when, self.lengths[1], target, None)
+        target_vector, target_known = vectors_at(self.items.store, target)
+        query_vector, query_known = vectors_at(self.queries.store, self.query_stored[rows])
+        history_vectors, history_known = self.items.vectors(history)
+        past_vectors, past_known = self.queries.vectors(past)
         return ImpressionBatch(
-            user=torch.from_numpy(self.vocabularies.user.rows(user)),
-            category=torch.from_numpy(self.items.category[at]),
-            merchant=torch.from_numpy(self.items.merchant[at]),
-            price=torch.from_numpy(self.items.price[at]),
-            target=torch.from_numpy(self.vocabularies.item.rows(item)),
-            history=torch.from_numpy(self.vocabularies.item.rows(history)),
-            history_mask=torch.from_numpy(history_mask),
+            user=torch.from_numpy(self.user[rows]),
+            category=torch.from_numpy(self.category[rows]),
+            merchant=torch.from_numpy(self.merchant[rows]),
+            price=torch.from_numpy(self.price[rows]),
+            target=torch.from_numpy(self.target[rows]),
+            history=torch.from_numpy(self.items.rows[history]),
+            history_mask=torch.from_numpy(history >= 0),
+            query=torch.from_numpy(self.query[rows]),
+            query_history=torch.from_numpy(self.queries.rows[past]),
+            query_history_mask=torch.from_numpy(past >= 0),
             target_vector=target_vector,
             target_known=target_known,
             query_vector=query_vector,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 
 class Predictor(nn.Module, ABC):
     """Maps features to one logit per row; `setup` makes the weights once the width is known."""
+
+    joins: ClassVar[bool] = False
 
     @abstractmethod
     def setup(self, in_features: int) -> None:

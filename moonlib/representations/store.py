@@ -208,12 +208,24 @@ class Representations:
         rows = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return np.where(self.ids[rows] == ids, rows, -1)
 
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read vectors into memory by row.
+
+        Args:
+            rows: int64, any shape S, as from `rows`; -1 for none.
+
+        Returns:
+            float32 [*S, D]; zeros for -1.
+        """
+        if not len(self.ids):
+            return np.zeros((*rows.shape, self.dim), dtype=np.float32)
+        vectors = np.take(self.vectors, np.maximum(rows, 0), axis=0).astype(np.float32, copy=False)
+        vectors[rows < 0] = 0
+        return vectors
+
     def gather(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Read vectors into memory, float32 [n, D] for n ids; zeros where there is no representation."""
-        rows = self.rows(ids)
-        vectors = np.zeros((len(ids), self.dim), dtype=np.float32)
-        vectors[rows >= 0] = self.vectors[rows[rows >= 0]]
-        return vectors
+        return self.at(self.rows(ids))
 
     def shuffled(self, seed: int) -> Representations:
         """The same vectors, dealt out to the ids at random: what a representation is worth without its meaning."""

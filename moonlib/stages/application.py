@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,12 +11,16 @@ import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
+from lightning import Trainer
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
+from moonlib.adapters.id_features import id_features
 from moonlib.data.dataset import Dataset
 from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Vocabularies
 from moonlib.data.segments import SEGMENTS, product_segments
@@ -33,6 +38,12 @@ from moonlib.stages.represent import EVALUATED, oracle_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import train
 
+ID_STD = 0.01
+"""Spread of an id's embedding before it is trained."""
+
+FITTED = 100_000
+"""Products that an adapter is fitted to, a random part of a larger catalogue."""
+
 
 @dataclass
 class ImpressionData:
@@ -40,14 +51,17 @@ class ImpressionData:
 
     Args:
         batch_size: impressions in a batch, over all devices.
-        history: how many of a shopper's latest items are read.
+        history: how many of a shopper's latest items are read, L.
         query_history: how many of a shopper's latest queries are read.
+        similarity_topk: of the L items, keep this many, those most like the target, before the adapter sees any; null
+            for all. L may then be 100,000.
         workers: loader processes; has no effect on the batches.
     """
 
     batch_size: int = 1024
     history: int = 20
     query_history: int = 10
+    similarity_topk: int | None = None
     workers: int = 0
 
 
@@ -57,27 +71,44 @@ class ClickModel(nn.Module):
     Args:
         adapter: reads target, behaviours and query.
         predictor: maps all features to a logit.
-        sizes: rows of the embedding tables of users, items, categories and merchants.
+        sizes: rows of the embedding tables, of ``user``, ``item``, ``category``, ``merchant`` and, where the adapter
+            reads them, ``query``.
         id_dim: width E of every embedding.
         dim: width D of the representations, 0 without any.
     """
 
-    def __init__(
-        self, adapter: Adapter, predictor: Predictor, sizes: tuple[int, int, int, int], id_dim: int, dim: int
-    ) -> None:
+    def __init__(self, adapter: Adapter, predictor: Predictor, sizes: Mapping[str, int], id_dim: int, dim: int) -> None:
         super().__init__()
-        self.user, self.item, self.category, self.merchant = (nn.Embedding(size, id_dim) for size in sizes)
-        for table in (self.user, self.item, self.category, self.merchant):
+        self.user, self.item, self.category, self.merchant = (
+            nn.Embedding(sizes[name], id_dim) for name in ("user", "item", "category", "merchant")
+        )
+        self.query = nn.Embedding(sizes["query"], id_dim) if "query" in sizes else None
+        for table in self.id_tables():
             # Small and not zero: an id says little until it is trained, and products of embeddings still learn.
-            nn.init.normal_(table.weight, std=0.01)
+            nn.init.normal_(table.weight, std=ID_STD)
         adapter.setup(id_dim, dim)
-        predictor.setup(3 * id_dim + 1 + adapter.out_features)
+        features = 6 * id_dim + 1 + adapter.out_features
+        # What joins the predictor at matching points is no input of it; a predictor that cannot be joined takes it so.
+        self.matching = (*adapter.matching, 1) if adapter.matching and predictor.joins else ()
+        if self.matching:
+            predictor.setup(features - sum(self.matching), adapter.matching)
+        else:
+            predictor.setup(features)
         self.adapter = adapter
         self.predictor = predictor
 
-    def forward(self, batch: ImpressionBatch) -> Tensor:
-        """Return the logits, float [B]."""
-        behaviours = BehaviourBatch(
+    def id_tables(self) -> list[nn.Embedding]:
+        """The embedding tables of ids."""
+        tables = [self.user, self.item, self.category, self.merchant]
+        return tables if self.query is None else [*tables, self.query]
+
+    def behaviours(self, batch: ImpressionBatch) -> BehaviourBatch:
+        """Embed the ids of a batch."""
+        query_id, query_ids = (
+            batch.price.new_zeros(*rows.shape, 0) if self.query is None else self.query(rows)
+            for rows in (batch.query, batch.query_history)
+        )
+        return BehaviourBatch(
             target_id=self.item(batch.target),
             target=batch.target_vector,
             target_known=batch.target_known,
@@ -89,9 +120,25 @@ class ClickModel(nn.Module):
             query_known=batch.query_history_known,
             query=batch.query_vector,
             has_query=batch.query_known,
+            query_id=query_id,
+            query_ids=query_ids,
+            query_mask=batch.query_history_mask,
         )
+
+    def pretraining_logits(self, batch: ImpressionBatch) -> Tensor:
+        """The logits of an adapter that is pretrained, float [B]."""
+        return self.adapter.pretraining_logits(self.behaviours(batch))
+
+    def forward(self, batch: ImpressionBatch) -> Tensor:
+        """Return the logits, float [B]."""
+        behaviours = self.behaviours(batch)
+        ids = id_features(behaviours.target_id, behaviours.item_ids, behaviours.item_mask)
         side = [self.user(batch.user), self.category(batch.category), self.merchant(batch.merchant)]
-        return self.predictor(torch.cat([*side, batch.price.unsqueeze(1), self.adapter(behaviours)], dim=1))
+        features = torch.cat([*side, batch.price.unsqueeze(1), ids, self.adapter(behaviours)], dim=1)
+        if not self.matching:
+            return self.predictor(features)
+        inputs, *matched = features.split([features.shape[1] - sum(self.matching), *self.matching], dim=1)
+        return self.predictor(inputs, matched)
 
 
 def ctr_metrics(predictions: pl.DataFrame) -> dict[str, float]:
@@ -121,6 +168,8 @@ class Application(Stage):
     Everything but the representation and its adapter is equal across a run and its references: id-only, the same
     vectors shuffled among the products, the true latents of a simulated dataset, and its true click probability.
 
+    An adapter that is pretrained adds its epochs to the trainer's and comes first.
+
     Args:
         adapter: turns representations and behaviours into features.
         predictor: maps features to a logit.
@@ -128,6 +177,16 @@ class Application(Stage):
             simulated dataset (``oracle``), or no model at all but the true click probability (``truth``).
         id_dim: width of the id embeddings.
         learning_rate: of Adam.
+        id_epochs: after this many epochs the id embeddings begin anew. A click model overfits in its second epoch,
+            because it learns to trust embeddings that have memorised the training clicks; with 1, ids are trained
+            for one epoch and everything else for all. Null for never.
+
+    Raises:
+        ValueError: if ``id_epochs`` is below 1.
+
+    Source: Zhang et al., "Towards understanding the overfitting phenomenon of deep click-through rate prediction
+    models" (arXiv 2209.06053), for the one epoch; Liu et al., "Multi-epoch learning for deep click-through rate
+    prediction models" (arXiv 2305.19531), for embeddings that begin anew.
     """
 
     data_type: ClassVar[type] = ImpressionData
@@ -139,13 +198,17 @@ class Application(Stage):
         representation: Literal["learned", "shuffled", "oracle", "truth"] = "learned",
         id_dim: int = 16,
         learning_rate: float = 3e-3,
+        id_epochs: int | None = None,
     ) -> None:
         super().__init__()
+        if id_epochs is not None and id_epochs < 1:
+            raise ValueError(f"id_epochs must be at least 1, or null for never, got {id_epochs}")
         self.adapter = adapter
         self.predictor = predictor
         self.representation = representation
         self.id_dim = id_dim
         self.learning_rate = learning_rate
+        self.id_epochs = id_epochs
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -212,22 +275,42 @@ class Application(Stage):
                 query_history=context.data.query_history,
                 products=products,
                 queries=queries,
+                similarity_topk=context.data.similarity_topk,
             )
             for name, table in rows.items()
         }
-        sizes = (
-            len(vocabularies.user),
-            len(vocabularies.item),
-            len(vocabularies.category) + 1,
-            len(vocabularies.merchant),
-        )
+        sizes = {
+            "user": len(vocabularies.user),
+            "item": len(vocabularies.item),
+            "category": len(vocabularies.category) + 1,
+            "merchant": len(vocabularies.merchant),
+        }
+        if self.adapter.reads_query_ids:
+            sizes["query"] = len(vocabularies.query)
         self.model = ClickModel(self.adapter, self.predictor, sizes, self.id_dim, products.dim if products else 0)
+        if products:
+            listed = context.dataset.splits.known(context.dataset.table("products", ("item_id", "listed_at")))
+            fitted = listed["item_id"].to_numpy()
+            if len(fitted) > FITTED:
+                fitted = np.random.default_rng(context.seed).choice(fitted, FITTED, replace=False)
+            self.adapter.fit(torch.from_numpy(products.gather(fitted)))
         self.train_impressions, self.context = impressions["train"], context
+        self.add_epochs(context.trainer, self.adapter.pretraining_epochs)
         train(self, context)
         if not context.trainer.is_global_zero:
             return {}
         save_weights(self.model, context.directory / "weights.safetensors")
         return {name: self.predict(impressions[name]) for name in EVALUATED}
+
+    @staticmethod
+    def add_epochs(trainer: Trainer, epochs: int) -> None:
+        """Make room for an adapter's pretraining, in which and after which some weights have no gradient."""
+        if not epochs:
+            return
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            trainer.fit_loop.max_epochs = trainer.max_epochs + epochs
+        if isinstance(trainer.strategy, DDPStrategy):
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def read_representations(self, context: StageContext) -> tuple[Representations | None, Representations | None]:
         """The representations of products and of queries that this run reads."""
@@ -260,9 +343,25 @@ class Application(Stage):
         )
 
     def training_step(self, batch: ImpressionBatch, step: int) -> Tensor:
-        loss = F.binary_cross_entropy_with_logits(self.model(batch), batch.clicked)
+        pretraining = self.current_epoch < self.adapter.pretraining_epochs
+        logits = self.model.pretraining_logits(batch) if pretraining else self.model(batch)
+        loss = F.binary_cross_entropy_with_logits(logits, batch.clicked)
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Let the ids begin anew where it is time, and the optimizer forget what it knew of them."""
+        epoch = self.current_epoch - self.adapter.pretraining_epochs
+        continued = self.current_epoch == self.context.position.epoch and self.context.position.batch > 0
+        if self.id_epochs is None or epoch <= 0 or epoch % self.id_epochs or continued:
+            return
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        rng = np.random.default_rng([self.context.seed, epoch])  # the same in every process
+        for table in self.model.id_tables():
+            fresh = rng.standard_normal(table.weight.shape, dtype=np.float32) * ID_STD
+            table.weight.data.copy_(torch.from_numpy(fresh))
+            optimizer.state.pop(table.weight, None)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)

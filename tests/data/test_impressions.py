@@ -38,6 +38,8 @@ def test_histories_and_vectors_by_a_loop(
     rows = tiny.splits.select(tiny.impressions, "test")[:200]
     batch = impressions[np.arange(200)]
     searches = tiny.searches.sort("ts").select("search_id", "user_id", "item_id", "ts").rows()
+    rows_of = impressions.items.rows
+    assert rows_of[-1] == 0
     longest = 0
     for b, row in enumerate(rows.iter_rows(named=True)):
         seen: dict[tuple[int, int], None] = {}
@@ -103,6 +105,7 @@ def test_a_product_without_price_or_merchant_has_the_mean_price_and_the_unknown_
     known = Vocabularies(
         vocabularies.user,
         vocabularies.item,
+        vocabularies.query,
         vocabularies.category,
         Vocabulary(products["merchant_id"].drop_nulls().to_numpy()),
     )
@@ -110,3 +113,52 @@ def test_a_product_without_price_or_merchant_has_the_mean_price_and_the_unknown_
     assert np.isfinite(items.price).all()
     assert items.price[0] == items.price[1] != items.price[2]
     assert items.merchant[0] == 0 and (items.merchant[1:] > 0).all()
+
+
+def test_histories_of_a_search_unit_are_those_most_like_the_target(
+    tiny: Dataset, stores: tuple[Representations, Representations], impressions: Impressions
+) -> None:
+    rows = tiny.splits.select(tiny.impressions, "test")
+    vocabularies = Vocabularies.of(tiny, tiny.splits.select(tiny.impressions, "train"))
+    wanted = {"query_history": 3, "products": stores[0], "queries": stores[1]}
+    whole = Impressions(tiny, rows, vocabularies, history=40, **wanted)
+    found = Impressions(tiny, rows, vocabularies, history=40, similarity_topk=5, **wanted)
+    asked = np.arange(300)
+    all_of, kept = whole[asked], found[asked]
+    assert kept.history.shape == (300, 5)
+    chosen = 0
+    for b in range(300):
+        cosine = torch.cosine_similarity(all_of.target_vector[b], all_of.history_vectors[b], dim=1)
+        known = all_of.history_known[b] & all_of.target_known[b]
+        rank = torch.where(known, cosine, -2 - torch.arange(40) / 40).masked_fill(~all_of.history_mask[b], -torch.inf)
+        best = rank.sort(descending=True, stable=True)
+        expected = sorted(best.indices[:5][best.values[:5] > -torch.inf].tolist())
+        assert kept.history_mask[b].sum() == len(expected)
+        # The same product acted upon twice has the same cosine twice, and either may be kept.
+        found_rows, wanted_rows = kept.history[b][kept.history_mask[b]], all_of.history[b][expected]
+        assert found_rows.sort().values.tolist() == wanted_rows.sort().values.tolist()
+        for place, row in enumerate(found_rows):
+            same = all_of.history_vectors[b][all_of.history[b] == row]
+            assert (same == kept.history_vectors[b, place]).all(dim=1).any()
+        chosen += len(expected) == 5 and expected != [0, 1, 2, 3, 4]
+    assert chosen > 10
+
+
+def test_queries_of_one_text_are_one_and_what_was_asked_once_is_unknown(tiny: Dataset) -> None:
+    rows = tiny.splits.select(tiny.impressions, "train")
+    vocabularies = Vocabularies.of(tiny, rows)
+    batch = Impressions(tiny, rows, vocabularies, history=2, query_history=4, products=None, queries=None)[
+        np.arange(len(rows))
+    ]
+    text = rows.join(tiny.queries, on="query_id", how="left", maintain_order="left").select("text", "image")
+    row_of: dict[str, set[int]] = {}
+    for (words, image), row in zip(text.iter_rows(), batch.query.tolist(), strict=True):
+        if image is None:
+            row_of.setdefault(words, set()).add(row)
+        else:
+            assert row == 0
+    assert all(len(rows) == 1 for rows in row_of.values())
+    known = [row for rows in row_of.values() for row in rows if row]
+    assert known and len(known) == len(set(known))
+    assert (batch.query_history[batch.query_history_mask] >= 0).all()
+    assert not batch.query_history[~batch.query_history_mask].any()
