@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
@@ -74,8 +75,14 @@ def check_predictor(make: Callable[[], Predictor]) -> None:
         make: returns a fresh predictor that `Predictor.setup` was not called on.
     """
     _check_predictor(make, None)
-    if not make().joins:
+    predictor = make()
+    if not predictor.joins:
         return
+    for name in ("setup", "forward"):
+        try:
+            inspect.signature(getattr(predictor, name)).bind(None, [])
+        except TypeError:
+            require(False, f"joins: is True, but {name} takes no matching points; take them or say joins = False")
     for matching in ([], [1], [3, 1]):
         if matching == [3, 1]:
             try:

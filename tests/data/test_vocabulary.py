@@ -55,7 +55,7 @@ def test_arrays_of_texts_do_and_numbers_are_no_texts() -> None:
 def test_rare_values_share_row_zero(known: list[int], counts: st.DataObject, least: int) -> None:
     often = counts.draw(st.lists(st.integers(0, 3), min_size=len(known), max_size=len(known)))
     for each in (None, often):
-        seen = {value: 0 for value in known}
+        seen = dict.fromkeys(known, 0)
         for value, count in zip(known, each or [1] * len(known), strict=True):
             seen[value] += count
         kept = {value for value, count in seen.items() if count >= least}
