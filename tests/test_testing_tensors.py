@@ -5,7 +5,7 @@ They pass what moonlib ships and say what is wrong with what is broken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,7 +41,9 @@ from moonlib.metrics.pcoc import PCOC
 from moonlib.metrics.recall import Recall
 from moonlib.negatives.in_batch import InBatch
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler, TrainingData
+from moonlib.predictors.dcnv2 import DCNv2
 from moonlib.predictors.mlp import MLP
+from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
 from moonlib.testing import check_adapter, check_loss, check_metric, check_negative_sampler, check_predictor
 
@@ -81,8 +83,19 @@ def test_our_adapters_pass(make: Callable[[], Any]) -> None:
     check_adapter(make)
 
 
-@pytest.mark.parametrize("make", [MLP, partial(MLP, [], 0.0), partial(MLP, [8], 0.5)])
-def test_our_predictors_pass(make: Callable[[], MLP]) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        MLP,
+        partial(MLP, [], 0.0),
+        partial(MLP, [8], 0.5),
+        partial(MLP, activation="prelu"),
+        partial(MLP, activation="dice"),
+        DCNv2,
+        partial(DCNv2, 1, 2, "parallel", [], activation="dice"),
+    ],
+)
+def test_our_predictors_pass(make: Callable[[], Predictor]) -> None:
     check_predictor(make)
 
 
@@ -342,6 +355,42 @@ class Idle(MLP):
     [(Column, r"is not \[B\]"), (Centred, "a row alone differs"), (Idle, "'unused' has no gradient")],
 )
 def test_broken_predictors_are_found(make: Callable[[], MLP], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_predictor(make)
+
+
+class NotJoining(MLP):
+    """Promises what its methods do not take."""
+
+    def setup(self, in_features: int) -> None:  # type: ignore[override]
+        super().setup(in_features)
+
+
+class Deaf(MLP):
+    def forward(self, features: Tensor, matched: Sequence[Tensor] = ()) -> Tensor:
+        return super().forward(features, [*(tensor * 0 for tensor in matched[:-1]), *matched[-1:]])
+
+
+class Doubling(MLP):
+    def forward(self, features: Tensor, matched: Sequence[Tensor] = ()) -> Tensor:
+        return super().forward(features, [*matched[:-1], *(2 * tensor for tensor in matched[-1:])])
+
+
+class AnyWidth(MLP):
+    def setup(self, in_features: int, matching: Sequence[int] = ()) -> None:
+        super().setup(in_features, [*matching[:-1], *([1] if matching else [])])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Deaf, "hidden output 0 is joined but not read"),
+        (Doubling, "a joined logit is not added with weight 1 at first"),
+        (AnyWidth, "a last matching point of width 3 is not refused"),
+        (NotJoining, "joins: is True, but setup takes no matching points"),
+    ],
+)
+def test_predictors_that_do_not_join_as_they_promise_are_found(make: Callable[[], MLP], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_predictor(make)
 

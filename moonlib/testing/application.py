@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 import torch
+from torch import Tensor
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.predictors.predictor import Predictor
@@ -84,27 +86,82 @@ def check_adapter(make: Callable[[], Adapter]) -> None:
 
 
 def check_predictor(make: Callable[[], Predictor]) -> None:
-    """Check a predictor: shapes, independent rows, determinism, gradients, dtype, weights.
+    """Check a predictor: shapes, independent rows, determinism, gradients, dtype, weights, matching points.
 
     Args:
         make: returns a fresh predictor that `Predictor.setup` was not called on.
     """
+    _check_predictor(make, None)
+    predictor = make()
+    if not predictor.joins:
+        return
+    for name in ("setup", "forward"):
+        try:
+            inspect.signature(getattr(predictor, name)).bind(None, [])
+        except TypeError:
+            require(False, f"joins: is True, but {name} takes no matching points; take them or say joins = False")
+    for matching in ([], [1], [3, 1]):
+        if matching == [3, 1]:
+            try:
+                _setup(make(), matching)
+            except ValueError:  # it has no hidden layer to join one to
+                continue
+        _check_predictor(make, matching)
+        if matching:
+            _check_joined(make, matching)
+    try:
+        _setup(make(), [3])
+    except ValueError:
+        return
+    require(False, "setup: a last matching point of width 3 is not refused; it is the logit, of width 1")
+
+
+def _setup(predictor: Predictor, matching: Sequence[int] | None) -> Predictor:
+    """Make the weights for seven features and, unless None, matching points."""
+    setup: Callable[..., None] = predictor.setup
+    setup(7, *([] if matching is None else [matching]))
+    return predictor
+
+
+def _example_inputs(matching: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """Six rows of features and of what is joined to them."""
+    rng = torch.Generator().manual_seed(1)
+    return torch.randn(6, 7, generator=rng), [torch.randn(6, width, generator=rng) for width in matching]
+
+
+def _check_predictor(make: Callable[[], Predictor], matching: Sequence[int] | None) -> None:
+    """Check what holds with and without matching points."""
     predictors = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        predictor = make()
-        predictor.setup(7)
-        predictors.append(predictor.eval())
+        predictors.append(_setup(make(), matching).eval())
     predictor, twin, other = predictors
-    features = torch.randn(6, 7, generator=torch.Generator().manual_seed(1))
+    features, matched = _example_inputs(matching or [])
+    inputs = (features,) if matching is None else (features, matched)
+    first = (features[:1],) if matching is None else (features[:1], [tensor[:1] for tensor in matched])
     with torch.no_grad():
-        logits = predictor(features)
+        logits = predictor(*inputs)
         require(logits.shape == (6,), f"forward: shape {tuple(logits.shape)} is not [B]")
         require(logits.is_floating_point(), f"forward: {logits.dtype} is not a float")
         require(bool(logits.isfinite().all()), "forward: a logit is not finite")
-        require(close(logits, predictor(features)), "forward: a second call in eval mode gives another result")
-        require(close(logits[:1], predictor(features[:1])), "forward: a row alone differs from the row in a batch")
-        require(close(logits, twin(features)), "setup: the same seed gives other weights")
-    check_gradients(predictor, lambda: predictor(features))
-    check_half_precision(predictor, lambda: predictor(features))
-    check_restored(predictor, other, lambda module: module(features))
+        require(close(logits, predictor(*inputs)), "forward: a second call in eval mode gives another result")
+        require(close(logits[:1], predictor(*first)), "forward: a row alone differs from the row in a batch")
+        require(close(logits, twin(*inputs)), "setup: the same seed gives other weights")
+    check_gradients(predictor, lambda: predictor(*inputs))
+    check_half_precision(predictor, lambda: predictor(*inputs))
+    check_restored(predictor, other, lambda module: module(*inputs))
+
+
+def _check_joined(make: Callable[[], Predictor], matching: Sequence[int]) -> None:
+    """Check that hidden outputs are read, and that the logit is added as it is at first."""
+    features, matched = _example_inputs(matching)
+    predictor = _setup(make(), matching).eval()
+    with torch.no_grad():
+        logits = predictor(features, matched)
+        more = [*matched[:-1], matched[-1] + 2]
+        require(
+            close(predictor(features, more), logits + 2), "forward: a joined logit is not added with weight 1 at first"
+        )
+        for i in range(len(matched) - 1):
+            more = [tensor + 2 * (place == i) for place, tensor in enumerate(matched)]
+            require(not close(predictor(features, more), logits), f"forward: hidden output {i} is joined but not read")
