@@ -303,7 +303,11 @@ class PeeksAtQueries(Ids):
 
 
 class JoinsMoreThanItHas(Ids):
-    matching = (8, 2)
+    matching = (8, 2, 1)
+
+
+class JoinsWithoutALogit(Ids):
+    matching = (4, 2)
 
 
 class PretrainsAColumn(Make):
@@ -325,6 +329,7 @@ class Wider(Ids):
         (Peeks, "reads_content: is False, but representations matter"),
         (PeeksAtQueries, "reads_query_ids: is False, but queries' ids matter"),
         (JoinsMoreThanItHas, "11 outputs are more than 9 features"),
+        (JoinsWithoutALogit, "does not end with a logit's width"),
         (PretrainsAColumn, r"pretraining_logits: shape \(8, 1\) is not \[B\]"),
         (Wider, r"is not \[B, out_features\]"),
     ],

@@ -60,8 +60,8 @@ class Adapter(nn.Module, ABC):
         out_features: width F of the output, available after `setup`.
         reads_content: False for an adapter that reads ids only; nothing is then looked up for it (D = 0).
         reads_query_ids: True for an adapter that reads the embeddings of queries' ids, which are then learnt.
-        matching: widths of the hidden outputs that end the features, followed by a logit of width 1; they join a
-            predictor at its hidden layers and its logit, see `moonlib.predictors.predictor.Predictor`. Empty for none.
+        matching: widths of the hidden outputs and, last, of the logit (1) that end the features and join a predictor at
+            its hidden layers and its logit, see `moonlib.predictors.predictor.Predictor`. Empty for none.
         pretraining_epochs: how many epochs `pretraining_logits` is trained, before the click model and apart from it.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Make(Adapter):
         >>> adapter = Make(width=32, hidden=[64, 32])
         >>> adapter.setup(id_dim=16, dim=128)
         >>> adapter.out_features, adapter.matching
-        (228, (64, 32))
+        (228, (64, 32, 1))
     """
 
     def __init__(self, epochs: int = 3, width: int = 32, hidden: Sequence[int] = (64, 32)) -> None:
@@ -44,7 +45,8 @@ class Make(Adapter):
         if min([epochs, width, *hidden]) < 1 or not hidden:
             raise ValueError(f"epochs, width and hidden must be at least 1, got {epochs}, {width} and {list(hidden)}")
         self.pretraining_epochs = epochs
-        self.matching = tuple(hidden)
+        self.hidden = list(hidden)
+        self.matching = (*hidden, 1)
         self.width = width
 
     def setup(self, id_dim: int, dim: int) -> None:
@@ -52,10 +54,9 @@ class Make(Adapter):
         self.project = nn.Linear(dim, self.width)
         self.item_unit, self.query_unit = ActivationUnit(self.width), ActivationUnit(self.width)
         inputs = 4 * self.width + 3
-        widths = [inputs, *self.matching]
-        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(widths, self.matching, strict=False)])
-        self.logit = nn.Linear(self.matching[-1], 1)
-        self.out_features = inputs + sum(self.matching) + 1
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise([inputs, *self.hidden])])
+        self.logit = nn.Linear(self.hidden[-1], 1)
+        self.out_features = inputs + sum(self.matching)
 
     def points(self, batch: BehaviourBatch) -> list[Tensor]:
         """The DIN's input vector [B, 4 P + 3], its hidden outputs and its logit [B, 1]."""

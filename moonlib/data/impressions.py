@@ -14,8 +14,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.features import FeatureBatch, Features
 from moonlib.data.histories import Histories, Ids
-from moonlib.data.vocabulary import Vocabulary
+from moonlib.data.vocabulary import HashedVocabulary, Vocabulary
 from moonlib.representations.similarity_topk import similarity_topk
 from moonlib.representations.store import Representations
 
@@ -35,6 +36,7 @@ class ImpressionBatch:
         target_vector: float [B, D] and ``target_known`` bool [B]; so are query_vector [B, D], history_vectors
             [B, L, D] and query_history_vectors [B, M, D]: zeros where not known.
         clicked: float [B].
+        features: the declared features, None without any.
     """
 
     user: Tensor
@@ -56,30 +58,43 @@ class ImpressionBatch:
     query_history_vectors: Tensor
     query_history_known: Tensor
     clicked: Tensor
+    features: FeatureBatch | None = None
 
 
 @dataclass(frozen=True)
 class Vocabularies:
     """The ids that the downstream model knows: those of training."""
 
-    user: Vocabulary
-    item: Vocabulary
+    user: Vocabulary | HashedVocabulary
+    item: Vocabulary | HashedVocabulary
     query: Vocabulary
     category: pl.Series
     merchant: Vocabulary
 
     @classmethod
-    def of(cls, dataset: Dataset, train: pl.DataFrame) -> Vocabularies:
-        """Collect ids from training impressions and from what was searched before the end of training."""
+    def of(cls, dataset: Dataset, train: pl.DataFrame, min_count: int = 1, buckets: int | None = None) -> Vocabularies:
+        """Collect ids from training impressions and from what was searched before the end of training.
+
+        Args:
+            dataset: the five tables.
+            train: the training impressions.
+            min_count: users and items seen less often share the row of the unknown.
+            buckets: hash users and items into so many rows each, in place of exact vocabularies.
+        """
         searched = dataset.searches.filter(pl.col("ts") < dataset.splits.train_until)
         products = dataset.table("products", ("category", "merchant_id", "listed_at"))
         listed = dataset.splits.known(products)
         queries = pl.concat([frame.select("search_id", "query_id").unique() for frame in (train, searched)]).unique()
         asked = QueryIds(dataset).of(queries["query_id"].to_numpy())
         query, searches = np.unique(asked, return_counts=True)
+        seen = np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy()])
+        user, item = (
+            Vocabulary(ids, min_count) if buckets is None else HashedVocabulary(buckets)
+            for ids in (train["user_id"].to_numpy(), seen)
+        )
         return cls(
-            user=Vocabulary(train["user_id"].to_numpy()),
-            item=Vocabulary(np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy()])),
+            user=user,
+            item=item,
             # What was asked once, as any photo is, has nothing to learn from.
             query=Vocabulary(query[searches > 1]),
             category=listed["category"].unique().sort(),
@@ -203,6 +218,7 @@ class Impressions(TorchDataset[ImpressionBatch]):
         products: Representations | None,
         queries: Representations | None,
         similarity_topk: int | None = None,
+        features: Features | None = None,
     ) -> None:
         """Prepare: every id becomes a row number here, once.
 
@@ -215,6 +231,7 @@ class Impressions(TorchDataset[ImpressionBatch]):
             products: representations of products, None for none.
             queries: representations of queries, None for none.
             similarity_topk: of the L items, keep this many, those most like the target; None for all.
+            features: declared features, fitted to the training impressions; None for none.
         """
         item_id, query_id = impressions["item_id"].to_numpy(), impressions["query_id"].to_numpy()
         self.user_id = impressions["user_id"].to_numpy()
@@ -238,6 +255,7 @@ class Impressions(TorchDataset[ImpressionBatch]):
         self.queries = Behaviours(past_queries, asked, queries)
         self.lengths = (history, query_history)
         self.similarity_topk = similarity_topk
+        self.features = features.of(impressions) if features else None
 
     def __len__(self) -> int:
         return len(self.user_id)
@@ -271,6 +289,7 @@ class Impressions(TorchDataset[ImpressionBatch]):
             query_history_vectors=past_vectors,
             query_history_known=past_known,
             clicked=torch.from_numpy(self.clicked[rows]),
+            features=self.features.batch(rows) if self.features else None,
         )
 
 

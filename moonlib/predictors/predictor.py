@@ -34,8 +34,6 @@ class Predictor(nn.Module, ABC):
 
     joins: ClassVar[bool] = False
 
-    joins: ClassVar[bool] = False
-
     @abstractmethod
     def setup(self, in_features: int) -> None:
         """Make the weights for inputs of width ``in_features``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.id_features import id_features
 from moonlib.data.dataset import Dataset
+from moonlib.data.features import Features, FeatureSizes, Kind
 from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Vocabularies
 from moonlib.data.segments import SEGMENTS, product_segments
 from moonlib.data.splits import Split
@@ -32,8 +33,11 @@ from moonlib.metrics.gauc import gauc
 from moonlib.metrics.log_loss import log_loss
 from moonlib.metrics.ne import ne
 from moonlib.metrics.pcoc import pcoc
+from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
+from moonlib.stages.clipping import clip_gradients
+from moonlib.stages.lazy_adam import LazyAdam
 from moonlib.stages.represent import EVALUATED, oracle_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import train
@@ -75,25 +79,39 @@ class ClickModel(nn.Module):
             reads them, ``query``.
         id_dim: width E of every embedding.
         dim: width D of the representations, 0 without any.
+        features: sizes of the declared features, None without any.
+        sparse: give embedding tables sparse gradients.
     """
 
-    def __init__(self, adapter: Adapter, predictor: Predictor, sizes: Mapping[str, int], id_dim: int, dim: int) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        predictor: Predictor,
+        sizes: Mapping[str, int],
+        id_dim: int,
+        dim: int,
+        features: FeatureSizes | None = None,
+        sparse: bool = False,
+    ) -> None:
         super().__init__()
         self.user, self.item, self.category, self.merchant = (
-            nn.Embedding(sizes[name], id_dim) for name in ("user", "item", "category", "merchant")
+            nn.Embedding(sizes[name], id_dim, sparse=sparse) for name in ("user", "item", "category", "merchant")
         )
-        self.query = nn.Embedding(sizes["query"], id_dim) if "query" in sizes else None
+        self.query = nn.Embedding(sizes["query"], id_dim, sparse=sparse) if "query" in sizes else None
         for table in self.id_tables():
             # Small and not zero: an id says little until it is trained, and products of embeddings still learn.
             nn.init.normal_(table.weight, std=ID_STD)
         adapter.setup(id_dim, dim)
-        features = 6 * id_dim + 1 + adapter.out_features
+        self.features = FeatureEncoder(features, id_dim, sparse) if features else None
+        declared = self.features.out_features if self.features else 0
+        width = 6 * id_dim + 1 + declared + adapter.out_features
         # What joins the predictor at matching points is no input of it; a predictor that cannot be joined takes it so.
-        self.matching = (*adapter.matching, 1) if adapter.matching and predictor.joins else ()
+        self.matching = adapter.matching if predictor.joins else ()
+        setup: Callable[..., None] = predictor.setup
         if self.matching:
-            predictor.setup(features - sum(self.matching), adapter.matching)
+            setup(width - sum(self.matching), self.matching)
         else:
-            predictor.setup(features)
+            setup(width)
         self.adapter = adapter
         self.predictor = predictor
 
@@ -134,7 +152,8 @@ class ClickModel(nn.Module):
         behaviours = self.behaviours(batch)
         ids = id_features(behaviours.target_id, behaviours.item_ids, behaviours.item_mask)
         side = [self.user(batch.user), self.category(batch.category), self.merchant(batch.merchant)]
-        features = torch.cat([*side, batch.price.unsqueeze(1), ids, self.adapter(behaviours)], dim=1)
+        declared = [self.features(batch.features)] if self.features else []
+        features = torch.cat([*side, batch.price.unsqueeze(1), *declared, ids, self.adapter(behaviours)], dim=1)
         if not self.matching:
             return self.predictor(features)
         inputs, *matched = features.split([features.shape[1] - sum(self.matching), *self.matching], dim=1)
@@ -180,9 +199,15 @@ class Application(Stage):
         id_epochs: after this many epochs the id embeddings begin anew. A click model overfits in its second epoch,
             because it learns to trust embeddings that have memorised the training clicks; with 1, ids are trained
             for one epoch and everything else for all. Null for never.
+        features: more columns of users, products, queries and impressions as features, ``table.column: kind``, see
+            `moonlib.data.features.Kind`.
+        min_count: users, items and values of features seen less often in training share the row of the unknown.
+        buckets: hash users, items and values of features into so many rows each, in place of exact vocabularies.
+        sparse: sparse gradients of embedding tables, with lazy Adam: a step costs what the batch costs and not what
+            the catalogue costs.
 
     Raises:
-        ValueError: if ``id_epochs`` is below 1.
+        ValueError: if ``id_epochs``, ``min_count`` or ``buckets`` is below 1.
 
     Source: Zhang et al., "Towards understanding the overfitting phenomenon of deep click-through rate prediction
     models" (arXiv 2209.06053), for the one epoch; Liu et al., "Multi-epoch learning for deep click-through rate
@@ -199,16 +224,24 @@ class Application(Stage):
         id_dim: int = 16,
         learning_rate: float = 3e-3,
         id_epochs: int | None = None,
+        features: dict[str, Kind] | None = None,
+        min_count: int = 1,
+        buckets: int | None = None,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
-        if id_epochs is not None and id_epochs < 1:
-            raise ValueError(f"id_epochs must be at least 1, or null for never, got {id_epochs}")
+        for name, value in (("id_epochs", id_epochs), ("min_count", min_count), ("buckets", buckets)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.adapter = adapter
         self.predictor = predictor
         self.representation = representation
         self.id_dim = id_dim
         self.learning_rate = learning_rate
         self.id_epochs = id_epochs
+        self.features = features or {}
+        self.min_count, self.buckets = min_count, buckets
+        self.sparse = sparse
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -264,7 +297,12 @@ class Application(Stage):
 
         Of several processes the first predicts.
         """
-        vocabularies = Vocabularies.of(context.dataset, rows["train"])
+        vocabularies = Vocabularies.of(context.dataset, rows["train"], self.min_count, self.buckets)
+        features = (
+            Features.fit(context.dataset, rows["train"], self.features, self.min_count, self.buckets)
+            if self.features
+            else None
+        )
         products, queries = self.read_representations(context)
         impressions = {
             name: Impressions(
@@ -276,6 +314,7 @@ class Application(Stage):
                 products=products,
                 queries=queries,
                 similarity_topk=context.data.similarity_topk,
+                features=features,
             )
             for name, table in rows.items()
         }
@@ -287,7 +326,15 @@ class Application(Stage):
         }
         if self.adapter.reads_query_ids:
             sizes["query"] = len(vocabularies.query)
-        self.model = ClickModel(self.adapter, self.predictor, sizes, self.id_dim, products.dim if products else 0)
+        self.model = ClickModel(
+            self.adapter,
+            self.predictor,
+            sizes,
+            self.id_dim,
+            products.dim if products else 0,
+            features.sizes if features else None,
+            self.sparse,
+        )
         if products:
             listed = context.dataset.splits.known(context.dataset.table("products", ("item_id", "listed_at")))
             fitted = listed["item_id"].to_numpy()
@@ -364,7 +411,22 @@ class Application(Stage):
             optimizer.state.pop(table.weight, None)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.sparse:
+            return LazyAdam(self.parameters(), lr=self.learning_rate)
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer is told to, sparse gradients too."""
+        if not self.sparse:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            by_value = gradient_clip_algorithm == "value"
+            clip_gradients(self.parameters(), gradient_clip_val, "value" if by_value else "norm")
 
     @torch.inference_mode()
     def predict(self, impressions: Impressions) -> NDArray[np.float64]:

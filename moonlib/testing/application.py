@@ -71,8 +71,9 @@ def check_adapter(make: Callable[[], Adapter]) -> None:
     if not adapter.reads_query_ids:
         bare = {name: getattr(batch, name)[..., :0] for name in ("query_id", "query_ids")}
         require(close(rows, adapter(replace(batch, **bare))), "reads_query_ids: is False, but queries' ids matter")
-    joined = sum(adapter.matching) + bool(adapter.matching)
+    joined = sum(adapter.matching)
     require(joined <= adapter.out_features, f"matching: {joined} outputs are more than {adapter.out_features} features")
+    require(adapter.matching[-1:] in ((), (1,)), f"matching: {adapter.matching} does not end with a logit's width, 1")
     batch.target_id.requires_grad_()
     trained: Callable[[], torch.Tensor] = lambda: adapter(batch)  # noqa: E731
     if adapter.pretraining_epochs:

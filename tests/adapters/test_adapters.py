@@ -401,7 +401,7 @@ def test_make_gives_its_hidden_outputs_and_logit_in_order_and_without_gradient()
     batch, adapter = make_batch(), Make(width=2, hidden=[4, 3])
     adapter.setup(ID_DIM, DIM)
     features = adapter(batch)
-    assert not features.requires_grad and adapter.matching == (4, 3)
+    assert not features.requires_grad and adapter.matching == (4, 3, 1)
     inputs, first, second, logit = features.split([11, 4, 3, 1], dim=1)
     torch.testing.assert_close(first, adapter.layers[0](inputs).relu())
     torch.testing.assert_close(second, adapter.layers[1](first).relu())
@@ -431,7 +431,7 @@ def test_concat_is_each_beside_the_other_and_what_joins_comes_last() -> None:
     simtier, cube, make = adapter.adapters
     assert [type(part) for part in adapter.adapters] == [SimTier, Cube, Make]
     torch.testing.assert_close(adapter(batch), torch.cat([simtier(batch), cube(batch), make(batch)], dim=1))
-    assert adapter.matching == (4,) and adapter.pretraining_epochs == 3 and adapter.reads_query_ids
+    assert adapter.matching == (4, 1) and adapter.pretraining_epochs == 3 and adapter.reads_query_ids
     torch.testing.assert_close(adapter.pretraining_logits(batch), make.pretraining_logits(batch))
     assert not Concat([IdOnly()]).reads_content
 
