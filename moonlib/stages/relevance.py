@@ -42,7 +42,7 @@ class JudgedData:
         workers: loader processes; has no effect on the batches.
     """
 
-    batch_size: int = 256
+    batch_size: int = 64
     workers: int = 0
 
 
@@ -98,17 +98,18 @@ def pair_features(query: Tensor, item: Tensor) -> Tensor:
         item: float [B, D], the same.
 
     Returns:
-        float [B, D + 3]: the cosine, 0 where one of the two is not known; D times the elementwise product of the unit
-        vectors, so that the mean over dimensions is the cosine; 1 or 0 for a known query, and for a known item.
+        float [B, D + 3]: the cosine, 0 where one of the two is not known; √D times the elementwise product of the unit
+        vectors, which all together is about as long as the cosine alone can be, so that neither drowns the other; 1 or
+        0 for a known query, and for a known item.
 
     Example:
-        >>> pair_features(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]])).round(decimals=4).tolist()
-        [[0.800000011920929, 0.0, 1.600000023841858, 1.0, 1.0]]
+        >>> pair_features(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))
+        tensor([[0.8000, 0.0000, 1.1314, 1.0000, 1.0000]])
     """
     product = F.normalize(query.float(), dim=1) * F.normalize(item.float(), dim=1)
     cosine = product.sum(dim=1, keepdim=True)
     known = torch.stack([query.any(dim=1), item.any(dim=1)], dim=1).to(product.dtype)
-    return torch.cat([cosine, product * product.shape[1], known], dim=1)
+    return torch.cat([cosine, product * product.shape[1] ** 0.5, known], dim=1)
 
 
 class RelevanceModel(nn.Module):
