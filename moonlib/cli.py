@@ -131,7 +131,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a run's encoder on another dataset."""
     from rich.console import Console
 
-    from moonlib.closing_table import metric_table
+    from moonlib.closing_table import metric_tables
     from moonlib.verbs import evaluate
 
     found = evaluate(arguments.run, arguments.data, arguments.out, workers=arguments.workers)
@@ -139,7 +139,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     prefixes = (*(f"{prefix}/" for prefix in references), "valid/")
     keys = [key for key in results if not key.startswith(prefixes) and key.rpartition("@")[0] not in results]
     console = Console() if Console().is_terminal else Console(width=120)
-    console.print(metric_table(keys, Path(found["run"]).name, results, references))
+    console.print(*metric_tables(keys, Path(found["run"]).name, results, references))
     print(found["file"])
     return 0
 

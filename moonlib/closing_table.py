@@ -10,6 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+COLUMNS = 10
+"""Columns of values that a terminal of ordinary width has room for."""
+
 
 def closing_tables(
     name: str, results: Mapping[str, float], references: Mapping[str, str], costs: Mapping[str, Mapping[str, Any]]
@@ -23,22 +26,39 @@ def closing_tables(
         costs: as in ``costs.json``.
 
     Returns:
-        What to print: the metrics of search and of clicks, then the seconds per stage.
+        What to print: the metrics of each task, image and text search in one table, then the seconds per stage.
     """
     prefixes = tuple(f"{prefix}/" for prefix in (*references, "valid"))
     own = [key for key in results if not key.startswith(prefixes) and key.rpartition("@")[0] not in results]
-    search = [key for key in own if "search/" in key]
-    clicks = [key for key in own if key not in search]
-    tables = [metric_table(keys, name, results, references) for keys in (search, clicks) if keys]
+    tasks: dict[str, list[str]] = {}
+    for key in own:
+        tasks.setdefault(key.partition("/")[0].removeprefix("image_").removeprefix("text_"), []).append(key)
+    tables = [table for keys in tasks.values() for table in metric_tables(keys, name, results, references)]
     return Group(*tables, seconds_table(costs))
 
 
-def metric_table(keys: list[str], name: str, results: Mapping[str, float], references: Mapping[str, str]) -> Table:
-    """A row per key; columns that have no value for any of them are left out."""
+def metric_tables(
+    keys: list[str], name: str, results: Mapping[str, float], references: Mapping[str, str]
+) -> list[Table]:
+    """A row per key; columns that have no value for any of them are left out.
+
+    Where they are too many for one table, the segments get one of their own.
+    """
+
+    def known(columns: Mapping[str, str]) -> dict[str, str]:
+        return {title: form for title, form in columns.items() if any(form.format(key) in results for key in keys)}
+
     segments = dict.fromkeys(key.rpartition("@")[2] for key in results if key.rpartition("@")[0] in keys)
-    columns = {name: "{}"} | {f"@{segment}": f"{{}}@{segment}" for segment in segments}
-    columns |= {title: f"{prefix}/{{}}" for prefix, title in references.items()}
-    columns = {title: form for title, form in columns.items() if any(form.format(key) in results for key in keys)}
+    own = {name: "{}"}
+    within = known({f"@{segment}": f"{{}}@{segment}" for segment in segments})
+    beside = known({title: f"{prefix}/{{}}" for prefix, title in references.items()})
+    if len(own | within | beside) <= COLUMNS:
+        return [metric_table(keys, own | within | beside, results)]
+    return [metric_table(keys, own | columns, results) for columns in (beside, within) if columns]
+
+
+def metric_table(keys: list[str], columns: Mapping[str, str], results: Mapping[str, float]) -> Table:
+    """A row per key; of each column the title and the form of its keys."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("test days", no_wrap=True, min_width=max(map(len, keys)))
     for title in columns:

@@ -186,6 +186,28 @@ def test_closing_tables_show_a_metric_beside_its_references() -> None:
     assert not any("valid" in word for line in lines for word in line)
 
 
+def test_a_task_has_a_table_of_its_own_and_segments_move_to_a_second_where_there_are_many_columns() -> None:
+    values = {"ctr/auc": 0.7, "relevance/auc": 0.8, "retrieval/recall@10": 0.3, "valid/retrieval/recall@10": 0.9}
+    references = {f"baseline/{i}": f"r{i}" for i in range(6)}
+    values |= {f"{prefix}/retrieval/recall@10": 0.1 for prefix in references}
+    values |= {f"retrieval/recall@10@s{i}": 0.2 for i in range(3)}
+
+    def lines(values: dict[str, float]) -> list[list[str]]:
+        console = Console(width=120, record=True)
+        console.print(closing_tables("iter9", values, references, {}))
+        return [line.split() for line in console.export_text().splitlines()]
+
+    titles, segments = [*references.values()], ["@s0", "@s1", "@s2"]
+    whole = lines(values)
+    assert ["test", "days", "iter9", *segments, *titles] in whole
+    assert ["ctr/auc", "0.7000"] in whole and ["relevance/auc", "0.8000"] in whole
+    parted = lines(values | {"retrieval/recall@10@s3": 0.2})
+    assert ["test", "days", "iter9", *titles] in parted
+    assert ["retrieval/recall@10", "0.3000", *["0.1000"] * 6] in parted
+    assert ["test", "days", "iter9", *segments, "@s3"] in parted
+    assert ["retrieval/recall@10", "0.3000", *["0.2000"] * 4] in parted
+
+
 def test_an_encoder_with_one_tower_does_what_it_can(runs: Path) -> None:
     overrides = [*SHORT, "--encoder.init_args.text=null", "--stages.pretrain=null", "--stages.application=null"]
     found = results(fit(ITER1, overrides, runs=runs, name="image-only"))

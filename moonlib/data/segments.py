@@ -9,6 +9,9 @@ from moonlib.data.dataset import Dataset
 SEGMENTS = ("new", "tail")
 """Segments that every metric is also reported for, as ``metric@segment``."""
 
+ASKED = ("photo", "text", "both")
+"""What a query may show, see `query_contents`; each is a segment of what is measured by search."""
+
 
 def product_segments(dataset: Dataset) -> pl.DataFrame:
     """Tell new and tail products.
@@ -33,3 +36,18 @@ def product_segments(dataset: Dataset) -> pl.DataFrame:
         .with_columns(tail=~pl.col("new") & (pl.col("events") <= pl.col("events").filter(~pl.col("new")).median()))
         .select("item_id", "new", pl.col("tail").fill_null(False))
     )
+
+
+def query_contents(dataset: Dataset) -> pl.DataFrame:
+    """Tell by what a shopper asked.
+
+    Args:
+        dataset: any dataset.
+
+    Returns:
+        One row per query, in the order of the queries table: query_id int64, asked, one of `ASKED` (null for a query
+        that shows nothing).
+    """
+    photo, text = pl.col("image").is_not_null(), pl.col("text").is_not_null()
+    asked = pl.when(photo & text).then(pl.lit("both")).when(photo).then(pl.lit("photo")).when(text).then(pl.lit("text"))
+    return dataset.table("queries", ("query_id", "text", "image")).select("query_id", asked=asked)

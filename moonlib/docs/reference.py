@@ -71,7 +71,7 @@ COLUMNS = {
     "clicked": "whether it was clicked",
     "propensity": "chance of having been shown there, where that is known",
     "bid": "what the merchant offered for a click",
-    "relevance": "a judge's grade of item for query",
+    "relevance": "a judge's grade of item for query, from 0 up; most rows may lack one",
 }
 """What each column of the five tables holds."""
 

@@ -61,19 +61,19 @@ class RepresentData:
     workers: int = 2
 
 
-def evaluation_searches(dataset: Dataset, split: Split, task: Task) -> pl.DataFrame:
+def evaluation_searches(dataset: Dataset, split: Split, task: Task | None = None) -> pl.DataFrame:
     """The searches that recall is measured on: those of the split's days that ended in an order.
 
     Args:
         dataset: any dataset.
         split: ``valid`` or ``test`` days.
-        task: ``image_search`` takes searches by photo, ``text_search`` those by text.
+        task: ``image_search`` takes searches by photo, ``text_search`` those by text; all if not given.
 
     Returns:
         One row per search and ordered SPU: search_id, user_id, query_id, item_id, spu_id, ts.
     """
-    content = "image" if task == "image_search" else "text"
-    queries = dataset.queries.filter(pl.col(content).is_not_null()).select("query_id")
+    content = {"image_search": pl.col("image"), "text_search": pl.col("text"), None: pl.col("query_id")}[task]
+    queries = dataset.queries.filter(content.is_not_null()).select("query_id")
     return (
         dataset.splits.select(dataset.searches, split)
         .filter(pl.col("action") == "order")

@@ -172,15 +172,21 @@ def example_tables() -> Tables:
         }
     )
     shown = 480
+    page_user, page_query = rng.integers(0, users, shown // 4), rng.integers(0, texts, shown // 4)
+    row = rng.choice(old, shown)
+    asked = np.repeat(wanted[photos + page_query], 4)
+    # A page in two is judged: 1 for the kind that was asked for, 2 for the colour.
+    grade = (kind[row] == kind[asked]) + 2.0 * (colour[row] == colour[asked])
     impressions = pl.DataFrame(
         {
             "search_id": 1000 + np.arange(shown) // 4,
-            "user_id": np.repeat(rng.integers(0, users, shown // 4), 4),
-            "query_id": np.repeat(photos + rng.integers(0, texts, shown // 4), 4),
-            "item_id": item_id[rng.choice(old, shown)],
+            "user_id": np.repeat(page_user, 4),
+            "query_id": np.repeat(photos + page_query, 4),
+            "item_id": item_id[row],
             "position": np.arange(shown, dtype=np.int32) % 4,
             "clicked": rng.random(shown) < 0.3,
             "ts": [START + timedelta(days=0.15 + 9.7 * (i // 4 * 4) / shown) for i in range(shown)],
+            "relevance": [float(grade[i]) if i // 4 % 2 else None for i in range(shown)],
         }
     )
     return validate(Tables(products, queries, pl.DataFrame({"user_id": np.arange(users)}), searches, impressions))

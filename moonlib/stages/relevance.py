@@ -1,0 +1,337 @@
+"""Relevance: how well a product answers a query, learned from graded labels over the frozen representations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import moonlib.compat  # noqa: F401
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities import move_data_to_device
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from moonlib.data.dataset import Dataset
+from moonlib.data.impressions import BatchRows
+from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
+from moonlib.data.splits import Split
+from moonlib.disk import writing
+from moonlib.encoders.weights import save_weights
+from moonlib.metrics.auc import auc
+from moonlib.metrics.ndcg import Gain, gains, ndcg
+from moonlib.predictors.mlp import MLP
+from moonlib.predictors.predictor import Predictor
+from moonlib.representations.store import Representations
+from moonlib.stages.represent import EVALUATED, oracle_representations
+from moonlib.stages.stage import Need, Reference, Stage, StageContext
+from moonlib.stages.training import train
+
+
+@dataclass
+class JudgedData:
+    """How judged impressions are turned into batches.
+
+    Args:
+        batch_size: pairs in a batch, over all devices.
+        workers: loader processes; has no effect on the batches.
+    """
+
+    batch_size: int = 64
+    workers: int = 0
+
+
+@dataclass
+class JudgedBatch:
+    """B pairs of a query and an item, with representations of width D.
+
+    Attributes:
+        query: float [B, D], of any length, zeros where there is no representation.
+        item: float [B, D], the same.
+        target: float [B], the gain of the grade over that of the highest grade, in [0, 1].
+    """
+
+    query: Tensor
+    item: Tensor
+    target: Tensor
+
+
+class Judged(TorchDataset[JudgedBatch]):
+    """Judged impressions, read a batch of row numbers at a time.
+
+    Args:
+        impressions: n rows with query_id and item_id.
+        target: float [n].
+        products: representations of products.
+        queries: representations of queries.
+    """
+
+    def __init__(
+        self, impressions: pl.DataFrame, target: Tensor, products: Representations, queries: Representations
+    ) -> None:
+        self.query_id = impressions["query_id"].to_numpy()
+        self.item_id = impressions["item_id"].to_numpy()
+        self.target = target.float()
+        self.products, self.queries = products, queries
+
+    def __len__(self) -> int:
+        return len(self.item_id)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> JudgedBatch:
+        return JudgedBatch(
+            query=torch.from_numpy(self.queries.gather(self.query_id[rows])),
+            item=torch.from_numpy(self.products.gather(self.item_id[rows])),
+            target=self.target[torch.from_numpy(rows)],
+        )
+
+
+def pair_features(query: Tensor, item: Tensor) -> Tensor:
+    """What is told of a pair: its cosine, what each dimension adds to it, and which of the two is known.
+
+    Args:
+        query: float [B, D], of any length; zeros where there is no representation.
+        item: float [B, D], the same.
+
+    Returns:
+        float [B, D + 3]: the cosine, 0 where one of the two is not known; √D times the elementwise product of the unit
+        vectors, which all together is about as long as the cosine alone can be, so that neither drowns the other; 1 or
+        0 for a known query, and for a known item.
+
+    Example:
+        >>> pair_features(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))
+        tensor([[0.8000, 0.0000, 1.1314, 1.0000, 1.0000]])
+    """
+    product = F.normalize(query.float(), dim=1) * F.normalize(item.float(), dim=1)
+    cosine = product.sum(dim=1, keepdim=True)
+    known = torch.stack([query.any(dim=1), item.any(dim=1)], dim=1).to(product.dtype)
+    return torch.cat([cosine, product * product.shape[1] ** 0.5, known], dim=1)
+
+
+class RelevanceModel(nn.Module):
+    """Representations of a query and an item → the logit of the expected gain.
+
+    Args:
+        predictor: maps `pair_features` to a logit; set up here.
+        dim: width D of the representations.
+    """
+
+    def __init__(self, predictor: Predictor, dim: int) -> None:
+        super().__init__()
+        predictor.setup(dim + 3)
+        self.predictor = predictor
+
+    def forward(self, query: Tensor, item: Tensor) -> Tensor:
+        """Return the logits, float [B], of ``query`` and ``item``, float [B, D]."""
+        logits: Tensor = self.predictor(pair_features(query, item))
+        return logits
+
+
+class Relevance(Stage):
+    """Learns from the graded pairs of the training days how relevant a product is to a query.
+
+    The labels are the column ``relevance`` of the impressions, which most rows lack. The predictor's sigmoid is fitted
+    to gain / (gain of the highest grade) by cross-entropy with soft targets, which, like every proper loss, has its
+    minimum at the expected value. So it estimates the expected gain of a pair, and to order by expected gain is optimal
+    for DCG (Cossock and Zhang, "Statistical analysis of Bayes optimal subset ranking", IEEE Transactions on Information
+    Theory 54(11), 2008).
+
+    Measured on the judged pairs of validation and test days: AUC of the pairs whose grade reaches ``threshold``
+    against the others, and nDCG@K (see `moonlib.metrics.ndcg`) of each search's judged products, averaged over the
+    searches with at least two different grades. Beside it stand the cosine alone (zero-shot: nothing is learned from
+    labels), the same vectors shuffled among the ids, and the true latents of a simulated dataset. A pair without one of
+    the two representations has cosine 0, and the predictor is told.
+
+    Args:
+        predictor: maps the features of a pair to a logit; the shipped ``mlp`` if not given.
+        score: what orders the products of a search: the trained ``predictor``, or the ``cosine`` of the pair.
+        representation: ``learned`` by the stages before, the same ``shuffled`` among the ids, or the true latents of a
+            simulated dataset (``oracle``).
+        gain: what a grade is worth, in training and in nDCG: ``exponential``, 2^grade − 1, or ``linear``.
+        threshold: the lowest grade that counts as relevant for the AUC.
+        ks: the K of nDCG@K.
+        learning_rate: of Adam.
+
+    Raises:
+        ValueError: if a K is below 1.
+    """
+
+    data_type: ClassVar[type] = JudgedData
+
+    def __init__(
+        self,
+        predictor: Predictor | None = None,
+        score: Literal["predictor", "cosine"] = "predictor",
+        representation: Literal["learned", "shuffled", "oracle"] = "learned",
+        gain: Gain = "exponential",
+        threshold: float = 2.0,
+        ks: list[int] = [5, 10],  # noqa: B006  (a recipe's default is read, never written)
+        learning_rate: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if any(k < 1 for k in ks):
+            raise ValueError(f"ks: each K must be at least 1, got {ks}")
+        self.predictor = MLP() if predictor is None else predictor
+        self.score = score
+        self.representation = representation
+        self.gain: Gain = gain
+        self.threshold = threshold
+        self.ks = ks
+        self.learning_rate = learning_rate
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset() if self.representation == "oracle" else frozenset({"representations"})
+
+    def references(self, dataset: Dataset) -> list[Reference]:
+        references = [
+            Reference("baseline/cosine", "zero-shot", {"score": "cosine"}),
+            Reference("baseline/shuffled", "shuffled", {"representation": "shuffled"}),
+        ]
+        if dataset.truth is not None:
+            references.append(Reference("oracle", "oracle", {"representation": "oracle"}))
+        return references
+
+    def run(self, context: StageContext) -> dict[str, float]:
+        dataset = context.dataset
+        splits: tuple[Split, ...] = ("train", *EVALUATED)
+        rows = {name: judged_impressions(dataset, name) for name in splits}
+        worth = self.check(rows)
+        products, queries = self.read_representations(context)
+        judged = {
+            name: Judged(part, worth[name] / worth["train"].max(), products, queries) for name, part in rows.items()
+        }
+        self.train_pairs, self.context = judged["train"], context
+        if self.score == "predictor":
+            self.model = RelevanceModel(self.predictor, products.dim)
+            train(self, context)
+        if not context.trainer.is_global_zero:
+            return {}
+        if self.score == "predictor":
+            save_weights(self.model, context.directory / "weights.safetensors")
+        predictions = pl.concat(
+            [
+                rows[name]
+                .with_columns(pl.Series("score", self.predict(judged[name])), split=pl.lit(name))
+                .join(product_segments(dataset), on="item_id", how="left", maintain_order="left")
+                .join(query_contents(dataset), on="query_id", how="left", maintain_order="left")
+                for name in EVALUATED
+            ]
+        )
+        with writing(context.directory / "predictions.parquet"):
+            predictions.write_parquet(context.directory / "predictions.parquet")
+        metrics: dict[str, float] = {}
+        for name in EVALUATED:
+            prefix = "relevance/" if name == "test" else f"{name}/relevance/"
+            metrics |= self.metrics(predictions.filter(pl.col("split") == name), prefix)
+        return metrics
+
+    def check(self, rows: dict[Split, pl.DataFrame]) -> dict[Split, Tensor]:
+        """What the grades are worth, float64 [n] each; refuse what nothing can be learned from, or measured on."""
+        for name in ("train", "test"):
+            if rows[name].is_empty():
+                raise ValueError(
+                    f"no impression of the {name} days has a relevance label, and the relevance stage reads them: "
+                    "leave it out (--stages.relevance null), or build the dataset with grades in the column "
+                    "'relevance' of impressions"
+                )
+        try:
+            worth = {name: gains(part["relevance"].to_torch(), self.gain) for name, part in rows.items()}
+        except ValueError as error:
+            raise ValueError(f"impressions, column 'relevance': {error}") from error
+        if not bool(worth["train"].any()):
+            raise ValueError("impressions, column 'relevance': every grade of the training days is 0")
+        grades = rows["test"]["relevance"].to_torch()
+        if (grades >= self.threshold).all() or (grades < self.threshold).all():
+            raise ValueError(
+                f"relevance: threshold: the grades of the test days run from {grades.min():g} to {grades.max():g}, "
+                f"and {self.threshold:g} does not part them: choose one that has grades on both sides"
+            )
+        return worth
+
+    def read_representations(self, context: StageContext) -> tuple[Representations, Representations]:
+        """The representations of products and of queries that this run reads."""
+        if self.representation == "oracle":
+            return oracle_representations(context.dataset)
+        assert context.representations is not None
+        products = Representations.open(context.representations, "products")
+        queries = Representations.open(context.representations, "queries")
+        if self.representation == "shuffled":
+            return products.shuffled(context.seed), queries.shuffled(context.seed)
+        return products, queries
+
+    def train_dataloader(self) -> DataLoader[JudgedBatch]:
+        data = self.context.data
+        sampler = BatchRows(
+            len(self.train_pairs),
+            data.batch_size,
+            # Epochs of one batch are there to learn it by heart: it has to be the same one.
+            None if repr(self.trainer.limit_train_batches) == "1" else self.context.seed,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            epoch=self.context.position.epoch,
+            start=self.context.position.batch,
+        )
+        generator = torch.Generator().manual_seed(self.context.seed)
+        return DataLoader(
+            self.train_pairs, sampler=sampler, batch_size=None, num_workers=data.workers, generator=generator
+        )
+
+    def training_step(self, batch: JudgedBatch, step: int) -> Tensor:
+        loss = F.binary_cross_entropy_with_logits(self.model(batch.query, batch.item), batch.target)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+    @torch.inference_mode()
+    def predict(self, judged: Judged) -> NDArray[np.float64]:
+        """Score of every pair, float64 [n], in order: its share of the highest gain, or its cosine."""
+        device = self.context.trainer.strategy.root_device
+        self.to(device).eval()
+        loader = DataLoader(
+            judged, sampler=BatchRows(len(judged), 4 * self.context.data.batch_size, None), batch_size=None
+        )
+        scores = [self.score_of(move_data_to_device(batch, device)).double().cpu() for batch in loader]
+        return torch.cat([torch.empty(0, dtype=torch.float64), *scores]).numpy()
+
+    def score_of(self, batch: JudgedBatch) -> Tensor:
+        """What orders the items of a search, float [B]."""
+        if self.score == "cosine":
+            return pair_features(batch.query, batch.item)[:, 0]
+        logits: Tensor = self.model(batch.query, batch.item)
+        return logits.sigmoid()
+
+    def metrics(self, predictions: pl.DataFrame, prefix: str) -> dict[str, float]:
+        """AUC by product and by what was asked with, and nDCG of whole searches, by what was asked with."""
+        searches = {"": predictions} | {f"@{name}": predictions.filter(pl.col("asked") == name) for name in ASKED}
+        products = {f"@{name}": predictions.filter(pl.col(name)) for name in SEGMENTS}
+        metrics: dict[str, float] = {}
+        for suffix, part in (searches | products).items():
+            score, relevant = part["score"].to_torch(), (part["relevance"] >= self.threshold).to_torch()
+            metrics[f"{prefix}auc{suffix}"] = float(auc(score, relevant))
+        for k in self.ks:
+            for suffix, part in searches.items():
+                score, grade, search = (part[name].to_torch() for name in ("score", "relevance", "search_id"))
+                metrics[f"{prefix}ndcg@{k}{suffix}"] = float(ndcg(score, grade, search, k, self.gain))
+        # A segment may lack a class, or a search with two grades: it is left out.
+        return {key: value for key, value in metrics.items() if not math.isnan(value)}
+
+
+def judged_impressions(dataset: Dataset, split: Split) -> pl.DataFrame:
+    """The impressions of a split's days that carry a relevance label.
+
+    Args:
+        dataset: any dataset.
+        split: which days.
+
+    Returns:
+        search_id, user_id, query_id, item_id, relevance float64; possibly no row.
+    """
+    judged = dataset.impressions.filter(pl.col("relevance").is_not_null())
+    return dataset.splits.select(judged, split).select("search_id", "user_id", "query_id", "item_id", "relevance")
