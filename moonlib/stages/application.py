@@ -21,12 +21,7 @@ from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Vo
 from moonlib.data.segments import SEGMENTS, product_segments
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import save_weights
-from moonlib.metrics.auc import auc
-from moonlib.metrics.ece import ece
-from moonlib.metrics.gauc import gauc
-from moonlib.metrics.log_loss import log_loss
-from moonlib.metrics.ne import ne
-from moonlib.metrics.pcoc import pcoc
+from moonlib.metrics.ctr import ctr_metrics
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
 from moonlib.stages.represent import EVALUATED, oracle_representations
@@ -92,27 +87,6 @@ class ClickModel(nn.Module):
         )
         side = [self.user(batch.user), self.category(batch.category), self.merchant(batch.merchant)]
         return self.predictor(torch.cat([*side, batch.price.unsqueeze(1), self.adapter(behaviours)], dim=1))
-
-
-def ctr_metrics(predictions: pl.DataFrame) -> dict[str, float]:
-    """All CTR metrics of n predictions.
-
-    Args:
-        predictions: n rows with probability float64, clicked bool and user_id int64 (for GAUC).
-
-    Returns:
-        ``auc``, ``gauc``, ``logloss``, ``ne``, ``pcoc``, ``ece``.
-    """
-    p, y, u = (torch.from_numpy(predictions[name].to_numpy().copy()) for name in ("probability", "clicked", "user_id"))
-    values = {
-        "auc": auc(p, y),
-        "gauc": gauc(p, y, u),
-        "logloss": log_loss(p, y),
-        "ne": ne(p, y),
-        "pcoc": pcoc(p, y),
-        "ece": ece(p, y),
-    }
-    return {name: float(value) for name, value in values.items()}
 
 
 class Application(Stage):
