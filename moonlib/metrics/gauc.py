@@ -62,13 +62,16 @@ def user_auc(scores: Tensor, labels: Tensor, users: Tensor, single_class: Single
     # One int64 key orders by user, then by score, so that one sort serves every user.
     key = user * len(levels) + level
     clicked = labels == 1
-    unclicked = key[~clicked].sort().values
-    before = torch.searchsorted(unclicked, user[clicked] * len(levels))
-    below = torch.searchsorted(unclicked, key[clicked]) - before
-    up_to = torch.searchsorted(unclicked, key[clicked], right=True) - before
-    won = scores.new_zeros(len(ids)).index_add_(0, user[clicked], (below + up_to).double() / 2)
+    unclicked_keys = key[~clicked].sort().values
+    # Sorted as well: looking up from left to right is several times faster than in random order.
+    clicked_keys = key[clicked].sort().values
+    clicker = clicked_keys // max(len(levels), 1)
+    before = torch.searchsorted(unclicked_keys, clicker * len(levels))
+    below = torch.searchsorted(unclicked_keys, clicked_keys) - before
+    up_to = torch.searchsorted(unclicked_keys, clicked_keys, right=True) - before
+    won = scores.new_zeros(len(ids)).index_add_(0, clicker, (below + up_to).double() / 2)
     impressions = user.bincount(minlength=len(ids)).double()
-    positives = user[clicked].bincount(minlength=len(ids)).double()
+    positives = clicker.bincount(minlength=len(ids)).double()
     pairs = positives * (impressions - positives)
     per_user = UserAUC(ids, torch.where(pairs > 0, won / pairs, 0.5), impressions, positives)
     return per_user if single_class == "counted" else UserAUC(*(column[pairs > 0] for column in per_user))
