@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moonlib.disk import writing
 
-ROWS = 4_000_000
+ROWS = 2_000_000
 """How many rows are sorted at once."""
 
 Columns = Sequence[NDArray[Any]]
@@ -39,8 +39,8 @@ def external_sort(
             is a file system in memory, name another.
 
     Yields:
-        All rows, their key ascending, in chunks of at most ``rows`` rows (as long as there are at most rows² / 2 in
-        all); rows of one key in any order.
+        All rows, their key ascending, in chunks of at most ``rows`` rows (as long as n is at most rows² / 2); rows of
+        one key in any order.
 
     Raises:
         ValueError: if ``rows`` is below 1, the columns of a chunk differ in length, or a column changes its dtype.
