@@ -38,6 +38,7 @@ from moonlib.metrics.gauc import GAUC
 from moonlib.metrics.log_loss import LogLoss
 from moonlib.metrics.ne import NE
 from moonlib.metrics.pcoc import PCOC
+from moonlib.metrics.rce import RCE
 from moonlib.metrics.recall import Recall
 from moonlib.negatives.in_batch import InBatch
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler, TrainingData
@@ -99,13 +100,14 @@ def test_our_predictors_pass(make: Callable[[], Predictor]) -> None:
     check_predictor(make)
 
 
-@pytest.mark.parametrize("make", [AUC, LogLoss, NE, PCOC, ECE])
+@pytest.mark.parametrize("make", [AUC, LogLoss, NE, RCE, PCOC, ECE])
 def test_our_click_metrics_pass(make: Callable[[], Metric]) -> None:
     check_metric(make, SCORES, LABELS)
 
 
 def test_our_other_metrics_pass() -> None:
     check_metric(GAUC, SCORES, LABELS, torch.arange(30) % 4)
+    check_metric(partial(GAUC, "unweighted", "counted"), SCORES, LABELS, torch.arange(30) % 12)
     check_metric(Recall, torch.arange(30), gallery=50)
 
 

@@ -6,15 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
+from moonlib.metrics.bins import check_bins, equal_mass_bins
 from moonlib.metrics.rows import RowMetric, check_probabilities
 
 
 def ece(probabilities: Tensor, labels: Tensor, bins: int = 20) -> Tensor:
     """Average |mean prediction - click rate| over bins, weighted by the bins' rows.
 
-    Bins hold equal numbers of rows rather than equal widths of [0, 1], of which click probabilities fill only the first
-    few. A row's bin is set by how many predictions lie strictly below its own, so equal predictions share a bin and
-    the value does not depend on the order of rows.
+    The bins are those of `equal_mass_bins`; `calibration_curve` shows them one by one.
 
     Args:
         probabilities: [n], predicted probability of a click.
@@ -36,11 +35,8 @@ def ece(probabilities: Tensor, labels: Tensor, bins: int = 20) -> Tensor:
         >>> round(ece(torch.tensor([0.1, 0.1, 0.8, 0.8]), torch.tensor([0, 0, 1, 0]), bins=2).item(), 6)
         0.2
     """
-    _check_bins(bins)
     probabilities, labels = check_probabilities(probabilities, labels)
-    _, level, count = probabilities.unique(return_inverse=True, return_counts=True)
-    below = count.cumsum(0) - count
-    bin_of_row = (below * bins // max(len(labels), 1))[level]
+    bin_of_row = equal_mass_bins(probabilities, bins)
     gaps = probabilities.new_zeros(bins).index_add_(0, bin_of_row, probabilities - labels)
     return gaps.abs().sum() / len(labels)
 
@@ -58,7 +54,7 @@ class ECE(RowMetric):
     higher_is_better = False
 
     def __init__(self, bins: int = 20, **kwargs: Any) -> None:
-        _check_bins(bins)
+        check_bins(bins)
         super().__init__(**kwargs)
         self.bins = bins
 
@@ -70,8 +66,3 @@ class ECE(RowMetric):
     def compute(self) -> Tensor:
         """The calibration error; NaN without rows."""
         return ece(self.column("scores"), self.column("labels"), self.bins)
-
-
-def _check_bins(bins: int) -> None:
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")

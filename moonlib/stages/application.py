@@ -27,12 +27,7 @@ from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Vo
 from moonlib.data.segments import SEGMENTS, product_segments
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import save_weights
-from moonlib.metrics.auc import auc
-from moonlib.metrics.ece import ece
-from moonlib.metrics.gauc import gauc
-from moonlib.metrics.log_loss import log_loss
-from moonlib.metrics.ne import ne
-from moonlib.metrics.pcoc import pcoc
+from moonlib.metrics.ctr import ctr_metrics
 from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
@@ -158,27 +153,6 @@ class ClickModel(nn.Module):
             return self.predictor(features)
         inputs, *matched = features.split([features.shape[1] - sum(self.matching), *self.matching], dim=1)
         return self.predictor(inputs, matched)
-
-
-def ctr_metrics(predictions: pl.DataFrame) -> dict[str, float]:
-    """All CTR metrics of n predictions.
-
-    Args:
-        predictions: n rows with probability float64, clicked bool and user_id int64 (for GAUC).
-
-    Returns:
-        ``auc``, ``gauc``, ``logloss``, ``ne``, ``pcoc``, ``ece``.
-    """
-    p, y, u = (torch.from_numpy(predictions[name].to_numpy().copy()) for name in ("probability", "clicked", "user_id"))
-    values = {
-        "auc": auc(p, y),
-        "gauc": gauc(p, y, u),
-        "logloss": log_loss(p, y),
-        "ne": ne(p, y),
-        "pcoc": pcoc(p, y),
-        "ece": ece(p, y),
-    }
-    return {name: float(value) for name, value in values.items()}
 
 
 class Application(Stage):
