@@ -113,7 +113,7 @@ def gather(store: Representations | None, ids: NDArray[np.int64], mask: NDArray[
         return torch.zeros(*ids.shape, 0), torch.zeros(ids.shape, dtype=torch.bool)
     rows = np.where(mask, store.rows(ids), -1)
     known = rows >= 0
-    vectors = torch.from_numpy(store.vectors[np.maximum(rows, 0)])
+    vectors = torch.from_numpy(store.read(np.maximum(rows, 0)))
     known_ = torch.from_numpy(known)
     return vectors.masked_fill_(~known_.unsqueeze(-1), 0.0), known_
 
