@@ -22,7 +22,8 @@ class Snapshots:
         histories: the table ``histories``, as `moonlib.data.dataset.Dataset.arrow` maps it.
 
     Example:
-        >>> table = pa.table({"user_id": [7], "ts": pa.array([10], pa.timestamp("us", "UTC")), "item_ids": [[4, -5, 6]]})
+        >>> moments = pa.array([10], pa.timestamp("us", "UTC"))
+        >>> table = pa.table({"user_id": [7], "ts": moments, "item_ids": [[4, -5, 6]]})
         >>> snapshots = Snapshots(table)
         >>> places = snapshots.places(np.array([7, 7]), np.array([10, 9]), np.array([0, 0]), 2)
         >>> places

@@ -1,4 +1,4 @@
-"""The five tables and, of data without events, a sixth: their schemas and the checks they pass before anything is built from them."""
+"""The five tables, and a sixth of data without events: schemas, and the checks before anything is built from them."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def _check_histories(tables: Tables, names: Mapping[str, str]) -> None:
     frame, name = tables.histories, names["histories"]
     known = frame["user_id"].is_in(tables.users["user_id"].implode())
     _check(frame, name, "user_id", ~known, f"is the user_id of no row in {names['users']}")
-    again = ~frame.select("user_id", "ts").is_first_distinct() if frame.height else pl.Series([], dtype=pl.Boolean)
+    again = frame.select(~pl.struct("user_id", "ts").is_first_distinct()).to_series()
     _check(frame, name, "user_id", again, "appears a second time with the same ts")
     if frame.height and frame["item_ids"].explode(empty_as_null=False).null_count():
         holes = frame["item_ids"].list.eval(pl.element().is_null()).list.any()

@@ -150,8 +150,8 @@ class Representations:
 
     Attributes:
         ids: int64 [N], ascending.
-        vectors: float32, float16 or int8 [N, D], row i belongs to ``ids[i]``; memory-mapped when opened from disk. A row
-            of zeros means that there is nothing to represent.
+        vectors: float32, float16 or int8 [N, D], row i belongs to ``ids[i]``; memory-mapped when opened from disk. A
+            row of zeros means that there is nothing to represent.
         scale: what a value of ``vectors`` is multiplied with, 1/127 for int8 and 1 otherwise.
     """
 
@@ -235,8 +235,8 @@ class Representations:
     def as_type(self, kind: Literal["float32", "float16", "int8"]) -> Representations:
         """The same representations kept as another type, in memory.
 
-        As int8 a vector v becomes round(127 v / max |v|): its largest value is ±127 and only its direction is kept, which
-        is all that a cosine reads. As float16 a value keeps 11 bits.
+        As int8 a vector v becomes round(127 v / max |v|): its largest value is ±127 and only its direction is kept,
+        which is all that a cosine reads. As float16 a value keeps 11 bits.
 
         Args:
             kind: of the vectors.

@@ -235,7 +235,8 @@ class Application(Stage):
             return None, None
         if self.representation == "oracle":
             return oracle_representations(context.dataset)
-        assert (place := context.representations) is not None
+        place = context.representations
+        assert place is not None
         products = Representations.open(place, "products")
         # A data set may come with representations of its products alone; a represent stage makes both.
         given = place == context.dataset.representations
