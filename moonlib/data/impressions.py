@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 
 from moonlib.data.dataset import Dataset
 from moonlib.data.histories import Histories
+from moonlib.data.snapshots import Snapshots
 from moonlib.data.vocabulary import Vocabulary
 from moonlib.representations.store import Representations
 
@@ -98,19 +99,22 @@ class ItemFeatures:
         return np.searchsorted(self.item_id, item_id)
 
 
-def gather(store: Representations | None, ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+def gather(
+    store: Representations | None, ids: NDArray[np.int64], mask: NDArray[np.bool_], dim: int = 0
+) -> tuple[Tensor, Tensor]:
     """Look representations up.
 
     Args:
-        store: N vectors of width D, or None for D = 0.
+        store: N vectors of width D, or None where nothing is represented.
         ids: int64, any shape S.
         mask: bool S, False where the id is padding.
+        dim: D of a store that is None.
 
     Returns:
         float [*S, D], zeros where not known, and bool S, True where the id is real and has a representation.
     """
     if store is None:
-        return torch.zeros(*ids.shape, 0), torch.zeros(ids.shape, dtype=torch.bool)
+        return torch.zeros(*ids.shape, dim), torch.zeros(ids.shape, dtype=torch.bool)
     rows = np.where(mask, store.rows(ids), -1)
     known = rows >= 0
     vectors = torch.from_numpy(store.read(np.maximum(rows, 0)))
@@ -152,11 +156,14 @@ class Impressions(TorchDataset[ImpressionBatch]):
         self.vocabularies = vocabularies
         described = dataset.table("products", ("item_id", "category", "merchant_id", "price", "listed_at"))
         self.items = ItemFeatures(described, vocabularies, dataset.splits.train_until)
+        histories = dataset.counts.get("histories", 0)
+        self.snapshots = Snapshots(dataset.arrow("histories")) if histories else None
         self.item_history = Histories(dataset.searches, key="item_id")
         self.query_history = Histories(dataset.searches, key="query_id")
         self.lengths = (history, query_history)
         self.products = products
         self.queries = queries
+        self.dim = products.dim if products else 0
 
     def __len__(self) -> int:
         return len(self.item_id)
@@ -165,11 +172,14 @@ class Impressions(TorchDataset[ImpressionBatch]):
         user, item, query = self.user_id[rows], self.item_id[rows], self.query_id[rows]
         when = (user, self.ts[rows], self.search_id[rows])
         history, history_mask = self.item_history.before(*when, self.lengths[0])
+        if self.snapshots is not None:
+            places = self.snapshots.places(*when, self.lengths[0])
+            history, history_mask = self.snapshots.ids[np.maximum(places, 0)], places >= 0
         past, past_mask = self.query_history.before(*when, self.lengths[1])
         target_vector, target_known = gather(self.products, item, np.ones(len(item), dtype=bool))
-        query_vector, query_known = gather(self.queries, query, np.ones(len(item), dtype=bool))
+        query_vector, query_known = gather(self.queries, query, np.ones(len(item), dtype=bool), self.dim)
         history_vectors, history_known = gather(self.products, history, history_mask)
-        past_vectors, past_known = gather(self.queries, past, past_mask)
+        past_vectors, past_known = gather(self.queries, past, past_mask, self.dim)
         at = self.items.rows(item)
         return ImpressionBatch(
             user=torch.from_numpy(self.vocabularies.user.rows(user)),

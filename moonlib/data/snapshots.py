@@ -34,9 +34,9 @@ class Snapshots:
     """
 
     def __init__(self, histories: pa.Table) -> None:
-        lists = histories.column("item_ids").cast(pa.large_list(pa.int64())).combine_chunks()
-        if isinstance(lists, pa.ChunkedArray):  # of a table without rows
-            lists = pa.array([], pa.large_list(pa.int64()))
+        chunks = histories.column("item_ids").cast(pa.large_list(pa.int64())).chunks
+        # A dataset writes them as one chunk. To join several is to copy them, and so is to join one.
+        lists = chunks[0] if len(chunks) == 1 else pa.concat_arrays([pa.array([], pa.large_list(pa.int64())), *chunks])
         self.ids: Ids = lists.values.to_numpy()
         events = pl.DataFrame(
             {
