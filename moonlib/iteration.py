@@ -73,7 +73,7 @@ class Lineage:
         dataset: hash of the data.
         preprocessing: of the encoder's fitted preprocessing and first weights.
         weights: of the last stage that trained the encoder.
-        representations: of the last stage that made representations.
+        representations: of the last stage that made representations; until then the dataset's own are read, if any.
     """
 
     dataset: str
@@ -288,7 +288,8 @@ class Iteration:
         needs = module.needs
         if needs & {"encoder", "weights"} and self.lineage.preprocessing is None:
             raise recipes.RecipeError(f"{self.recipe.path}: stages.{stage.name} needs an encoder: declare one")
-        if "representations" in needs and self.lineage.representations is None:
+        # The dataset's own representations are part of its hash, and so of the fingerprint.
+        if "representations" in needs and (self.lineage.representations or self.dataset.representations) is None:
             raise recipes.RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
         seed = seed_of(self.recipe.seed, stage.name)
         identity = {
@@ -415,6 +416,7 @@ class Iteration:
         seed_everything(step.seed, verbose=False)
         weights = lineage.weights if "weights" in needs else None
         representations = lineage.representations if "representations" in needs else None
+        given = self.dataset.representations if "representations" in needs else None
         return StageContext(
             dataset=self.dataset,
             data=step.recipe.data(),
@@ -423,7 +425,7 @@ class Iteration:
             seed=step.seed,
             encoder=encoder,
             weights=self.stages / weights / "weights.safetensors" if weights else None,
-            representations=self.stages / representations if representations else None,
+            representations=self.stages / representations if representations else given,
             interruption=self.interruption,
             checkpoint_seconds=self.checkpoint_seconds,
         )

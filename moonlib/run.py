@@ -140,7 +140,12 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """Tells this run's encoder (architecture, preprocessing and weights) from any other: 16 hexadecimal digits."""
+        """Tells this run's encoder (architecture, preprocessing and weights) from any other: 16 hexadecimal digits.
+
+        Raises:
+            RunError: the run has no encoder, or has not finished.
+        """
+        self._declares_encoder()
         weights = self.weights
         return fingerprint([self._finished("preprocessing").name, weights.parent.name if weights else None])
 
@@ -154,8 +159,7 @@ class Run:
             RunError: the run has no encoder or has not finished, or something it needs is not installed.
             ValueError: the weights belong to another encoder.
         """
-        if self.config.get("encoder") is None:
-            raise RunError(f"{self.directory}: its recipe declares no encoder")
+        self._declares_encoder()
         preprocessing, weights = self._finished("preprocessing"), self.weights if trained else None
         try:
             encoder: Encoder = construct_component("encoders", self.config["encoder"], ("encoder",)).build()
@@ -197,6 +201,12 @@ class Run:
     def cache(self) -> Path:
         """Where this run's `moonlib fit` keeps datasets."""
         return self.directory.resolve().parent / ".data"
+
+    def _declares_encoder(self) -> None:
+        """Refuse what only an encoder can do, for a run that started from given representations."""
+        if self.config.get("encoder") is None:
+            problem = "its recipe declares no encoder, so there is none to represent anything with"
+            raise RunError(f"{self.directory}: {problem}; give a run whose recipe has one")
 
     @property
     def _command(self) -> str:

@@ -343,7 +343,8 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
         RunError: see `Run.encoder`.
         ValueError: there is no such data, or it holds no search that ended in an order on its validation or test days.
     """
-    source, dataset = Run(run), _dataset(data, Run(run).cache)
+    source = Run(run)
+    fingerprint, dataset = source.fingerprint, _dataset(data, source.cache)
     stage = source.represent or StageRecipe("represent", {"module": "represent"})
     main = stage.module()
     assert isinstance(main, Represent)
@@ -371,7 +372,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
         results |= {f"{prefix}{key}": value for key, value in metrics.items()}
     found = {
         "run": str(source.directory),
-        "encoder": source.fingerprint,
+        "encoder": fingerprint,
         "dataset": {
             "name": dataset.name,
             "version": dataset.version,

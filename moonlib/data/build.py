@@ -33,8 +33,9 @@ def build(
     An image that can't be read leaves its row without an image and is named in ``quarantine.jsonl``.
 
     Args:
-        tables: a folder of ``products.parquet`` or ``products.csv``, and so for queries, users, searches, impressions.
-            In CSV, ``attributes`` and ``box`` are JSON, times ISO 8601, an empty field is a missing value.
+        tables: a folder of ``products.parquet`` or ``products.csv``, and so for queries, users, searches, impressions
+            and histories. In CSV, ``attributes``, ``box`` and ``item_ids`` are JSON, times ISO 8601, an empty field is
+            a missing value.
         images: the folder that the names in the ``image`` columns start from; None where there are no images.
         out: the dataset's directory; must not exist.
         splits: where behaviour, training, validation and test end; by default `Splits.by_fractions` of the time range
@@ -150,7 +151,7 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
         has = ", ".join(path.name for path in found) or "no table"
         raise ValueError(f"{folder} holds no products.parquet or products.csv (it has {has})")
     if files["users"] == "users":
-        frames["users"] = _users_of(frames["searches"], frames["impressions"])
+        frames["users"] = _users_of(frames["searches"], frames["impressions"], frames["histories"])
     return Tables(**frames), files
 
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from moonlib.data.shards import FORMAT, OFFSETS, SAMPLE_TABLES
 from moonlib.data.splits import Splits
-from moonlib.data.tables import SCHEMAS
+from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
+from moonlib.representations.store import Representations
 
 REMEDY = "copy the dataset again, or remove it and build it again"
 """What to do about a `BrokenShard`."""
@@ -32,7 +33,7 @@ class Dataset:
         version: of its maker.
         hash: SHA-256 over its content.
         splits: when behaviour, training, validation and test end.
-        counts: rows of each table.
+        counts: rows of each table that the dataset has.
 
     Args:
         directory: a dataset's directory.
@@ -55,7 +56,10 @@ class Dataset:
             self.name: str = described["name"]
             self.version: str = described["version"]
             self.hash: str = described["hash"]
-            self.counts: dict[str, int] = {table: described["counts"][table] for table in SCHEMAS}
+            counts = described["counts"]
+            there = [table for table in SCHEMAS if table not in OPTIONAL_TABLES or table in counts]
+            self.counts: dict[str, int] = {table: counts[table] for table in there}
+            self._given: dict[str, int] = dict(described.get("representations", {}))
             self.splits = Splits.from_json(described["splits"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} was not written by moonlib ({error!r}); build the dataset again") from error
@@ -82,6 +86,8 @@ class Dataset:
         """Return what `table` returns, as Arrow maps it; nothing of its content has been looked at."""
         if name not in SCHEMAS:
             raise KeyError(f"no table {name!r}; the tables are {', '.join(SCHEMAS)}")
+        if name not in self.counts:
+            return SCHEMAS[name].empty_table()
         shards = self.directory / "shards"
         if name in SAMPLE_TABLES:
             parts = [read_index(path).drop_columns(list(OFFSETS)) for path in index_files(self.directory, name)]
@@ -124,6 +130,31 @@ class Dataset:
     def impressions(self) -> pl.DataFrame:
         """What users were shown, and whether they clicked."""
         return self.table("impressions")
+
+    @cached_property
+    def histories(self) -> pl.DataFrame:
+        """What users had done as of some moments, of data that has no events; mostly empty."""
+        return self.table("histories")
+
+    @property
+    def representations(self) -> Path | None:
+        """Where the representations lie that the data set came with; None where it came with none."""
+        return self.directory / "representations" if self._given else None
+
+    def verify_representations(self) -> None:
+        """Check that the given representations are there and as many as were written.
+
+        Raises:
+            BrokenShard: naming the first that is not.
+        """
+        for name, rows in self._given.items():
+            place = self.directory / "representations" / f"{name}.npy"
+            try:
+                found = len(Representations.open(place.parent, name).ids)
+            except (OSError, ValueError) as error:
+                raise BrokenShard(f"{place} is missing or broken ({first_line(error)}); {REMEDY}") from error
+            if found != rows:
+                raise BrokenShard(f"{place} holds {found} of {rows} representations; {REMEDY}")
 
     @property
     def truth(self) -> Path | None:

@@ -16,6 +16,7 @@ from torch.utils.data import Sampler
 from moonlib.data.dataset import Dataset
 from moonlib.data.features import FeatureBatch, Features
 from moonlib.data.histories import Histories, Ids
+from moonlib.data.snapshots import Snapshots
 from moonlib.data.vocabulary import HashedVocabulary, Vocabulary
 from moonlib.representations.similarity_topk import similarity_topk
 from moonlib.representations.store import Representations
@@ -87,7 +88,7 @@ class Vocabularies:
         queries = pl.concat([frame.select("search_id", "query_id").unique() for frame in (train, searched)]).unique()
         asked = QueryIds(dataset).of(queries["query_id"].to_numpy())
         query, searches = np.unique(asked, return_counts=True)
-        seen = np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy()])
+        seen = np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy(), listed_before(dataset)])
         user, item = (
             Vocabulary(ids, min_count) if buckets is None else HashedVocabulary(buckets)
             for ids in (train["user_id"].to_numpy(), seen)
@@ -100,6 +101,15 @@ class Vocabularies:
             category=listed["category"].unique().sort(),
             merchant=Vocabulary(listed["merchant_id"].drop_nulls().to_numpy()),
         )
+
+
+def listed_before(dataset: Dataset) -> NDArray[np.int64]:
+    """Items of the histories as of moments before the end of training, int64, with repeats."""
+    if not dataset.counts.get("histories", 0):
+        return np.zeros(0, dtype=np.int64)
+    histories = dataset.table("histories", ("ts", "item_ids"))
+    before = histories.filter(pl.col("ts") < dataset.splits.train_until)
+    return before["item_ids"].explode().drop_nulls().to_numpy()
 
 
 class QueryIds:
@@ -147,15 +157,19 @@ class Behaviours:
     Args:
         histories: of all users.
         rows: their ids' rows in the vocabulary, int64 [E].
-        store: N representations of width D, or None for D = 0.
+        store: N representations of width D, or None where nothing is represented.
+        dim: D.
     """
 
-    def __init__(self, histories: Histories, rows: NDArray[np.int64], store: Representations | None) -> None:
+    def __init__(
+        self, histories: Histories | Snapshots, rows: NDArray[np.int64], store: Representations | None, dim: int
+    ) -> None:
         self.histories = histories
-        self.rows = np.append(rows, 0)  # place -1, padding, is the last
-        self.store = store
+        self.store, self.dim = store, dim
         stored = np.full(len(rows), -1) if store is None else store.rows(histories.ids)
-        self.stored = np.append(stored, -1)
+        # Place -1, padding, is the last. There may be billions of behaviours: 32 bits will do for what they are.
+        self.rows = np.append(rows.astype(np.int32), np.int32(0))
+        self.stored = np.append(stored.astype(np.int32), np.int32(-1))
 
     def before(
         self, when: tuple[Ids, Ids, Ids], length: int, target: NDArray[np.int64], top: int | None
@@ -183,24 +197,25 @@ class Behaviours:
 
     def vectors(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Representations float [*S, D], zeros where there is none, and bool [*S] whether there is one."""
-        return vectors_at(self.store, self.stored[places])
+        return vectors_at(self.store, self.stored[places], self.dim)
 
 
 PLACES = 4_000_000
 """Places of behaviours that are in memory at once where some are to be chosen."""
 
 
-def vectors_at(store: Representations | None, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def vectors_at(store: Representations | None, rows: NDArray[np.int64], dim: int) -> tuple[Tensor, Tensor]:
     """Read representations by row.
 
     Args:
-        store: N vectors of width D, or None for D = 0.
+        store: N vectors of width D, or None where nothing is represented.
         rows: int64, any shape S, -1 for none.
+        dim: D.
 
     Returns:
         float [*S, D], zeros where there is none, and bool S, True where there is one.
     """
-    vectors = torch.zeros(*rows.shape, 0) if store is None else torch.from_numpy(store.at(rows))
+    vectors = torch.zeros(*rows.shape, dim) if store is None else torch.from_numpy(store.at(rows))
     return vectors, torch.from_numpy(rows >= 0)
 
 
@@ -248,11 +263,13 @@ class Impressions(TorchDataset[ImpressionBatch]):
             np.full(len(ids), -1) if store is None else store.rows(ids)
             for store, ids in ((products, item_id), (queries, query_id))
         )
-        searches = dataset.searches
-        past_items, past_queries = Histories(searches, key="item_id"), Histories(searches, key="query_id")
-        self.items = Behaviours(past_items, vocabularies.item.rows(past_items.ids), products)
+        given = dataset.counts.get("histories", 0) > 0
+        past_items = Snapshots(dataset.arrow("histories")) if given else Histories(dataset.searches, key="item_id")
+        past_queries = Histories(dataset.searches, key="query_id")
+        dim = products.dim if products else 0
+        self.items = Behaviours(past_items, vocabularies.item.rows(past_items.ids), products, dim)
         asked = vocabularies.query.rows(query_ids.of(past_queries.ids))
-        self.queries = Behaviours(past_queries, asked, queries)
+        self.queries = Behaviours(past_queries, asked, queries, dim)
         self.lengths = (history, query_history)
         self.similarity_topk = similarity_topk
         self.features = features.of(impressions) if features else None
@@ -265,8 +282,8 @@ class Impressions(TorchDataset[ImpressionBatch]):
         target = self.target_stored[rows]
         history = self.items.before(when, self.lengths[0], target, self.similarity_topk)
         past = self.queries.before(when, self.lengths[1], target, None)
-        target_vector, target_known = vectors_at(self.items.store, target)
-        query_vector, query_known = vectors_at(self.queries.store, self.query_stored[rows])
+        target_vector, target_known = vectors_at(self.items.store, target, self.items.dim)
+        query_vector, query_known = vectors_at(self.queries.store, self.query_stored[rows], self.queries.dim)
         history_vectors, history_known = self.items.vectors(history)
         past_vectors, past_known = self.queries.vectors(past)
         return ImpressionBatch(
@@ -275,10 +292,10 @@ class Impressions(TorchDataset[ImpressionBatch]):
             merchant=torch.from_numpy(self.merchant[rows]),
             price=torch.from_numpy(self.price[rows]),
             target=torch.from_numpy(self.target[rows]),
-            history=torch.from_numpy(self.items.rows[history]),
+            history=torch.from_numpy(self.items.rows[history].astype(np.int64)),
             history_mask=torch.from_numpy(history >= 0),
             query=torch.from_numpy(self.query[rows]),
-            query_history=torch.from_numpy(self.queries.rows[past]),
+            query_history=torch.from_numpy(self.queries.rows[past].astype(np.int64)),
             query_history_mask=torch.from_numpy(past >= 0),
             target_vector=target_vector,
             target_known=target_known,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, index_files, read_index
-from moonlib.data.shards import EVENT_TABLES, OFFSETS, SAMPLE_TABLES
+from moonlib.data.shards import OFFSETS, SAMPLE_TABLES
 from moonlib.data.tables import KEYS
 
 _OPEN_FILES = 256
@@ -135,7 +135,7 @@ class SampleReader:
 
 
 def verify(directory: Path) -> None:
-    """Check that all shards of a dataset are there and as long as they were written, without reading their samples.
+    """Check that all files of a dataset are there and as long as they were written, without reading their samples.
 
     Args:
         directory: a dataset's directory.
@@ -146,8 +146,10 @@ def verify(directory: Path) -> None:
     dataset = Dataset(directory)
     for table in SAMPLE_TABLES:
         SampleReader(directory, table)
-    for table in EVENT_TABLES:
-        dataset.arrow(table)
+    for table in dataset.counts:
+        if table not in SAMPLE_TABLES:
+            dataset.arrow(table)
+    dataset.verify_representations()
 
 
 def _check_size(file: str, index: Any) -> None:

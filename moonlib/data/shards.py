@@ -8,6 +8,8 @@ A dataset directory holds::
     shards/products-000000.arrow          the same rows, and where each member's data lies in the tar
     shards/queries-000000.tar, .arrow     the same for queries
     shards/users-000000.tar               Arrow files of at most 65,536 rows each; so for searches and impressions
+    shards/histories-000000.tar           one Arrow file of one batch; only if the tables have histories
+    representations/products.ids.npy, .npy, queries.ids.npy, .npy   only if representations were given
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ import os
 import shutil
 import sys
 import tarfile
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
@@ -40,6 +44,7 @@ from moonlib.data.tables import KEYS, Tables
 from moonlib.data.workers import worker_pool
 from moonlib.directories import LOCK, attempt
 from moonlib.disk import writing
+from moonlib.representations.store import Representations
 
 FORMAT = 1
 """The version of this layout."""
@@ -51,6 +56,9 @@ OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
 
 UNREADABLE_LIMIT = 0.01
 """The share of images that may be unreadable."""
+
+Given = Literal["products", "queries"]
+"""What representations may be given of."""
 
 ReadImage = Callable[[str, str], bytes]
 """(table, image name) → the encoded picture. Raises OSError or ValueError for one that can't be read."""
@@ -124,6 +132,7 @@ def write_dataset(
     *,
     name: str,
     version: str,
+    representations: Mapping[Given, Representations] | None = None,
     workers: int | None = None,
     samples_per_shard: int = 4096,
 ) -> None:
@@ -132,8 +141,9 @@ def write_dataset(
     JPEGs are stored as they are, other formats are encoded again. A row whose image can't be read is kept without its
     image (its ``image`` becomes null) and named in ``quarantine.jsonl``.
 
-    The dataset's hash is the SHA-256 of the splits, of every sample's members in order, and of the other tables' rows
-    as JSON; it does not depend on the size of the shards.
+    The dataset's hash is the SHA-256 of the splits, of every sample's members in order, of the other tables' rows as
+    JSON, and of the lists of histories and the given representations as their bytes; it does not depend on the size of
+    the shards.
 
     Args:
         directory: where to write; see `build_once` for a whole that appears at once.
@@ -142,6 +152,8 @@ def write_dataset(
         splits: stored beside the tables.
         name: what to call the dataset.
         version: of whatever made the tables.
+        representations: those that the data set comes with, of products (also of items that only histories name) or of
+            queries; a run without an encoder reads them.
         workers: processes that read images; None takes one per CPU where there is enough to do.
         samples_per_shard: products or queries in one tar.
 
@@ -178,17 +190,23 @@ def write_dataset(
         )
     for table in EVENT_TABLES:
         _write_events(shards, table, tables[table], content)
-    _write_atomically(
-        directory / "dataset.json",
-        {
-            "format": FORMAT,
-            "name": name,
-            "version": version,
-            "hash": content.hexdigest(),
-            "counts": {table: tables[table].height for table in (*SAMPLE_TABLES, *EVENT_TABLES)},
-            "splits": splits.to_json(),
-        },
-    )
+    written = [*SAMPLE_TABLES, *EVENT_TABLES]
+    if tables.histories.height:
+        _write_histories(shards, tables.histories, content)
+        written.append("histories")
+    for given, store in sorted((representations or {}).items()):
+        _write_representations(directory / "representations", given, store, content)
+    described = {
+        "format": FORMAT,
+        "name": name,
+        "version": version,
+        "hash": content.hexdigest(),
+        "counts": {table: tables[table].height for table in written},
+        "splits": splits.to_json(),
+    }
+    if representations:
+        described["representations"] = {given: len(store.ids) for given, store in sorted(representations.items())}
+    _write_atomically(directory / "dataset.json", described)
 
 
 def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
@@ -242,13 +260,46 @@ def _write_events(shards: Path, table: str, frame: pl.DataFrame, content: hashli
                 content.update(batch.with_columns(cs.temporal().to_physical()).write_ndjson().encode())
 
 
+def _write_histories(shards: Path, frame: pl.DataFrame, content: hashlib._Hash) -> None:
+    """Write all histories as one batch, so that their lists are one array wherever they are mapped into memory."""
+    content.update(_json(["histories", {column: str(dtype) for column, dtype in frame.schema.items()}]))
+    for rows in _parts(frame.drop("item_ids"), _ROWS_PER_BATCH):
+        content.update(rows.with_columns(cs.temporal().to_physical()).write_ndjson().encode())
+    for lists in _parts(frame.select("item_ids"), _ROWS_PER_BATCH):
+        for column in (lists["item_ids"].list.len().cast(pl.Int64), lists["item_ids"].explode(empty_as_null=False)):
+            content.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").data)
+    # Larger than the 8 GiB that a member of the older format can have, and larger than memory: it goes through a file.
+    with tempfile.TemporaryFile(dir=shards) as file:
+        _to_arrow(frame, file)
+        member = tarfile.TarInfo("000000000.arrow")
+        member.size = file.tell()
+        file.seek(0)
+        with tarfile.open(shards / "histories-000000.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+            tar.addfile(member, file)
+
+
+def _write_representations(directory: Path, name: str, store: Representations, content: hashlib._Hash) -> None:
+    content.update(_json(["representations", name, list(store.vectors.shape), store.vectors.dtype.name]))
+    content.update(np.ascontiguousarray(store.ids, dtype="<i8").data)
+    for start in range(0, len(store.ids), _ROWS_PER_BATCH):
+        rows = store.vectors[start : start + _ROWS_PER_BATCH]
+        content.update(np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<")).data)
+    directory.mkdir(exist_ok=True)
+    store.save(directory, name)
+
+
 def _arrow(frame: pl.DataFrame) -> bytes:
-    """Return the frame as an Arrow IPC file, in types that old readers know."""
-    table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    """Return the frame as an Arrow IPC file."""
     out = io.BytesIO()
+    _to_arrow(frame, out)
+    return out.getvalue()
+
+
+def _to_arrow(frame: pl.DataFrame, out: IO[bytes]) -> None:
+    """Write the frame as an Arrow IPC file of one batch, in types that old readers know."""
+    table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     with pa.ipc.new_file(out, table.schema) as writer:
         writer.write_table(table)
-    return out.getvalue()
 
 
 def _json(value: Any) -> bytes:

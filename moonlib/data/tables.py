@@ -1,4 +1,4 @@
-"""The five tables: their schemas and the checks they pass before anything is built from them."""
+"""The five tables, and a sixth of data without events: schemas, and the checks before anything is built from them."""
 
 from __future__ import annotations
 
@@ -63,13 +63,20 @@ SCHEMAS: dict[str, pa.Schema] = {
         },
         {"propensity": pa.float64(), "bid": pa.float64(), "relevance": pa.float64()},
     ),
+    "histories": _schema({"user_id": pa.int64(), "ts": _TIME, "item_ids": pa.list_(pa.int64())}, {}),
 }
 """One schema per table. Not-nullable columns are required; the others may be missing. Extra columns are kept.
 
 - ``category`` is a path whose levels are joined by ``/``, leaf last.
 - ``image`` is the name of an image; ``box`` is [x0, y0, x1, y1] in fractions of its width and height.
 - Times are UTC.
+- ``histories`` is for data sets that publish no events but what each user had done as of some moments: ``item_ids`` are
+  the user's behaviours as of ``ts``, newest last. They need not be in ``products``. A dataset without such rows does
+  not have the table.
 """
+
+OPTIONAL_TABLES = ("histories",)
+"""The tables that a dataset has only where they have rows."""
 
 KEYS = {"products": "item_id", "queries": "query_id", "users": "user_id"}
 """The column that names a row of a table once."""
@@ -84,7 +91,7 @@ def empty(table: str) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Tables:
-    """The five tables as polars frames. All but ``products`` may be left out and are then empty.
+    """The tables as polars frames. All but ``products`` may be left out and are then empty.
 
     Example:
         >>> tables = Tables(products=empty("products"))
@@ -97,6 +104,7 @@ class Tables:
     users: pl.DataFrame = field(default_factory=partial(empty, "users"))
     searches: pl.DataFrame = field(default_factory=partial(empty, "searches"))
     impressions: pl.DataFrame = field(default_factory=partial(empty, "impressions"))
+    histories: pl.DataFrame = field(default_factory=partial(empty, "histories"))
 
     def __getitem__(self, table: str) -> pl.DataFrame:
         if table not in SCHEMAS:
@@ -121,7 +129,8 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
 
     Raises:
         ValueError: naming table, row (counted from 1, without a header), column and value, for a missing column, a
-            wrong type, a missing value, a duplicate id, an unknown action, a bad box, or an id that no row has.
+            wrong type, a missing value, a duplicate id, an unknown action, a bad box, an id that no row has (items of
+            ``histories`` are free), or two histories of one user as of one moment.
     """
     names = {table: (files or {}).get(table, table) for table in SCHEMAS}
     cast = Tables(**{f.name: _cast_table(tables[f.name], f.name, names[f.name]) for f in fields(Tables)})
@@ -140,6 +149,7 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     _check(cast.impressions, names["impressions"], "position", position < 0, "is negative")
     outside = (propensity <= 0) | (propensity > 1)
     _check(cast.impressions, names["impressions"], "propensity", outside, "is not a probability above 0")
+    _check_histories(cast, names)
     return cast
 
 
@@ -201,6 +211,17 @@ def _check_boxes(frame: pl.DataFrame, name: str, first: int = 0) -> None:
     ).to_series()
     bad = frame["box"].is_not_null() & ~fits.fill_null(False)
     _check(frame, name, "box", bad, "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1", first)
+
+
+def _check_histories(tables: Tables, names: Mapping[str, str]) -> None:
+    frame, name = tables.histories, names["histories"]
+    known = frame["user_id"].is_in(tables.users["user_id"].implode())
+    _check(frame, name, "user_id", ~known, f"is the user_id of no row in {names['users']}")
+    again = frame.select(~pl.struct("user_id", "ts").is_first_distinct()).to_series()
+    _check(frame, name, "user_id", again, "appears a second time with the same ts")
+    if frame.height and frame["item_ids"].explode(empty_as_null=False).null_count():
+        holes = frame["item_ids"].list.eval(pl.element().is_null()).list.any()
+        _check(frame, name, "item_ids", holes, "holds an item_id that is missing")
 
 
 def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
@@ -275,6 +296,12 @@ def _reader(source: pl.DataType, target: pl.DataType) -> tuple[_Read | None, str
             read = plain
         elif text or isinstance(source, pl.Struct):
             read = parsed(_parse_mapping)
+    elif target == pl.List(pl.Int64):
+        expected = "a list of int64, as JSON [1, 2]"
+        if isinstance(source, pl.List | pl.Array):
+            read = plain if source.inner.is_integer() or source.inner == pl.Null else None
+        elif text:
+            read = parsed(_parse_integers)
     elif isinstance(target, pl.List):
         expected = "a box, as JSON [x0, y0, x1, y1]"
         if isinstance(source, pl.List | pl.Array):
@@ -346,6 +373,15 @@ def _parse_numbers(value: str) -> list[float]:
     return [float(number) for number in numbers]
 
 
+def _parse_integers(value: str) -> list[int]:
+    integers = json.loads(value)
+    if not isinstance(integers, list) or not all(type(integer) is int for integer in integers):
+        raise ValueError
+    if any(not -(2**63) <= integer < 2**63 for integer in integers):
+        raise ValueError
+    return integers
+
+
 def _show(value: Any) -> str:
     if isinstance(value, pl.Series):
         value = value.to_list()
@@ -353,4 +389,6 @@ def _show(value: Any) -> str:
 
 
 def _show_type(dtype: pl.DataType) -> str:
+    if isinstance(dtype, pl.List) and dtype.inner == pl.Int64:
+        return "a list of int64"
     return "int64 or text" if dtype == pl.Int64 else f"{dtype} or text"

@@ -69,11 +69,12 @@ COLUMNS = {
     "ts": "when",
     "position": "place on the page, 0 is the top",
     "clicked": "whether it was clicked",
+    "item_ids": "what the user had done as of then, newest last; items need not be in `products`",
     "propensity": "chance of having been shown there, where that is known",
     "bid": "what the merchant offered for a click",
     "relevance": "a judge's grade of item for query, from 0 up; most rows may lack one",
 }
-"""What each column of the five tables holds."""
+"""What each column of the tables holds."""
 
 
 def top_level_keys() -> str:
@@ -131,7 +132,7 @@ def commands() -> str:
 
 
 def tables() -> str:
-    """The columns of the five tables."""
+    """The columns of the tables."""
     parts = []
     for name, schema in SCHEMAS.items():
         rows = [

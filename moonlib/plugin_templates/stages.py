@@ -56,7 +56,7 @@ class Template(Stage):
         assert context.representations is not None
         products = Representations.open(context.representations, "products")
         known = np.flatnonzero(np.any(products.vectors != 0, axis=1))
-        similar = self.similar(products.ids[known], torch.from_numpy(products.vectors[known]), context.data.batch_size)
+        similar = self.similar(products.ids[known], torch.from_numpy(products.read(known)), context.data.batch_size)
         # Written under another name and renamed: a file of this name is always whole.
         partial = context.directory / ".similar.parquet"
         similar.write_parquet(partial)

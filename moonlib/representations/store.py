@@ -6,11 +6,15 @@ import io
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moonlib.disk import writing
+
+_BLOCK = 16_384
+"""Vectors converted at once."""
 
 Chunks = Callable[[int], Iterable[NDArray[np.float32]]]
 """Number of the first chunk wanted → that chunk of vectors and all after it, float32 [rows, D] each."""
@@ -100,7 +104,7 @@ def write_parquet(directory: Path, name: str, key: str) -> None:
     with writing(directory / f"{name}.parquet"), parquet.ParquetWriter(partial, schema) as writer:
         for start in range(0, len(store.ids), 16_384):
             block = slice(start, start + 16_384)
-            values = pa.array(np.ascontiguousarray(store.vectors[block]).reshape(-1))
+            values = pa.array(np.ascontiguousarray(store.read(block)).reshape(-1))
             vectors = pa.FixedSizeListArray.from_arrays(values, store.dim)
             writer.write_table(pa.table([pa.array(store.ids[block]), vectors], schema=schema))
     partial.replace(directory / f"{name}.parquet")
@@ -141,20 +145,26 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 class Representations:
     """The vectors of products or of queries.
 
+    They are kept as float32, or smaller: as float16, or as int8, of which one stands for 1/127. `read` and `gather`
+    return float32 whatever they are kept as; whoever reads `vectors` itself multiplies with `scale`.
+
     Attributes:
         ids: int64 [N], ascending.
-        vectors: float [N, D], row i belongs to ``ids[i]``; memory-mapped when opened from disk. A row of zeros
-            means that there is nothing to represent.
+        vectors: float32, float16 or int8 [N, D], row i belongs to ``ids[i]``; memory-mapped when opened from disk. A
+            row of zeros means that there is nothing to represent.
+        scale: what a value of ``vectors`` is multiplied with, 1/127 for int8 and 1 otherwise.
     """
 
-    def __init__(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Take ids int64 [N] in any order and vectors float [N, D].
+    def __init__(self, ids: NDArray[np.int64], vectors: NDArray[Any]) -> None:
+        """Take ids int64 [N] in any order and vectors float or int8 [N, D].
 
         Raises:
-            ValueError: where the lengths differ or an id stands twice.
+            ValueError: where the lengths differ, an id stands twice, or vectors are of another type.
         """
         if len(ids) != len(vectors):
             raise ValueError(f"{len(ids)} ids for {len(vectors)} vectors")
+        if vectors.dtype.kind != "f" and vectors.dtype != np.int8:
+            raise ValueError(f"vectors are {vectors.dtype}; expected float32, float16 or int8")
         if np.any(ids[1:] <= ids[:-1]):
             order = np.argsort(ids, kind="stable")
             ids, vectors = ids[order], vectors[order]
@@ -163,6 +173,7 @@ class Representations:
                 raise ValueError(f"id {twice[0]} has two representations")
         self.ids = ids
         self.vectors = vectors
+        self.scale = 1 / 127 if vectors.dtype == np.int8 else 1.0
 
     @property
     def dim(self) -> int:
@@ -185,9 +196,10 @@ class Representations:
             (directory / file).unlink(missing_ok=True)
 
     def save(self, directory: Path, name: str) -> None:
-        """Write ``{name}.ids.npy`` (int64 [N]) and ``{name}.npy`` (float32 [N, D]) into ``directory``."""
+        """Write ``{name}.ids.npy`` (int64 [N]) and ``{name}.npy`` (float32, float16 or int8 [N, D])."""
+        small = self.vectors.dtype in (np.float16, np.int8)
         write_array(directory / f"{name}.ids.npy", self.ids)
-        write_array(directory / f"{name}.npy", self.vectors.astype(np.float32, copy=False))
+        write_array(directory / f"{name}.npy", self.vectors if small else self.vectors.astype(np.float32, copy=False))
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of each id.
@@ -208,8 +220,13 @@ class Representations:
         rows = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return np.where(self.ids[rows] == ids, rows, -1)
 
+    def read(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Read the vectors of rows into memory, float32 [*S, D] for rows of shape S."""
+        vectors = np.asarray(self.vectors[rows], dtype=np.float32)
+        return vectors if self.scale == 1 else vectors * np.float32(self.scale)
+
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Read vectors into memory by row.
+        """Read vectors into memory by row, where there may be none.
 
         Args:
             rows: int64, any shape S, as from `rows`; -1 for none.
@@ -219,13 +236,45 @@ class Representations:
         """
         if not len(self.ids):
             return np.zeros((*rows.shape, self.dim), dtype=np.float32)
-        vectors = np.take(self.vectors, np.maximum(rows, 0), axis=0).astype(np.float32, copy=False)
+        vectors = self.read(np.maximum(rows, 0))
         vectors[rows < 0] = 0
         return vectors
 
     def gather(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Read vectors into memory, float32 [n, D] for n ids; zeros where there is no representation."""
         return self.at(self.rows(ids))
+
+    def as_type(self, kind: Literal["float32", "float16", "int8"]) -> Representations:
+        """The same representations kept as another type, in memory.
+
+        As int8 a vector v becomes round(127 v / max |v|): its largest value is ±127 and only its direction is kept,
+        which is all that a cosine reads. As float16 a value keeps 11 bits.
+
+        Args:
+            kind: of the vectors.
+
+        Raises:
+            ValueError: a vector has a value that is not finite, or too large for float16.
+
+        Example:
+            >>> Representations(np.array([7]), np.array([[0.5, -1.0]], np.float32)).as_type("int8").vectors
+            array([[  64, -127]], dtype=int8)
+        """
+        kept = np.empty((len(self.ids), self.dim), dtype=kind)
+        limit = 65_520.0 if kind == "float16" else np.inf  # what would be rounded to infinity
+        for start in range(0, len(self.ids), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            vectors = self.read(block)
+            largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
+            if len(bad := np.flatnonzero(~(largest[:, 0] < limit))):
+                raise ValueError(
+                    f"the vector of id {self.ids[start + bad[0]]} has a value that {kind} can't hold: not finite, "
+                    f"or as large as {limit:,.0f}"
+                )
+            if kind == "int8":
+                vectors = np.rint(127 * (vectors / np.maximum(largest, np.finfo(np.float32).tiny)))
+            kept[block] = vectors
+        return Representations(self.ids, kept)
 
     def shuffled(self, seed: int) -> Representations:
         """The same vectors, dealt out to the ids at random: what a representation is worth without its meaning."""

@@ -339,11 +339,14 @@ class Application(Stage):
             return None, None
         if self.representation == "oracle":
             return oracle_representations(context.dataset)
-        assert context.representations is not None
-        products = Representations.open(context.representations, "products")
-        queries = Representations.open(context.representations, "queries")
+        place = context.representations
+        assert place is not None
+        products = Representations.open(place, "products")
+        # A data set may come with representations of its products alone; a represent stage makes both.
+        given = place == context.dataset.representations
+        queries = None if given and not (place / "queries.npy").exists() else Representations.open(place, "queries")
         if self.representation == "shuffled":
-            return products.shuffled(context.seed), queries.shuffled(context.seed)
+            return products.shuffled(context.seed), queries and queries.shuffled(context.seed)
         return products, queries
 
     def train_dataloader(self) -> DataLoader[ImpressionBatch]:

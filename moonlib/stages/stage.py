@@ -32,7 +32,8 @@ class StageContext:
         seed: seed of this stage.
         encoder: the recipe's encoder, set up, with the weights it starts from (None unless the stage needs it).
         weights: weights of the encoder as the stages before left them (None: untrained).
-        representations: directory of the representations made by the stages before (None unless needed).
+        representations: directory of the representations made by the stages before, or else of those that the dataset
+            came with, where those of queries may be missing (None unless needed).
         interruption: where a request to end the run arrives; long work that can be continued looks at it.
         checkpoint_seconds: time between checkpoints of a training, 0 for one after every step.
         position: where a training's data continues, set by `moonlib.stages.training.train`.

@@ -210,3 +210,10 @@ def test_an_existing_place_is_never_overwritten(folder: Path, image_folder: Path
     build(folder, image_folder, tmp_path / "out")
     with pytest.raises(FileExistsError, match="out exists; remove it or choose another place"):
         build(folder, image_folder, tmp_path / "out")
+
+
+def test_histories_bring_their_users(folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    (folder / "histories.csv").write_text('user_id,ts,item_ids\n7,2025-01-02,"[1, -9223372036854775808]"\n')
+    dataset = Dataset(build(folder, image_folder, tmp_path / "out"))
+    assert dataset.counts["histories"] == 1 and dataset.users["user_id"].to_list() == [7]
+    assert dataset.histories["item_ids"].to_list() == [[1, -(2**63)]]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from moonlib.data.build import ImageFolder
+from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
 from moonlib.data.existing import Shards
-from moonlib.data.shards import write_dataset
+from moonlib.data.shards import Given, write_dataset
 from moonlib.data.splits import Splits
-from moonlib.data.tables import SCHEMAS, Tables
+from moonlib.data.tables import SCHEMAS, Tables, validate
+from moonlib.representations.store import Representations
 
 
 @pytest.fixture
@@ -96,3 +100,73 @@ def test_tables_can_be_joined(directory: Path) -> None:
     dataset = Dataset(directory)
     joined = dataset.searches.join(dataset.products, on="item_id").filter(pl.col("title") == "red lamp")
     assert joined["search_id"].to_list() == [100]
+
+
+@pytest.fixture
+def given(shop: Tables) -> dict[Given, Representations]:
+    vectors = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.int8)
+    return {"products": Representations(np.array([-(2**63), 7, 2**63 - 1]), vectors)}
+
+
+def test_what_a_data_set_comes_with_is_part_of_its_hash(
+    shop: Tables, splits: Splits, image_folder: Path, tmp_path: Path, given: dict[Given, Representations]
+) -> None:
+    lists = [[1, 2], [3]], [[1], [2, 3]]
+    histories = [
+        validate(
+            replace(shop, histories=pl.DataFrame({"user_id": [5, 6], "ts": ["2025-01-07"] * 2, "item_ids": items}))
+        )
+        for items in lists
+    ]
+    changed = given["products"].vectors.copy()
+    changed[2, 1] = 7
+    datasets: list[tuple[Tables, dict[Given, Representations] | None]] = [
+        (shop, None),
+        (shop, {}),
+        (histories[0], None),
+        (histories[1], None),
+        (shop, given),
+        (shop, {"products": Representations(given["products"].ids, changed)}),
+        (shop, {"queries": given["products"]}),
+    ]
+    hashes = []
+    for number, (tables, representations) in enumerate(datasets):
+        place, images = tmp_path / str(number), ImageFolder(image_folder, 512)
+        write_dataset(place, tables, images, splits, name="x", version="1", representations=representations)
+        hashes.append(Dataset(place).hash)
+        assert ("histories" in Dataset(place).counts) == (place / "shards/histories-000000.tar").exists()
+    assert hashes[0] == hashes[1] and len(set(hashes)) == len(hashes) - 1
+    assert (tmp_path / "0/dataset.json").read_bytes() == (tmp_path / "1/dataset.json").read_bytes()
+
+
+def test_given_representations_come_back_and_their_loss_is_noticed(
+    shop: Tables, splits: Splits, image_folder: Path, tmp_path: Path, given: dict[Given, Representations]
+) -> None:
+    read_image = ImageFolder(image_folder, 512)
+    write_dataset(tmp_path / "d", shop, read_image, splits, name="x", version="1", representations=given)
+    place = Dataset(tmp_path / "d").representations
+    assert place == tmp_path / "d/representations"
+    store = Representations.open(place, "products")
+    assert store.vectors.dtype == np.int8 and store.gather(np.array([2**63 - 1])).tolist() == [
+        (np.array([5, 6], np.float32) * np.float32(1 / 127)).tolist()
+    ]
+    assert Shards(tmp_path / "d").prepare(tmp_path) == tmp_path / "d" and check(tmp_path / "d").ok
+    file = place / "products.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"products.npy is missing or broken \(.*\); copy the dataset again"):
+        Shards(tmp_path / "d").prepare(tmp_path)
+    Representations(store.ids[:2], store.vectors[:2]).save(place, "products")
+    with pytest.raises(ValueError, match=r"products.npy holds 2 of 3 representations"):
+        Shards(tmp_path / "d").prepare(tmp_path)
+    file.unlink()
+    assert "is missing or broken" in check(tmp_path / "d").problems[0]
+
+
+def test_a_lost_shard_of_histories_is_noticed(shop: Tables, splits: Splits, image_folder: Path, tmp_path: Path) -> None:
+    rows = pl.DataFrame({"user_id": [5], "ts": ["2025-01-07"], "item_ids": [[1]]})
+    tables = validate(replace(shop, histories=rows))
+    write_dataset(tmp_path / "d", tables, ImageFolder(image_folder, 512), splits, name="x", version="1")
+    assert check(tmp_path / "d").counts["histories"] == 1
+    (tmp_path / "d/shards/histories-000000.tar").unlink()
+    with pytest.raises(ValueError, match="0 of 1 rows of histories are there"):
+        Shards(tmp_path / "d").prepare(tmp_path)

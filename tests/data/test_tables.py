@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -52,7 +53,7 @@ def test_ids_keep_their_full_range_from_text(shop: Tables) -> None:
 
 def test_products_alone_are_enough(shop: Tables) -> None:
     tables = validate(Tables(shop.products))
-    assert [tables[table].height for table in SCHEMAS] == [4, 0, 0, 0, 0]
+    assert [tables[table].height for table in SCHEMAS] == [4, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -221,3 +222,31 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="products: row 1, column 'price': inf is not finite"):
         validate(Tables(products.with_columns(price=float("inf"))))
     assert validate(Tables(products.with_columns(price=float("nan")))).products["price"][0] is None
+
+
+def test_histories_name_known_users_and_any_items(shop: Tables) -> None:
+    rows = {"user_id": [5, 6], "ts": ["2025-01-07", "2025-01-07"], "item_ids": ["[-9223372036854775808, 7]", "[]"]}
+    cast = validate(replace(shop, histories=pl.DataFrame(rows))).histories
+    assert cast["item_ids"].to_list() == [[-(2**63), 7], []]
+    assert cast.schema["item_ids"] == pl.List(pl.Int64)
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"user_id": [5, 9]}, "histories: row 2, column 'user_id': 9 is the user_id of no row in users"),
+        ({"user_id": [5, 5]}, "histories: row 2, column 'user_id': 5 appears a second time with the same ts"),
+        ({"item_ids": [[1], [2, None]]}, "row 2, column 'item_ids': .* holds an item_id that is missing"),
+        ({"item_ids": [[1], None]}, "row 2, column 'item_ids': the value is missing"),
+        (
+            {"item_ids": [[1.0], [2.0]]},
+            r"column 'item_ids': List\(Float64\) is not a list of int64.*write it as a list",
+        ),
+        ({"item_ids": ["[1]", "[1.5]"]}, r"row 2, column 'item_ids': '\[1.5\]' is not a list of int64"),
+        ({"item_ids": ["[1]", f"[{2**63}]"]}, "row 2, column 'item_ids': .* is not a list of int64"),
+    ],
+)
+def test_histories_that_are_refused(shop: Tables, changes: dict[str, list[Any]], told: str) -> None:
+    rows: dict[str, list[Any]] = {"user_id": [5, 6], "ts": ["2025-01-07"] * 2, "item_ids": [[1], [2]]}
+    with pytest.raises(ValueError, match=told):
+        validate(replace(shop, histories=pl.DataFrame(rows | changes)))

@@ -54,6 +54,7 @@ SUBSTITUTIONS = [
     # (what a document says, what is run instead, why)
     (r"^make (.*)$", r"make --dry-run \1", "the fits that it would start are then run as commands of their own"),
     (r"^moonlib fit --config (.*recipes/data/emoji\w*.yaml)$", r"moonlib recipe check \1", "its pictures come by npm"),
+    (r"^moonlib fit --config (.*recipes/data/taobao_mm.yaml).*$", r"moonlib recipe check \1", "139 GB of data"),
     (r"^moonlib fit --config (.*recipes/openclip.yaml)$", r"moonlib recipe check \1", "0.6 GB of weights, and a GPU"),
     (r"^moonlib fit (.*)--seeds \d+", r"moonlib fit \1--seeds 2", "two make a spread"),
     (r"^(moonlib fit .*--config .*)$", r"\1 {shorter}", "two steps a stage, the tiny marketplace"),

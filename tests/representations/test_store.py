@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from moonlib.representations.store import Chunks, Representations, write_parquet, write_vectors
+from moonlib.representations.index import build_index, nearest
+from moonlib.representations.store import Chunks, Representations, unit, write_parquet, write_vectors
 
 INT64 = np.iinfo(np.int64)
 
@@ -125,3 +127,64 @@ def test_parquet_holds_ids_and_vectors(tmp_path: Path) -> None:
     assert table["item_id"].to_pylist() == ids.tolist()
     assert table["vector"].to_pylist() == vectors.tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["products.parquet"]
+
+
+SMALL = st.sampled_from(["float16", "int8"])
+
+
+@given(kind=SMALL, scale=st.floats(1e-3, 1e3), seed=st.integers(0, 9))
+def test_smaller_types_keep_the_direction(kind: Literal["float16", "int8"], scale: float, seed: int) -> None:
+    vectors = (scale * np.random.default_rng(seed).standard_normal((20, 32))).astype(np.float32)
+    vectors[3] = 0
+    store = Representations(np.arange(20), vectors)
+    small = store.as_type(kind)
+    assert small.vectors.dtype == kind and small.gather(np.array([3])).max() == 0
+    directions = [unit(held.gather(store.ids)) for held in (store, small)]
+    cosine = (directions[0] * directions[1]).sum(axis=1)
+    assert (np.delete(cosine, 3) > (0.9999 if kind == "int8" else 1 - 1e-5)).all()
+    if kind == "int8":
+        assert (np.abs(small.vectors.astype(int)).max(axis=1) == np.where(np.arange(20) == 3, 0, 127)).all()
+        assert np.abs(small.gather(store.ids)).max() == 1
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_every_type_survives_disk_shuffling_and_search(
+    tmp_path: Path, kind: Literal["float32", "float16", "int8"]
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    store = Representations(np.arange(300) - 150, vectors).as_type(kind)
+    store.save(tmp_path, "x")
+    opened = Representations.open(tmp_path, "x")
+    assert isinstance(opened.vectors, np.memmap) and opened.vectors.dtype == kind and opened.scale == store.scale
+    np.testing.assert_array_equal(opened.vectors, store.vectors)
+    assert store.read(slice(2, 4)).dtype == store.gather(store.ids[:3]).dtype == np.float32
+    np.testing.assert_array_equal(store.read(np.array([[1], [0]])), store.gather(store.ids[[1, 0]])[:, None])
+    shuffled = opened.shuffled(0)
+    assert shuffled.vectors.dtype == kind
+    np.testing.assert_array_equal(np.sort(shuffled.vectors, axis=0), np.sort(store.vectors, axis=0))
+    ids, _ = nearest(opened, vectors[:50], 1)
+    assert (ids[:, 0] == store.ids[:50]).all()
+    index = build_index(opened, "flat", tmp_path / "x.faiss", encoder="e")
+    assert (index.search(vectors[:50], 1)[0][:, 0] == store.ids[:50]).all()
+    write_parquet(tmp_path, "x", "item_id")
+    assert parquet.read_table(tmp_path / "x.parquet")["vector"].to_pylist() == store.gather(store.ids).tolist()
+
+
+def test_int8_is_read_as_127ths() -> None:
+    store = Representations(np.array([9]), np.array([[127, -64, 0]], np.int8))
+    np.testing.assert_allclose(store.gather(np.array([9])), [[1, -64 / 127, 0]], rtol=1e-6)
+    assert (store.scale, Representations(store.ids, np.zeros((1, 2), np.float16)).scale) == (1 / 127, 1)
+
+
+@pytest.mark.parametrize("kind, value", [("float16", 1e5), ("float16", np.nan), ("int8", np.inf), ("int8", np.nan)])
+def test_what_a_type_cannot_hold_is_refused(kind: Literal["float16", "int8"], value: float) -> None:
+    store = Representations(np.array([4, 7]), np.array([[1, 1], [1, value]], np.float32))
+    with pytest.raises(ValueError, match=f"vector of id 7 has a value that {kind} can't hold"):
+        store.as_type(kind)
+
+
+def test_integers_that_are_not_int8_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.ids.npy", np.arange(2))
+    np.save(tmp_path / "x.npy", np.zeros((2, 3), np.int16))
+    with pytest.raises(ValueError, match="vectors are int16; expected float32, float16 or int8"):
+        Representations.open(tmp_path, "x")

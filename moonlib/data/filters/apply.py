@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from moonlib.data.filters.filter import Encoded, Filter
-from moonlib.data.tables import SCHEMAS, Tables
+from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS, Tables
 
 TableReport = TypedDict("TableReport", {"in": int, "out": int, "removed": dict[str, int]})
 """Rows of a table before and after a filter, and how many it removed for which reason."""
@@ -49,6 +49,8 @@ def apply_filters(
         counts: dict[str, TableReport] = {}
         for table in SCHEMAS:
             rows, left = tables[table].height, result.tables[table].height
+            if table in OPTIONAL_TABLES and not rows:
+                continue
             removed = dict(result.removed.get(table, {}))
             if rows != left + sum(removed.values()):
                 account = removed or "nothing"
