@@ -54,11 +54,17 @@ SUBSTITUTIONS = [
     # (what a document says, what is run instead, why)
     (r"^make (.*)$", r"make --dry-run \1", "the fits that it would start are then run as commands of their own"),
     (r"^moonlib fit --config (.*recipes/data/emoji\w*.yaml)$", r"moonlib recipe check \1", "its pictures come by npm"),
+    (
+        r"^moonlib fit --config (.*recipes/data/completejourney.yaml).*$",
+        r"moonlib recipe check \1",
+        "32 MB come by pip",
+    ),
     (r"^moonlib fit --config (.*recipes/openclip.yaml)$", r"moonlib recipe check \1", "0.6 GB of weights, and a GPU"),
     (r"^moonlib fit (.*)--seeds \d+", r"moonlib fit \1--seeds 2", "two make a spread"),
     (r"^(moonlib fit .*--config .*)$", r"\1 {shorter}", "two steps a stage, the tiny marketplace"),
     (r"^(moonlib (?:evaluate|data make) .*)small", r"\1tiny", "seconds in place of a minute"),
     (r"^pip install (moonlib)$", r"pip install --no-index --dry-run \1", "it is installed; no network"),
+    (r"^pip install 'moonlib\[(\w+)\]'$", r"grep -q '^\1 = ' pyproject.toml", "an extra that there is; no network"),
     (r"^pip install -e (moonlib-\S+)$", rf"{_TO_SITE} ./\1", _NEEDS),
     (r"^pip install (\./plugins/\S+)$", rf"{_TO_SITE} \1", _NEEDS),
     (r"^pip install \.$", "test -f pyproject.toml", "said of a folder of the reader's"),
