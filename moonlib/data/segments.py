@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 import polars as pl
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.tables import KEYS
 
 SEGMENTS = ("new", "tail")
 """Segments that every metric is also reported for, as ``metric@segment``."""
@@ -51,3 +55,34 @@ def query_contents(dataset: Dataset) -> pl.DataFrame:
     photo, text = pl.col("image").is_not_null(), pl.col("text").is_not_null()
     asked = pl.when(photo & text).then(pl.lit("both")).when(photo).then(pl.lit("photo")).when(text).then(pl.lit("text"))
     return dataset.table("queries", ("query_id", "text", "image")).select("query_id", asked=asked)
+
+
+def segment_columns(dataset: Dataset, declared: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Look up the columns of users and products that part impressions into segments.
+
+    Args:
+        dataset: the five tables.
+        declared: ``table.column`` each, such as ``users.region`` or ``products.category``.
+
+    Returns:
+        By the name of each column: a frame of the table's key and the column, in the order of ``declared``.
+
+    Raises:
+        ValueError: a name is no column of users or products, is a list or a mapping, or two columns have one name.
+    """
+    found: dict[str, pl.DataFrame] = {}
+    for full in declared:
+        table, _, column = full.partition(".")
+        if table not in ("users", "products") or not column:
+            raise ValueError(f"segments: {full!r} is no column of users or products, such as users.region")
+        columns = dataset.arrow(table).column_names
+        if column not in columns:
+            near = get_close_matches(column, columns, n=1) or columns
+            raise ValueError(f"segments: {table} has no column {column!r}; it has {', '.join(near)}")
+        if column in found:
+            raise ValueError(f"segments: two columns are called {column!r}; leave one of them out")
+        frame = dataset.table(table, [KEYS[table], column])
+        if frame[column].dtype.is_nested():
+            raise ValueError(f"segments: {full} is {frame[column].dtype}, and not a text, a number or true or false")
+        found[column] = frame
+    return found

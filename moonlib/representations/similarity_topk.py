@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +16,9 @@ BLOCK = 65_536
 """Behaviours whose vectors are in memory at once."""
 
 
-def similarity_topk(store: Representations, target: Rows, behaviours: Rows, real: NDArray[np.bool_], k: int) -> Rows:
+def similarity_topk(
+    store: Representations, target: Rows, behaviours: NDArray[np.integer[Any]], real: NDArray[np.bool_], k: int
+) -> Rows:
     """Choose the k behaviours of each row whose representations have the highest cosine with the target's.
 
     Exact. Vectors are read from the store, of whatever type it is, a block at a time: there is no float [B, L, D].
@@ -24,7 +28,7 @@ def similarity_topk(store: Representations, target: Rows, behaviours: Rows, real
     Args:
         store: N representations.
         target: int64 [B], row of each target in the store, -1 for none.
-        behaviours: int64 [B, L], rows of the behaviours, -1 for none.
+        behaviours: integers [B, L], rows of the behaviours, -1 for none.
         real: bool [B, L], False for padding.
         k: how many to keep.
 
@@ -51,7 +55,7 @@ def similarity_topk(store: Representations, target: Rows, behaviours: Rows, real
     return column.masked_fill_(column == length, -1).numpy()
 
 
-def _cosines(store: Representations, target: Rows, behaviours: Rows) -> torch.Tensor:
+def _cosines(store: Representations, target: Rows, behaviours: NDArray[np.integer[Any]]) -> torch.Tensor:
     """Cosine of each target with each of its behaviours, float32 [B, L]; NaN where a side has no representation."""
     rows, length = behaviours.shape
     scores = torch.full((rows, length), torch.nan)

@@ -220,16 +220,16 @@ class Representations:
         rows = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return np.where(self.ids[rows] == ids, rows, -1)
 
-    def read(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+    def read(self, rows: NDArray[np.integer[Any]] | slice) -> NDArray[np.float32]:
         """Read the vectors of rows into memory, float32 [*S, D] for rows of shape S."""
         vectors = np.asarray(self.vectors[rows], dtype=np.float32)
         return vectors if self.scale == 1 else vectors * np.float32(self.scale)
 
-    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def at(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Read vectors into memory by row, where there may be none.
 
         Args:
-            rows: int64, any shape S, as from `rows`; -1 for none.
+            rows: integers, any shape S, as from `rows`; -1 for none.
 
         Returns:
             float32 [*S, D]; zeros for -1.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import moonlib.compat  # noqa: F401
@@ -24,7 +25,7 @@ from moonlib.adapters.id_features import id_features
 from moonlib.data.dataset import Dataset
 from moonlib.data.features import Features, FeatureSizes, Kind
 from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Vocabularies
-from moonlib.data.segments import SEGMENTS, product_segments
+from moonlib.data.segments import SEGMENTS, product_segments, segment_columns
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import save_weights
 from moonlib.metrics.ctr import ctr_metrics
@@ -54,6 +55,8 @@ class ImpressionData:
         query_history: how many of a shopper's latest queries are read.
         similarity_topk: of the L items, keep this many, those most like the target, before the adapter sees any; null
             for all. L may then be 100,000.
+        segments: columns of users and products, ``table.column``, whose every value is reported for itself, as
+            ``auc@column=value``, beside new and tail products.
         workers: loader processes; has no effect on the batches.
     """
 
@@ -61,6 +64,7 @@ class ImpressionData:
     history: int = 20
     query_history: int = 10
     similarity_topk: int | None = None
+    segments: list[str] = field(default_factory=list)
     workers: int = 0
 
 
@@ -236,6 +240,7 @@ class Application(Stage):
         dataset = context.dataset
         splits: tuple[Split, ...] = ("train", *EVALUATED)
         rows = {name: dataset.splits.check(dataset.impressions, name, "impressions") for name in splits}
+        declared = segment_columns(dataset, context.data.segments)
         if self.representation == "truth":
             predicted = {name: true_probability(dataset, rows[name]) for name in EVALUATED}
         else:
@@ -251,17 +256,24 @@ class Application(Stage):
                 for name, probability in predicted.items()
             ]
         )
+        for frame in declared.values():
+            predictions = predictions.join(frame, on=frame.columns[0], how="left", maintain_order="left")
         predictions.write_parquet(context.directory / "predictions.parquet")
         metrics: dict[str, float] = {}
         for name in EVALUATED:
             prefix = "ctr/" if name == "test" else f"{name}/ctr/"
             split = predictions.filter(pl.col("split") == name)
             metrics |= {f"{prefix}{key}": value for key, value in ctr_metrics(split).items()}
-            for segment in SEGMENTS:
-                part = split.filter(pl.col(segment))
+            parts = {segment: split.filter(segment) for segment in SEGMENTS}
+            for column in declared:
+                for part in split.partition_by(column, maintain_order=True):
+                    value = part[column][0]
+                    parts[f"{column}={str(value).lower() if isinstance(value, bool) else value}"] = part
+            for segment, part in parts.items():
                 # A metric of clicks needs both outcomes; a small segment may lack one and is then left out.
                 if part["clicked"].n_unique() == 2:
-                    metrics |= {f"{prefix}{key}@{segment}": value for key, value in ctr_metrics(part).items()}
+                    found = {key: value for key, value in ctr_metrics(part).items() if not math.isnan(value)}
+                    metrics |= {f"{prefix}{key}@{segment}": value for key, value in found.items()}
         return metrics
 
     def fit_and_predict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +16,11 @@ import pytest
 from moonlib.data.completejourney import CompleteJourney, installed, read, week_starts
 from moonlib.data.dataset import Dataset
 from moonlib.data.histories import Histories
+from moonlib.iteration import fit
 from moonlib.registry import get
+from moonlib.run import Run
 
+ROOT = Path(__file__).parents[2]
 WEEKS, STORES, HOUSEHOLDS, PRODUCTS = 12, 3, 30, 80
 BIG = 2**53 + 1
 """Ids from here on are not what they were once they have been floats."""
@@ -387,6 +391,46 @@ def test_broken_files_are_named(source: Make, tmp_path: Path) -> None:
     rows = pl.DataFrame({"week": [1, 2, 1], "ts": [start(1), start(1), start(2)]})
     with pytest.raises(ValueError, match="week 2 begins before the last transaction"):
         week_starts(rows, tmp_path)
+
+
+def test_the_recipe_runs_and_the_benchmark_reads_its_run(
+    source: Make, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "{class_path: transformer, init_args: {vocab_size: 300, width: 32, depth: 1}}"
+    run = fit(
+        "data/completejourney",
+        [
+            "--data.init_args={train_from: 6, valid_from: 9, test_from: 10, held_out: 0.3}",
+            f"--encoder.init_args.text={text}",
+            "--stages.pretrain.trainer.max_steps=2",
+            "--stages.pretrain.data.batch_size=16",
+            "--stages.pretrain.data.workers=0",
+            "--stages.represent.data.workers=0",
+            "--stages.application.data.batch_size=64",
+        ],
+        runs=runs,
+    )
+    assert {"ctr/auc", "baseline/ctr/auc", "baseline/shuffled/ctr/gauc"} <= set(Run(run).results)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr("sys.argv", ["real_ctr.py", str(run)])
+    capsys.readouterr()
+    runpy.run_path(str(ROOT / "benchmarks/real_ctr.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    data = Run(run).dataset()
+    tested = data.splits.select(data.impressions, "test").join(data.users, on="user_id")
+    held_out = tested.filter("held_out")
+    values = []
+    for part in (tested, tested.filter(~pl.col("held_out")), held_out):
+        counts, clicked = (part[name].to_numpy() for name in ("repeat_purchases", "clicked"))
+        above = counts[clicked][:, None] - counts[~clicked][None, :]
+        values.append(f"{(above > 0).mean() + (above == 0).mean() / 2:.4f}")
+    (row,) = [re.findall(r"\d\.\d+", line) for line in printed.splitlines() if "│ repeat purchases" in line]
+    assert row[::2] == values
+    assert f"held out {held_out['user_id'].n_unique()}" in printed
+    (row,) = [re.findall(r"\d\.\d+", line) for line in printed.splitlines() if "│ id + text" in line]
+    assert row[:2] == [f"{Run(run).results[key]:.4f}" for key in ("ctr/auc", "ctr/gauc")]
+    assert re.search(r"^id \+ text - id only, held out: AUC [+-]\d\.\d{4} \[", printed, re.MULTILINE)
+    assert re.search(r"^ratio: -?\d+\.\d\d$", printed, re.MULTILINE)
 
 
 def test_the_installed_package_is_what_this_is_made_for() -> None:
