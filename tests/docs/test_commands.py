@@ -54,7 +54,7 @@ SUBSTITUTIONS = [
     # (what a document says, what is run instead, why)
     (r"^make (.*)$", r"make --dry-run \1", "the fits that it would start are then run as commands of their own"),
     (r"^moonlib fit --config (.*recipes/data/emoji\w*.yaml)$", r"moonlib recipe check \1", "its pictures come by npm"),
-    (r"^moonlib fit --config (.*recipes/data/taobao_mm.yaml).*$", r"moonlib recipe check \1", "139 GB of data"),
+    (r"^moonlib fit --config (.*recipes/data/taobao_mm\w*.yaml).*$", r"moonlib recipe check \1", "139 GB of data"),
     (
         r"^moonlib fit --config (.*recipes/data/completejourney.yaml).*$",
         r"moonlib recipe check \1",
