@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.cosine import cosines
-from moonlib.adapters.target_attention import IdInterest, attend
-from moonlib.adapters.vector import Vector, unit_size
+from moonlib.adapters.target_attention import IdInterest, add_content, attention
+from moonlib.adapters.vector import Vector
 
 Weights = Literal["softmax", "raw"]
 
@@ -124,12 +124,10 @@ class Interests(nn.Module):
         """
         similarity = cosines(batch.target, content, known)
         sequence = F.pad(similarity[:, : self.length], (0, max(0, self.length - similarity.shape[1])))
-        behaviours = torch.cat(
-            [ids.masked_fill(~real.unsqueeze(-1), 0), unit_size(content, known)], dim=2
-        )  # fusion and content interest have the same weights
-        if self.log_temperature is None:
-            both = torch.matmul(similarity.unsqueeze(1), behaviours).squeeze(1)
-        else:
-            both = attend(similarity / self.log_temperature.exp(), behaviours, known)
-        fusion, interest = both.split([ids.shape[2], content.shape[2]], dim=1)
+        weights = similarity
+        if self.log_temperature is not None:
+            weights = attention(similarity / self.log_temperature.exp(), known)
+        there = ids.masked_fill(~real.unsqueeze(-1), 0)
+        fusion = torch.matmul(weights.unsqueeze(1), there).squeeze(1)
+        interest = add_content(weights, content, known)
         return torch.cat([self.ids(batch.target_id, ids, real), fusion, sequence, interest], dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.cosine import cosines
-from moonlib.adapters.vector import Vector, unit_size
+from moonlib.adapters.vector import Vector
 
 Over = Literal["id", "content", "both"]
 
@@ -123,7 +123,44 @@ class ContentInterest(nn.Module):
             known: bool [B, L], where both sides have a representation.
         """
         scores = cosines(target, behaviours, known) / self.log_temperature.exp()
-        return attend(scores, unit_size(behaviours, known), known)
+        return add_content(attention(scores, known), behaviours, known)
+
+
+def attention(scores: Tensor, real: Tensor) -> Tensor:
+    """Softmax of each row's scores over what is real.
+
+    Args:
+        scores: float [B, L], finite.
+        real: bool [B, L]; the others have exactly no weight.
+
+    Returns:
+        float [B, L]; zeros, with gradient zero, for a row where nothing is real.
+    """
+    # The lowest finite value stands for minus infinity, which gives NaN in a row without anything real.
+    return scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(dim=1).masked_fill(~real, 0)
+
+
+def add_content(weights: Tensor, vectors: Tensor, known: Tensor) -> Tensor:
+    """Σ_b w_b r_b over representations scaled to length sqrt(D), as `moonlib.adapters.vector.unit_size` does.
+
+    The lengths go into the weights, [B, L], and not into the vectors, [B, L, D]: on a CPU that is half of the time.
+
+    Args:
+        weights: float [B, L].
+        vectors: float [B, L, D].
+        known: bool [B, L]; the others add nothing, whatever stands there.
+
+    Returns:
+        float [B, D].
+
+    Example:
+        >>> vectors, known = torch.tensor([[[3.0, 4.0], [0.0, 9.0]]]), torch.tensor([[True, False]])
+        >>> add_content(torch.tensor([[10.0, 1.0]]), vectors, known)
+        tensor([[ 8.4853, 11.3137]])
+    """
+    vectors = vectors.masked_fill(~known.unsqueeze(-1), 0)
+    lengths = vectors.norm(dim=-1).clamp(min=1e-12)
+    return torch.matmul((weights * (vectors.shape[-1] ** 0.5 / lengths)).unsqueeze(1), vectors).squeeze(1)
 
 
 def attend(scores: Tensor, values: Tensor, real: Tensor) -> Tensor:
@@ -141,6 +178,4 @@ def attend(scores: Tensor, values: Tensor, real: Tensor) -> Tensor:
         >>> attend(torch.zeros(1, 3), torch.tensor([[[2.0], [4.0], [9.0]]]), torch.tensor([[True, True, False]]))
         tensor([[3.]])
     """
-    # The lowest finite value stands for minus infinity, which gives NaN in a row without anything real.
-    weights = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(dim=1).masked_fill(~real, 0)
-    return torch.matmul(weights.unsqueeze(1), values).squeeze(1)
+    return torch.matmul(attention(scores, real).unsqueeze(1), values).squeeze(1)

@@ -222,7 +222,9 @@ class Representations:
 
     def read(self, rows: NDArray[np.integer[Any]] | slice) -> NDArray[np.float32]:
         """Read the vectors of rows into memory, float32 [*S, D] for rows of shape S."""
-        vectors = np.asarray(self.vectors[rows], dtype=np.float32)
+        # np.take is twice as fast as an index.
+        stored = self.vectors[rows] if isinstance(rows, slice) else np.take(self.vectors, rows, axis=0)
+        vectors = np.asarray(stored, dtype=np.float32)
         return vectors if self.scale == 1 else vectors * np.float32(self.scale)
 
     def at(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
