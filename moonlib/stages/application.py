@@ -335,11 +335,15 @@ class Application(Stage):
         save_weights(self.model, context.directory / "weights.safetensors")
         return {name: self.predict(impressions[name]) for name in EVALUATED}
 
-    @staticmethod
-    def add_epochs(trainer: Trainer, epochs: int) -> None:
+    def add_epochs(self, trainer: Trainer, epochs: int) -> None:
         """Make room for an adapter's pretraining, in which and after which some weights have no gradient."""
         if not epochs:
             return
+        if self.sparse and trainer.world_size > 1:
+            raise ValueError(
+                "sparse: an adapter that is pretrained leaves embedding tables without a gradient at first, which "
+                "torch's DDP cannot do for sparse ones; set sparse: false, or train on one device"
+            )
         if trainer.max_epochs is not None and trainer.max_epochs >= 0:
             trainer.fit_loop.max_epochs = trainer.max_epochs + epochs
         if isinstance(trainer.strategy, DDPStrategy):

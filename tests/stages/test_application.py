@@ -190,6 +190,12 @@ def test_segments_that_are_none_are_told_before_training(
         run(shop, None, tmp_path, Application(IdOnly(), MLP([8])), segments=segments)
 
 
+def test_sparse_tables_and_pretraining_on_several_devices_are_refused() -> None:
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False)
+    with pytest.raises(ValueError, match="set sparse: false, or train on one device"):
+        Application(Make(epochs=1), MLP([8]), sparse=True).add_epochs(trainer, 1)
+
+
 @pytest.mark.parametrize("name", ["id_epochs", "min_count", "buckets"])
 def test_arguments_below_one_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
