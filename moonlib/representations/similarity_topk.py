@@ -57,20 +57,21 @@ def similarity_topk(
 
 def _cosines(store: Representations, target: Rows, behaviours: NDArray[np.integer[Any]]) -> torch.Tensor:
     """Cosine of each target with each of its behaviours, float32 [B, L]; NaN where a side has no representation."""
-    rows, length = behaviours.shape
-    scores = torch.full((rows, length), torch.nan)
+    scores = torch.full(behaviours.shape, torch.nan)
     wanted = torch.nn.functional.normalize(torch.from_numpy(store.at(target)), dim=1)
     known = behaviours >= 0
     known[target < 0] = False
-    across = max(1, min(length, BLOCK))
-    down = max(1, BLOCK // across)
-    for top in range(0, rows, down):
-        for left in range(0, length, across):
-            part = (slice(top, top + down), slice(left, left + across))
-            if not known[part].any():
-                continue
+    # Longest first, so that rows of a block are about as long and little of it is padding.
+    lengths = (known * np.arange(1, known.shape[1] + 1)).max(axis=1, initial=0)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order) and (longest := lengths[order[start]]):
+        rows = order[start : start + max(1, BLOCK // longest)]
+        for left in range(0, longest, BLOCK):
+            part = np.s_[rows, left : min(left + BLOCK, longest)]
             vectors = torch.from_numpy(store.at(behaviours[part]))
-            dots = torch.bmm(vectors, wanted[part[0]].unsqueeze(2)).squeeze(2)
+            dots = torch.bmm(vectors, wanted[rows].unsqueeze(2)).squeeze(2)
             cosines = dots / vectors.norm(dim=2).clamp(min=1e-12)
             scores[part] = cosines.masked_fill(~torch.from_numpy(known[part]), torch.nan)
+        start += len(rows)
     return scores
