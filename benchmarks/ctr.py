@@ -28,7 +28,7 @@ from rich.table import Table
 
 from moonlib.adapters.target_attention import TargetAttention
 from moonlib.data.dataset import Dataset
-from moonlib.data.impressions import Impressions, Vocabularies
+from moonlib.data.impressions import Impressions, Lookups, Vocabularies
 from moonlib.predictors.mlp import MLP
 from moonlib.stages.application import Application, ImpressionData
 from moonlib.stages.stage import StageContext
@@ -77,9 +77,8 @@ class Peer:
     def __init__(self, dataset: Dataset, rows: int) -> None:
         train = dataset.splits.select(dataset.impressions, "train").head(rows)
         vocabularies = Vocabularies.of(dataset, train)
-        batch = Impressions(
-            dataset, train, vocabularies, history=HISTORY, query_history=0, products=None, queries=None
-        )[np.arange(rows)]
+        lookups = Lookups.of(dataset, vocabularies, products=None, queries=None)
+        batch = Impressions(train, lookups, history=HISTORY, query_history=0)[np.arange(rows)]
         self.sizes = {
             "user": len(vocabularies.user),
             "item": len(vocabularies.item),

@@ -167,10 +167,14 @@ class Behaviours:
     ) -> None:
         self.histories = histories
         self.store, self.dim = store, dim
-        stored = np.full(len(rows), -1) if store is None else store.rows(histories.ids)
+        stored = self.rows_of(histories.ids)
         # Place -1, padding, is the last. There may be billions of behaviours: 32 bits will do for what they are.
         self.rows = np.append(rows.astype(np.int32), np.int32(0))
         self.stored = np.append(stored.astype(np.int32), np.int32(-1))
+
+    def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each id's representation, int64 of the same shape, -1 for none."""
+        return np.full(ids.shape, -1) if self.store is None else self.store.rows(ids)
 
     def before(
         self, when: tuple[Ids, Ids, Ids], length: int, target: NDArray[np.int64], top: int | None
@@ -220,32 +224,75 @@ def vectors_at(store: Representations | None, rows: NDArray[np.integer[Any]], di
     return vectors, torch.from_numpy(rows >= 0)
 
 
+@dataclass(frozen=True)
+class Lookups:
+    """What impressions of all splits share: every product, query and behaviour of a dataset, looked up once.
+
+    Attributes:
+        vocabularies: ids to embedding rows.
+        products: side information by item id.
+        query_ids: which queries are one.
+        items: histories of items.
+        queries: histories of queries.
+    """
+
+    vocabularies: Vocabularies
+    products: ItemFeatures
+    query_ids: QueryIds
+    items: Behaviours
+    queries: Behaviours
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        vocabularies: Vocabularies,
+        products: Representations | None,
+        queries: Representations | None,
+    ) -> Lookups:
+        """Look everything up.
+
+        Args:
+            dataset: where products and behaviours come from.
+            vocabularies: ids to embedding rows.
+            products: representations of products, None for none.
+            queries: representations of queries, None for none.
+        """
+        described = dataset.table("products", ("item_id", "category", "merchant_id", "price", "listed_at"))
+        query_ids = QueryIds(dataset)
+        given = dataset.counts.get("histories", 0) > 0
+        items = Snapshots(dataset.arrow("histories")) if given else Histories(dataset.searches, key="item_id")
+        asked = Histories(dataset.searches, key="query_id")
+        dim = products.dim if products else 0
+        return cls(
+            vocabularies,
+            ItemFeatures(described, vocabularies, dataset.splits.train_until),
+            query_ids,
+            Behaviours(items, vocabularies.item.rows(items.ids), products, dim),
+            Behaviours(asked, vocabularies.query.rows(query_ids.of(asked.ids)), queries, dim),
+        )
+
+
 class Impressions(TorchDataset[ImpressionBatch]):
     """Impressions, read a batch of row numbers at a time."""
 
     def __init__(
         self,
-        dataset: Dataset,
         impressions: pl.DataFrame,
-        vocabularies: Vocabularies,
+        lookups: Lookups,
         *,
         history: int,
         query_history: int,
-        products: Representations | None,
-        queries: Representations | None,
         similarity_topk: int | None = None,
         features: Features | None = None,
     ) -> None:
-        """Prepare: every id becomes a row number here, once.
+        """Prepare: every id becomes a row number here.
 
         Args:
-            dataset: where products and behaviours come from.
             impressions: the rows to read, n of them.
-            vocabularies: ids to embedding rows.
+            lookups: of their dataset.
             history: L, how many of the latest items are read.
             query_history: M, how many of the latest queries are read.
-            products: representations of products, None for none.
-            queries: representations of queries, None for none.
             similarity_topk: of the L items, keep this many, those most like the target; None for all.
             features: declared features, fitted to the training impressions; None for none.
         """
@@ -254,23 +301,13 @@ class Impressions(TorchDataset[ImpressionBatch]):
         self.search_id = impressions["search_id"].to_numpy()
         self.ts = impressions["ts"].dt.epoch("us").to_numpy()
         self.clicked = impressions["clicked"].to_numpy().astype(np.float32)
-        described = dataset.table("products", ("item_id", "category", "merchant_id", "price", "listed_at"))
-        items = ItemFeatures(described, vocabularies, dataset.splits.train_until)
-        at, query_ids = items.rows(item_id), QueryIds(dataset)
+        vocabularies, products = lookups.vocabularies, lookups.products
+        at = products.rows(item_id)
         self.user, self.target = vocabularies.user.rows(self.user_id), vocabularies.item.rows(item_id)
-        self.category, self.merchant, self.price = items.category[at], items.merchant[at], items.price[at]
-        self.query = vocabularies.query.rows(query_ids.of(query_id))
-        self.target_stored, self.query_stored = (
-            np.full(len(ids), -1) if store is None else store.rows(ids)
-            for store, ids in ((products, item_id), (queries, query_id))
-        )
-        given = dataset.counts.get("histories", 0) > 0
-        past_items = Snapshots(dataset.arrow("histories")) if given else Histories(dataset.searches, key="item_id")
-        past_queries = Histories(dataset.searches, key="query_id")
-        dim = products.dim if products else 0
-        self.items = Behaviours(past_items, vocabularies.item.rows(past_items.ids), products, dim)
-        asked = vocabularies.query.rows(query_ids.of(past_queries.ids))
-        self.queries = Behaviours(past_queries, asked, queries, dim)
+        self.category, self.merchant, self.price = products.category[at], products.merchant[at], products.price[at]
+        self.query = vocabularies.query.rows(lookups.query_ids.of(query_id))
+        self.items, self.queries = lookups.items, lookups.queries
+        self.target_stored, self.query_stored = self.items.rows_of(item_id), self.queries.rows_of(query_id)
         self.lengths = (history, query_history)
         self.similarity_topk = similarity_topk
         self.features = features.of(impressions) if features else None

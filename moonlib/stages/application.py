@@ -24,7 +24,7 @@ from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.id_features import id_features
 from moonlib.data.dataset import Dataset
 from moonlib.data.features import Features, FeatureSizes, Kind
-from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Vocabularies
+from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.data.segments import SEGMENTS, product_segments, segment_columns
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import save_weights
@@ -290,15 +290,13 @@ class Application(Stage):
             else None
         )
         products, queries = self.read_representations(context)
+        lookups = Lookups.of(context.dataset, vocabularies, products, queries)
         impressions = {
             name: Impressions(
-                context.dataset,
                 table,
-                vocabularies,
+                lookups,
                 history=context.data.history,
                 query_history=context.data.query_history,
-                products=products,
-                queries=queries,
                 similarity_topk=context.data.similarity_topk,
                 features=features,
             )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, ItemFeatures, Vocabularies
+from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, ItemFeatures, Lookups, Vocabularies
 from moonlib.data.vocabulary import Vocabulary
 from moonlib.representations.store import Representations
 
@@ -26,8 +26,7 @@ def stores(tiny: Dataset) -> tuple[Representations, Representations]:
 def impressions(tiny: Dataset, stores: tuple[Representations, Representations]) -> Impressions:
     rows = tiny.splits.select(tiny.impressions, "test")
     vocabularies = Vocabularies.of(tiny, tiny.splits.select(tiny.impressions, "train"))
-    products, queries = stores
-    return Impressions(tiny, rows, vocabularies, history=6, query_history=3, products=products, queries=queries)
+    return Impressions(rows, Lookups.of(tiny, vocabularies, *stores), history=6, query_history=3)
 
 
 def test_histories_and_vectors_by_a_loop(
@@ -72,7 +71,8 @@ def test_products_first_listed_after_training_share_the_unknown_row(tiny: Datase
 def test_without_representations_vectors_have_no_width(tiny: Dataset) -> None:
     rows = tiny.splits.select(tiny.impressions, "test")
     vocabularies = Vocabularies.of(tiny, rows)
-    batch = Impressions(tiny, rows, vocabularies, history=2, query_history=2, products=None, queries=None)[np.arange(5)]
+    lookups = Lookups.of(tiny, vocabularies, products=None, queries=None)
+    batch = Impressions(rows, lookups, history=2, query_history=2)[np.arange(5)]
     assert isinstance(batch, ImpressionBatch)
     assert batch.history_vectors.shape == (5, 2, 0)
     assert not batch.target_known.any()
@@ -120,9 +120,9 @@ def test_histories_of_a_search_unit_are_those_most_like_the_target(
 ) -> None:
     rows = tiny.splits.select(tiny.impressions, "test")
     vocabularies = Vocabularies.of(tiny, tiny.splits.select(tiny.impressions, "train"))
-    wanted = {"query_history": 3, "products": stores[0], "queries": stores[1]}
-    whole = Impressions(tiny, rows, vocabularies, history=40, **wanted)
-    found = Impressions(tiny, rows, vocabularies, history=40, similarity_topk=5, **wanted)
+    lookups = Lookups.of(tiny, vocabularies, *stores)
+    whole = Impressions(rows, lookups, history=40, query_history=3)
+    found = Impressions(rows, lookups, history=40, query_history=3, similarity_topk=5)
     asked = np.arange(300)
     all_of, kept = whole[asked], found[asked]
     assert kept.history.shape == (300, 5)
@@ -147,9 +147,8 @@ def test_histories_of_a_search_unit_are_those_most_like_the_target(
 def test_queries_of_one_text_are_one_and_what_was_asked_once_is_unknown(tiny: Dataset) -> None:
     rows = tiny.splits.select(tiny.impressions, "train")
     vocabularies = Vocabularies.of(tiny, rows)
-    batch = Impressions(tiny, rows, vocabularies, history=2, query_history=4, products=None, queries=None)[
-        np.arange(len(rows))
-    ]
+    lookups = Lookups.of(tiny, vocabularies, products=None, queries=None)
+    batch = Impressions(rows, lookups, history=2, query_history=4)[np.arange(len(rows))]
     text = rows.join(tiny.queries, on="query_id", how="left", maintain_order="left").select("text", "image")
     row_of: dict[str, set[int]] = {}
     for (words, image), row in zip(text.iter_rows(), batch.query.tolist(), strict=True):
