@@ -13,13 +13,14 @@ from moonlib.adapters.adapter import Adapter, BehaviourBatch
 class Concat(Adapter):
     """The features of several adapters, one after the other.
 
-    One of them at most may have `Adapter.matching` outputs; its features come last, as those end the features.
+    One of them at most may be pretrained or have `Adapter.matching` outputs; its features come last, as the outputs end
+    the features.
 
     Args:
         adapters: at least one.
 
     Raises:
-        ValueError: if there is none, or more than one joins the predictor at matching points.
+        ValueError: if there is none, or more than one is pretrained or joins the predictor at matching points.
 
     Example: MUSE's pair is ``{class_path: concat, init_args: {adapters: [sa_ta, simtier]}}``.
     """
@@ -28,18 +29,16 @@ class Concat(Adapter):
         super().__init__()
         if not adapters:
             raise ValueError("adapters must name at least one")
-        joining = [adapter for adapter in adapters if adapter.matching]
-        if len(joining) > 1:
-            names = ", ".join(type(adapter).__name__ for adapter in joining)
-            raise ValueError(f"adapters: one at most may join the predictor at matching points, got {names}")
-        self.parts = [*(adapter for adapter in adapters if not adapter.matching), *joining]
+        special = [adapter for adapter in adapters if adapter.pretraining_epochs or adapter.matching]
+        if len(special) > 1:
+            names = ", ".join(type(adapter).__name__ for adapter in special)
+            raise ValueError(f"adapters: one at most may be pretrained or join the predictor, got {names}")
+        self.parts = [*(adapter for adapter in adapters if adapter not in special), *special]
         self.adapters = nn.ModuleList(self.parts)
         self.reads_content = any(adapter.reads_content for adapter in adapters)
         self.reads_query_ids = any(adapter.reads_query_ids for adapter in adapters)
-        for adapter in joining:
-            self.matching = adapter.matching
-            self.pretraining_epochs = adapter.pretraining_epochs
-            self.pretraining_logits = adapter.pretraining_logits  # type: ignore[method-assign]
+        self.matching = self.parts[-1].matching
+        self.pretraining_epochs = self.parts[-1].pretraining_epochs
 
     def setup(self, id_dim: int, dim: int) -> None:
         """Make the weights of each."""
@@ -51,6 +50,10 @@ class Concat(Adapter):
         """Fit each to the catalogue."""
         for adapter in self.parts:
             adapter.fit(vectors)
+
+    def pretraining_logits(self, batch: BehaviourBatch) -> Tensor:
+        """Predict with the one that is pretrained, float [B]."""
+        return self.parts[-1].pretraining_logits(batch)
 
     def forward(self, batch: BehaviourBatch) -> Tensor:
         """Compute the features, float [B, sum of the adapters' out_features]."""

@@ -158,15 +158,14 @@ class Behaviours:
     Args:
         histories: of all users.
         rows: their ids' rows in the vocabulary, int64 [E].
-        store: N representations of width D, or None where nothing is represented.
-        dim: D.
+        store: N representations of width D, or None for D = 0.
     """
 
     def __init__(
-        self, histories: Histories | Snapshots, rows: NDArray[np.int64], store: Representations | None, dim: int
+        self, histories: Histories | Snapshots, rows: NDArray[np.int64], store: Representations | None
     ) -> None:
         self.histories = histories
-        self.store, self.dim = store, dim
+        self.store = store
         stored = self.rows_of(histories.ids)
         # Place -1, padding, is the last. There may be billions of behaviours: 32 bits will do for what they are.
         self.rows = np.append(rows.astype(np.int32), np.int32(0))
@@ -202,25 +201,24 @@ class Behaviours:
 
     def vectors(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Representations float [*S, D], zeros where there is none, and bool [*S] whether there is one."""
-        return vectors_at(self.store, self.stored[places], self.dim)
+        return vectors_at(self.store, self.stored[places])
 
 
 PLACES = 4_000_000
 """Places of behaviours that are in memory at once where some are to be chosen."""
 
 
-def vectors_at(store: Representations | None, rows: NDArray[np.integer[Any]], dim: int) -> tuple[Tensor, Tensor]:
+def vectors_at(store: Representations | None, rows: NDArray[np.integer[Any]]) -> tuple[Tensor, Tensor]:
     """Read representations by row.
 
     Args:
-        store: N vectors of width D, or None where nothing is represented.
+        store: N vectors of width D, or None for D = 0.
         rows: integers, any shape S, -1 for none.
-        dim: D.
 
     Returns:
         float [*S, D], zeros where there is none, and bool S, True where there is one.
     """
-    vectors = torch.zeros(*rows.shape, dim) if store is None else torch.from_numpy(store.at(rows))
+    vectors = torch.zeros(*rows.shape, 0) if store is None else torch.from_numpy(store.at(rows))
     return vectors, torch.from_numpy(rows >= 0)
 
 
@@ -263,13 +261,12 @@ class Lookups:
         given = dataset.counts.get("histories", 0) > 0
         items = Snapshots(dataset.arrow("histories")) if given else Histories(dataset.searches, key="item_id")
         asked = Histories(dataset.searches, key="query_id")
-        dim = products.dim if products else 0
         return cls(
             vocabularies,
             ItemFeatures(described, vocabularies, dataset.splits.train_until),
             query_ids,
-            Behaviours(items, vocabularies.item.rows(items.ids), products, dim),
-            Behaviours(asked, vocabularies.query.rows(query_ids.of(asked.ids)), queries, dim),
+            Behaviours(items, vocabularies.item.rows(items.ids), products),
+            Behaviours(asked, vocabularies.query.rows(query_ids.of(asked.ids)), queries),
         )
 
 
@@ -320,8 +317,8 @@ class Impressions(TorchDataset[ImpressionBatch]):
         target = self.target_stored[rows]
         history = self.items.before(when, self.lengths[0], target, self.similarity_topk)
         past = self.queries.before(when, self.lengths[1], target, None)
-        target_vector, target_known = vectors_at(self.items.store, target, self.items.dim)
-        query_vector, query_known = vectors_at(self.queries.store, self.query_stored[rows], self.queries.dim)
+        target_vector, target_known = vectors_at(self.items.store, target)
+        query_vector, query_known = vectors_at(self.queries.store, self.query_stored[rows])
         history_vectors, history_known = self.items.vectors(history)
         past_vectors, past_known = self.queries.vectors(past)
         return ImpressionBatch(

@@ -34,9 +34,9 @@ from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
 from moonlib.stages.clipping import clip_gradients
 from moonlib.stages.lazy_adam import LazyAdam
-from moonlib.stages.represent import EVALUATED, oracle_representations
+from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
-from moonlib.stages.training import train
+from moonlib.stages.training import row_loader, train
 
 ID_STD = 0.01
 """Spread of an id's embedding before it is trained."""
@@ -351,34 +351,11 @@ class Application(Stage):
         """The representations of products and of queries that this run reads."""
         if not self.adapter.reads_content:
             return None, None
-        if self.representation == "oracle":
-            return oracle_representations(context.dataset)
-        place = context.representations
-        assert place is not None
-        products = Representations.open(place, "products")
-        # A data set may come with representations of its products alone; a represent stage makes both.
-        given = place == context.dataset.representations
-        queries = None if given and not (place / "queries.npy").exists() else Representations.open(place, "queries")
-        if self.representation == "shuffled":
-            return products.shuffled(context.seed), queries and queries.shuffled(context.seed)
-        return products, queries
+        assert self.representation != "truth"
+        return read_representations(context, self.representation)
 
     def train_dataloader(self) -> DataLoader[ImpressionBatch]:
-        data = self.context.data
-        sampler = BatchRows(
-            len(self.train_impressions),
-            data.batch_size,
-            # Epochs of one batch are there to learn it by heart: it has to be the same one.
-            None if repr(self.trainer.limit_train_batches) == "1" else self.context.seed,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-            epoch=self.context.position.epoch,
-            start=self.context.position.batch,
-        )
-        generator = torch.Generator().manual_seed(self.context.seed)
-        return DataLoader(
-            self.train_impressions, sampler=sampler, batch_size=None, num_workers=data.workers, generator=generator
-        )
+        return row_loader(self.train_impressions, self.context)
 
     def training_step(self, batch: ImpressionBatch, step: int) -> Tensor:
         pretraining = self.current_epoch < self.adapter.pretraining_epochs

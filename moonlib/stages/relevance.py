@@ -28,9 +28,9 @@ from moonlib.metrics.ndcg import Gain, gains, ndcg
 from moonlib.predictors.mlp import MLP
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
-from moonlib.stages.represent import EVALUATED, oracle_representations
+from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
-from moonlib.stages.training import train
+from moonlib.stages.training import row_loader, train
 
 
 @dataclass
@@ -201,7 +201,12 @@ class Relevance(Stage):
         splits: tuple[Split, ...] = ("train", *EVALUATED)
         rows = {name: judged_impressions(dataset, name) for name in splits}
         worth = self.check(rows)
-        products, queries = self.read_representations(context)
+        products, queries = read_representations(context, self.representation)
+        if not len(queries.ids):
+            raise ValueError(
+                f"{context.dataset.directory} came with representations of its products alone, and the relevance stage "
+                "compares them with queries: leave it out (--stages.relevance null)"
+            )
         judged = {
             name: Judged(part, worth[name] / worth["train"].max(), products, queries) for name, part in rows.items()
         }
@@ -253,33 +258,8 @@ class Relevance(Stage):
             )
         return worth
 
-    def read_representations(self, context: StageContext) -> tuple[Representations, Representations]:
-        """The representations of products and of queries that this run reads."""
-        if self.representation == "oracle":
-            return oracle_representations(context.dataset)
-        assert context.representations is not None
-        products = Representations.open(context.representations, "products")
-        queries = Representations.open(context.representations, "queries")
-        if self.representation == "shuffled":
-            return products.shuffled(context.seed), queries.shuffled(context.seed)
-        return products, queries
-
     def train_dataloader(self) -> DataLoader[JudgedBatch]:
-        data = self.context.data
-        sampler = BatchRows(
-            len(self.train_pairs),
-            data.batch_size,
-            # Epochs of one batch are there to learn it by heart: it has to be the same one.
-            None if repr(self.trainer.limit_train_batches) == "1" else self.context.seed,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-            epoch=self.context.position.epoch,
-            start=self.context.position.batch,
-        )
-        generator = torch.Generator().manual_seed(self.context.seed)
-        return DataLoader(
-            self.train_pairs, sampler=sampler, batch_size=None, num_workers=data.workers, generator=generator
-        )
+        return row_loader(self.train_pairs, self.context)
 
     def training_step(self, batch: JudgedBatch, step: int) -> Tensor:
         loss = F.binary_cross_entropy_with_logits(self.model(batch.query, batch.item), batch.target)

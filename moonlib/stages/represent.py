@@ -324,6 +324,34 @@ def chance_representations(ids: NDArray[np.int64], directory: Path, name: str, s
     return write_vectors(directory, name, ids, 32, BLOCK, chunks)
 
 
+def read_representations(
+    context: StageContext, kind: Literal["learned", "shuffled", "oracle"]
+) -> tuple[Representations, Representations]:
+    """The representations of products and of queries that a stage after this one reads.
+
+    Args:
+        context: what the stage was given.
+        kind: those ``learned`` by the stages before or given with the dataset, the same ``shuffled`` among the ids, or
+            the true latents of a simulated dataset (``oracle``).
+
+    Returns:
+        N of products and M of queries, of one width D. A dataset may come with representations of its products alone;
+        of queries there is then none.
+    """
+    if kind == "oracle":
+        return oracle_representations(context.dataset)
+    assert context.representations is not None
+    products = Representations.open(context.representations, "products")
+    given = context.representations == context.dataset.representations
+    if given and not (context.representations / "queries.npy").exists():
+        queries = Representations(np.zeros(0, dtype=np.int64), np.zeros((0, products.dim), dtype=np.float32))
+    else:
+        queries = Representations.open(context.representations, "queries")
+    if kind == "shuffled":
+        return products.shuffled(context.seed), queries.shuffled(context.seed)
+    return products, queries
+
+
 def oracle_representations(dataset: Dataset) -> tuple[Representations, Representations]:
     """The true latents of products and queries, from files that training never reads.
 

@@ -20,7 +20,7 @@ from moonlib.data.splits import Split
 from moonlib.disk import writing
 from moonlib.metrics.recall import TIE, recall_at
 from moonlib.representations.store import Representations, unit
-from moonlib.stages.represent import EVALUATED, evaluation_searches, microseconds, oracle_representations
+from moonlib.stages.represent import EVALUATED, evaluation_searches, microseconds, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 
 BUDGET = 2**22
@@ -372,17 +372,8 @@ class Retrieval(Stage):
         dataset = context.dataset
         if self.representation == "popularity":
             return ByPopularity(dataset, self.gallery)
-        if self.representation == "oracle":
-            products, queries = oracle_representations(dataset)
-        else:
-            assert context.representations is not None
-            products = Representations.open(context.representations, "products")
-            queries = Representations.open(context.representations, "queries")
-            if self.representation == "shuffled":
-                products, queries = products.shuffled(context.seed), queries.shuffled(context.seed)
         return ByRepresentations(
-            products,
-            queries,
+            *read_representations(context, self.representation),
             self.gallery,
             Histories(dataset.searches, key="item_id"),
             length=context.data.history,

