@@ -173,10 +173,19 @@ def latents() -> str:
 
 def click_model() -> str:
     """The lines of the simulation that compute the probability of a click."""
-    lines = inspect.getsource(traffic._react).splitlines()
-    first = next(i for i, line in enumerate(lines) if line.strip().startswith("match ="))
-    last = next(i for i, line in enumerate(lines) if line.strip().startswith("clicked ="))
-    return "```text\n" + dedent("\n".join(lines[first : last + 1])) + "\n```"
+    appeal = _lines(traffic.Market.appeal, "match =", "wish =")
+    bias = _lines(traffic, "BIAS =")
+    p_click = _lines(traffic.Appeal.p_click, "return ").replace("return ", "p_click = ").replace("self.", "")
+    clicked = _lines(traffic._react, "clicked =")
+    return "```text\n" + "\n".join([appeal, bias.replace("BIAS", "bias"), p_click, clicked]) + "\n```"
+
+
+def _lines(of: Any, first: str, last: str | None = None) -> str:
+    """The lines of a function's or a module's source from one that starts so to one that starts so, or that alone."""
+    lines = inspect.getsource(of).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip().startswith(first))
+    stop = next(i for i, line in enumerate(lines[start:], start) if line.strip().startswith(last or first))
+    return dedent("\n".join(lines[start : stop + 1]))
 
 
 def marketplace_version() -> str:

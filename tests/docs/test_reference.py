@@ -150,4 +150,4 @@ def test_the_click_model_is_the_code_s() -> None:
     shown = reference.click_model()
     for term in ("match =", "liking =", "hidden =", "bias =", "p_click =", "clicked ="):
         assert term in shown
-    assert "rng.random" in shown.splitlines()[-2]
+    assert "rng.random" in shown.splitlines()[-2] and "sigmoid(-1.5 + wish + bias)" in shown.splitlines()[-3]

@@ -68,6 +68,66 @@ class Traffic:
     acted_ts: Ids
 
 
+BIAS = -0.45 * np.log2(1 + np.arange(SHOWN))
+"""What a position adds to the logit of a click, float64 [SHOWN]."""
+
+
+@dataclass(frozen=True)
+class Visits:
+    """V visits of a day, as they begin.
+
+    Attributes:
+        user: int64 [V].
+        start: float64 [V], seconds since the first day began.
+        category: int64 [V], what each is about.
+        wanted: float32 [V, L], the look each is about.
+        intended: int64 [V], the listing in mind.
+    """
+
+    user: Ids
+    start: Floats
+    category: Ids
+    wanted: NDArray[np.float32]
+    intended: Ids
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What V queries consist of: `Traffic` says what each column is."""
+
+    photo: Flags
+    text: Flags
+    told: dict[str, Flags]
+    query: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Appeal:
+    """What k items are to each of V shoppers with something in mind, wherever they are shown.
+
+    Attributes:
+        match: float64 [V, k], cosine of what is meant and the item.
+        same: bool [V, k], another listing of the product in mind.
+        liking: float64 [V, k], see `Market.liking`.
+        wish: float64 [V, k], the logit of a click but for its position.
+        buy: float64 [V, k], the logit of an order of what was clicked.
+    """
+
+    match: Floats
+    same: Flags
+    liking: Floats
+    wish: Floats
+    buy: Floats
+
+    def p_click(self, bias: Floats | float) -> Floats:
+        """The true probability of a click where positions add ``bias`` (`BIAS`), broadcast against [V, k]."""
+        return sigmoid(-1.5 + self.wish + bias)
+
+    def p_order(self) -> Floats:
+        """The true probability that a click leads to an order, float64 [V, k]."""
+        return sigmoid(self.buy)
+
+
 class Shelf:
     """Draws items by key and weight: one sort to build, one binary search per draw."""
 
@@ -144,6 +204,40 @@ class Market:
         pool[:, 1:][pool[:, 1:] == pool[:, :-1]] = -1
         return pool
 
+    def visits(self, day: int, count: int, rng: np.random.Generator) -> Visits:
+        """Who comes on a day whose shelves are stocked, when, and with what in mind."""
+        s = self.shoppers
+        user = rng.choice(len(s), size=count, p=s.activity)
+        start = day * 86_400 + 7 * 3_600 + 15.3 * 3_600 * rng.beta(2.2, 1.6, size=count)
+        category, wanted = _interests(self, user, day, rng)
+        return Visits(user, start, category, wanted, self.intend(category, wanted, rng))
+
+    def ask(self, intended: Ids, rng: np.random.Generator) -> Asked:
+        """What shoppers show and tell of the listings they have in mind, int64 [V]."""
+        n = len(intended)
+        kind = rng.choice(3, size=n, p=[0.46, 0.26, 0.28])
+        photo, text = kind < 2, kind > 0
+        told = {block: text & (rng.random(n) < chance) for block, chance in TOLD.items()}
+        told["category"] = text & ((rng.random(n) < 0.9) | ~np.any([*told.values()], axis=0))
+        query = self.space.embed(self.catalogue.factors.take(intended), told)
+        query[photo] = self.catalogue.latent[intended[photo]]
+        return Asked(photo, text, told, query)
+
+    def appeal(self, user: Ids, intended: Ids, wanted: NDArray[np.float32], item: Ids) -> Appeal:
+        """What items int64 [V, k] are to shoppers with a listing in mind and a look they want."""
+        c, s = self.catalogue, self.shoppers
+        match = np.einsum("bd,bkd->bk", c.latent[intended], c.latent[item]).astype(np.float64)
+        same = c.spu[item] == c.spu[intended, None]
+        liking = self.liking(wanted, item)
+        price = -s.thrift[user, None] * np.abs(c.relative_price[item] - s.spending[user, None])
+        brand = (c.factors.brand[item][:, :, None] == s.brands[user][:, None, :]).any(axis=2)
+        near = c.merchant_region[item] == s.region[user, None]
+        hidden = c.quality[item] + 0.25 * c.popularity[item]
+        wish = 1.6 * (match - 0.65) + 0.85 * liking + 0.25 * price + 0.3 * brand + 0.15 * near + 0.6 * hidden
+        # A near miss is looked at, and seldom bought.
+        buy = np.where(same, 0.2 + 0.6 * hidden + 0.5 * price - 6 * (1 - match), -5.0)
+        return Appeal(match, same, liking, wish, buy)
+
 
 def simulate(market: Market, searches_per_day: int, rng: np.random.Generator) -> Traffic:
     """Run the thirty days.
@@ -153,16 +247,13 @@ def simulate(market: Market, searches_per_day: int, rng: np.random.Generator) ->
         searches_per_day: about how many searches a day sees.
         rng: the stream that all of it is a function of.
     """
-    s = market.shoppers
     batches: list[Columns] = []
     searches = 0
     for day in range(DAYS):
         market.open(day)
-        visits = round(searches_per_day / 1.45)
-        user = rng.choice(len(s), size=visits, p=s.activity)
-        start = day * 86_400 + 7 * 3_600 + 15.3 * 3_600 * rng.beta(2.2, 1.6, size=visits)
-        category, wanted = _interests(market, user, day, rng)
-        intended = market.intend(category, wanted, rng)
+        visits = market.visits(day, round(searches_per_day / 1.45), rng)
+        user, start, category = visits.user, visits.start, visits.category
+        wanted, intended = visits.wanted, visits.intended
         for _ in range(SEARCHES_PER_VISIT):
             batch = _search(market, user, start, intended, wanted, rng)
             batch["search"] += searches
@@ -195,22 +286,16 @@ def _search(
     market: Market, user: Ids, start: Floats, intended: Ids, wanted: NDArray[np.float32], rng: np.random.Generator
 ) -> Columns:
     """One search for each of the users: the columns of `Traffic`, rows counted from zero."""
-    n = len(user)
-    kind = rng.choice(3, size=n, p=[0.46, 0.26, 0.28])
-    photo, text = kind < 2, kind > 0
-    told = {block: text & (rng.random(n) < chance) for block, chance in TOLD.items()}
-    told["category"] = text & ((rng.random(n) < 0.9) | ~np.any([*told.values()], axis=0))
-    query = market.space.embed(market.catalogue.factors.take(intended), told)
-    query[photo] = market.catalogue.latent[intended[photo]]
-    item, shown, propensity = _show(market, intended, query, rng)
+    asked = market.ask(intended, rng)
+    item, shown, propensity = _show(market, intended, asked.query, rng)
     return {
         "user": user,
         "ts": (start * 1e6).astype(np.int64),
         "intended": intended,
-        "photo": photo,
-        "text": text,
-        **told,
-        "query": query,
+        "photo": asked.photo,
+        "text": asked.text,
+        **asked.told,
+        "query": asked.query,
         "propensity": np.broadcast_to(propensity[:, None], item.shape)[shown],
         **_react(market, user, start, intended, wanted, item, shown, rng),
     }
@@ -244,31 +329,22 @@ def _react(
     rng: np.random.Generator,
 ) -> Columns:
     """What shoppers do with the results of one search each."""
-    c, s = market.catalogue, market.shoppers
-    match = np.einsum("bd,bkd->bk", c.latent[intended], c.latent[item]).astype(np.float64)
-    same = (c.spu[item] == c.spu[intended, None]) & shown
-    liking = market.liking(wanted, item)
-    price = -s.thrift[user, None] * np.abs(c.relative_price[item] - s.spending[user, None])
-    brand = (c.factors.brand[item][:, :, None] == s.brands[user][:, None, :]).any(axis=2)
-    near = c.merchant_region[item] == s.region[user, None]
-    hidden = c.quality[item] + 0.25 * c.popularity[item]
+    c = market.catalogue
+    appeal = market.appeal(user, intended, wanted, item)
+    same = appeal.same & shown
     position = np.broadcast_to(np.arange(SHOWN), item.shape)
-    bias = -0.45 * np.log2(1 + np.arange(SHOWN))
-    wish = 1.6 * (match - 0.65) + 0.85 * liking + 0.25 * price + 0.3 * brand + 0.15 * near + 0.6 * hidden
-    p_click = _sigmoid(-1.5 + wish + bias)
+    p_click = appeal.p_click(BIAS)
     clicked = (rng.random(item.shape) < p_click) & shown
 
-    # A near miss is looked at, and seldom bought.
-    buy = np.where(same, 0.2 + 0.6 * hidden + 0.5 * price - 6 * (1 - match), -5.0)
-    ordered = clicked & (rng.random(item.shape) < _sigmoid(buy))
-    carted = clicked & (rng.random(item.shape) < _sigmoid(-1.8 + 2.0 * same + 0.4 * liking))
+    ordered = clicked & (rng.random(item.shape) < appeal.p_order())
+    carted = clicked & (rng.random(item.shape) < sigmoid(-1.8 + 2.0 * same + 0.4 * appeal.liking))
     at_click = start[:, None] + 5 + 8 * position + rng.uniform(0, 10, size=item.shape)
     at_cart = at_click + rng.uniform(10, 90, size=item.shape)
     at_order = at_cart + rng.uniform(60, 400, size=item.shape)
     acts = [(clicked, at_click, CLICK), (carted, at_cart, CART), (ordered, at_order, ORDER)]
 
     alike = c.factors.category[item] == c.factors.category[intended, None]
-    grade = np.select([same, match > 0.6, alike], [3.0, 2.0, 1.0], 0.0)
+    grade = np.select([same, appeal.match > 0.6, alike], [3.0, 2.0, 1.0], 0.0)
     judged = rng.random(len(user)) < JUDGED
     rows = np.broadcast_to(np.arange(len(user))[:, None], item.shape)
     return {
@@ -277,7 +353,7 @@ def _react(
         "position": position[shown],
         "clicked": clicked[shown],
         "p_click": p_click[shown],
-        "p_click_no_position": _sigmoid(-1.5 + wish + bias.mean())[shown],
+        "p_click_no_position": appeal.p_click(BIAS.mean())[shown],
         "relevance": np.where(judged[:, None], grade, np.nan)[shown],
         "acted_search": np.concatenate([rows[done] for done, _, _ in acts]),
         "acted_item": np.concatenate([item[done] for done, _, _ in acts]),
@@ -287,5 +363,6 @@ def _react(
     }
 
 
-def _sigmoid(logit: Floats) -> Floats:
+def sigmoid(logit: Floats) -> Floats:
+    """1 / (1 + exp(-logit))."""
     return np.asarray(1 / (1 + np.exp(-logit)))

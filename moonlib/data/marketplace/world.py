@@ -52,15 +52,15 @@ class World:
     Attributes:
         size: how large it is.
         streams: where its chance comes from.
-        catalogue, shoppers, traffic: what the simulation made.
+        market: the catalogue and its shoppers, ready to be searched again.
+        traffic: what happened.
         listings: what merchants wrote about the catalogue.
         texts: what shoppers typed, None for photos alone; one per search.
     """
 
     size: Size
     streams: Streams
-    catalogue: Catalogue
-    shoppers: Shoppers
+    market: Market
     traffic: Traffic
     listings: Listings
     texts: list[str | None]
@@ -80,7 +80,17 @@ class World:
         rng = streams["texts"]
         chinese = rng.random(len(traffic.user)) < shoppers.speaks_chinese[traffic.user]
         texts = write_queries(catalogue.factors.take(traffic.intended), traffic.told, chinese, rng)
-        return cls(scale, streams, catalogue, shoppers, traffic, listings, texts)
+        return cls(scale, streams, market, traffic, listings, texts)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What is sold."""
+        return self.market.catalogue
+
+    @property
+    def shoppers(self) -> Shoppers:
+        """Who shops."""
+        return self.market.shoppers
 
     @cached_property
     def day(self) -> NDArray[np.int64]:
