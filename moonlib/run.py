@@ -24,6 +24,7 @@ from moonlib.recipe import load as load_recipe
 from moonlib.recipe_typing import construct_component
 from moonlib.representations.store import Representations
 from moonlib.stages.represent import RepresentData
+from moonlib.stages.stage import Stage, StageContext
 
 if TYPE_CHECKING:
     from moonlib.data.source import Source
@@ -196,6 +197,48 @@ class Run:
                 return found
         where = places[0] if isinstance(source, Shards) else self.cache
         raise RunError(f"{self.directory}: its data is not in {where} any more; {self._command} makes it again")
+
+    def reopen(self, link: str, dataset: Dataset) -> tuple[Stage, StageContext]:
+        """A finished stage, or a reference of one, constructed as it was when it ran, with what it was given.
+
+        Args:
+            link: its name in the run directory, such as ``application`` or ``application.baseline``.
+            dataset: the data of the run, or a view of it.
+
+        Returns:
+            The stage, and a context whose ``directory`` is the finished one: read it, and write nothing there.
+
+        Raises:
+            RunError: there is no such stage, it has not finished, or what it needs is not installed.
+        """
+        name = link.partition(".")[0]
+        if name not in self.config["stages"]:
+            known = ", ".join(self.config["stages"])
+            raise RunError(f"{self.directory}: its recipe has no stage {name!r}; its stages are {known}")
+        directory = self._finished(link)
+        file = directory / "identity.json"
+        if not file.is_file():
+            raise RunError(f"{file} is missing: runs of moonlib 0.1 did not note how a stage was made; fit it again")
+        identity = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            # As it was resolved then: a default may be another today.
+            stage = StageRecipe(name, {key: identity["config"][key] for key in ("module", "data")})
+            module = stage.module()
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+        before = list(self._provides)[: list(self._provides).index(name)]
+        made = [stage for stage in before if self._provides[stage] == "representations"]
+        representations = None
+        if "representations" in module.needs:
+            representations = self._finished(made[-1]) if made else dataset.representations
+        return module, StageContext(
+            dataset=dataset,
+            data=stage.data(),
+            trainer=stage.trainer(logger=False, enable_checkpointing=False, enable_model_summary=False),
+            directory=directory,
+            seed=identity["seed"],
+            representations=representations,
+        )
 
     @property
     def cache(self) -> Path:

@@ -59,6 +59,7 @@ class Dataset:
             counts = described["counts"]
             there = [table for table in SCHEMAS if table not in OPTIONAL_TABLES or table in counts]
             self.counts: dict[str, int] = {table: counts[table] for table in there}
+            self._more: pa.Table | None = None
             self._given: dict[str, int] = dict(described.get("representations", {}))
             self.splits = Splits.from_json(described["splits"])
         except (ValueError, KeyError, TypeError) as error:
@@ -104,7 +105,22 @@ class Dataset:
             raise BrokenShard(f"{shards}: {problem}; {REMEDY}") from error
         if missing := [column for column in SCHEMAS[name].names if column not in table.column_names]:
             raise BrokenShard(f"{shards}: {name}: the shards have no column {missing[0]!r}; {REMEDY}")
+        if name == "queries" and self._more is not None:
+            more = self._more.cast(pa.schema([table.schema.field(column) for column in self._more.column_names]))
+            return pa.concat_tables([table, more], promote_options="default")
         return table
+
+    def with_queries(self, queries: pl.DataFrame) -> Dataset:
+        """The same dataset as if more had been asked: its table of queries ends with these. Nothing is written.
+
+        Its own queries stay what they are. Of the new ones there is no sample to read.
+
+        Args:
+            queries: columns of the queries table; ids that the dataset does not have.
+        """
+        more = Dataset(self.directory)
+        more._more = queries.to_arrow(compat_level=pl.CompatLevel.oldest())
+        return more
 
     @cached_property
     def products(self) -> pl.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal
 
 import moonlib.compat  # noqa: F401
@@ -27,7 +28,7 @@ from moonlib.data.features import Features, FeatureSizes, Kind
 from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.data.segments import SEGMENTS, product_segments, segment_columns
 from moonlib.data.splits import Split
-from moonlib.encoders.weights import save_weights
+from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.metrics.ctr import ctr_metrics
 from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
@@ -283,25 +284,79 @@ class Application(Stage):
 
         Of several processes the first predicts.
         """
-        vocabularies = Vocabularies.of(context.dataset, rows["train"], self.min_count, self.buckets)
-        features = (
-            Features.fit(context.dataset, rows["train"], self.features, self.min_count, self.buckets)
-            if self.features
-            else None
-        )
         products, queries = self.read_representations(context)
+        read = self.make_model(context, rows["train"], products, queries)
+        impressions = {name: read(table) for name, table in rows.items()}
+        if products:
+            listed = context.dataset.splits.known(context.dataset.table("products", ("item_id", "listed_at")))
+            fitted = listed["item_id"].to_numpy()
+            if len(fitted) > FITTED:
+                fitted = np.random.default_rng(context.seed).choice(fitted, FITTED, replace=False)
+            self.adapter.fit(torch.from_numpy(products.gather(fitted)))
+        self.train_impressions, self.context = impressions["train"], context
+        self.add_epochs(context.trainer, self.adapter.pretraining_epochs)
+        train(self, context)
+        if not context.trainer.is_global_zero:
+            return {}
+        save_weights(self.model, context.directory / "weights.safetensors")
+        return {name: self.predict(impressions[name]) for name in EVALUATED}
+
+    def score(
+        self, context: StageContext, impressions: pl.DataFrame, asked: Representations | None = None
+    ) -> NDArray[np.float64]:
+        """Predict clicks with the weights of a finished application; nothing is trained or written.
+
+        Impressions need not be the dataset's: a history holds what the user had done, according to its searches, before
+        the moment of each. Queries that the dataset has not seen come with it, see `Dataset.with_queries`.
+
+        Args:
+            context: what the stage was run with, `StageContext.directory` being the finished one; see `Run.reopen`.
+            impressions: n rows with the columns of the impressions table; ``clicked`` is not looked at.
+            asked: representations of those queries, of the kind that this application reads; None for none.
+
+        Returns:
+            float64 [n], in the order of the rows.
+
+        Raises:
+            ValueError: it is the true click probability, which is no model, or the weights do not fit.
+        """
+        if self.representation == "truth":
+            raise ValueError(f"{context.directory} holds the true click probability, and no model that could score")
+        self.context = context
+        products, queries = self.read_representations(context)
+        if queries is not None and asked is not None:
+            asked = asked.shuffled(context.seed) if self.representation == "shuffled" else asked
+            ids = np.concatenate([queries.ids, asked.ids])
+            queries = Representations(ids, np.concatenate([store.read(slice(None)) for store in (queries, asked)]))
+        train = context.dataset.splits.check(context.dataset.impressions, "train", "impressions")
+        with torch.random.fork_rng(devices=[]):
+            read = self.make_model(context, train, products, queries)
+        load_weights(self.model, context.directory / "weights.safetensors")
+        return self.predict(read(impressions))
+
+    def make_model(
+        self,
+        context: StageContext,
+        train: pl.DataFrame,
+        products: Representations | None,
+        queries: Representations | None,
+    ) -> Callable[[pl.DataFrame], Impressions]:
+        """Fit vocabularies and features to the training impressions and make the untrained `model`.
+
+        Args:
+            context: what the stage was given.
+            train: the training impressions.
+            products: representations of products, None for none.
+            queries: representations of queries, None for none.
+
+        Returns:
+            What reads a table of impressions as the model does.
+        """
+        vocabularies = Vocabularies.of(context.dataset, train, self.min_count, self.buckets)
+        features = (
+            Features.fit(context.dataset, train, self.features, self.min_count, self.buckets) if self.features else None
+        )
         lookups = Lookups.of(context.dataset, vocabularies, products, queries)
-        impressions = {
-            name: Impressions(
-                table,
-                lookups,
-                history=context.data.history,
-                query_history=context.data.query_history,
-                similarity_topk=context.data.similarity_topk,
-                features=features,
-            )
-            for name, table in rows.items()
-        }
         sizes = {
             "user": len(vocabularies.user),
             "item": len(vocabularies.item),
@@ -319,19 +374,14 @@ class Application(Stage):
             features.sizes if features else None,
             self.sparse,
         )
-        if products:
-            listed = context.dataset.splits.known(context.dataset.table("products", ("item_id", "listed_at")))
-            fitted = listed["item_id"].to_numpy()
-            if len(fitted) > FITTED:
-                fitted = np.random.default_rng(context.seed).choice(fitted, FITTED, replace=False)
-            self.adapter.fit(torch.from_numpy(products.gather(fitted)))
-        self.train_impressions, self.context = impressions["train"], context
-        self.add_epochs(context.trainer, self.adapter.pretraining_epochs)
-        train(self, context)
-        if not context.trainer.is_global_zero:
-            return {}
-        save_weights(self.model, context.directory / "weights.safetensors")
-        return {name: self.predict(impressions[name]) for name in EVALUATED}
+        return partial(
+            Impressions,
+            lookups=lookups,
+            history=context.data.history,
+            query_history=context.data.query_history,
+            similarity_topk=context.data.similarity_topk,
+            features=features,
+        )
 
     def add_epochs(self, trainer: Trainer, epochs: int) -> None:
         """Make room for an adapter's pretraining, in which and after which some weights have no gradient."""

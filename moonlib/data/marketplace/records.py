@@ -24,6 +24,31 @@ AGES = ("18-24", "25-34", "35-49", "50+")
 SPENDING = ("low", "middle", "high")
 
 
+class Ids:
+    """The ids of a world, without order.
+
+    Attributes:
+        item, spu, user: int64, one per listing, listing and shopper.
+
+    Args:
+        world: whose rows get them.
+    """
+
+    def __init__(self, world: World) -> None:
+        item, spu, user, self._search, self._query = world.streams["ids"].integers(2**63, size=5).tolist()
+        self.item = mix(np.arange(len(world.catalogue)), item)
+        self.spu = mix(world.catalogue.spu, spu)
+        self.user = mix(np.arange(len(world.shoppers)), user)
+
+    def searches(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids of searches by their running numbers; those of the simulation come first."""
+        return mix(numbers, self._search)
+
+    def queries(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids of the queries of searches."""
+        return mix(numbers, self._query)
+
+
 class Records:
     """The rows of a world, under ids without order.
 
@@ -35,12 +60,9 @@ class Records:
     def __init__(self, world: World, boxes: NDArray[np.float32]) -> None:
         self.world = world
         listings, searches = len(world.catalogue), len(world.traffic.user)
-        salts = world.streams["ids"].integers(2**63, size=5).tolist()
-        self.item_id = mix(np.arange(listings), salts[0])
-        self.spu_id = mix(world.catalogue.spu, salts[1])
-        self.user_id = mix(np.arange(len(world.shoppers)), salts[2])
-        self.search_id = mix(np.arange(searches), salts[3])
-        self.query_id = mix(np.arange(searches), salts[4])
+        ids, numbers = Ids(world), np.arange(searches)
+        self.item_id, self.spu_id, self.user_id = ids.item, ids.spu, ids.user
+        self.search_id, self.query_id = ids.searches(numbers), ids.queries(numbers)
         self.product_box = _boxes(boxes[:listings])
         photos = pl.DataFrame(
             {
@@ -123,7 +145,7 @@ class Records:
                 "price": c.price,
                 "merchant_id": mix(c.merchant, int(self.world.streams["merchants"].integers(2**63))),
                 "region": np.array(REGIONS)[c.merchant_region],
-                "listed_at": _times(at),
+                "listed_at": times(at),
                 "image": [f"p{number}" for number in range(len(c))],
                 "box": self.product_box,
             }
@@ -164,7 +186,7 @@ class Records:
                 "query_id": self.query_id[search],
                 "item_id": self.item_id[t.acted_item],
                 "action": np.array(ACTIONS)[t.action],
-                "ts": _times(t.acted_ts),
+                "ts": times(t.acted_ts),
                 "region": np.array(REGIONS)[self.world.shoppers.region[t.user[search]]],
             }
         ).sort("ts", "search_id", "item_id")
@@ -181,7 +203,7 @@ class Records:
                 "item_id": self.item_id[item],
                 "position": t.position[logged].astype(np.int32),
                 "clicked": t.clicked[logged],
-                "ts": _times(t.ts[search]),
+                "ts": times(t.ts[search]),
                 "propensity": t.propensity[logged],
                 "bid": self.world.catalogue.bid[item],
                 "relevance": t.relevance[logged],
@@ -191,7 +213,7 @@ class Records:
         ).sort("ts", "search_id", "position")
 
 
-def _times(microseconds: NDArray[np.int64]) -> pl.Series:
+def times(microseconds: NDArray[np.int64]) -> pl.Series:
     """Moments, counted from the first day."""
     since_1970 = microseconds + int(START.timestamp()) * 1_000_000
     return pl.Series(since_1970).cast(pl.Datetime("us", "UTC"))
