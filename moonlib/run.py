@@ -220,6 +220,8 @@ class Run:
         if not file.is_file():
             raise RunError(f"{file} is missing: runs of moonlib 0.1 did not note how a stage was made; fit it again")
         identity = json.loads(file.read_text(encoding="utf-8"))
+        if identity["dataset"] != dataset.hash:
+            raise RunError(f"{directory} was not made from {dataset.directory} ({dataset.name}), but from other data")
         try:
             # As it was resolved then: a default may be another today.
             stage = StageRecipe(name, {key: identity["config"][key] for key in ("module", "data")})
@@ -257,17 +259,23 @@ class Run:
         recipe = self.directory / "recipe.yaml"
         return f"`moonlib fit --config {recipe} --runs {self.directory.parent} --name {where.name}`"
 
+    def class_of(self, name: str) -> type[Stage]:
+        """The class of a stage.
+
+        Raises:
+            RunError: it cannot be imported.
+        """
+        module, _, cls = str(self.config["stages"][name]["module"]["class_path"]).rpartition(".")
+        try:
+            found: type[Stage] = registry.import_from(module, cls)
+        except ImportError as error:
+            raise self._not_usable(ImportError(f"{module}.{cls} cannot be imported: {error}")) from error
+        return found
+
     @cached_property
     def _provides(self) -> dict[str, str | None]:
         """What each stage provides, by its name, in the order they run."""
-        provides: dict[str, str | None] = {}
-        for name, section in self.config["stages"].items():
-            module, _, cls = str(section["module"]["class_path"]).rpartition(".")
-            try:
-                provides[name] = registry.import_from(module, cls).provides
-            except ImportError as error:
-                raise self._not_usable(ImportError(f"{module}.{cls} cannot be imported: {error}")) from error
-        return provides
+        return {name: self.class_of(name).provides for name in self.config["stages"]}
 
     def _finished(self, name: str) -> Path:
         """The directory of a stage, or of the preprocessing."""

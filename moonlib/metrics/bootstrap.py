@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -178,3 +179,62 @@ def _interval(estimate: float, resampled: NDArray[np.float64]) -> Interval:
         return Interval(estimate, np.nan, np.nan)
     low, high = np.quantile(valid, [0.025, 0.975])
     return Interval(estimate, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class ResampledSums:
+    """K sums over rows on the same resamples of users, and intervals of what is made of them, paired.
+
+    Attributes:
+        sums: float64 [K], over the rows as they are.
+        samples: float64 [K, S], over each resample.
+    """
+
+    sums: NDArray[np.float64]
+    samples: NDArray[np.float64]
+
+    def interval(self, statistic: Callable[[NDArray[np.float64]], Any]) -> Interval:
+        """An interval of what is made of the sums.
+
+        Args:
+            statistic: float64 [K, ...] of sums → [...], such as ``lambda sums: sums[0] / sums[1]``.
+
+        Returns:
+            NaN where it is not defined; resamples on which it is not are left out.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = np.asarray(statistic(self.samples), dtype=np.float64)
+            return _interval(float(statistic(self.sums)), np.where(np.isfinite(values), values, np.nan))
+
+
+def resampled_sums(values: ArrayLike, users: ArrayLike, samples: int = 1000, seed: int = 0) -> ResampledSums:
+    """Sum K values of rows, as they are and over resamples of users.
+
+    Args:
+        values: [K, n].
+        users: int64 [n].
+        samples: number S of resamples.
+        seed: of the resamples.
+
+    Returns:
+        The sums.
+
+    Raises:
+        ValueError: if shapes do not agree or a value is NaN.
+
+    Example:
+        >>> clicks = [[1, 0, 1, 1], [1, 0, 1, 0]]  # of two models on the same rows
+        >>> resampled_sums(clicks, users=[7, 7, 8, 9]).interval(lambda sums: sums[0] / sums[1] - 1).estimate
+        0.5
+    """
+    added = np.asarray(values, dtype=np.float64)
+    user, count = _users(users)
+    if added.ndim != 2 or added.shape[1:] != user.shape:
+        raise ValueError(f"expected values [K, n] and users [n], got {list(added.shape)} and {list(user.shape)}")
+    if np.isnan(added).any():
+        raise ValueError("a value is NaN")
+    of_user = np.stack([np.bincount(user, row, minlength=count) for row in added])
+    drawn_sums = np.empty((len(added), samples))
+    for columns, drawn in _resamples(count, count, samples, seed):
+        drawn_sums[:, columns] = of_user @ drawn
+    return ResampledSums(of_user.sum(axis=1), drawn_sums)

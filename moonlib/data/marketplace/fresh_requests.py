@@ -142,8 +142,8 @@ def draw_requests(world: World, count: int, seed: int = 0) -> FreshRequests:
         for name in ("match", "same", "liking", "wish", "buy")
     }
     # Running numbers go on where the simulation's end.
-    ids, number = Ids(world), len(world.traffic.user) + np.arange(count)
-    search_id, query_id = ids.searches(number), ids.queries(number)
+    ids, numbers = Ids(world), len(world.traffic.user) + np.arange(count)
+    search_id, query_id = ids.searches(numbers), ids.queries(numbers)
     pictures = world.streams[f"fresh pictures {seed}"]
     return FreshRequests(
         impressions=pl.DataFrame(

@@ -1,0 +1,1 @@
+"""Across runs: exchange rate, scaling laws, A/B, report."""
