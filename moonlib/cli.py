@@ -144,6 +144,20 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def abtest(arguments: argparse.Namespace) -> int:
+    """Test click models against another on simulated shoppers, or on a log with propensities."""
+    from rich.console import Console
+
+    from moonlib.studies.abtest import abtest, tables
+
+    found = abtest(arguments.base, arguments.runs, requests=arguments.requests, seed=arguments.seed, out=arguments.out)
+    console = Console() if Console().is_terminal else Console(width=160)
+    console.print(tables(found))
+    for each in found:
+        print(each["file"])
+    return 0
+
+
 def data_make(arguments: argparse.Namespace) -> int:
     """Simulate a marketplace."""
     from moonlib.data.marketplace.source import Marketplace
@@ -394,6 +408,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--out", type=Path, metavar="FILE.json", help="default: evaluations/NAME-HASH.json in the run")
     verb.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode and encode (2)")
+
+    verb = _verb(verbs, "abtest", abtest, "let runs' click models rank fresh requests, and simulated shoppers click")
+    verb.epilog = (
+        "example: moonlib abtest runs/iter3/application.baseline runs/iter1 runs/iter3   against the id-only baseline"
+    )
+    verb.add_argument("base", type=Path, metavar="BASE", help="a run directory, or a reference's directory in one")
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the same; of the same data")
+    verb.add_argument("--requests", type=int, default=6000, metavar="N", help="fresh requests to simulate (6000)")
+    verb.add_argument("--seed", type=int, default=0, help="of the requests; another seed draws others (0)")
+    verb.add_argument(
+        "--out", type=Path, metavar="DIR", help="write RUN/BASE.json there (default: abtest/BASE.json in each run)"
+    )
 
     data = _group(verbs.add_parser("data", help="make, build and check datasets", allow_abbrev=False))
     verb = _verb(data, "make", data_make, "simulate a marketplace")

@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ REQUESTS = 6_000
 ORACLE = "oracle"
 """The arm that ranks by the true click probability, positions apart."""
 
-SEEN = "impressions"
-"""The arm whose clicks are the impressions of any other."""
+SEEN = "impressions of "
+"""Before an arm's name: an arm whose clicks are the impressions of that one."""
 
 BOTTOM = "bottom-tier merchants"
 REVENUE = "revenue per mille"
@@ -232,17 +233,16 @@ def simulated(world: World, dataset: Dataset, arms: Sequence[Arm], requests: int
     measures, leaves = measures_of(dataset, fresh)
     users = fresh.impressions["user_id"].to_numpy()
     base = arms[0].path
-    # Every arm shows the same number of items; as an arm that is always clicked they give rates what to divide by.
-    seen = (places[base] < SHOWN).astype(np.float64)
-    clicks = Outcome.of(expected | {SEEN: seen}, measures, users)
+    impressions = {SEEN + name: (place < SHOWN).astype(np.float64) for name, place in places.items()}
+    clicks = Outcome.of(expected | impressions, measures, users)
     sampled = Outcome.of(drawn, measures, users)
     by_leaf = Outcome.of(expected, leaves, users)
     results = []
     for arm in arms[1:]:
         roles = {"base": base, "run": arm.path, "oracle": ORACLE}
-        rate = {role: clicks.interval(_ratio, (name, "all"), (SEEN, "all")) for role, name in roles.items()}
+        rate = {role: clicks.interval(_ratio, (name, "all"), (SEEN + name, "all")) for role, name in roles.items()}
         revenue = {
-            role: clicks.interval(lambda earned, shown: 1000 * earned / shown, (name, REVENUE), (SEEN, "all"))
+            role: clicks.interval(lambda earned, shown: 1000 * earned / shown, (name, REVENUE), (SEEN + name, "all"))
             for role, name in roles.items()
         }
         results.append(
@@ -255,6 +255,7 @@ def simulated(world: World, dataset: Dataset, arms: Sequence[Arm], requests: int
                 "ctr": _plain(rate),
                 "revenue_per_mille": _plain(revenue),
                 **clicks.against(base, arm.path),
+                "click_rates": clicks.against(base, arm.path, per_impression=True),
                 "sampled": sampled.against(base, arm.path)["lifts"],
                 "leaves": by_leaf.against(base, arm.path),
             }
@@ -411,24 +412,47 @@ class Outcome:
         rows = [self.names.index(name) for name in sums]
         return self.sums.interval(lambda all_sums: statistic(*all_sums[rows]))
 
-    def against(self, base: str, run: str) -> dict[str, dict[str, dict[str, float]]]:
+    def against(self, base: str, run: str, per_impression: bool = False) -> dict[str, dict[str, dict[str, float]]]:
         """Lifts of a run over a base, those of the oracle, and the run's share of them, by measure.
 
         What is not defined is left out: a lift where the base earned nothing, and a share where the oracle's own lift
         is not surely above 0.
+
+        Args:
+            base: an arm.
+            run: another.
+            per_impression: of what is earned by the impressions of a segment's items, in place of all that is earned
+                with them; an arm that shows fewer of them may still have found the better ones.
         """
         lifts, oracle, share = dict[str, Interval](), dict[str, Interval](), dict[str, Interval]()
         for measure in dict.fromkeys(measure for _, measure in self.names):
-            ours, theirs, best = ((arm, measure) for arm in (run, base, ORACLE))
-            lifts[measure] = self.interval(_lift, ours, theirs)
-            oracle[measure] = self.interval(_lift, best, theirs)
+            if per_impression and measure in ("all", REVENUE):  # every arm has equally many impressions
+                continue
+            arms = [(arm, measure) for arm in (run, base, ORACLE)]
+            if per_impression:
+                arms += [(SEEN + arm, measure) for arm in (run, base, ORACLE)]
+            lifts[measure] = self.interval(partial(_made, _lift), *arms)
+            oracle[measure] = self.interval(partial(_made, _oracle_lift), *arms)
             if oracle[measure].low > 0:
-                share[measure] = self.interval(lambda o, t, b: (o - t) / (b - t), ours, theirs, best)
+                share[measure] = self.interval(partial(_made, _share), *arms)
         return {"lifts": _plain(lifts), "oracle": _plain(oracle), "share_of_oracle": _plain(share)}
 
 
-def _lift(ours: Floats, theirs: Floats) -> Floats:
-    return np.asarray(ours / theirs - 1)
+def _made(of: Callable[[Floats, Floats, Floats], Floats], *sums: Floats) -> Floats:
+    """A function of what run, base and oracle have earned, each divided by its impressions where these follow."""
+    return of(*(a / b for a, b in zip(sums[:3], sums[3:], strict=True)) if len(sums) > 3 else sums)
+
+
+def _lift(run: Floats, base: Floats, oracle: Floats) -> Floats:
+    return run / base - 1
+
+
+def _oracle_lift(run: Floats, base: Floats, oracle: Floats) -> Floats:
+    return oracle / base - 1
+
+
+def _share(run: Floats, base: Floats, oracle: Floats) -> Floats:
+    return (run - base) / (oracle - base)
 
 
 def _plain(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
@@ -496,23 +520,10 @@ def tables(found: Sequence[Mapping[str, Any]]) -> Group:
     base = found[0]["base"]
     if found[0]["method"] == "simulation":
         first = found[0]
-        table = _table(
-            f"lift of clicks over {base}; {first['requests']:,} fresh requests of {first['users']:,} shoppers, "
-            f"{first['impressions']:,} impressions an arm; 95 % intervals over shoppers",
-            "clicks on",
-            [*(title for each in found for title in (each["run"], "of the oracle's")), ORACLE],
-        )
-        for key in first["lifts"]:
-            cells = [
-                cell
-                for each in found
-                for cell in (
-                    _percent(each["lifts"].get(key), "+.2f"),
-                    _percent(each["share_of_oracle"].get(key), ".0f"),
-                )
-            ]
-            table.add_row(key, *cells, _percent(first["oracle"].get(key), "+.2f"))
-        parts.append(table)
+        who = f"{first['requests']:,} fresh requests of {first['users']:,} shoppers, 95 % intervals over shoppers"
+        parts.append(_lifts(f"lift of clicks over {base}: {who}", "clicks on", found))
+        rates = [{"run": each["run"], **each["click_rates"]} for each in found]
+        parts.append(_lifts(f"lift of the click rate of what is shown, over {base}", "impressions of", rates))
     if "logged" in found[0]:
         log = found[0]["logged"]
         table = _table(
@@ -532,6 +543,17 @@ def tables(found: Sequence[Mapping[str, Any]]) -> Group:
             )
         parts.append(table)
     return Group(*parts, CONTEXT)
+
+
+def _lifts(title: str, first: str, found: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per segment; of each run the lift and the share of the oracle's, and last the oracle's."""
+    table = _table(title, first, [*(title for each in found for title in (each["run"], "of the oracle's")), ORACLE])
+    for key in found[0]["lifts"]:
+        cells = []
+        for each in found:
+            cells += [_percent(each["lifts"].get(key), "+.2f"), _percent(each["share_of_oracle"].get(key), ".0f")]
+        table.add_row(key, *cells, _percent(found[0]["oracle"].get(key), "+.2f"))
+    return table
 
 
 def _table(title: str, first: str, columns: Sequence[str]) -> Table:
