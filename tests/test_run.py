@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import yaml
@@ -14,6 +15,7 @@ from moonlib.data.content import Content, Modalities
 from moonlib.data.dataset import Dataset
 from moonlib.representations.store import Representations
 from moonlib.run import Run, RunError
+from moonlib.stages.application import Application
 
 
 @pytest.fixture
@@ -155,3 +157,56 @@ def test_results_that_are_not_there_or_broken_are_told(copied: Path) -> None:
 def test_representations_are_mapped(finished_run: Path) -> None:
     products, _ = Run(finished_run).representations()
     assert isinstance(products, Representations) and type(products.vectors).__name__ == "memmap"
+
+
+@pytest.mark.parametrize(
+    "link", ["application", "application.baseline", "application.baseline.shuffled", "application.oracle"]
+)
+def test_a_finished_application_scores_impressions_as_it_did(unbroken: Path, tiny: Dataset, link: str) -> None:
+    state = torch.random.get_rng_state()
+    stage, context = Run(unbroken).reopen(link, tiny)
+    assert isinstance(stage, Application)
+    test = tiny.splits.select(tiny.impressions, "test").sample(fraction=1, shuffle=True, seed=0)
+    predicted = pl.read_parquet(unbroken / link / "predictions.parquet").filter(split="test")
+    expected = test.join(predicted, on=["search_id", "item_id"], how="left", maintain_order="left")["probability"]
+    np.testing.assert_allclose(stage.score(context, test), expected.to_numpy(), rtol=1e-5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_truth_is_no_model(unbroken: Path, tiny: Dataset) -> None:
+    stage, context = Run(unbroken).reopen("application.ceiling", tiny)
+    assert isinstance(stage, Application)
+    with pytest.raises(ValueError, match="no model that could score"):
+        stage.score(context, tiny.impressions)
+
+
+def test_a_query_that_is_asked_anew_is_scored_as_the_one_it_repeats(unbroken: Path, tiny: Dataset) -> None:
+    """With the content and the representation of a known query, a new one leads to the same probabilities."""
+    run = Run(unbroken)
+    test = tiny.splits.select(tiny.impressions, "test")
+    known = tiny.queries.filter(tiny.queries["image"].is_not_null()).join(test, on="query_id", how="semi").head(5)
+    renamed = dict(zip(known["query_id"], range(5), strict=True))
+    more = known.with_columns(pl.col("query_id").replace_strict(renamed, return_dtype=pl.Int64))
+    rows = test.filter(test["query_id"].is_in(known["query_id"].implode()))
+    anew = rows.with_columns(pl.col("query_id").replace_strict(renamed, return_dtype=pl.Int64), pl.col("search_id") + 1)
+    stored = run.representations()[1].gather(known["query_id"].to_numpy())
+    stage, context = run.reopen("application", tiny)
+    view, asked = tiny.with_queries(more), Representations(np.arange(5), stored)
+    again, its_context = run.reopen("application", view)
+    assert isinstance(stage, Application) and isinstance(again, Application)
+    expected = stage.score(context, rows)
+    np.testing.assert_allclose(again.score(its_context, anew, asked), expected, rtol=1e-6)
+    other = Representations(np.arange(5), -stored)
+    assert not np.allclose(again.score(its_context, anew, other), expected, rtol=1e-6)
+
+
+def test_a_stage_that_is_not_there_or_of_other_data_is_told(copied: Path, tiny: Dataset) -> None:
+    with pytest.raises(RunError, match="no stage 'rank'; its stages are pretrain, represent"):
+        Run(copied).reopen("rank", tiny)
+    file = (copied / "represent").resolve() / "identity.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": "another"}))
+    with pytest.raises(RunError, match=r"was not made from .* but from other data"):
+        Run(copied).reopen("represent", tiny)
+    file.unlink()
+    with pytest.raises(RunError, match=r"identity\.json is missing"):
+        Run(copied).reopen("represent", tiny)

@@ -329,10 +329,10 @@ class Application(Stage):
             ids = np.concatenate([queries.ids, asked.ids])
             queries = Representations(ids, np.concatenate([store.read(slice(None)) for store in (queries, asked)]))
         train = context.dataset.splits.check(context.dataset.impressions, "train", "impressions")
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # which first weights and a loader draw from
             read = self.make_model(context, train, products, queries)
-        load_weights(self.model, context.directory / "weights.safetensors")
-        return self.predict(read(impressions))
+            load_weights(self.model, context.directory / "weights.safetensors")
+            return self.predict(read(impressions))
 
     def make_model(
         self,

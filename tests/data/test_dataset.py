@@ -170,3 +170,15 @@ def test_a_lost_shard_of_histories_is_noticed(shop: Tables, splits: Splits, imag
     (tmp_path / "d/shards/histories-000000.tar").unlink()
     with pytest.raises(ValueError, match="0 of 1 rows of histories are there"):
         Shards(tmp_path / "d").prepare(tmp_path)
+
+
+def test_a_view_has_more_queries_and_changes_nothing(directory: Path) -> None:
+    dataset = Dataset(directory)
+    more = pl.DataFrame({"query_id": [2**62, -5], "text": ["one", None]})
+    view = dataset.with_queries(more)
+    assert view.queries.schema == dataset.queries.schema
+    assert view.queries.head(len(dataset.queries)).equals(dataset.queries)
+    assert view.queries.tail(2).select("query_id", "text").equals(more)
+    assert view.queries.tail(2)["image"].is_null().all()
+    assert view.hash == dataset.hash and view.products.equals(dataset.products)
+    assert Dataset(directory).queries.equals(dataset.queries)
