@@ -64,6 +64,7 @@ SUBSTITUTIONS = [
     (r"^moonlib fit (.*)--seeds \d+", r"moonlib fit \1--seeds 2", "two make a spread"),
     (r"^(moonlib fit .*--config .*)$", r"\1 {shorter}", "two steps a stage, the tiny marketplace"),
     (r"^(moonlib (?:evaluate|data make) .*)small", r"\1tiny", "seconds in place of a minute"),
+    (r"^(moonlib abtest .*)$", r"\1 --requests 60", "seconds in place of a minute"),
     (r"^pip install (moonlib)$", r"pip install --no-index --dry-run \1", "it is installed; no network"),
     (r"^pip install 'moonlib\[(\w+)\]'$", r"grep -q '^\1 = ' pyproject.toml", "an extra that there is; no network"),
     (r"^pip install -e (moonlib-\S+)$", rf"{_TO_SITE} ./\1", _NEEDS),
