@@ -101,10 +101,8 @@ def points_of(run: Path, recipe: Recipe) -> list[Point]:
             weights = trained if trained and "weights" in stage.module().needs else None
             # Nothing is made again where all that the chain reads is there.
             there = directory.name if (directory / "queries.npy").exists() else None
-            if weights:
-                final = replace(weights, representations=there)
-            else:
-                final = Point(name, None, None, directory.name)
+            made = Point(name, None, None, directory.name)
+            final = replace(weights, representations=there) if weights else made
     final = final or trained or Point("given", None, None)
     return [*(point for point in found if point.key != final.key), final]
 
@@ -148,12 +146,14 @@ def evaluate(iteration: Iteration) -> list[dict[str, Any]]:
     found = []
     for point in points_of(iteration.run, iteration.recipe):
         metrics = {key: value for part in evaluated(iteration, point) for key, value in part.items()}
-        found.append({"stage": point.stage, "step": point.step, "key": point.key, "metrics": dict(sorted(metrics.items()))})
+        found.append(
+            {"stage": point.stage, "step": point.step, "key": point.key, "metrics": dict(sorted(metrics.items()))}
+        )
         write_json(iteration.run / "points.json", {"points": found})
     return found
 
 
-def evaluated(iteration: Iteration, point: Point) -> Iterator[dict[str, float]]:
+def evaluated(iteration: Iteration, point: Point, links: Mapping[str, StageRecipe]) -> Iterator[dict[str, float]]:
     """Run the chain at a point, link by link; yield the metrics of each."""
     before = iteration.lineage
     place = f"points/{point.stage}" + ("" if point.step is None else f"-{point.step}")
@@ -166,7 +166,7 @@ def evaluated(iteration: Iteration, point: Point) -> Iterator[dict[str, float]]:
             iteration.lineage.representations = represent.fingerprint
         elif point.representations:
             yield json.loads((iteration.stages / point.representations / "metrics.json").read_text(encoding="utf-8"))
-        for name, stage in chain(iteration.dataset).items():
+        for name, stage in links.items():
             iteration.interruption.check()
             step = iteration.step(stage, stage.module())
             yield iteration.run_step(replace(step, link=f"{place}/{name}"))

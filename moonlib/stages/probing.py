@@ -57,6 +57,8 @@ class Probing(Stage):
                 context.interruption.check()
                 found = {key if split == "test" else f"{split}/{key}": v for key, v in probe(represented).items()}
                 if twice := metrics.keys() & found.keys():
-                    raise ValueError(f"probing: two probes give a metric '{min(twice)}'; give one of them other arguments")
+                    raise ValueError(
+                        f"probing: two probes give a metric '{min(twice)}'; give one of them other arguments"
+                    )
                 metrics |= found
         return metrics
