@@ -143,12 +143,11 @@ def evaluate(iteration: Iteration) -> list[dict[str, Any]]:
         One mapping per point: ``stage``, ``step``, ``key`` (see `Point`), and ``metrics`` by key, those of validation
         days under ``valid/``.
     """
-    found = []
+    found, links = [], chain(iteration.dataset)
     for point in points_of(iteration.run, iteration.recipe):
-        metrics = {key: value for part in evaluated(iteration, point) for key, value in part.items()}
-        found.append(
-            {"stage": point.stage, "step": point.step, "key": point.key, "metrics": dict(sorted(metrics.items()))}
-        )
+        metrics = {key: value for part in evaluated(iteration, point, links) for key, value in part.items()}
+        about = {"stage": point.stage, "step": point.step, "key": point.key}
+        found.append({**about, "metrics": dict(sorted(metrics.items()))})
         write_json(iteration.run / "points.json", {"points": found})
     return found
 

@@ -182,10 +182,9 @@ def distinct(runs: Sequence[list[Measured]]) -> list[Measured]:
                 kept.append(point)
     labels: dict[str, str] = {}
     for point in kept:
-        run = str(point.about["run"])
-        label = re.sub(r"[-_.](seed)?\d+$", "", run)
-        taken = label in labels.values()
-        labels.setdefault(point.iteration, run if taken else label)
+        name = str(point.about["run"])
+        label = re.sub(r"[-_.](seed)?\d+$", "", name)
+        labels.setdefault(point.iteration, name if label in labels.values() else label)
         point.about["iteration"] = labels[point.iteration]
     return kept
 
