@@ -127,9 +127,11 @@ def light_represent(recipe: Recipe) -> StageRecipe:
     written: Mapping[str, Any] = made[-1].written if made else {"module": "represent"}
     accelerator = {key: value for key, value in written.get("trainer", {}).items() if key == "accelerator"}
     if not made or isinstance(made[-1].module(), Represent):
-        # The same K and no dimensions for all: so runs that share a snapshot share what is made of it.
-        lighter = {"module": {"init_args": {"dims": [], "ks": [1, 10]}}, "data": {"queries": "measured"}}
-        written = merge(written, lighter)
+        # The same K and no dimensions for all: so runs that share a snapshot share what is made of it. A core is a
+        # quarter faster with batches that stay in its cache.
+        own = made[-1].data().batch_size if made else 64
+        lighter = {"queries": "measured", "batch_size": min(own, 64)}
+        written = merge(written, {"module": {"init_args": {"dims": [], "ks": [1, 10]}}, "data": lighter})
     return StageRecipe(made[-1].name if made else "represent", {**written, "trainer": accelerator | ONE_DEVICE})
 
 
