@@ -86,8 +86,7 @@ def test_the_error_of_held_out_iterations_is_that_of_a_loop() -> None:
     found = pairs.held_out_error(weights)
     for i, drawn in enumerate(weights):
         assert found[i] == pytest.approx(error_by_hand(pairs, drawn), rel=1e-6)
-    without = pairs.held_out_error(weights[:1], slope=False)
-    assert without[0] > 2 * found[0]
+    assert pairs.held_out_error(weights[:1], slope=False)[0] > 1.2 * found[0]
 
 
 def test_spearman_is_the_correlation_of_ranks_and_ties_share_theirs() -> None:
