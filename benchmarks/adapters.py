@@ -57,7 +57,8 @@ def main() -> None:
             np.array([values[f"{prefix}ctr/auc"] for values in results])
             for prefix in ("", "baseline/", "oracle/", "baseline/shuffled/")
         )
-        share = f"{np.mean((ours - ids) / (oracle - ids)):.3f}" if np.any(oracle != ids) else ""
+        # Where the oracle itself gains next to nothing, a share of it says nothing.
+        share = f"{np.mean((ours - ids) / (oracle - ids)):.3f}" if np.all(oracle - ids >= SMALLEST) else ""
         means = [np.mean([values[f"ctr/{key}"] for values in results]) for key in KEYS]
         table.add_row(
             study, *(f"{mean:.4f}" for mean in means), share, *(f"{np.mean(of):.4f}" for of in (oracle, shuffled))

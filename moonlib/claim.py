@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,8 +77,9 @@ def claim(run: Path, recipe: Recipe, replace: bool) -> None:
             )
         if changed:
             for entry in run.iterdir():
-                if entry.is_symlink() or entry.name in ("results.json", "costs.json"):
+                if entry.is_symlink() or entry.name in ("results.json", "costs.json", "points.json"):
                     entry.unlink()
+            shutil.rmtree(run / "points", ignore_errors=True)
     write_text(file, yaml.safe_dump(recipe.config, sort_keys=False, allow_unicode=True))
 
 

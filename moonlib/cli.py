@@ -144,6 +144,21 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def exchange(arguments: argparse.Namespace) -> int:
+    """Find what a gain in an intermediate metric buys downstream."""
+    from rich.console import Console
+
+    from moonlib.studies.exchange import exchange, exchange_tables
+
+    found = exchange(arguments.runs, split=arguments.split, out=arguments.out)
+    console = Console() if Console().is_terminal else Console(width=140)
+    console.print(exchange_tables(found))
+    if found["constant"]:
+        print(f"the same at every point, so without a rate: {', '.join(found['constant'])}")
+    print(found["file"])
+    return 0
+
+
 def abtest(arguments: argparse.Namespace) -> int:
     """Test click models against another on simulated shoppers, or on a log with propensities."""
     from rich.console import Console
@@ -408,6 +423,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--out", type=Path, metavar="FILE.json", help="default: evaluations/NAME-HASH.json in the run")
     verb.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode and encode (2)")
+    verb = _verb(verbs, "exchange", exchange, "what a gain in recall, or another intermediate metric, buys in clicks")
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories; the first names the place")
+    verb.add_argument(
+        "--split", choices=("valid", "test"), default="valid", help="days of both metrics; test to report (valid)"
+    )
+    verb.add_argument("--out", type=Path, metavar="FILE.json", help="default: exchange.json beside the first run")
 
     verb = _verb(verbs, "abtest", abtest, "let runs' click models rank fresh requests, and simulated shoppers click")
     verb.epilog = (

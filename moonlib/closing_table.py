@@ -87,7 +87,15 @@ def spread_table(results: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def seconds_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Seconds of each stage with its references, and the peak memory so far."""
+    """Seconds of each stage with its references, of all points together, and the peak memory so far."""
+    of_points = [cost for stage, cost in costs.items() if stage.startswith("points/")]
+    costs = {stage: cost for stage, cost in costs.items() if not stage.startswith("points/")}
+    if of_points:
+        costs["points"] = {
+            "seconds": sum(cost["seconds"] for cost in of_points),
+            "reused": all(cost["reused"] for cost in of_points),
+            "peak_gb": max(cost["peak_gb"] for cost in of_points),
+        }
     table = Table("stage", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("seconds", justify="right")
     table.add_column("peak GB", justify="right")

@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
-from moonlib import processes
+from moonlib import points, processes
 from moonlib import recipe as recipes
 from moonlib.claim import IMMATERIAL, claimed
 from moonlib.closing_table import closing_tables, spread_table
@@ -238,6 +238,8 @@ class Iteration:
                 self.lineage.representations = main.fingerprint
         if processes.is_first():
             write_json(self.run / "results.json", dict(sorted(results.items())))
+            if any(stage.probe for stage in self.recipe.stages.values()):
+                points.evaluate(self)
         return results, titles
 
     def fit_preprocessing(self) -> None:
@@ -428,6 +430,7 @@ class Iteration:
             representations=self.stages / representations if representations else given,
             interruption=self.interruption,
             checkpoint_seconds=self.checkpoint_seconds,
+            snapshot_every=step.recipe.probe.every if step.recipe.probe else None,
         )
 
 

@@ -62,11 +62,34 @@ class Header:
     changes: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ProbeSchedule:
+    """A stage's key ``probe``: the encoder is evaluated on its way, down to clicks, see `moonlib.points`.
+
+    Args:
+        every: steps of the optimizer between two evaluations.
+
+    Raises:
+        ValueError: if ``every`` is below 1.
+    """
+
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every}")
+
+
+PARTS = ("module", "data", "trainer", "probe")
+"""The keys of a stage."""
+
+
 class StageRecipe:
-    """One stage of a recipe: its module, its data and its trainer.
+    """One stage of a recipe: its module, its data, its trainer and, where it is given, its probe.
 
     Attributes:
         name: of the stage.
+        probe: when the encoder that the stage trains is evaluated on its way; None for never.
         written: what the recipe says, bare names expanded, without defaults.
         config: the same with every default, as plain JSON values: what a fingerprint is made of.
     """
@@ -75,8 +98,8 @@ class StageRecipe:
         self.name = name
         key = ("stages", name)
         for part in section:
-            if part not in ("module", "data", "trainer"):
-                raise RecipeError(f"unknown key; {hint(str(part), ('module', 'data', 'trainer'))}", (*key, str(part)))
+            if part not in PARTS:
+                raise RecipeError(f"unknown key; {hint(str(part), PARTS)}", (*key, str(part)))
         self._module = construct_component("stages", section.get("module"), (*key, "module"))
         self._data = construct(self._module.cls.data_type, section.get("data"), (*key, "data"))  # type: ignore[attr-defined]
         self._trainer = construct(Trainer, section.get("trainer"), (*key, "trainer"))
@@ -90,6 +113,15 @@ class StageRecipe:
             "data": self._data.resolved,
             "trainer": self._trainer.resolved,
         }
+        self.probe: ProbeSchedule | None = None
+        if (given := section.get("probe")) is not None:
+            if self._module.cls.provides != "weights":  # type: ignore[attr-defined]
+                problem = f"{self._module.cls.__name__} trains no encoder, and what is probed is one on its way"
+                raise RecipeError(f"{problem}; give it to a stage that does", (*key, "probe"))
+            probe = construct(ProbeSchedule, given, (*key, "probe"))
+            self.probe = probe.build()
+            # Only where it is given: a stage without it keeps the fingerprint that it has.
+            self.written["probe"], self.config["probe"] = probe.arguments, probe.resolved
 
     def module(self) -> Stage:
         """Construct the stage."""

@@ -407,6 +407,32 @@ def test_overrides_are_yaml_and_reach_every_key(write: Write) -> None:
     assert loaded.stages["train"].config["trainer"]["overfit_batches"] == 1
 
 
+def test_a_training_stage_may_be_probed_and_else_keeps_its_configuration() -> None:
+    plain = recipe.load("iter2")
+    probed = recipe.load("iter2", ["--stages.posttrain.probe.every", "50"])
+    assert all(stage.probe is None and "probe" not in stage.config for stage in plain.stages.values())
+    stage = probed.stages["posttrain"]
+    assert stage.probe is not None and stage.probe.every == 50
+    assert stage.config == {**plain.stages["posttrain"].config, "probe": {"every": 50}}
+    assert recipe.diff(plain.config, probed.config) == [("stages.posttrain.probe.every", recipe.NOT_SET, 50)]
+    assert stage.override({"learning_rate": 0.5}).probe == stage.probe
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("posttrain.probe.evry=3", "posttrain.probe.evry: unknown key; did you mean 'every'?"),
+        ("posttrain.probe={}", "posttrain.probe.every: missing; ProbeSchedule needs int"),
+        ("posttrain.probe.every=often", "posttrain.probe.every: expected int, got 'often'"),
+        ("posttrain.probe.every=0", "posttrain.probe: every must be at least 1, got 0"),
+        ("posttrain.prob.every=3", "posttrain.prob: unknown key; did you mean 'probe'?"),
+        ("represent.probe.every=3", "represent.probe: Represent trains no encoder, "),
+    ],
+)
+def test_a_mistake_in_a_probe_is_one_line_with_the_keys_path(override: str, problem: str) -> None:
+    assert message(Path("iter2"), f"--stages.{override}").startswith(f"command line: stages.{problem}")
+
+
 def test_a_value_that_the_constructor_refuses_is_an_error_with_its_key(write: Write) -> None:
     loaded = recipe.load(write("extends: base.yaml"), ["--data.init_args.seed", "-1"])
     with pytest.raises(RecipeError, match=r"^data\.init_args: shop: seed -1 is negative$"):

@@ -61,6 +61,10 @@ class FeatureBatch:
     values: Tensor
     offsets: Tensor
 
+    def to(self, device: torch.device | str) -> FeatureBatch:
+        """The batch on a device."""
+        return FeatureBatch(**{name: part.to(device) for name, part in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class FeatureSizes:

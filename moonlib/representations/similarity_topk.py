@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moonlib.representations.store import Representations
+from moonlib.representations.store import Representations, unit
 
 Rows = NDArray[np.int64]
 
-BLOCK = 65_536
-"""Behaviours whose vectors are in memory at once."""
+BLOCK = 4_096
+"""Behaviours whose vectors are in memory at once: few enough that they stay in a core's cache."""
 
 
 def similarity_topk(
@@ -57,21 +59,46 @@ def similarity_topk(
 
 def _cosines(store: Representations, target: Rows, behaviours: NDArray[np.integer[Any]]) -> torch.Tensor:
     """Cosine of each target with each of its behaviours, float32 [B, L]; NaN where a side has no representation."""
-    scores = torch.full(behaviours.shape, torch.nan)
-    wanted = torch.nn.functional.normalize(torch.from_numpy(store.at(target)), dim=1)
+    scores = np.full(behaviours.shape, np.nan, dtype=np.float32)
+    if not len(store.ids):
+        return torch.from_numpy(scores)
+    wanted = unit(store.at(target))
     known = behaviours >= 0
     known[target < 0] = False
+
+    def score(blocks: list[tuple[Rows, slice]]) -> None:
+        # A cosine does not depend on the store's scale: its values are taken as they are, into memory that is used
+        # again. numpy and not torch, whose threads would meet after each of these short steps.
+        stored = np.empty((BLOCK, store.dim), dtype=store.vectors.dtype)
+        vectors = np.empty((BLOCK, store.dim), dtype=np.float32)
+        for rows, columns in blocks:
+            places = behaviours[rows, columns]
+            read = np.s_[: places.size]
+            # An index of -1 is clipped to 0 and masked below; any other mode than clip would buffer the output.
+            np.take(store.vectors, places.ravel(), axis=0, out=stored[read], mode="clip")
+            np.copyto(vectors[read], stored[read], casting="same_kind")
+            block = vectors[read].reshape(*places.shape, store.dim)
+            squares = np.vecdot(block, block)
+            cosines = np.vecdot(block, wanted[rows, None]) / np.sqrt(np.maximum(squares, 1e-24))
+            scores[rows, columns] = np.where(known[rows, columns], cosines, np.nan)
+
+    blocks = list(_blocks(known))
+    threads = min(torch.get_num_threads(), len(blocks))
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(score, (blocks[first::threads] for first in range(threads))))
+    else:
+        score(blocks)
+    return torch.from_numpy(scores)
+
+
+def _blocks(known: NDArray[np.bool_]) -> Iterator[tuple[Rows, slice]]:
+    """Rows and columns that cover all behaviours that are known, at most `BLOCK` at once."""
     # Longest first, so that rows of a block are about as long and little of it is padding.
     lengths = (known * np.arange(1, known.shape[1] + 1)).max(axis=1, initial=0)
     order = np.argsort(-lengths, kind="stable")
     start = 0
-    while start < len(order) and (longest := lengths[order[start]]):
+    while start < len(order) and (longest := int(lengths[order[start]])):
         rows = order[start : start + max(1, BLOCK // longest)]
-        for left in range(0, longest, BLOCK):
-            part = np.s_[rows, left : min(left + BLOCK, longest)]
-            vectors = torch.from_numpy(store.at(behaviours[part]))
-            dots = torch.bmm(vectors, wanted[rows].unsqueeze(2)).squeeze(2)
-            cosines = dots / vectors.norm(dim=2).clamp(min=1e-12)
-            scores[part] = cosines.masked_fill(~torch.from_numpy(known[part]), torch.nan)
+        yield from ((rows, slice(left, min(left + BLOCK, longest))) for left in range(0, longest, BLOCK))
         start += len(rows)
-    return scores

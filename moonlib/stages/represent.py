@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
+from moonlib.data.evaluation import EVALUATED, Task, evaluation_searches, microseconds
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.data.segments import SEGMENTS, product_segments
@@ -29,8 +30,6 @@ from moonlib.representations.embed import Contents, embed
 from moonlib.representations.store import Representations, write_vectors
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 
-Task = Literal["image_search", "text_search"]
-EVALUATED: tuple[Split, ...] = ("valid", "test")
 BLOCK = 8192
 """Searches ranked at once, and vectors drawn at once."""
 
@@ -44,8 +43,9 @@ class RepresentData:
         query: modalities of a query that its representation reads.
         gallery: what a search runs over: every product listed by then (``listed``), or only products listed during
             the days of the split (``new``: held-out products among themselves).
-        queries: which queries are represented: ``all``, as an application needs, or only those that recall is measured
-            on (``searched``), for studies of retrieval alone.
+        queries: which queries are represented: ``all``, as an application needs, only those that recall is measured
+            on (``searched``), for studies of retrieval alone, or those that `measured_queries` names (``measured``),
+            for an application that reads no past queries.
         segments: columns of the queries table whose values are reported apart: ``[language]`` adds
             ``text_search/recall@10@en``.
         batch_size: rows encoded at once.
@@ -55,43 +55,15 @@ class RepresentData:
     product: str = "title+image"
     query: str = "text+image"
     gallery: Literal["listed", "new"] = "listed"
-    queries: Literal["all", "searched"] = "all"
+    queries: Literal["all", "searched", "measured"] = "all"
     segments: list[str] = field(default_factory=list)
     batch_size: int = 256
     workers: int = 2
 
 
-def evaluation_searches(dataset: Dataset, split: Split, task: Task | None = None) -> pl.DataFrame:
-    """The searches that recall is measured on: those of the split's days that ended in an order.
-
-    Args:
-        dataset: any dataset.
-        split: ``valid`` or ``test`` days.
-        task: ``image_search`` takes searches by photo, ``text_search`` those by text; all if not given.
-
-    Returns:
-        One row per search and ordered SPU: search_id, user_id, query_id, item_id, spu_id, ts.
-    """
-    content = {"image_search": pl.col("image"), "text_search": pl.col("text"), None: pl.col("query_id")}[task]
-    queries = dataset.queries.filter(content.is_not_null()).select("query_id")
-    return (
-        dataset.splits.select(dataset.searches, split)
-        .filter(pl.col("action") == "order")
-        .join(queries, on="query_id", how="semi", maintain_order="left")
-        .join(dataset.table("products", ("item_id", "spu_id")), on="item_id", how="left", maintain_order="left")
-        .unique(["search_id", "spu_id"], keep="first", maintain_order=True)
-        .select("search_id", "user_id", "query_id", "item_id", "spu_id", "ts")
-    )
-
-
 def ids_of(dataset: Dataset, table: Literal["products", "queries"]) -> NDArray[np.int64]:
     """The ids of a table, int64 [N]; its other columns are left alone."""
     return dataset.table(table, (KEYS[table],))[KEYS[table]].to_numpy()
-
-
-def microseconds(column: pl.Series) -> torch.Tensor:
-    """Timestamps as int64 [N] microseconds since 1970."""
-    return torch.from_numpy(column.dt.epoch("us").to_numpy().copy())
 
 
 class Represent(Stage):
@@ -144,8 +116,10 @@ class Represent(Stage):
     def run(self, context: StageContext) -> dict[str, float]:
         if not context.trainer.is_global_zero:
             return {}
-        if self.of == "encoder" and context.data.queries == "all":
-            self.embed(context, self.encoder(context), "query", ids_of(context.dataset, "queries"), "queries")
+        if self.of == "encoder" and context.data.queries != "searched":
+            everything = context.data.queries == "all"
+            ids = ids_of(context.dataset, "queries") if everything else measured_queries(context.dataset)
+            self.embed(context, self.encoder(context), "query", ids, "queries")
         return self.retrieval(context)
 
     def retrieval(self, context: StageContext) -> dict[str, float]:
@@ -300,6 +274,18 @@ class Represent(Stage):
             .join(product_segments(dataset), on="item_id", how="left", maintain_order="left")
             .join(columns, on="query_id", how="left", maintain_order="left")
         )
+
+
+def measured_queries(dataset: Dataset) -> NDArray[np.int64]:
+    """The queries that measuring needs: of impressions of training, validation and test days, and of their orders.
+
+    Returns:
+        Ids, int64 [n], ascending.
+    """
+    splits: tuple[Split, ...] = ("train", *EVALUATED)
+    shown = [dataset.splits.select(dataset.impressions, split)["query_id"] for split in splits]
+    ordered = [evaluation_searches(dataset, split)["query_id"] for split in EVALUATED]
+    return pl.concat([*shown, *ordered]).unique().sort().to_numpy()
 
 
 def chance_representations(ids: NDArray[np.int64], directory: Path, name: str, seed: int) -> Representations:

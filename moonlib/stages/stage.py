@@ -36,6 +36,7 @@ class StageContext:
             came with, where those of queries may be missing (None unless needed).
         interruption: where a request to end the run arrives; long work that can be continued looks at it.
         checkpoint_seconds: time between checkpoints of a training, 0 for one after every step.
+        snapshot_every: steps between the snapshots that a training keeps of the encoder (None: it keeps none).
         position: where a training's data continues, set by `moonlib.stages.training.train`.
     """
 
@@ -49,6 +50,7 @@ class StageContext:
     representations: Path | None = None
     interruption: Interruption = field(default_factory=Interruption)
     checkpoint_seconds: float = 30.0
+    snapshot_every: int | None = None
     position: Position = field(default_factory=Position)
 
 

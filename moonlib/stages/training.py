@@ -25,12 +25,12 @@ import numpy as np
 import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moonlib.data.impressions import BatchRows
 from moonlib.disk import writing
-from moonlib.encoders.weights import first_difference
+from moonlib.encoders.weights import first_difference, save_weights
 from moonlib.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHECKPOINT = "checkpoint.ckpt"
+SNAPSHOTS = "snapshots"
+"""Folder of a stage that holds ``<step>/weights.safetensors``, the encoder on its way."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ def train(stage: Stage, context: StageContext) -> None:
     if file.exists():
         state = read_checkpoint(file, stage)
         context.position = Position(**state["position"])
+    if context.snapshot_every is not None and context.encoder is not None:
+        # Before the checkpoints: what continues from one has all the snapshots up to it.
+        context.trainer.callbacks.append(  # type: ignore[attr-defined]
+            Snapshots(context.encoder, context.directory / SNAPSHOTS, context.snapshot_every)
+        )
     context.trainer.callbacks.append(  # type: ignore[attr-defined]
         Checkpoints(file, context.checkpoint_seconds, context.interruption, state["random"] if state else None)
     )
@@ -243,6 +250,31 @@ class Checkpoints(Callback):
             f"{stage}: the loss is {float(loss)} at about step {trainer.global_step}; {why}. Finished stages and "
             "checkpoints are kept; a changed recipe starts this stage over"
         )
+
+
+class Snapshots(Callback):
+    """Keeps the encoder's weights every so many steps of the optimizer; those of the last step are the stage's own.
+
+    Args:
+        encoder: whose weights.
+        directory: they go to ``<step>/weights.safetensors`` in it, each whole or not at all.
+        every: steps between two snapshots.
+    """
+
+    def __init__(self, encoder: nn.Module, directory: Path, every: int) -> None:
+        self.encoder, self.directory, self.every = encoder, directory, every
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        stepped, self.step = step != self.step, step  # of accumulated batches the last one steps
+        if stepped and step % self.every == 0 and step != trainer.max_steps and trainer.is_global_zero:
+            save_weights(self.encoder, self.directory / str(step) / "weights.safetensors")
 
 
 def not_finite(batch: Any, name: str = "") -> str | None:

@@ -1,1 +1,1 @@
-"""Across runs: exchange rate, scaling laws, A/B, report."""
+"""Studies across runs."""

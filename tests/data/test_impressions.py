@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.features import Features
 from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, ItemFeatures, Lookups, Vocabularies
 from moonlib.data.vocabulary import Vocabulary
 from moonlib.representations.store import Representations
@@ -161,3 +162,18 @@ def test_queries_of_one_text_are_one_and_what_was_asked_once_is_unknown(tiny: Da
     assert known and len(known) == len(set(known))
     assert (batch.query_history[batch.query_history_mask] >= 0).all()
     assert not batch.query_history[~batch.query_history_mask].any()
+
+
+def test_a_batch_moves_with_all_that_it_holds(tiny: Dataset) -> None:
+    rows = tiny.splits.select(tiny.impressions, "train")
+    features = Features.fit(tiny, rows, {"products.price": "numeric", "products.region": "categorical"}, 1, None)
+    vocabularies = Vocabularies.of(tiny, rows)
+    lookups = Lookups.of(tiny, vocabularies, products=None, queries=None)
+    batch = Impressions(rows, lookups, history=3, query_history=2, features=features)[np.arange(4)]
+    assert batch.to("cpu") is batch
+    moved = batch.to("meta")
+    assert moved.features is not None and batch.features is not None
+    for there, here in ((moved, batch), (moved.features, batch.features)):
+        for name, part in vars(here).items():
+            if isinstance(part, torch.Tensor):
+                assert getattr(there, name).is_meta and getattr(there, name).shape == part.shape

@@ -62,6 +62,8 @@ SUBSTITUTIONS = [
     ),
     (r"^moonlib fit --config (.*recipes/openclip.yaml)$", r"moonlib recipe check \1", "0.6 GB of weights, and a GPU"),
     (r"^moonlib fit (.*)--seeds \d+", r"moonlib fit \1--seeds 2", "two make a spread"),
+    (r"(--stages\.pretrain\.probe\.every) \d+", r"\1 1", "in two steps there is one on the way"),
+    (r"(--stages\.posttrain\.probe\.every) \d+", r"\1 1", "in two steps there is one on the way"),
     (r"^(moonlib fit .*--config .*)$", r"\1 {shorter}", "two steps a stage, the tiny marketplace"),
     (r"^(moonlib (?:evaluate|data make) .*)small", r"\1tiny", "seconds in place of a minute"),
     (r"^(moonlib abtest .*)$", r"\1 --requests 60", "seconds in place of a minute"),

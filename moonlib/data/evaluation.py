@@ -1,0 +1,42 @@
+"""The searches that representations are measured on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+import torch
+
+from moonlib.data.dataset import Dataset
+from moonlib.data.splits import Split
+
+Task = Literal["image_search", "text_search"]
+EVALUATED: tuple[Split, ...] = ("valid", "test")
+
+
+def evaluation_searches(dataset: Dataset, split: Split, task: Task | None = None) -> pl.DataFrame:
+    """The searches that recall is measured on: those of the split's days that ended in an order.
+
+    Args:
+        dataset: any dataset.
+        split: ``valid`` or ``test`` days.
+        task: ``image_search`` takes searches by photo, ``text_search`` those by text; all if not given.
+
+    Returns:
+        One row per search and ordered SPU: search_id, user_id, query_id, item_id, spu_id, ts.
+    """
+    content = {"image_search": pl.col("image"), "text_search": pl.col("text"), None: pl.col("query_id")}[task]
+    queries = dataset.queries.filter(content.is_not_null()).select("query_id")
+    return (
+        dataset.splits.select(dataset.searches, split)
+        .filter(pl.col("action") == "order")
+        .join(queries, on="query_id", how="semi", maintain_order="left")
+        .join(dataset.table("products", ("item_id", "spu_id")), on="item_id", how="left", maintain_order="left")
+        .unique(["search_id", "spu_id"], keep="first", maintain_order=True)
+        .select("search_id", "user_id", "query_id", "item_id", "spu_id", "ts")
+    )
+
+
+def microseconds(column: pl.Series) -> torch.Tensor:
+    """Timestamps as int64 [N] microseconds since 1970."""
+    return torch.from_numpy(column.dt.epoch("us").to_numpy().copy())

@@ -1,0 +1,1 @@
+"""moonlib's own probes: intermediate metrics of representations."""

@@ -1,0 +1,64 @@
+"""Probing: what representations are worth by themselves, without a downstream model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import moonlib.compat  # noqa: F401
+
+from moonlib.data.evaluation import EVALUATED
+from moonlib.representations.probe import Probe, Represented
+from moonlib.representations.probes.alignment import Alignment
+from moonlib.representations.probes.attributes import Attributes
+from moonlib.representations.probes.categories import Categories
+from moonlib.representations.probes.clusters import Clusters
+from moonlib.representations.probes.contrastive import Contrastive
+from moonlib.representations.probes.search import Search
+from moonlib.stages.represent import read_representations
+from moonlib.stages.stage import Need, Stage, StageContext
+
+
+@dataclass
+class ProbingData:
+    """A probe reads the stored representations and the tables; there is nothing to choose."""
+
+
+class Probing(Stage):
+    """Measures representations by probes, on validation and test days; nothing is trained but what a probe fits.
+
+    Args:
+        probes: what measures; all of moonlib's own, with their defaults, if not given.
+
+    Raises:
+        ValueError: two probes give a metric of one name.
+    """
+
+    data_type: ClassVar[type] = ProbingData
+
+    def __init__(self, probes: list[Probe] | None = None) -> None:
+        super().__init__()
+        own: Sequence[Probe] = (Search(), Categories(), Attributes(), Clusters(), Alignment(), Contrastive())
+        self.probes = own if probes is None else probes
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"representations"})
+
+    def run(self, context: StageContext) -> dict[str, float]:
+        if not context.trainer.is_global_zero:
+            return {}
+        products, queries = read_representations(context, "learned")
+        metrics: dict[str, float] = {}
+        for split in EVALUATED:
+            represented = Represented(context.dataset, products, queries, split)
+            for probe in self.probes:
+                context.interruption.check()
+                found = {key if split == "test" else f"{split}/{key}": v for key, v in probe(represented).items()}
+                if twice := metrics.keys() & found.keys():
+                    raise ValueError(
+                        f"probing: two probes give a metric '{min(twice)}'; give one of them other arguments"
+                    )
+                metrics |= found
+        return metrics

@@ -1,0 +1,377 @@
+"""The exchange rate: how much downstream gain a gain in an intermediate metric buys, over points of runs."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.table import Table
+
+from moonlib import lock, points
+from moonlib.claim import IMMATERIAL
+from moonlib.directories import LOCK, write_json
+from moonlib.interruption import Interruption
+from moonlib.iteration import Iteration, quiet
+from moonlib.recipe import fingerprint
+from moonlib.run import Run, RunError
+from moonlib.studies.rates import Floats, Ints, Pairs, resampled_runs
+
+DOWNSTREAM = re.compile(r"(ctr/(auc|gauc)|retrieval/recall@\d+|relevance/(auc|ndcg@\d+))(@(new|tail))?")
+"""Keys of what a gain is wanted in."""
+APPLIED = ("ctr/", "retrieval/", "relevance/")
+"""How keys of downstream models begin; all others are intermediate metrics."""
+FEWEST = 3
+"""Points below which there is no rate."""
+SHOWN = 12
+"""Rows of the table that is printed of a downstream metric."""
+
+
+class ExchangeError(ValueError):
+    """Runs that no exchange rate can be found from; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One point with what it is told apart by, as it stands in ``exchange.json``; ``about`` holds its names."""
+
+    about: dict[str, Any]
+    dataset: str
+    iteration: str
+    metrics: dict[str, float]
+
+
+def exchange(
+    runs: Sequence[str | Path],
+    *,
+    split: Literal["valid", "test"] = "valid",
+    out: str | Path | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Find the exchange rate of every intermediate metric to every downstream metric.
+
+    Points are the snapshots of trainings that had ``probe: {every: N}``, the ends of these stages, and each run's final
+    representations; those that are not evaluated yet are (see `moonlib.points`), into ``.stages``, so that a second
+    call only reads. A point that several runs share, because one took a stage over from the other, counts once, for
+    the run with the fewest points.
+
+    The rate is a slope: downstream gain per unit of the intermediate metric, by least squares over the points, with a
+    level of its own for every data set. Its 95 % interval resamples whole runs. The rank correlation (Spearman) is that
+    of the values less their mean within the data set. ``loo_error`` is the error of predicting an iteration from all
+    others, see `moonlib.studies.rates.Pairs.held_out_error`; an *iteration* is all runs whose recipes differ in
+    nothing but seeds. The metric to steer by is the one with the lowest such error, or, where no iteration can be
+    predicted from another, with the highest rank correlation; how sure that is, is the share of resamples that choose
+    it too.
+
+    Both metrics are those of validation days by default. To choose what to steer by is to select, which validation
+    days are for; and every snapshot is measured, while test days are to be read once per run. ``split="test"`` reads
+    the days of the final tables: more rows and less noise, for a report of what was decided before.
+
+    Args:
+        runs: run directories, of one kind of data; seeds may differ.
+        split: whose days both metrics are of.
+        out: the JSON file to write; by default ``exchange.json`` beside the first run.
+        samples: resamples of runs.
+        seed: of the resamples.
+
+    Returns:
+        What the file holds: ``split``; ``points`` (run, iteration, dataset, stage, step, metrics); ``rates``
+        (intermediate, downstream, estimate, low and high in downstream per unit of intermediate, spearman, loo_error,
+        points, runs), null where something is not defined, as the interval of a single run is; ``steer_by``, by
+        downstream metric, and ``constant``, the metrics that never differ and so have no rate.
+
+    Raises:
+        ExchangeError: fewer than three points, nothing that varies, or runs of different kinds of data.
+        RunError: a run that is not finished, or whose data is gone.
+
+    Example: ``exchange(["runs/iter2", "runs/iter3"])["steer_by"]["ctr/auc"]["intermediate"]``
+    """
+    if not runs:
+        raise ExchangeError("give at least one run directory")
+    opened = [Run(run) for run in runs]
+    refuse_other_kinds(opened)
+    quiet()
+    console = Console(quiet=True)
+    measured = distinct([measure(run, split, console) for run in opened])
+    found = rates(measured, samples, seed)
+    file = Path(out) if out else opened[0].directory.resolve().parent / "exchange.json"
+    about = {"split": split, "points": [{**point.about, "metrics": point.metrics} for point in measured], **found}
+    write_json(file, about)
+    return about | {"file": str(file)}
+
+
+def refuse_other_kinds(runs: Sequence[Run]) -> None:
+    """Refuse runs whose data differs in more than its seed: recall in another catalogue is another unit."""
+
+    def kind(run: Run) -> dict[str, Any]:
+        data = copy.deepcopy(run.config.get("data") or {})
+        if isinstance(data, dict):
+            data.get("init_args", {}).pop("seed", None)
+        return {"data": data}
+
+    first = kind(runs[0])
+    for run in runs[1:]:
+        if kind(run) != first:
+            raise ExchangeError(
+                f"{runs[0].directory} and {run.directory} are of different kinds of data ({first['data']} and "
+                f"{kind(run)['data']}), and a unit of a metric is not the same in both: give runs of one kind"
+            )
+
+
+def iteration_key(config: Mapping[str, Any]) -> str:
+    """Tells iterations apart: recipes that differ in nothing but seeds, and in when they are probed, are one."""
+    stages = {
+        name: {
+            section: {key: value for key, value in (values or {}).items() if key not in IMMATERIAL.get(section, ())}
+            for section, values in stage.items()
+            if section != "probe"
+        }
+        for name, stage in config["stages"].items()
+    }
+    return fingerprint({"encoder": config.get("encoder"), "stages": stages})
+
+
+def measure(run: Run, split: Literal["valid", "test"], console: Console) -> list[Measured]:
+    """Evaluate the points of a run where they are not yet, and read the metrics of a split's days."""
+    recipe, dataset, directory = run.recipe, run.dataset(), run.directory
+    stages = directory.resolve().parent / ".stages"
+    try:
+        with lock.held(directory / LOCK), Interruption().listening() as interruption:
+            iteration = Iteration(recipe, dataset, stages, directory, console, {}, interruption, 30.0)
+            if run.config.get("encoder") is not None:
+                iteration.lineage.preprocessing = (directory / "preprocessing").resolve().name
+            found = points.evaluate(iteration)
+    except FileNotFoundError as error:
+        raise RunError(str(error)) from error
+    except lock.InUse as holder:
+        raise ExchangeError(f"{directory} is in use by {holder}: wait for it to end") from None
+    measured = []
+    for point in found:
+        metrics = {key.removeprefix("valid/"): v for key, v in point["metrics"].items() if of_split(key, split)}
+        about = {"run": run.name, "iteration": "", "dataset": dataset.name, "stage": point["stage"]}
+        about |= {"step": point["step"], "key": point["key"]}
+        measured.append(Measured(about, dataset.hash, iteration_key(run.config), metrics))
+    return measured
+
+
+def of_split(key: str, split: Literal["valid", "test"]) -> bool:
+    """Whether a key of a point's metrics is of a split's days, and is a candidate or wanted downstream."""
+    if key.startswith("valid/") != (split == "valid"):
+        return False
+    key = key.removeprefix("valid/")
+    return bool(DOWNSTREAM.fullmatch(key)) or not key.startswith(APPLIED)
+
+
+def distinct(runs: Sequence[list[Measured]]) -> list[Measured]:
+    """Every point once, and a name for every iteration: that of its first run, without what tells seeds apart."""
+    kept: list[Measured] = []
+    seen: set[tuple[str, str]] = set()
+    for run in sorted(runs, key=len):  # stable: of equally many points the run that was given first
+        for point in run:
+            if (key := (point.dataset, point.about.pop("key"))) not in seen:
+                seen.add(key)
+                kept.append(point)
+    labels: dict[str, str] = {}
+    for point in kept:
+        name = str(point.about["run"])
+        label = re.sub(r"[-_.](seed)?\d+$", "", name)
+        labels.setdefault(point.iteration, name if label in labels.values() else label)
+        point.about["iteration"] = labels[point.iteration]
+    return kept
+
+
+def rates(measured: Sequence[Measured], samples: int, seed: int) -> dict[str, Any]:
+    """Rates of every pair of metrics, and what to steer by.
+
+    Raises:
+        ExchangeError: see `exchange`.
+    """
+    if len(measured) < FEWEST:
+        raise ExchangeError(
+            f"{len(measured)} points, and a rate needs at least {FEWEST}: give more runs, or let a training stage keep "
+            "snapshots (--stages.STAGE.probe.every N)"
+        )
+    keys = sorted({key for point in measured for key in point.metrics})
+    wanted = [key for key in keys if DOWNSTREAM.fullmatch(key)]
+    candidates = [key for key in keys if key not in wanted]
+    if not wanted or not candidates:
+        raise ExchangeError("the runs have no downstream metric: their data has no clicks, no orders and no grades")
+    found: list[dict[str, Any]] = []
+    steer_by: dict[str, Any] = {}
+    constant: set[str] = set()
+    for downstream in wanted:
+        compared: list[tuple[dict[str, Any], Pairs]] = []
+        for intermediate in candidates:
+            pairs = pairs_of(measured, intermediate, downstream)
+            if pairs is None:
+                continue
+            flat = pairs.constant
+            constant |= {key for key, same in zip((intermediate, downstream), flat, strict=True) if same}
+            if not any(flat):
+                compared.append((rate(pairs, samples, seed) | {"intermediate": intermediate}, pairs))
+        for row, _ in compared:
+            found.append({"intermediate": row.pop("intermediate"), "downstream": downstream, **row})
+        # Errors compare on the same points alone.
+        most = max((len(pairs.x) for _, pairs in compared), default=0)
+        rows = found[len(found) - len(compared) :]
+        rivals = [(row, pairs) for row, (_, pairs) in zip(rows, compared, strict=True) if len(pairs.x) == most]
+        if rivals:
+            steer_by[downstream] = steering(rivals, samples, seed)
+    if not found:
+        raise ExchangeError(
+            f"no metric has a rate: the {len(measured)} points differ in no pair of metrics "
+            f"(constant: {', '.join(sorted(constant)) or 'none'}); give runs of other iterations, or with snapshots"
+        )
+    return {"rates": found, "steer_by": steer_by, "constant": sorted(constant)}
+
+
+def pairs_of(measured: Sequence[Measured], intermediate: str, downstream: str) -> Pairs | None:
+    """The points that have both metrics; None for fewer than `FEWEST`."""
+    both = [point for point in measured if intermediate in point.metrics and downstream in point.metrics]
+    if len(both) < FEWEST:
+        return None
+    runs = {(point.about["run"], point.dataset): point for point in both}
+    number = {key: i for i, key in enumerate(runs)}
+    return Pairs(
+        np.array([point.metrics[intermediate] for point in both]),
+        np.array([point.metrics[downstream] for point in both]),
+        np.array([number[point.about["run"], point.dataset] for point in both]),
+        numbered([point.dataset for point in runs.values()]),
+        numbered([point.iteration for point in runs.values()]),
+    )
+
+
+def numbered(names: Sequence[str]) -> Ints:
+    """Number names from 0 in the order of their first appearance."""
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([number[name] for name in names], dtype=np.int64)
+
+
+def rate(pairs: Pairs, samples: int, seed: int) -> dict[str, Any]:
+    """One row of ``rates``, without the names of the metrics."""
+    runs = len(pairs.dataset)
+    once = np.ones((1, runs))
+    slopes = pairs.fit(resampled_runs(runs, samples, seed)).slope if runs > 1 else np.empty(0)
+    slopes = slopes[~np.isnan(slopes)]
+    low, high = np.quantile(slopes, [0.025, 0.975]) if len(slopes) else (math.nan, math.nan)
+    return {
+        "estimate": plain(pairs.fit(once).slope[0]),
+        "low": plain(low),
+        "high": plain(high),
+        "spearman": plain(pairs.spearman()),
+        "loo_error": plain(pairs.held_out_error(once)[0]),
+        "points": len(pairs.x),
+        "runs": runs,
+    }
+
+
+def steering(rivals: Sequence[tuple[dict[str, Any], Pairs]], samples: int, seed: int) -> dict[str, Any]:
+    """Choose the intermediate metric that predicts a downstream metric best.
+
+    Args:
+        rivals: rows of ``rates`` and their points, which are the same for all.
+        samples: resamples of runs.
+        seed: of the resamples.
+
+    Returns:
+        The chosen row, with ``by`` (what chose it), ``sure`` (share of resamples that choose it, null for one run),
+        ``runner_up``, ``candidates`` (their number) and ``loo_error_of_mean`` (of predicting without any metric).
+    """
+    pairs = rivals[0][1]
+    runs = len(pairs.dataset)
+    weights = resampled_runs(runs, samples, seed) if runs > 1 else np.empty((0, runs))
+    by_error = any(row["loo_error"] is not None for row, _ in rivals)
+    if by_error:
+        own = np.array([np.nan if row["loo_error"] is None else row["loo_error"] for row, _ in rivals])
+        drawn = np.stack([pairs.held_out_error(weights) for _, pairs in rivals])
+    else:
+        own = np.array([-abs(row["spearman"]) for row, _ in rivals])
+        drawn = np.stack([-rank_correlation(pairs, weights) for _, pairs in rivals])
+    order = np.argsort(np.where(np.isnan(own), np.inf, own), kind="stable")
+    usable = ~np.isnan(drawn).all(axis=0)
+    drawn = np.where(np.isnan(drawn), np.inf, drawn)[:, usable]
+    sure = float((drawn.argmin(axis=0) == order[0]).mean()) if drawn.shape[1] else None
+    chosen = rivals[order[0]][0]
+    return {
+        **{key: value for key, value in chosen.items() if key != "downstream"},
+        "by": "loo_error" if by_error else "spearman",
+        "sure": sure,
+        "runner_up": rivals[order[1]][0]["intermediate"] if len(order) > 1 else None,
+        "candidates": len(rivals),
+        "loo_error_of_mean": plain(pairs.held_out_error(np.ones((1, runs)), slope=False)[0]),
+    }
+
+
+def rank_correlation(pairs: Pairs, weights: Floats) -> Floats:
+    """Size of the correlation of ranks in resamples of runs, float64 [S]; the ranks are those among all points."""
+    ranks = [pl.Series(values.round(12)).rank("average").to_numpy() for values in pairs.centred]
+    one = np.zeros(len(pairs.dataset), dtype=np.int64)
+    there = Pairs(ranks[0], ranks[1], pairs.run, one, one)
+    back = Pairs(ranks[1], ranks[0], pairs.run, one, one)
+    product: Floats = there.fit(weights).slope * back.fit(weights).slope
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(product)
+
+
+def plain(value: float) -> float | None:
+    """A number as JSON has it: None for NaN."""
+    return None if math.isnan(value) else float(value)
+
+
+def exchange_tables(found: Mapping[str, Any], downstream: str | None = None) -> Group:
+    """What to print: what to steer by, and the best candidates for one downstream metric.
+
+    Args:
+        found: what `exchange` returned.
+        downstream: by default the AUC of clicks, or the first there is.
+    """
+    chosen = Table(
+        f"{found['split']} days: downstream", "steer by", box=SIMPLE_HEAD, pad_edge=False, title_justify="left"
+    )
+    for title in ("+.01 buys", "95 % interval", "rank corr.", "error", "without", "sure"):
+        chosen.add_column(title, justify="right", no_wrap=True)
+    for key, row in found["steer_by"].items():
+        sure = "" if row["sure"] is None else f"{row['sure']:.0%}"
+        values = (*cells(row), number(row["loo_error_of_mean"], ".4f"), sure)
+        chosen.add_row(key, row["intermediate"], *values)
+    downstream = downstream or ("ctr/auc" if "ctr/auc" in found["steer_by"] else next(iter(found["steer_by"])))
+    best = Table(f"for {downstream}", box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("+.01 buys", "95 % interval", "rank corr.", "error", "points", "runs"):
+        best.add_column(title, justify="right", no_wrap=True)
+    rows = [row for row in found["rates"] if row["downstream"] == downstream]
+    by_error = found["steer_by"][downstream]["by"] == "loo_error"
+
+    def worse(row: Mapping[str, Any]) -> float:
+        if not by_error:
+            return -abs(row["spearman"] or 0.0)
+        return math.inf if row["loo_error"] is None else float(row["loo_error"])
+
+    for row in sorted(rows, key=worse)[:SHOWN]:
+        best.add_row(row["intermediate"], *cells(row), str(row["points"]), str(row["runs"]))
+    return Group(chosen, best)
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """A rate per .01 of the intermediate metric, its interval, the rank correlation and the error, as text."""
+    low, high = (number(row[name] and row[name] / 100, "+.5f") for name in ("low", "high"))
+    interval = f"{low} to {high}" if low else ""
+    return (
+        number(row["estimate"] / 100, "+.5f"),
+        interval,
+        number(row["spearman"], "+.2f"),
+        number(row["loo_error"], ".4f"),
+    )
+
+
+def number(value: float | None, form: str) -> str:
+    """A number as text, nothing for none."""
+    return "" if value is None else format(value, form)
