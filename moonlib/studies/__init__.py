@@ -1,0 +1,1 @@
+"""Across runs: what the representation is worth, and how that scales."""
