@@ -5,9 +5,10 @@ A study is a recipe with a section ``scale``, which `moonlib scale` reads and a 
     extends: ../../iter2.yaml
     scale:
       axes:
-        training pairs:
+        training samples:
           keys: {stages.posttrain.trainer.max_steps: [25, 50, 100, 200, 400, 800]}
           times: 64
+          unit: pairs
       metrics: {image_search/recall@10: max}
       seeds: [11, 12]
 """
@@ -20,7 +21,6 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from moonlib import processes
@@ -196,24 +197,22 @@ class Study:
         self.points = self.scale.points()
         self.directory = self.runs / self.name
 
-    @cached_property
-    def recipes(self) -> list[Recipe]:
-        """The recipe of every point.
+    def config_of(self, point: Point) -> dict[str, Any]:
+        """The recipe of a point, merged and expanded.
 
         Raises:
             RecipeError: naming the point and the key that it cannot set.
         """
-        found = []
-        for point in self.points:
-            try:
-                found.append(recipes.load(self.recipe.path, [*self.overrides, *point.overrides]))
-            except RecipeError as error:
-                raise RecipeError(error.problem, error.key, f"{self.recipe.path}: scale: point {point.name}") from error
-        return found
+        try:
+            return recipes.load(self.config, [*self.overrides, *point.overrides]).config
+        except RecipeError as error:
+            raise RecipeError(error.problem, error.key, f"{self.recipe.path}: scale: point {point.name}") from error
 
     def check(self) -> None:
-        """Type the recipe of every point; raises what `recipes` raises."""
-        assert len(self.recipes) == len(self.points)
+        """Type the recipe of every point, of one seed; raises what `config_of` raises."""
+        for point in self.points:
+            if point.seed == self.scale.seeds[0]:
+                self.config_of(point)
 
     def run(self, point: Point, *, replace: bool = False, checkpoint_seconds: float = 30.0) -> Path:
         """Run a point, or take over what of it is finished; see `moonlib.fit`.
@@ -247,7 +246,7 @@ class Study:
         run = Run(self.directory / point.name)
         differing = [
             f"{key} {old} (now {new})"
-            for key, old, new in recipes.diff(run.config, self.recipes[point.index].config)
+            for key, old, new in recipes.diff(run.config, self.config_of(point))
             if is_material(key)
         ]
         if differing:
@@ -365,7 +364,7 @@ def scale(
             study.run(point, replace=replace, checkpoint_seconds=checkpoint_seconds)
         except Exception as error:  # whatever is wrong with one point, the others are worth having
             failed[point.name] = " ".join(str(error).split()) or type(error).__name__
-            console.print(f"{point.name} failed: {failed[point.name]}", highlight=False, soft_wrap=True)
+            console.print(f"{point.name} failed: {failed[point.name]}", highlight=False, soft_wrap=True, markup=False)
             continue
         if not measured and processes.is_first():
             study.values(point)  # a metric that the first run lacks, the others would lack too
@@ -403,9 +402,9 @@ def gather(study: Study, console: Console) -> Path:
     ]
     for one in every:
         console.print(points_table(one, points, axes))
-        console.print(*law_lines(one, list(axes)), sep="\n", highlight=False, soft_wrap=True)
+        console.print(*law_lines(one, list(axes)), sep="\n", highlight=False, soft_wrap=True, markup=False)
     for index, why in missing.items():
-        console.print(f"missing: {study.points[index].name}: {why}", highlight=False, soft_wrap=True)
+        console.print(f"missing: {study.points[index].name}: {why}", highlight=False, soft_wrap=True, markup=False)
     head, *more = (_json(one, points, study) for one in every)
     file, figure = study.directory / "scale.json", study.directory / "scale.png"
     told = [{"x": study.points[i].x, "seed": study.points[i].seed, "why": why} for i, why in missing.items()]
@@ -432,7 +431,7 @@ def points_table(one: Series, points: Sequence[Point], axes: dict[str, Axis]) ->
     """A row per point: mean and sample standard deviation over the seeds, each of them, and what the law says."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=one.metric, title_justify="left")
     seeds = sorted({point.seed for point in points})
-    columns = [f"{title} [{axis.unit}]" if axis.unit else title for title, axis in axes.items()]
+    columns = [escape(f"{title} [{axis.unit}]" if axis.unit else title) for title, axis in axes.items()]
     for title in (*columns, "mean", "spread", *(f"seed {seed}" for seed in seeds), "law"):
         table.add_column(title, justify="right", no_wrap=True)
     for x, same in _by_place(points):

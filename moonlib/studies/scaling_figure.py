@@ -90,10 +90,13 @@ def _panel(axes: Axes, one: Series, points: Sequence[Point], units: Mapping[str,
                 markersize=12,
                 label="held out for the verdict",
             )
+    places = sorted(set(along[:, 0].tolist()))
     axes.set_xscale("log")
+    axes.set_xticks(places, [_number(place) for place in places], fontsize="small")
+    axes.minorticks_off()
     axes.set_xlabel(titles[0] + _brackets(units[titles[0]]))
     axes.set_ylabel(one.of)
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     if one.law:
         told = ", ".join(f"{name} {interval.estimate:.3g}" for name, interval in one.law.parameters.items())
