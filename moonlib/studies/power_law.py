@@ -31,8 +31,8 @@ DELTA = 1e-3
 STEEPEST = 5.0
 """Bound of the exponents: a term that falls faster is gone after the first point, and has no exponent to speak of."""
 
-FLOORS = (0.01, 0.3, 0.6, 0.8, 0.9, 0.97)
-EXPONENTS = (0.05, 0.15, 0.4, 1.0)
+FLOORS = (0.01, 0.5, 0.8, 0.95)
+EXPONENTS = (0.1, 0.3, 0.9)
 SHARES = (0.1, 0.5, 0.9)
 """The grid of starts: E as a share of the lowest value, the exponents, A's share of what is above E."""
 

@@ -196,6 +196,7 @@ class Study:
         self.name = name or self.recipe.name
         self.points = self.scale.points()
         self.directory = self.runs / self.name
+        self._configs: dict[int, dict[str, Any]] = {}
 
     def config_of(self, point: Point) -> dict[str, Any]:
         """The recipe of a point, merged and expanded.
@@ -203,10 +204,13 @@ class Study:
         Raises:
             RecipeError: naming the point and the key that it cannot set.
         """
-        try:
-            return recipes.load(self.config, [*self.overrides, *point.overrides]).config
-        except RecipeError as error:
-            raise RecipeError(error.problem, error.key, f"{self.recipe.path}: scale: point {point.name}") from error
+        if point.index not in self._configs:
+            try:
+                recipe = recipes.load(self.config, [*self.overrides, *point.overrides])
+            except RecipeError as error:
+                raise RecipeError(error.problem, error.key, f"{self.recipe.path}: scale: point {point.name}") from error
+            self._configs[point.index] = recipe.config
+        return self._configs[point.index]
 
     def check(self) -> None:
         """Type the recipe of every point, of one seed; raises what `config_of` raises."""
