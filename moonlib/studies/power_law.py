@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +17,9 @@ from moonlib.metrics.bootstrap import Interval
 Floats = NDArray[np.float64]
 Objective = Callable[[Floats, NDArray[np.int64]], tuple[Floats, Floats]]
 """Points [P', k] and their problems' numbers, int64 [P'] → values [P'] and gradients [P', k]."""
+
+Loss = Callable[[Floats, Floats, Floats, float], tuple[Floats, Floats]]
+"""Parameters [P, k], places [n, ...], logarithms of values [P, n] and delta → losses [P] and gradients [P, k]."""
 
 Step = tuple[Floats, Floats, Floats]
 """s [P, k], how far a step went; y [P, k], how the gradient changed; 1 / s·y [P], 0 where there is nothing to learn."""
@@ -63,12 +65,12 @@ class Predictions:
 
     @property
     def best(self) -> str:
-        """What comes closest. The law has to be closer by more than its fit resolves, a share `DELTA` of the value."""
-        simple = min("line", "constant", key=self.errors.__getitem__)
-        return "power law" if self._law_is_closer(self.errors["power law"], self.errors[simple]) else simple
-
-    def _law_is_closer(self, law: float, simple: float) -> bool:
-        return bool(law < simple - DELTA * abs(self.measured))
+        """What comes closest. To beat a simpler one takes more than the fit resolves, a share `DELTA` of the value."""
+        best = "constant"
+        for name in ("line", "power law"):
+            if self.errors[name] < self.errors[best] - DELTA * abs(self.measured):
+                best = name
+        return best
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, samples: int = 1000, seed: int = 0
     and not of a wrong form.
 
     The held-out point is the largest: that of the largest product of the axes. Law, line and constant are fitted to all
-    others.
+    others by the same loss.
 
     Args:
         x: float [n] or [n, axes], one or two axes; above 0. Rows with equal x are repeated measurements.
@@ -171,11 +173,11 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, samples: int = 1000, seed: int = 0
     largest = int(np.argmax(np.log(distinct).sum(axis=1)))
     smaller, held = place != largest, place == largest
     corner = distinct[largest : largest + 1]
-    trend = _trend(points[smaller], corner)
 
     def predict(y: Floats, law: Floats) -> dict[str, Floats]:
-        seen = y[:, smaller]
-        return {"power law": evaluate(law, corner)[:, 0], "line": seen @ trend, "constant": seen.mean(axis=1)}
+        at, seen = np.column_stack([np.ones(len(points)), np.log(points)]), y[:, smaller]
+        line, constant = (at[held][0, :k] @ linear(at[smaller, :k], seen).T for k in (at.shape[1], 1))
+        return {"power law": evaluate(law, corner)[:, 0], "line": line, "constant": constant}
 
     estimate, without = (parameters_of(points[rows], values[None, rows])[0] for rows in (place >= 0, smaller))
     measured = float(values[held].mean())
@@ -267,14 +269,35 @@ def parameters_of(x: Floats, y: Floats, near: Floats | None = None) -> Floats:
         starts = np.stack([np.broadcast_to(known, (len(y), len(known))), starts[np.arange(len(y)), turn]], axis=1)
     targets = np.repeat(logs, starts.shape[1], axis=0)
     theta = starts.reshape(len(targets), -1)
-    # A Huber loss this narrow is nearly a sum of absolute values, with a valley along every kink: first wider ones.
-    for delta in (100 * DELTA, 10 * DELTA, DELTA):
-        theta = minimise(partial(_at, u=u, logs=targets, delta=delta), theta)
+    theta = _narrowing(_objective, theta, u, targets)
     final = _objective(theta, u, targets, DELTA)[0].reshape(len(y), -1)
     best = theta.reshape(*final.shape, -1)[np.arange(len(y)), np.argmin(final, axis=1)]
     exponents = _exponents(best[:, 2::2])
     found = np.exp(best)
     found[:, 1::2], found[:, 2::2] = np.exp(best[:, 1::2] + exponents * centre), exponents
+    return found
+
+
+def linear(design: Floats, y: Floats) -> Floats:
+    """Coefficients of the linear function that fits best, by the same loss as `parameters_of`.
+
+    Args:
+        design: float64 [n, k], the first column 1.
+        y: float64 [P, n], above 0.
+
+    Returns:
+        float64 [P, k].
+
+    Example:
+        >>> linear(np.ones((3, 1)), np.array([[1.0, 2.0, 30.0]])).round(2).tolist()  # nearly the median
+        [[2.0]]
+    """
+    # Around their mean, as in `parameters_of`.
+    centre = np.concatenate([[0.0], design[:, 1:].mean(axis=0)])
+    start = np.zeros((len(y), design.shape[1]))
+    start[:, 0] = np.median(y, axis=1)
+    found = _narrowing(_linear_objective, start, design - centre, np.log(y))
+    found[:, 0] -= found[:, 1:] @ centre[1:]
     return found
 
 
@@ -382,9 +405,26 @@ def _two_loops(slope: Floats, steps: list[Step]) -> Floats:
     return result
 
 
-def _at(theta: Floats, problems: NDArray[np.int64], u: Floats, logs: Floats, delta: float) -> tuple[Floats, Floats]:
-    """`_objective` of some of the problems."""
-    return _objective(theta, u, logs[problems], delta)
+def _narrowing(loss: Loss, theta: Floats, u: Floats, logs: Floats) -> Floats:
+    """Minimise the Huber loss of `DELTA` after wider ones: it is nearly a sum of absolute values, with valleys."""
+
+    def objective(theta: Floats, problems: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        return loss(theta, u, logs[problems], delta)
+
+    for delta in (100 * DELTA, 10 * DELTA, DELTA):  # noqa: B007  (it is `objective` that reads it)
+        theta = minimise(objective, theta)
+    return theta
+
+
+def _linear_objective(theta: Floats, design: Floats, logs: Floats, delta: float) -> tuple[Floats, Floats]:
+    """As `_objective`, of linear functions: theta float64 [P, k], design float64 [n, k]."""
+    values = theta @ design.T
+    with np.errstate(invalid="ignore", divide="ignore"):  # the search turns back from where a value is not above 0
+        residual = (np.log(values) - logs) / delta
+        size = np.abs(residual)
+        losses = np.where(size <= 1, residual**2 / 2, size - 0.5).sum(axis=1)
+        slope = (np.clip(residual, -1, 1) / delta / values) @ design
+    return losses, slope
 
 
 def _objective(theta: Floats, u: Floats, logs: Floats, delta: float) -> tuple[Floats, Floats]:
@@ -449,10 +489,3 @@ def _logit(exponents: ArrayLike) -> Floats:
     share = np.clip(np.asarray(exponents, dtype=np.float64) / STEEPEST, 1e-12, 1 - 1e-12)
     inverse: Floats = np.log(share / (1 - share))
     return inverse
-
-
-def _trend(x: Floats, at: Floats) -> Floats:
-    """Weights of the values at ``x`` in what their least-squares line, in log x, says ``at`` one point: float64 [n]."""
-    design = np.column_stack([np.ones(len(x)), np.log(x)])
-    weights: Floats = np.concatenate([[1.0], np.log(at[0])]) @ np.linalg.pinv(design)
-    return weights
