@@ -89,6 +89,24 @@ def fit(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def scale(arguments: argparse.Namespace) -> int:
+    """Run a scaling study, one of its points, or list them."""
+    from moonlib.studies.scale import Study
+    from moonlib.studies.scale import scale as run_study
+
+    places = {key: vars(arguments)[key] for key in ("runs", "name")}
+    options = {key: vars(arguments)[key] for key in ("replace", "checkpoint_seconds")}
+    if arguments.print_jobs or arguments.point is not None:
+        study = Study(arguments.config, arguments.overrides, **places)
+        if arguments.print_jobs:
+            print(*(study.command(point) for point in study.points), sep="\n")
+        else:
+            study.run(study.point(arguments.point), **options)
+        return 0
+    run_study(arguments.config, arguments.overrides, gather_only=arguments.gather, **places, **options)
+    return 0
+
+
 def embed(arguments: argparse.Namespace) -> int:
     """Represent a catalogue with a run's encoder."""
     from moonlib.verbs import embed
@@ -328,8 +346,9 @@ def recipe_diff(arguments: argparse.Namespace) -> int:
 
 
 def recipe_check(arguments: argparse.Namespace) -> int:
-    """Type recipes in full and construct their components."""
+    """Type recipes in full and construct their components; of a study, every point too."""
     from moonlib.recipe import RecipeError, load, shipped
+    from moonlib.studies.scale import Study
 
     broken = 0
     for name in arguments.recipes or shipped():
@@ -340,6 +359,8 @@ def recipe_check(arguments: argparse.Namespace) -> int:
             for stage in recipe.stages.values():
                 stage.module()
                 stage.data()
+            if recipe.scale is not None:
+                Study(name).check()
         except RecipeError as error:
             broken += 1
             print(f"broken: {error}")
@@ -375,6 +396,23 @@ def _parser() -> argparse.ArgumentParser:
         choices=("overfit", "limit", "profile"),
         help="a short run instead: learn one batch by heart, ten steps of everything, or where the time goes",
     )
+    verb.add_argument(
+        "--checkpoint-seconds", type=float, default=30.0, metavar="S", help="time between checkpoints (default: 30)"
+    )
+
+    verb = _verb(verbs, "scale", scale, "run a study's points, fit a power law, and say whether it is one")
+    verb.set_defaults(overrides=[])
+    verb.epilog = "Keys of the recipe and of the study are options too: --data.init_args.size tiny --scale.seeds '[0]'"
+    verb.add_argument("--config", required=True, metavar="STUDY", help="a recipe with a section scale, or its name")
+    verb.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
+    verb.add_argument("--name", help="of the study's folder in there (default: the recipe's)")
+    only = verb.add_mutually_exclusive_group()
+    only.add_argument(
+        "--point", type=int, metavar="I", help="run one point, from 0 on, and fit nothing: a job of an array"
+    )
+    only.add_argument("--print-jobs", action="store_true", help="print the command of each point, and run nothing")
+    only.add_argument("--gather", action="store_true", help="run nothing; fit the points that are there")
+    verb.add_argument("--replace", action="store_true", help="take over the points' run directories of another recipe")
     verb.add_argument(
         "--checkpoint-seconds", type=float, default=30.0, metavar="S", help="time between checkpoints (default: 30)"
     )

@@ -159,6 +159,7 @@ class Recipe:
         seed: everything random in the run follows from it.
         changes: what it changes against the recipe it extends.
         stages: in the order they run.
+        scale: the section of a study that `moonlib scale` reads, not looked into here; a run takes no notice of it.
     """
 
     path: Path
@@ -167,6 +168,7 @@ class Recipe:
     stages: dict[str, StageRecipe]
     _source: Construction
     _encoder: Construction | None
+    scale: Any = None
 
     @property
     def name(self) -> str:
@@ -252,11 +254,11 @@ def fingerprint(value: Any) -> str:
 
 def _typed(path: Path, merged: dict[str, Any]) -> Recipe:
     parts = dict(merged)
-    source, encoder, stages = (parts.pop(key, None) for key in ("data", "encoder", "stages"))
+    source, encoder, stages, scale = (parts.pop(key, None) for key in ("data", "encoder", "stages", "scale"))
     for key in parts:
         if key not in ("seed", "changes"):
             raise RecipeError(
-                f"unknown key; {hint(str(key), ('changes', 'seed', 'data', 'encoder', 'stages'))}", (str(key),)
+                f"unknown key; {hint(str(key), ('changes', 'seed', 'data', 'encoder', 'stages', 'scale'))}", (str(key),)
             )
     header = construct(Header, parts, ()).build()
     if not stages:
@@ -268,6 +270,7 @@ def _typed(path: Path, merged: dict[str, Any]) -> Recipe:
         stages={name: StageRecipe(name, section) for name, section in stages.items()},
         _source=construct_component("sources", source, ("data",)),
         _encoder=None if encoder is None else construct_component("encoders", encoder, ("encoder",)),
+        scale=scale,
     )
 
 

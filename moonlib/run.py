@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -243,9 +244,15 @@ class Run:
         )
 
     @property
+    def runs(self) -> Path:
+        """The folder of all runs, where their stages and datasets are; the points of a study lie deeper in it."""
+        above = self.directory.resolve().parents
+        return next((folder for folder in above if (folder / ".stages").is_dir()), above[0])
+
+    @property
     def cache(self) -> Path:
         """Where this run's `moonlib fit` keeps datasets."""
-        return self.directory.resolve().parent / ".data"
+        return self.runs / ".data"
 
     def _declares_encoder(self) -> None:
         """Refuse what only an encoder can do, for a run that started from given representations."""
@@ -255,9 +262,9 @@ class Run:
 
     @property
     def _command(self) -> str:
-        where = self.directory.resolve()
-        recipe = self.directory / "recipe.yaml"
-        return f"`moonlib fit --config {recipe} --runs {self.directory.parent} --name {where.name}`"
+        name = self.directory.resolve().relative_to(self.runs)
+        runs = self.runs if self.directory.is_absolute() else os.path.relpath(self.runs)
+        return f"`moonlib fit --config {self.directory / 'recipe.yaml'} --runs {runs} --name {name}`"
 
     def class_of(self, name: str) -> type[Stage]:
         """The class of a stage.

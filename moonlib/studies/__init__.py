@@ -1,1 +1,1 @@
-"""Studies across runs."""
+"""Studies across runs: what a representation buys, and how that scales."""

@@ -61,6 +61,11 @@ SUBSTITUTIONS = [
         "32 MB come by pip",
     ),
     (r"^moonlib fit --config (.*recipes/openclip.yaml)$", r"moonlib recipe check \1", "0.6 GB of weights, and a GPU"),
+    (
+        r"^(moonlib scale .*--config \S+).*$",
+        r"\1 --print-jobs",
+        "every point is a run of its own; tests/studies runs some",
+    ),
     (r"^moonlib fit (.*)--seeds \d+", r"moonlib fit \1--seeds 2", "two make a spread"),
     (r"(--stages\.pretrain\.probe\.every) \d+", r"\1 1", "in two steps there is one on the way"),
     (r"(--stages\.posttrain\.probe\.every) \d+", r"\1 1", "in two steps there is one on the way"),
