@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,95 @@ class Interval:
     estimate: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A metric of M models on the same resamples of users: intervals of each, and of what lies between them.
+
+    Attributes:
+        estimates: float64 [M], on the rows as they are.
+        samples: float64 [M, S], on each resample; NaN where the metric is not defined.
+    """
+
+    estimates: NDArray[np.float64]
+    samples: NDArray[np.float64]
+
+    def interval(self, model: int) -> Interval:
+        """Of one model."""
+        return _interval(float(self.estimates[model]), self.samples[model])
+
+    def difference(self, model: int, other: int) -> Interval:
+        """One model minus another, paired."""
+        estimate = float(self.estimates[model] - self.estimates[other])
+        return _interval(estimate, self.samples[model] - self.samples[other])
+
+    def share(self, model: int, base: int, top: int) -> Interval:
+        """(model - base) / (top - base): how much of the way from one model to another a third has come."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            of = [(m[model] - m[base]) / (m[top] - m[base]) for m in (self.estimates, self.samples)]
+        return _interval(float(of[0]), of[1])
+
+
+def resampled_auc(
+    scores: ArrayLike, labels: ArrayLike, users: ArrayLike, samples: int = 1000, seed: int = 0
+) -> Resampled:
+    """AUC of several models, with resamples of users; the arguments and errors are those of `bootstrap_auc`."""
+    models = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    resamples = bootstrap_auc(models, labels, users, samples, seed)
+    clicks = torch.tensor(np.asarray(labels))
+    return Resampled(np.array([auc(torch.tensor(model), clicks).item() for model in models]), resamples)
+
+
+def resampled_totals(
+    totals: ArrayLike,
+    users: ArrayLike,
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    samples: int = 1000,
+    seed: int = 0,
+) -> Resampled:
+    """Any metric that is a function of sums over rows, of several models, with resamples of users.
+
+    Means are (log loss, recall), and what is made of them (NE, PCOC, GAUC from `user_auc`'s values, ECE over fixed
+    bins). The resamples are those of `bootstrap_auc` with the same users and seed.
+
+    Args:
+        totals: [M, n, C], what each row adds to each of C sums, one block per model.
+        users: int64 [n].
+        statistic: float64 [C, S] of sums → float64 [S].
+        samples: number S of resamples.
+        seed: of the resamples.
+
+    Returns:
+        The metric of each model.
+
+    Raises:
+        ValueError: if shapes do not agree or a value is NaN.
+
+    Example:
+        >>> hits = np.array([[1, 1, 0, 1]])
+        >>> rows = np.stack([hits, np.ones_like(hits)], axis=2)
+        >>> recall = resampled_totals(rows, np.array([7, 7, 8, 9]), lambda sums: sums[0] / sums[1])
+        >>> recall.estimates.tolist(), recall.samples.shape
+        ([0.75], (1, 1000))
+    """
+    added = np.asarray(totals, dtype=np.float64)
+    user, count = _users(users)
+    if added.ndim != 3 or added.shape[1:2] != user.shape:
+        raise ValueError(f"expected totals [M, n, C] and users [n], got {list(added.shape)} and {list(user.shape)}")
+    if np.isnan(added).any():
+        raise ValueError("a value is NaN")
+    of_user = np.zeros((len(added), added.shape[2], count))
+    for m, model in enumerate(added):
+        for c in range(added.shape[2]):
+            of_user[m, c] = np.bincount(user, model[:, c], minlength=count)
+    result = np.empty((len(added), samples))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for columns, drawn in _resamples(count, count, samples, seed):
+            for m, sums in enumerate(of_user):
+                result[m, columns] = statistic(sums @ drawn)
+        estimates = np.array([statistic(sums.sum(axis=1, keepdims=True))[0] for sums in of_user])
+    return Resampled(estimates, result)
 
 
 def bootstrap_auc(

@@ -1,0 +1,1 @@
+"""Across runs: what one brings over another, and what is worth measuring."""
