@@ -144,6 +144,15 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def report(arguments: argparse.Namespace) -> int:
+    """Write what runs found on one page."""
+    from moonlib.studies.report import report
+
+    path = report(arguments.runs, arguments.out)
+    print(f"report: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
 def data_make(arguments: argparse.Namespace) -> int:
     """Simulate a marketplace."""
     from moonlib.data.marketplace.source import Marketplace
@@ -394,6 +403,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--out", type=Path, metavar="FILE.json", help="default: evaluations/NAME-HASH.json in the run")
     verb.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode and encode (2)")
+
+    verb = _verb(verbs, "report", report, "write what runs found, and what each adds, on one self-contained page")
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, in the order of iterations")
+    verb.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="default: report.html in the run, or beside the first of several"
+    )
 
     data = _group(verbs.add_parser("data", help="make, build and check datasets", allow_abbrev=False))
     verb = _verb(data, "make", data_make, "simulate a marketplace")
