@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from moonlib.metrics.bootstrap import (
     Resampled,
     paired_auc_difference,
     paired_mean_difference,
-    resampled_auc,
     resampled_totals,
 )
 from moonlib.metrics.gauc import user_auc
@@ -80,67 +79,69 @@ def show(interval: Interval) -> str:
     return f"{interval.estimate:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
-def resampled_recall(ranks: NDArray[np.integer], users: NDArray[np.int64], k: int, samples: int = 1000) -> Resampled:
-    """Recall@k of several models on the same searches.
+def resampled_recall(
+    ranks: NDArray[np.integer], users: NDArray[np.int64], ks: Sequence[int], samples: int = 1000
+) -> dict[int, Resampled]:
+    """Recall of several models on the same searches.
 
     Args:
         ranks: int [M, n], of what was ordered, 0 for the best.
         users: int64 [n].
-        k: how many results a search shows.
+        ks: how many results a search shows.
         samples: number of resamples.
 
     Returns:
-        M models.
+        M models by each K.
     """
-    hit = (ranks < k).astype(np.float64)
-    return resampled_totals(np.stack([hit, np.ones_like(hit)], axis=2), users, _mean, samples)
+    rows = np.stack([*(ranks < k for k in ks), np.ones_like(ranks)], axis=2)
+    found = resampled_totals(rows, users, {str(k): _mean(i, len(ks)) for i, k in enumerate(ks)}, samples)
+    return {k: found[str(k)] for k in ks}
 
 
 def resampled_ctr(
-    probabilities: NDArray[np.float64],
-    clicked: NDArray[np.bool_],
-    users: NDArray[np.int64],
-    metrics: Sequence[str] = ("auc", "gauc", "logloss", "ne", "pcoc", "ece"),
-    samples: int = 1000,
+    probabilities: NDArray[np.float64], clicked: NDArray[np.bool_], users: NDArray[np.int64], samples: int = 1000
 ) -> dict[str, Resampled]:
     """The metrics of click predictions (`moonlib.metrics.ctr.ctr_metrics`) of several models on the same impressions.
 
-    The bins of ECE are those of all rows, and stay as they are in the resamples.
+    AUC apart, which is no function of sums and takes longer: `resampled_auc`. The bins of ECE are those of all rows,
+    and stay as they are in the resamples.
 
     Args:
         probabilities: float64 [M, n].
         clicked: bool [n].
         users: int64 [n].
-        metrics: which of them.
         samples: number of resamples.
 
     Returns:
-        M models by each metric's name.
+        M models by each metric's name: ``gauc``, ``logloss``, ``ne``, ``pcoc``, ``ece``.
     """
-    click, models = torch.from_numpy(clicked.copy()), [torch.from_numpy(p.copy()) for p in probabilities]
-    one, clicks = np.ones(len(clicked)), clicked.astype(np.float64)
-    losses = [row_log_loss(p, click).numpy() for p in models] if {"logloss", "ne"} & set(metrics) else []
-    found: dict[str, Resampled] = {}
-    for metric in metrics:
-        if metric == "auc":
-            found[metric] = resampled_auc(probabilities, clicked, users, samples)
-        elif metric == "gauc":
-            found[metric] = _gauc(models, click, users, samples)
-        elif metric == "logloss":
-            rows = np.stack([np.stack([loss, one], axis=1) for loss in losses])
-            found[metric] = resampled_totals(rows, users, _mean, samples)
-        elif metric == "ne":
-            rows = np.stack([np.stack([loss, one, clicks], axis=1) for loss in losses])
-            found[metric] = resampled_totals(rows, users, _ne, samples)
-        elif metric == "pcoc":
-            rows = np.stack([np.stack([p, clicks], axis=1) for p in probabilities])
-            found[metric] = resampled_totals(rows, users, _mean, samples)
-        elif metric == "ece":
-            gaps = np.stack([_in_bins(p, (p - click.double()).numpy(), one) for p in models])
-            found[metric] = resampled_totals(gaps, users, _ece, samples)
-        else:
-            raise ValueError(f"no interval of a metric '{metric}' of clicks is known")
-    return found
+    click, ids = torch.from_numpy(clicked.copy()), torch.from_numpy(users.copy())
+    distinct, first = np.unique(users, return_index=True)
+    rows = np.zeros((len(probabilities), len(clicked), 6 + ECE_BINS))
+    for columns, values in zip(rows, probabilities, strict=True):
+        p = torch.from_numpy(values.copy())
+        columns[:, 0] = 1
+        columns[:, 1] = clicked
+        columns[:, 2] = values
+        columns[:, 3] = row_log_loss(p, click).numpy()
+        # A user's AUC counts with the first of the user's rows; who clicked all or nothing has none.
+        per_user = user_auc(p, click, ids)
+        place = first[np.searchsorted(distinct, per_user.users.numpy())]
+        columns[place, 4] = (per_user.auc * per_user.impressions).numpy()
+        columns[place, 5] = per_user.impressions.numpy()
+        columns[:, 6:] = _in_bins(p, values - clicked, ECE_BINS)
+    return resampled_totals(
+        rows,
+        users,
+        {
+            "gauc": _mean(4, 5),
+            "logloss": _mean(3, 0),
+            "ne": _ne,
+            "pcoc": _mean(2, 1),
+            "ece": lambda sums: np.abs(sums[6:]).sum(axis=0) / sums[0],
+        },
+        samples,
+    )
 
 
 def resampled_click_rates(
@@ -157,47 +158,28 @@ def resampled_click_rates(
     Returns:
         By ascending prediction: the mean prediction, and the click rate with its interval over shoppers.
     """
-    p, one = torch.from_numpy(probabilities.copy()), np.ones(len(probabilities))
+    p = torch.from_numpy(probabilities.copy())
     rows, clicks, promised = (
-        _in_bins(p, values, one, bins) for values in (one, clicked.astype(np.float64), probabilities)
+        _in_bins(p, values, bins) for values in (np.ones(len(p)), clicked.astype(np.float64), probabilities)
     )
-    filled = [b for b in range(bins) if rows[:, b].any()]
-    rate = resampled_totals(np.stack([clicks.T[filled], rows.T[filled]], axis=2), users, _mean)
+    filled = np.flatnonzero(rows.any(axis=0))
+    by_bin = np.stack([clicks.T[filled], rows.T[filled]], axis=2)
+    rate = resampled_totals(by_bin, users, {"rate": _mean(0, 1)})["rate"]
     return [(float(promised[:, b].sum() / rows[:, b].sum()), rate.interval(i)) for i, b in enumerate(filled)]
 
 
-def _gauc(models: list[torch.Tensor], click: torch.Tensor, users: NDArray[np.int64], samples: int) -> Resampled:
-    """Within users; one who clicked all or nothing has no part in it, and is drawn all the same."""
-    ids = torch.from_numpy(users.copy())
-    distinct = np.unique(users)
-    rows = np.zeros((len(models), len(distinct), 2))
-    for m, p in enumerate(models):
-        per_user = user_auc(p, click, ids)
-        place = np.searchsorted(distinct, per_user.users.numpy())
-        rows[m, place, 0] = (per_user.auc * per_user.impressions).numpy()
-        rows[m, place, 1] = per_user.impressions.numpy()
-    return resampled_totals(rows, distinct, _mean, samples)
-
-
-def _in_bins(
-    p: torch.Tensor, values: NDArray[np.float64], one: NDArray[np.float64], bins: int = ECE_BINS
-) -> NDArray[np.float64]:
-    """Each row's value in the column of its bin, and 1 in one more: float64 [n, bins + 1]."""
-    rows = np.zeros((len(values), bins + 1))
+def _in_bins(p: torch.Tensor, values: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """Each row's value in the column of its bin of equal mass: float64 [n, bins]."""
+    rows = np.zeros((len(values), bins))
     rows[np.arange(len(values)), equal_mass_bins(p, bins).numpy()] = values
-    rows[:, bins] = one
     return rows
 
 
-def _mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    return sums[0] / sums[1]
+def _mean(total: int, weight: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    return lambda sums: sums[total] / sums[weight]
 
 
 def _ne(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    loss, rows, clicks = sums
+    rows, clicks, loss = sums[0], sums[1], sums[3]
     rate = clicks / rows
     return loss / rows / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-
-
-def _ece(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.abs(sums[:-1]).sum(axis=0) / sums[-1]

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moonlib.metrics.bootstrap import Interval, Resampled
+from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
 from moonlib.run import Run, RunError
-from moonlib.studies.paired import predictions, resampled_auc, resampled_ctr, resampled_recall, searches
+from moonlib.studies.paired import predictions, resampled_ctr, resampled_recall, searches
 
 SEARCH_TASKS = ("image_search", "text_search")
-CTR_METRICS = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
 TITLES = {
     "baseline": "id only",
     "baseline/shuffled": "shuffled",
@@ -212,18 +211,23 @@ def _measure_searches(runs: Sequence[Evidence], measured: Measured) -> None:
             continue
         first = next(iter(tables.values()))
         users = first["user_id"].to_numpy()
+        ks: dict[str, list[int]] = {}
         for key in dict.fromkeys(
             key for run in with_searches for key in run.results if key.startswith(f"{task}/recall@")
         ):
             k, _, segment = key.removeprefix(f"{task}/recall@").partition("@")
-            rank = f"rank@{segment}" if any(f"rank@{segment}" in table.columns for table in tables.values()) else "rank"
+            if k.isdigit():
+                ks.setdefault(segment, []).append(int(k))
+        for segment, of_segment in ks.items():
+            shortened = any(f"rank@{segment}" in table.columns for table in tables.values())
+            rank = f"rank@{segment}" if shortened else "rank"
             there = {place: table for place, table in tables.items() if rank in table.columns}
-            inside = np.ones(len(first), dtype=bool)
-            if segment and rank == "rank":
-                inside = _segment(first, segment)
-            if k.isdigit() and inside.any() and there:
+            whole = not segment or shortened
+            inside = np.ones(len(first), dtype=bool) if whole else _segment(first, segment)
+            if inside.any():
                 ranks = np.stack([table[rank].to_numpy()[inside] for table in there.values()])
-                measured.add(key, list(there), resampled_recall(ranks, users[inside], int(k)))
+                for k, resampled in resampled_recall(ranks, users[inside], of_segment).items():
+                    measured.add(f"{task}/recall@{k}{'@' if segment else ''}{segment}", list(there), resampled)
 
 
 def _segment(table: pl.DataFrame, segment: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -264,9 +268,10 @@ def _measure_clicks(runs: Sequence[Evidence], measured: Measured) -> None:
             continue
         suffix = f"@{segment}" if segment else ""
         rows = np.stack([probability[place][inside] for place in ours])
-        metrics = CTR_METRICS if segment else [metric for metric in CTR_METRICS if metric != "auc"]
-        for metric, resampled in resampled_ctr(rows, clicked[inside], users[inside], metrics).items():
+        for metric, resampled in resampled_ctr(rows, clicked[inside], users[inside]).items():
             measured.add(f"ctr/{metric}{suffix}", ours, resampled)
+        if segment:
+            measured.add(f"ctr/auc{suffix}", ours, resampled_auc(rows, clicked[inside], users[inside]))
     # AUC of all, which takes the time, once for runs and references.
     measured.add("ctr/auc", list(tables), resampled_auc(np.stack(list(probability.values())), clicked, users))
 

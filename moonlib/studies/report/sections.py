@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 import yaml
 
-from moonlib.metrics.bootstrap import Interval
+from moonlib.metrics.bootstrap import Interval, resampled_auc
 from moonlib.recipe import NOT_SET, RecipeError, diff
 from moonlib.run import RunError
-from moonlib.studies.paired import predictions, resampled_auc, resampled_click_rates
+from moonlib.studies.paired import predictions, resampled_click_rates
 from moonlib.studies.report.evidence import (
     SEARCH_TASKS,
     TITLES,
