@@ -70,8 +70,8 @@ def recall_gain(run: Path, other: Path, stage: str = "represent", k: int = 10) -
 def auc_gain(application: Path, other: Path) -> Interval:
     """AUC of one application stage minus that of another on the same impressions of the test days, over shoppers."""
     both = predictions(application).join(predictions(other), on=["search_id", "item_id"], suffix="_other")
-    columns = ("probability", "probability_other", "clicked", "user_id")
-    return paired_auc_difference(*(both[name].to_numpy() for name in columns))
+    scores, others = both["probability"].to_numpy(), both["probability_other"].to_numpy()
+    return paired_auc_difference(scores, others, both["clicked"].to_numpy(), both["user_id"].to_numpy())
 
 
 def show(interval: Interval) -> str:

@@ -142,13 +142,12 @@ def interval(value: Any) -> Interval | None:
     """
     try:
         if isinstance(value, Mapping):
-            estimate = value.get("estimate", value.get("value"))
-            ends = [value.get(name) for name in ("low", "high")]
-            return Interval(float(estimate), *(math.nan if end is None else float(end) for end in ends))  # type: ignore[arg-type]
+            low, high = (math.nan if value.get(end) is None else float(value[end]) for end in ("low", "high"))
+            return Interval(float(value["estimate"]), low, high)
         if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3:
             return Interval(*(float(each) for each in value))
         return None if value is None or isinstance(value, bool) else Interval(float(value), math.nan, math.nan)
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 
@@ -215,9 +214,9 @@ def _measure_searches(runs: Sequence[Evidence], measured: Measured) -> None:
         for key in dict.fromkeys(
             key for run in with_searches for key in run.results if key.startswith(f"{task}/recall@")
         ):
-            k, _, segment = key.removeprefix(f"{task}/recall@").partition("@")
-            if k.isdigit():
-                ks.setdefault(segment, []).append(int(k))
+            digits, _, segment = key.removeprefix(f"{task}/recall@").partition("@")
+            if digits.isdigit():
+                ks.setdefault(segment, []).append(int(digits))
         for segment, of_segment in ks.items():
             shortened = any(f"rank@{segment}" in table.columns for table in tables.values())
             rank = f"rank@{segment}" if shortened else "rank"

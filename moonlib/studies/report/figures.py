@@ -18,7 +18,7 @@ WIDTH = 360
 STYLES = 6
 """How many series can be told apart; further ones begin anew."""
 
-_LETTER = 6.1  # mean width of a letter of the ticks' size
+_LETTER = 6.4  # mean width of a letter of the ticks' size
 _POINTS = 300  # of a line; more are thinned out
 
 
@@ -211,14 +211,14 @@ def forest(rows: Sequence[Row], axis: Axis, about: str, *, zero: float | None = 
         )
         parts.append(f'<text class="tk" x="{WIDTH}" y="{_n(middle + 3.5)}" text-anchor="end">{escape(row.text)}</text>')
         shift = 5 if row.beside else 0
-        for value, y, hollow in ((row.value, middle - shift, False), (row.beside, middle + shift, True)):
-            if value is None or not math.isfinite(value.estimate):
+        for each, y, hollow in ((row.value, middle - shift, False), (row.beside, middle + shift, True)):
+            if each is None or not math.isfinite(each.estimate):
                 continue
-            style = row.style if not hollow else row.style + 1
-            if math.isfinite(value.low) and math.isfinite(value.high):
-                ends = f"M{_n(scale(value.low))} {_n(y)}H{_n(scale(value.high))}"
+            style = row.style + hollow
+            if math.isfinite(each.low) and math.isfinite(each.high):
+                ends = f"M{_n(scale(each.low))} {_n(y)}H{_n(scale(each.high))}"
                 parts.append(f'<path class="iv c{style % STYLES}" d="{ends}"/>')
-            parts.append(_mark(scale(value.estimate), y, style, hollow=hollow))
+            parts.append(_mark(scale(each.estimate), y, style, hollow=hollow))
     return _svg(WIDTH, height, about, parts)
 
 

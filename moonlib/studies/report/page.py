@@ -14,8 +14,10 @@ from moonlib.directories import write_text
 from moonlib.studies.report.evidence import labels, measure, read
 from moonlib.studies.report.figures import Figure
 from moonlib.studies.report.parts import Card, Table
-from moonlib.studies.report.sections import Report, sections, verdict
+from moonlib.studies.report.sections import sections
 from moonlib.studies.report.sheets import Sheet
+from moonlib.studies.report.told import Report
+from moonlib.studies.report.verdict import verdict
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:

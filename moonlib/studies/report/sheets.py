@@ -21,6 +21,7 @@ from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
+from moonlib.encoders.encoder import Encoder
 from moonlib.representations.embed import Contents, encode
 from moonlib.stages.represent import evaluation_searches
 from moonlib.studies.paired import searches
@@ -119,21 +120,23 @@ def sheets(run: Evidence, previous: Evidence | None) -> list[Sheet]:
         raise ValueError(f"{run.label} has no search of the test days that ended in an order")
     order = [hashlib.sha256(f"{a} {b}".encode()).digest() for a, b in table.select("search_id", "item_id").iter_rows()]
     table = table.with_columns(drawn=pl.Series(np.argsort(np.argsort(order))))
-    kinds = [("Any searches", "drawn at random", table, [run])]
+    kinds = [("Searches drawn at random", "", table, [run])]
     if previous and previous.represent:
         before = searches(previous.represent, task).select("search_id", "item_id", before=pl.col("rank"))
         both = table.join(before, on=["search_id", "item_id"])
         now, then = pl.col("rank") < K, pl.col("before") < K
-        either = [previous, run]
-        kinds.append((f"Won: {run.label} finds them, {previous.label} does not", "", both.filter(now & ~then), either))
-        kinds.append((f"Lost: {previous.label} finds them, {run.label} does not", "", both.filter(~now & then), either))
+        for title, finds, misses, among in (
+            ("Won", run, previous, both.filter(now & ~then)),
+            ("Lost", previous, run, both.filter(~now & then)),
+        ):
+            what = f"{finds.label} shows what was ordered among its first ten, {misses.label} does not: "
+            kinds.append((f"{title} against {previous.label}", what, among, [run, previous]))
     drawer = _Drawer(run.run.dataset(), task)
     found = []
-    for title, how, among, runs in kinds:
+    for title, what, among, runs in kinds:
         chosen = among.sort("drawn").head(SHOWN)
-        about = (
-            f"{len(chosen)} of {len(among):,}, {how or 'drawn at random'}; {len(table):,} searches of the test days."
-        )
+        of = f" {len(among):,} of" if what else ""
+        about = f"{what.strip()}{of} {len(table):,} searches of the test days; {len(chosen)} drawn at random.".strip()
         found.append(Sheet(title, about, drawer.draw(chosen, runs)))
     return found
 
@@ -146,6 +149,7 @@ class _Drawer:
         self.asked = evaluation_searches(dataset, "test", "image_search" if task == "image_search" else "text_search")
         self.products, self.queries = (SampleReader(dataset.directory, name) for name in ("products", "queries"))
         self.catalogue = dataset.table("products", ("item_id", "spu_id", "listed_at"))
+        self.encoders: dict[str, Encoder] = {}
 
     def draw(self, chosen: pl.DataFrame, runs: Sequence[Evidence]) -> list[Search]:
         keys = ["search_id", "item_id"]
@@ -179,7 +183,8 @@ class _Drawer:
             scores[:, start : start + BLOCK] = similar.numpy()
         scores[listed[None] > rows["ts"].dt.epoch("us").to_numpy()[:, None]] = -np.inf
         if run.run.represent and run.run.represent.data().gallery == "new":
-            new, end = (moment.timestamp() * 1e6 for moment in self.dataset.splits.window("test"))
+            days = (self.dataset.splits.valid_until, self.dataset.splits.test_until)
+            new, end = (round(day.timestamp() * 1e6) for day in days)
             scores[:, (listed < new) | (listed >= end)] = -np.inf
         assert run.represent is not None
         ranked = rows.join(
@@ -201,7 +206,9 @@ class _Drawer:
         with TemporaryDirectory() as scratch:
             quarantine = Quarantine(Path(scratch) / "quarantine.jsonl", len(ids))
             contents = Contents(self.queries, "query", ids, modalities, quarantine, len(ids))
-            return np.concatenate(list(encode(run.run.encoder(), contents)))
+            if run.label not in self.encoders:
+                self.encoders[run.label] = run.run.encoder()
+            return np.concatenate(list(encode(self.encoders[run.label], contents)))
 
 
 def _title(row: dict[str, object]) -> str:
