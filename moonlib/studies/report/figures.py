@@ -166,14 +166,31 @@ def xy(series: Sequence[Series], x: Axis, y: Axis, about: str, *, diagonal: bool
                 parts.append(f'<path class="iv c{one.style % STYLES}" d="{ends}"/>')
         if one.marks:
             parts += [_mark(across(a), up(b), one.style) for a, b in one.points]
-        for (a, b), name in zip(one.points, one.names, strict=False):
-            beyond = across(a) + 8 + len(name) * _LETTER > WIDTH
-            anchor, shift = ("end", -7) if beyond else ("start", 7)
-            parts.append(
-                f'<text class="nm" x="{_n(across(a) + shift)}" y="{_n(up(b) - 6)}" text-anchor="{anchor}">'
-                f"{escape(name)}</text>"
-            )
+    places = [(across(a), up(b), name) for one in series for (a, b), name in zip(one.points, one.names, strict=False)]
+    parts += _names(places, top, height - bottom)
     return _svg(WIDTH, height, about, parts)
+
+
+def _names(places: Sequence[tuple[float, float, str]], top: float, bottom: float) -> list[str]:
+    """Write names beside points, none over another where there is room."""
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []  # left, right, baseline
+    for x, y, name in places:
+        width = len(name) * _LETTER
+        beyond = x + 8 + width > WIDTH
+        left = x - 7 - width if beyond else x + 7
+        lines = [y + shift for shift in (-6, 12, -18, 24, -30, 36, -42, 48)]
+        free = (
+            line
+            for line in lines
+            if top + 6 <= line <= bottom - 2
+            and not any(left < end and start < left + width and abs(line - used) < 11 for start, end, used in taken)
+        )
+        line = next(free, lines[0])
+        taken.append((left, left + width, line))
+        anchor, edge = ("end", x - 7) if beyond else ("start", x + 7)
+        parts.append(f'<text class="nm" x="{_n(edge)}" y="{_n(line)}" text-anchor="{anchor}">{escape(name)}</text>')
+    return parts
 
 
 def forest(rows: Sequence[Row], axis: Axis, about: str, *, zero: float | None = None) -> Markup:

@@ -123,6 +123,8 @@ def _metric_cell(report: Report, run: Evidence, key: str) -> Cell:
     if gain is None:
         own = measured.interval(key, _stage(run, key))
         return Cell(number(value), ends(own))
+    if gain.estimate == gain.low == gain.high == 0:
+        return Cell(number(value), "the same")
     return Cell(number(value), f"{signed(gain.estimate)} {ends(gain, sign=True)}", tone(key, gain))
 
 

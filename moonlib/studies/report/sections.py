@@ -8,7 +8,7 @@ from moonlib.studies.report.clicks import calibration, categories
 from moonlib.studies.report.lineage import lineage
 from moonlib.studies.report.metrics import metrics
 from moonlib.studies.report.parts import Section
-from moonlib.studies.report.sheets import Sheet, sheets
+from moonlib.studies.report.sheets import Pictures, Sheet, sheets
 from moonlib.studies.report.stages import costs, data, training
 from moonlib.studies.report.studies import abtest, exchange, scaling
 from moonlib.studies.report.told import Report
@@ -17,12 +17,13 @@ from moonlib.studies.report.told import Report
 def retrieval(report: Report) -> Section | None:
     """Contact sheets of the last run, and of every run that can be compared."""
     found: list[Sheet] = []
-    for run in report.runs:
+    pictures: dict[str, Pictures] = {}
+    for run in report.runs[::-1]:
         previous = report.previous(run)
         if run.represent is None or (previous is None and run is not report.last):
             continue
         try:
-            drawn = sheets(run, previous)
+            drawn = sheets(run, previous, pictures)
         except (RunError, RecipeError, ValueError, OSError, KeyError) as error:
             report.missing.append((f"Pictures of {run.label}", str(error)))
             continue

@@ -23,6 +23,7 @@ from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.encoders.encoder import Encoder
 from moonlib.representations.embed import Contents, encode
+from moonlib.representations.store import Representations
 from moonlib.stages.represent import evaluation_searches
 from moonlib.studies.paired import searches
 from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence
@@ -98,7 +99,7 @@ class Sheet:
     searches: list[Search]
 
 
-def sheets(run: Evidence, previous: Evidence | None) -> list[Sheet]:
+def sheets(run: Evidence, previous: Evidence | None, pictures: dict[str, Pictures]) -> list[Sheet]:
     """Draw searches of the test days at random, and wins and losses against a previous run on the same data.
 
     What is drawn depends on the ids of the searches alone.
@@ -106,6 +107,7 @@ def sheets(run: Evidence, previous: Evidence | None) -> list[Sheet]:
     Args:
         run: its represent stage has finished.
         previous: None if there is none on the same data.
+        pictures: what was opened for other runs, by dataset and task; added to.
 
     Returns:
         A sheet of any searches; then of those that only this run finds among its first ten, and of those that only
@@ -131,18 +133,25 @@ def sheets(run: Evidence, previous: Evidence | None) -> list[Sheet]:
         ):
             what = f"{finds.label} shows what was ordered among its first ten, {misses.label} does not: "
             kinds.append((f"{title} against {previous.label}", what, among, [run, previous]))
-    drawer = _Drawer(run.run.dataset(), task)
+    place = f"{run.dataset} {task}"
+    if place not in pictures:
+        pictures[place] = Pictures(run.run.dataset(), task)
     found = []
     for title, what, among, runs in kinds:
         chosen = among.sort("drawn").head(SHOWN)
         of = f" {len(among):,} of" if what else ""
         about = f"{what.strip()}{of} {len(table):,} searches of the test days; {len(chosen)} drawn at random.".strip()
-        found.append(Sheet(title, about, drawer.draw(chosen, runs)))
+        found.append(Sheet(title, about, pictures[place].draw(chosen, runs)))
     return found
 
 
-class _Drawer:
-    """Looks up what it needs of a dataset once."""
+class Pictures:
+    """Draws searches of one dataset; opens the dataset and the encoder of each run once.
+
+    Args:
+        dataset: what is searched.
+        task: ``image_search`` or ``text_search``.
+    """
 
     def __init__(self, dataset: Dataset, task: str) -> None:
         self.dataset, self.task = dataset, task
@@ -152,6 +161,7 @@ class _Drawer:
         self.encoders: dict[str, Encoder] = {}
 
     def draw(self, chosen: pl.DataFrame, runs: Sequence[Evidence]) -> list[Search]:
+        """Draw rows of ``searches.parquet``, with what each run finds for them."""
         keys = ["search_id", "item_id"]
         rows = chosen.select(keys).join(self.asked, on=keys, how="left", maintain_order="left")
         if not len(rows):
@@ -169,7 +179,8 @@ class _Drawer:
 
     def answers(self, run: Evidence, rows: pl.DataFrame) -> list[Answer]:
         """What a run finds for each search, as its represent stage ranked it: from the photo, or the text, alone."""
-        products, _ = run.run.representations()
+        assert run.represent is not None
+        products = Representations.open(run.represent, "products")
         ids = rows["query_id"].unique().sort().to_numpy()
         vectors = self.encoded(run, ids)[np.searchsorted(ids, rows["query_id"].to_numpy())]
         queries = F.normalize(torch.from_numpy(vectors), dim=1)
@@ -182,11 +193,10 @@ class _Drawer:
             similar = (queries @ F.normalize(block, dim=1).T).masked_fill(~block.any(dim=1), -torch.inf)
             scores[:, start : start + BLOCK] = similar.numpy()
         scores[listed[None] > rows["ts"].dt.epoch("us").to_numpy()[:, None]] = -np.inf
-        if run.run.represent and run.run.represent.data().gallery == "new":
+        if (run.run.config["stages"][run.represent.name].get("data") or {}).get("gallery") == "new":
             days = (self.dataset.splits.valid_until, self.dataset.splits.test_until)
             new, end = (round(day.timestamp() * 1e6) for day in days)
             scores[:, (listed < new) | (listed >= end)] = -np.inf
-        assert run.represent is not None
         ranked = rows.join(
             searches(run.represent, self.task), on=["search_id", "item_id"], how="left", maintain_order="left"
         )
