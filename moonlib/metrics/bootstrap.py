@@ -116,7 +116,8 @@ def resampled_totals(
         for columns, drawn in _resamples(count, count, samples, seed):
             for m, sums in enumerate(of_user @ drawn):
                 for name, statistic in statistics.items():
-                    found[name][m, columns] = statistic(sums)
+                    values = statistic(sums)
+                    found[name][m, columns] = np.where(np.isfinite(values), values, np.nan)
         whole = of_user.sum(axis=2, keepdims=True)
         estimates = {name: np.array([statistic(sums)[0] for sums in whole]) for name, statistic in statistics.items()}
     return {name: Resampled(estimates[name], found[name]) for name in statistics}

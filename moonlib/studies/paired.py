@@ -21,6 +21,9 @@ from moonlib.metrics.bootstrap import (
 from moonlib.metrics.gauc import user_auc
 from moonlib.metrics.log_loss import row_log_loss
 
+KEYS = ("search_id", "item_id")
+"""Of a search or an impression. A shop may show an item twice in one search: rows are paired by their order then."""
+
 ECE_BINS = 20
 """Bins of equal mass of the calibration error, as `moonlib.metrics.ece` has by default."""
 
@@ -38,7 +41,7 @@ def searches(stage: Path, task: str = "image_search", split: str = "test") -> pl
         best), gallery, new, tail and what the recipe asked for besides.
     """
     table = pl.read_parquet(stage / "searches.parquet")
-    return table.filter(pl.col("task") == task, pl.col("split") == split).sort("search_id", "item_id")
+    return table.filter(pl.col("task") == task, pl.col("split") == split).sort(*KEYS, maintain_order=True)
 
 
 def predictions(stage: Path, split: str = "test") -> pl.DataFrame:
@@ -53,7 +56,7 @@ def predictions(stage: Path, split: str = "test") -> pl.DataFrame:
         new, tail and what the recipe asked for besides.
     """
     table = pl.read_parquet(stage / "predictions.parquet")
-    return table.filter(pl.col("split") == split).sort("search_id", "item_id")
+    return table.filter(pl.col("split") == split).sort(*KEYS, maintain_order=True)
 
 
 def hits(run: Path, stage: str = "represent", k: int = 10) -> pl.DataFrame:
@@ -62,16 +65,28 @@ def hits(run: Path, stage: str = "represent", k: int = 10) -> pl.DataFrame:
 
 
 def recall_gain(run: Path, other: Path, stage: str = "represent", k: int = 10) -> Interval:
-    """Recall@k of image search of ``run`` minus that of a stage of ``other``, over shoppers."""
-    both = hits(run, k=k).join(hits(other, stage, k), on=["search_id", "item_id"], suffix="_other")
-    return paired_mean_difference(both["hit"].to_numpy(), both["hit_other"].to_numpy(), both["user_id"].to_numpy())
+    """Recall@k of image search of ``run`` minus that of a stage of ``other`` on the same searches, over shoppers."""
+    mine, others = hits(run, k=k), hits(other, stage, k)
+    require_same_rows(mine, others, f"{run} and {other}")
+    return paired_mean_difference(mine["hit"].to_numpy(), others["hit"].to_numpy(), mine["user_id"].to_numpy())
 
 
 def auc_gain(application: Path, other: Path) -> Interval:
     """AUC of one application stage minus that of another on the same impressions of the test days, over shoppers."""
-    both = predictions(application).join(predictions(other), on=["search_id", "item_id"], suffix="_other")
-    scores, others = both["probability"].to_numpy(), both["probability_other"].to_numpy()
-    return paired_auc_difference(scores, others, both["clicked"].to_numpy(), both["user_id"].to_numpy())
+    mine, others = predictions(application), predictions(other)
+    require_same_rows(mine, others, f"{application} and {other}")
+    scores = mine["probability"].to_numpy(), others["probability"].to_numpy()
+    return paired_auc_difference(*scores, mine["clicked"].to_numpy(), mine["user_id"].to_numpy())
+
+
+def require_same_rows(mine: pl.DataFrame, others: pl.DataFrame, names: str) -> None:
+    """Refuse to pair tables of other searches or impressions.
+
+    Raises:
+        ValueError: naming ``names``.
+    """
+    if not mine.select(KEYS).equals(others.select(KEYS)):
+        raise ValueError(f"{names} were not measured on the same rows ({len(mine):,} and {len(others):,}): not paired")
 
 
 def show(interval: Interval) -> str:

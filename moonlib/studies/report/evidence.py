@@ -151,6 +151,11 @@ def interval(value: Any) -> Interval | None:
         return None
 
 
+def mappings(value: Any) -> list[dict[str, Any]]:
+    """The mappings of a list; none of what is no list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
 class Measured:
     """Metrics of several stages on one dataset, on the same resamples: intervals of each and between any two.
 

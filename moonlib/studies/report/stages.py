@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from moonlib.studies.report.evidence import curve, read_json
+from moonlib.data.quarantine import Quarantine
+from moonlib.studies.report.evidence import curve, mappings, read_json
 from moonlib.studies.report.figures import Axis, Figure, Series, legend, xy
 from moonlib.studies.report.parts import Cell, Section, Table
 from moonlib.studies.report.told import Report, continued
@@ -61,18 +62,18 @@ def data(report: Report) -> Section:
             if stage is None or stage.resolve() in seen:
                 continue
             seen.add(stage.resolve())
-            for each in read_json(stage / "filters.json", run.problems) or []:
+            for each in mappings(read_json(stage / "filters.json", run.problems)):
                 rows.setdefault(run.label, []).extend(_filter_rows(name, each))
-            lines = stage / "quarantine.jsonl"
-            if lines.is_file() and (count := sum(bool(line.strip()) for line in lines.open(encoding="utf-8"))):
-                unread.setdefault(run.label, []).append((name, [Cell(f"{count:,}"), Cell(str(lines))]))
+            file = stage / "quarantine.jsonl"
+            if count := len(Quarantine(file, total=0).entries()):
+                unread.setdefault(run.label, []).append((name, [Cell(f"{count:,}"), Cell(str(file))]))
     section = Section("data", "Filters and quarantine")
     words = []
     if rows:
         columns = ["stage: filter", "table", "rows in", "rows out", "removed, %", "why"]
         section.parts.append(Table("What filters removed of the training data", columns, list(rows.items())))
     else:
-        words.append("No filter removed anything from the training data of these runs.")
+        words.append("No filter was applied to the training data of these runs.")
     if unread:
         columns = ["stage", "unreadable", "file"]
         section.parts.append(Table("Samples that could not be read", columns, list(unread.items())))
@@ -82,9 +83,7 @@ def data(report: Report) -> Section:
     return section
 
 
-def _filter_rows(stage: str, found: Any) -> Iterator[tuple[str, list[Cell]]]:
-    if not isinstance(found, dict):
-        return
+def _filter_rows(stage: str, found: Mapping[str, Any]) -> Iterator[tuple[str, list[Cell]]]:
     name = str(found.get("filter", "filter")).rpartition(".")[2]
     tables = found.get("tables")
     changed = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moonlib.metrics.bootstrap import Interval
-from moonlib.studies.report.evidence import Evidence, interval, read_json
+from moonlib.studies.report.evidence import Evidence, interval, mappings, read_json
 from moonlib.studies.report.figures import Axis, Figure, Row, Series, forest, legend, swatch, xy
 from moonlib.studies.report.parts import Cell, Section, Table
 from moonlib.studies.report.told import Report, headline_keys
@@ -134,7 +134,7 @@ def exchange(report: Report) -> Section | None:
     if found is None and not problems:
         report.missing.append(("Exchange rate", f"no {file}: `{report.command('exchange', *report.runs)}`"))
     found = found if isinstance(found, dict) else {}
-    rates = [rate for rate in found.get("rates", []) if isinstance(rate, dict)]
+    rates = mappings(found.get("rates"))
     pairs = [(key, "ctr/auc") for key in headline_keys(report) if key != "ctr/auc"]
     figures = [figure for x, y in pairs if (figure := _scatter(report, found, rates, x, y))]
     if not figures and not rates:
@@ -194,9 +194,9 @@ def _scatter(
 def _exchange_points(found: Mapping[str, Any], x: str, y: str) -> dict[str, list[tuple[float, float]]]:
     """Points of exchange.json by iteration."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for point in found.get("points", []):
-        values = point.get("metrics", {}) if isinstance(point, dict) else {}
-        a, b = (interval(values.get(key)) for key in (x, y)) if isinstance(values, dict) else (None, None)
+    for point in mappings(found.get("points")):
+        values = point.get("metrics")
+        a, b = (interval(values.get(key)) if isinstance(values, dict) else None for key in (x, y))
         if a and b:
             points.setdefault(str(point.get("iteration") or point.get("run")), []).append((a.estimate, b.estimate))
     return points
@@ -240,11 +240,9 @@ def scaling(report: Report) -> Section | None:
         study = read_json(file, problems)
         report.missing += [("Scaling", problem) for problem in problems]
         if isinstance(study, dict):
-            more = study.get("more")
-            for part in [study, *(more if isinstance(more, list) else [])]:
-                if isinstance(part, dict):
-                    title = f"{study.get('study', file.parent.name)}: {part.get('metric', 'metric')}"
-                    figures += _scaling_figures(title, part, study.get("units"))
+            for part in [study, *mappings(study.get("more"))]:
+                title = f"{study.get('study', file.parent.name)}: {part.get('metric', 'metric')}"
+                figures += _scaling_figures(title, part, study.get("units"))
     if not figures:
         report.missing.append(("Scaling curves", f"no {report.beside}/*/scale.json: `moonlib scale --config STUDY`"))
         return None
@@ -254,9 +252,7 @@ def scaling(report: Report) -> Section | None:
 
 def _scaling_figures(title: str, study: Mapping[str, Any], units: Any) -> Iterator[Figure]:
     """A figure per axis of one metric of a study."""
-    found = study.get("points")
-    points = [point for point in found if isinstance(point, dict)] if isinstance(found, list) else []
-    points = [point for point in points if isinstance(point.get("x"), dict)]
+    points = [point for point in mappings(study.get("points")) if isinstance(point.get("x"), dict)]
     metric = str(study.get("metric", "metric"))
     axes = list(dict.fromkeys(axis for point in points for axis in point["x"]))
     fit = study.get("fit")
