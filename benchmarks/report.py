@@ -2,9 +2,9 @@
 
     python benchmarks/report.py runs/iter1 runs/iter2 runs/iter3 runs/iter4 runs/iter5
 
-Copies stand for runs that there are not yet: what they hold is copied too, so that all of them are read and resampled
-like runs of their own. The time is that of the command, the imports included. Ends with ``ratio``: 20 s over the time,
-or 5 MB over the size, whichever is less.
+Copies stand for runs that there are not yet: the stages that they link to are copied too, so that all of them are read
+and resampled like runs that share nothing. The time is that of the command, the imports included. Ends with
+``ratio``: 20 s over the time, or 5 MB over the size, whichever is less.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         (place / ".data").symlink_to((arguments.runs[0].parent / ".data").resolve())
-        given = (arguments.runs * arguments.number)[: arguments.number]
-        copies = [place / f"{i + 1}-{run.name}" for i, run in enumerate(given)]
-        for run, copy in zip(given, copies, strict=True):
-            # Links are followed: a copy of a stage is another directory, and nothing is shared.
+        runs = list(arguments.runs[: arguments.number])
+        for i in range(arguments.number - len(runs)):
+            run = arguments.runs[i % len(arguments.runs)]
+            copy = place / f"{run.name}-copy{i + 1}"
             shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.safetensors", ".lock"))
             for weights in run.glob("*/*.safetensors"):
                 (copy / weights.relative_to(run)).symlink_to(weights.resolve())
+            runs.append(copy)
         page = place / "report.html"
         before, start = os.times(), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "moonlib", "report", *map(str, copies), "--out", str(page)], check=True)
+        subprocess.run([sys.executable, "-m", "moonlib", "report", *map(str, runs), "--out", str(page)], check=True)
         seconds, after = time.perf_counter() - start, os.times()
         busy = after.children_user + after.children_system - before.children_user - before.children_system
         size = page.stat().st_size

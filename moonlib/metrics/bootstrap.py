@@ -160,20 +160,24 @@ def bootstrap_auc(
         unclicked = model[~clicked][order]
         below = np.searchsorted(unclicked, model[clicked], side="left")
         up_to = np.searchsorted(unclicked, model[clicked], side="right")
-        orders.append((user[~clicked][order], below, up_to))
+        # In front somebody who is never drawn, so that sums start from 0.
+        orders.append((np.concatenate([[count], user[~clicked][order]]), below, up_to))
     result = np.empty((len(models), samples))
     for columns, drawn in _resamples(count, len(user), samples, seed):
-        # Whole numbers along what is contiguous, into memory that is there already: a third of the time.
-        times = np.ascontiguousarray(drawn.T, dtype=np.int64)
+        # Whole numbers, small if they can be, along what is contiguous, into memory that is there: a third of the time.
+        small = len(user) * drawn.max(initial=0) < 2**31
+        times = np.zeros((drawn.shape[1], count + 1), dtype=np.int32 if small else np.int64)
+        times[:, :count] = drawn.T
         weight = times.take(user_of_click, axis=1, mode="clip").astype(np.float64)
-        below_each = np.zeros((len(times), len(user) - len(user_of_click) + 1), dtype=np.int64)
+        up_to_each = np.empty((len(times), len(user) - len(user_of_click) + 1), dtype=times.dtype)
         for m, (user_of_unclicked, below, up_to) in enumerate(orders):
-            times.take(user_of_unclicked, axis=1, mode="clip", out=below_each[:, 1:])
-            np.cumsum(below_each, axis=1, out=below_each)
-            beaten = below_each.take(below, axis=1, mode="clip") + below_each.take(up_to, axis=1, mode="clip")
+            times.take(user_of_unclicked, axis=1, mode="clip", out=up_to_each)
+            np.cumsum(up_to_each, axis=1, out=up_to_each)
+            beaten = up_to_each.take(below, axis=1, mode="clip").astype(np.float64)
+            beaten += up_to_each.take(up_to, axis=1, mode="clip")
             with np.errstate(invalid="ignore"):
-                won = (weight * beaten).sum(axis=1) / 2
-                result[m, columns] = won / (weight.sum(axis=1) * below_each[:, -1])
+                won = np.einsum("sn,sn->s", weight, beaten) / 2
+                result[m, columns] = won / (weight.sum(axis=1) * up_to_each[:, -1])
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -100,6 +101,8 @@ def _metric_table(report: Report, task: str) -> Table:
             cells += [Cell(number(last.results.get(f"{prefix}/{key}"))) for prefix in beside]
             base = key.removesuffix(f"@{segment}") if segment else key
             rows.append((metric_name(base), cells))
+        if task == "ctr" and not segment and (share := _share_row(report)):
+            rows.append(share)
         if rows:
             groups.append((_segment_name(segment), rows))
     name = {"ctr": "Clicks"}.get(task, spoken(task).capitalize())
@@ -112,6 +115,17 @@ def _metric_table(report: Report, task: str) -> Table:
     if beside:
         caption += f"; {', '.join(TITLES[prefix] for prefix in beside)}: of {last.label}"
     return Table(caption, ["", *(run.label for run in newest_first), *(TITLES[p] for p in beside)], groups)
+
+
+def _share_row(report: Report) -> tuple[str, list[Cell]] | None:
+    """The share of the gap between ids alone and its own oracle that each run has closed."""
+    cells = []
+    for run in report.runs[::-1]:
+        base, top = (run.reference("application", prefix) for prefix in ("baseline", "oracle"))
+        share = report.of(run).share("ctr/auc", run.application, base, top)
+        known = share is not None and math.isfinite(share.estimate)
+        cells.append(Cell(number(100 * share.estimate, 1), ends(share, 100, 1)) if share and known else Cell(""))
+    return ("share of the gap, %", cells) if any(cell.text for cell in cells) else None
 
 
 def _metric_cell(report: Report, run: Evidence, key: str) -> Cell:
