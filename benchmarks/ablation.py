@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from ladder import hits, show
 from rich.console import Console
 from rich.table import Table
 
 from moonlib import fit
 from moonlib.metrics.bootstrap import Interval, paired_mean_difference
+from moonlib.studies.paired import hits, show
 
 STUDIES = Path(__file__).parents[1] / "recipes/studies/posttraining"
 BASE = "in_batch"

@@ -16,11 +16,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from ladder import auc_gain, show
 from rich.console import Console
 from rich.table import Table
 
 from moonlib import fit
+from moonlib.studies.paired import auc_gain, show
 
 STUDIES = Path(__file__).parents[1] / "recipes/studies/adapters"
 SMALLEST = 0.01

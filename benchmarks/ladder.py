@@ -13,44 +13,14 @@ import argparse
 import json
 from pathlib import Path
 
-import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from moonlib import fit
-from moonlib.metrics.bootstrap import Interval, paired_auc_difference, paired_mean_difference
+from moonlib.studies.paired import auc_gain, recall_gain, show
 
 EXPECTED_GAIN = 0.10
 BASELINES = ("baseline/thumbnail", "baseline/untrained")
-
-
-def hits(run: Path, stage: str = "represent", k: int = 10) -> pl.DataFrame:
-    """The image searches of the test days of one run: search_id, user_id, hit (recall@k)."""
-    searches = pl.read_parquet(run / stage / "searches.parquet")
-    searches = searches.filter(pl.col("task") == "image_search", pl.col("split") == "test")
-    return searches.select("search_id", "item_id", "user_id", hit=pl.col("rank") < k).sort("search_id", "item_id")
-
-
-def recall_gain(run: Path, other: Path, stage: str = "represent", k: int = 10) -> Interval:
-    """Recall@k of ``run`` minus that of ``other``, over shoppers."""
-    both = hits(run, k=k).join(hits(other, stage, k), on=["search_id", "item_id"], suffix="_other")
-    return paired_mean_difference(both["hit"].to_numpy(), both["hit_other"].to_numpy(), both["user_id"].to_numpy())
-
-
-def auc_gain(application: Path, other: Path) -> Interval:
-    """AUC of one application stage minus that of another on the same impressions of the test days, over shoppers."""
-    tables = [
-        pl.read_parquet(stage / "predictions.parquet").filter(pl.col("split") == "test")
-        for stage in (application, other)
-    ]
-    both = tables[0].join(tables[1], on=["search_id", "item_id"], suffix="_other")
-    columns = ("probability", "probability_other", "clicked", "user_id")
-    return paired_auc_difference(*(both[name].to_numpy() for name in columns))
-
-
-def show(interval: Interval) -> str:
-    """An interval as text."""
-    return f"{interval.estimate:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
 def main() -> None:

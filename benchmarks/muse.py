@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from ladder import auc_gain, show
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +25,7 @@ from moonlib import fit
 from moonlib.data.dataset import Dataset
 from moonlib.metrics.ctr import ctr_metrics
 from moonlib.representations.store import Representations
+from moonlib.studies.paired import auc_gain, show
 from moonlib.testing.taobao_mm import write_layout
 
 RECIPES = Path(__file__).parents[1] / "recipes/data"

@@ -12,9 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
-from ladder import recall_gain, show
 from rich.console import Console
 from rich.table import Table
+
+from moonlib.studies.paired import recall_gain, show
 
 ROWS = {
     "image → image": "image_search/recall@10",

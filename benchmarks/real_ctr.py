@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from ladder import show
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from moonlib.metrics.auc import auc
 from moonlib.metrics.bootstrap import Interval, paired_auc_difference, paired_mean_difference
 from moonlib.metrics.gauc import gauc, user_auc
 from moonlib.run import Run
+from moonlib.studies.paired import show
 
 STAGES = {
     "id only": "application.baseline",

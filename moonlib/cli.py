@@ -191,6 +191,15 @@ def abtest(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def report(arguments: argparse.Namespace) -> int:
+    """Write what runs found on one page."""
+    from moonlib.studies.report import report
+
+    path = report(arguments.runs, arguments.out)
+    print(f"report: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
 def data_make(arguments: argparse.Namespace) -> int:
     """Simulate a marketplace."""
     from moonlib.data.marketplace.source import Marketplace
@@ -478,6 +487,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, default=0, help="of the requests; another seed draws others (0)")
     verb.add_argument(
         "--out", type=Path, metavar="DIR", help="write RUN/BASE.json there (default: abtest/BASE.json in each run)"
+    )
+
+    verb = _verb(verbs, "report", report, "write what runs found, and what each adds, on one self-contained page")
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, in the order of iterations")
+    verb.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="default: report.html in the run, or beside the first of several"
     )
 
     data = _group(verbs.add_parser("data", help="make, build and check datasets", allow_abbrev=False))

@@ -6,7 +6,14 @@ import torch
 
 from moonlib.metrics import bootstrap
 from moonlib.metrics.auc import auc
-from moonlib.metrics.bootstrap import bootstrap_auc, paired_auc_difference, paired_mean_difference
+from moonlib.metrics.bootstrap import (
+    Resampled,
+    bootstrap_auc,
+    paired_auc_difference,
+    paired_mean_difference,
+    resampled_auc,
+    resampled_totals,
+)
 from moonlib.metrics.gauc import gauc, user_auc
 
 
@@ -135,3 +142,27 @@ def test_bad_input_is_refused() -> None:
         paired_mean_difference([1.0], [2.0, 3.0], [1])
     with pytest.raises(ValueError, match="a value is NaN"):
         paired_mean_difference([1.0], [np.nan], [1])
+
+
+def test_resampled_auc_pairs_with_resampled_totals() -> None:
+    good, poor, labels, users = clicks()
+    found = resampled_auc(np.stack([good, poor]), labels, users, samples=40, seed=2)
+    assert found.difference(0, 1) == paired_auc_difference(good, poor, labels, users, samples=40, seed=2)
+    rows = np.stack([np.stack([labels * 1.0, np.ones(len(labels))], axis=1)])
+    rate = resampled_totals(rows, users, {"rate": lambda sums: sums[0] / sums[1]}, samples=40, seed=2)["rate"]
+    np.testing.assert_allclose(rate.samples[0], by_hand(lambda rows: labels[rows].mean(), users, 40, 2), rtol=1e-12)
+
+
+def test_share_of_the_way_from_one_model_to_another() -> None:
+    found = Resampled(np.array([0.6, 0.65, 0.7]), np.array([[0.6, 0.5], [0.65, 0.65], [0.7, 0.7]]))
+    share = found.share(1, 0, 2)
+    assert share.estimate == pytest.approx(0.5)
+    assert share.low == pytest.approx(np.quantile([0.5, 0.75], 0.025))
+    assert np.isnan(found.share(1, 0, 0).low)
+
+
+def test_totals_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"totals \[M, n, C\]"):
+        resampled_totals(np.zeros((1, 3)), np.arange(3), {})
+    with pytest.raises(ValueError, match="NaN"):
+        resampled_totals(np.full((1, 3, 1), np.nan), np.arange(3), {})

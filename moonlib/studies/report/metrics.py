@@ -1,0 +1,164 @@
+"""Every metric of the test days, beside baselines and upper bounds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from moonlib.studies.report.evidence import TITLES, Evidence
+from moonlib.studies.report.figures import Axis, Figure, Row, forest, swatch
+from moonlib.studies.report.parts import Cell, Section, Table
+from moonlib.studies.report.told import Report, headline_keys
+from moonlib.studies.report.words import (
+    NAMES,
+    SEGMENTS,
+    bare,
+    ends,
+    metric_name,
+    number,
+    signed,
+    spoken,
+    tone,
+)
+
+
+def metrics(report: Report) -> Section:
+    """Every metric of the test days, with intervals and the change against the run before."""
+    section = Section(
+        "metrics",
+        "Metrics",
+        "Test days, the newest run first. Below a value: its change against the run before it on the same data, with "
+        "the 95\u00a0% interval of a paired bootstrap over shoppers; or its own interval. ▲ better and ▼ worse: the "
+        "interval of the change leaves out zero.",
+    )
+    figures = [found for found in (_standing(report, key) for key in headline_keys(report)) if found]
+    if figures:
+        section.parts.append(figures)
+    tasks = dict.fromkeys(
+        key.partition("/")[0]
+        for run in report.runs
+        for key in run.results
+        if not key.startswith(("valid/", *(f"{prefix}/" for prefix in TITLES)))
+    )
+    known = [task for task in ("image_search", "text_search", "ctr") if task in tasks]
+    for task in [*known, *(task for task in tasks if task not in known)]:
+        section.parts.append(_metric_table(report, task))
+    return section
+
+
+def _kind(key: str) -> str:
+    return "application" if key.startswith("ctr/") else "represent"
+
+
+def _stage(run: Evidence, key: str) -> Path | None:
+    return run.application if key.startswith("ctr/") else run.represent
+
+
+def _standing(report: Report, key: str) -> Figure | None:
+    """The runs on the last run's data between their baselines and their upper bounds."""
+    last, measured = report.last, report.of(report.last)
+    rows = []
+    for prefix, title in TITLES.items():
+        if (value := last.results.get(f"{prefix}/{key}")) is not None:
+            found = measured.interval(key, last.reference(_kind(key), prefix))
+            rows.append((value, Row(title, found or bare(value), number(value, 3), style=3)))
+    for run in report.peers():
+        if (value := run.results.get(key)) is not None:
+            found = measured.interval(key, _stage(run, key))
+            rows.append((value, Row(run.label, found or bare(value), number(value, 3), style=0)))
+    if len(rows) < 2:
+        return None
+    rows.sort(key=lambda row: row[0])
+    task = spoken(key.partition("/")[0])
+    unit = f"{metric_name(key)}, {task if task != 'ctr' else 'clicks'}, test days"
+    about = f"{unit}, ascending: " + "; ".join(f"{row.label} {row.text}" for _, row in rows)
+    legend = [(swatch(0), "runs"), (swatch(3), "baselines and upper bounds")]
+    caption = "With 95 % intervals over shoppers, where rows were kept. Oracle and baselines are the last run's."
+    return Figure(
+        f"{task.capitalize() if task != 'ctr' else 'Clicks'}: {metric_name(key)}",
+        forest([row for _, row in rows], Axis(unit), about),
+        caption,
+        legend,
+    )
+
+
+def _metric_table(report: Report, task: str) -> Table:
+    """A row per metric and segment, a column per run, and the last run's references."""
+    keys = dict.fromkeys(key for run in report.runs for key in run.results if key.startswith(f"{task}/"))
+    segments: dict[str, list[str]] = {segment: [] for segment in SEGMENTS}
+    for key in sorted(keys, key=_order):
+        segments.setdefault(_segment(key, keys), []).append(key)
+    newest_first = report.runs[::-1]
+    last = report.last
+    beside = [prefix for prefix in TITLES if any(f"{prefix}/{key}" in last.results for key in keys)]
+    groups = []
+    for segment, of_segment in segments.items():
+        rows = []
+        for key in of_segment:
+            cells = [_metric_cell(report, run, key) for run in newest_first]
+            cells += [Cell(number(last.results.get(f"{prefix}/{key}"))) for prefix in beside]
+            base = key.removesuffix(f"@{segment}") if segment else key
+            rows.append((metric_name(base), cells))
+        if task == "ctr" and not segment and (share := _share_row(report)):
+            rows.append(share)
+        if rows:
+            groups.append((_segment_name(segment), rows))
+    name = {"ctr": "Clicks"}.get(task, spoken(task).capitalize())
+    measured = any(key in report.of(run) for run in report.runs for key in keys)
+    caption = f"{name}, test days"
+    if not measured:
+        caption += "; no intervals, which need the rows that searches.parquet and predictions.parquet keep"
+    elif task == "ctr":
+        caption += "; of log loss, NE and ECE less is better, PCOC is best at 1"
+    if beside:
+        caption += f"; {', '.join(TITLES[prefix] for prefix in beside)}: of {last.label}"
+    return Table(caption, ["", *(run.label for run in newest_first), *(TITLES[p] for p in beside)], groups)
+
+
+def _share_row(report: Report) -> tuple[str, list[Cell]] | None:
+    """The share of the gap between ids alone and its own oracle that each run has closed."""
+    cells = []
+    for run in report.runs[::-1]:
+        base, top = (run.reference("application", prefix) for prefix in ("baseline", "oracle"))
+        share = report.of(run).share("ctr/auc", run.application, base, top)
+        known = share is not None and math.isfinite(share.estimate)
+        cells.append(Cell(number(100 * share.estimate, 1), ends(share, 100, 1)) if share and known else Cell(""))
+    return ("share of the gap, %", cells) if any(cell.text for cell in cells) else None
+
+
+def _metric_cell(report: Report, run: Evidence, key: str) -> Cell:
+    value = run.results.get(key)
+    if value is None:
+        return Cell("")
+    measured, previous = report.of(run), report.previous(run)
+    gain = measured.difference(key, _stage(run, key), _stage(previous, key)) if previous else None
+    if gain is None:
+        own = measured.interval(key, _stage(run, key))
+        return Cell(number(value), ends(own))
+    if gain.estimate == gain.low == gain.high == 0:
+        return Cell(number(value), "the same")
+    return Cell(number(value), f"{signed(gain.estimate)} {ends(gain, sign=True)}", tone(key, gain))
+
+
+def _segment_name(segment: str) -> str:
+    """How a segment is called.
+
+    Example:
+        >>> _segment_name("new"), _segment_name("32d")
+        ('new products', 'first 32 dimensions')
+    """
+    dimensions = re.fullmatch(r"(\d+)d", segment)
+    return f"first {dimensions[1]} dimensions" if dimensions else SEGMENTS.get(segment, segment)
+
+
+def _segment(key: str, keys: Iterable[str]) -> str:
+    base, _, segment = key.rpartition("@")
+    return segment if base in keys else ""
+
+
+def _order(key: str) -> tuple[int, int, str]:
+    base, names = key.partition("@")[0], list(NAMES)
+    numbers = [int(digits) for digits in re.findall(r"\d+", key)]
+    return (names.index(base) if base in names else len(names), numbers[0] if numbers else 0, key)

@@ -1,0 +1,56 @@
+"""The sections of the page, in their order."""
+
+from __future__ import annotations
+
+from moonlib.recipe import RecipeError
+from moonlib.run import RunError
+from moonlib.studies.report.clicks import calibration, categories
+from moonlib.studies.report.lineage import lineage
+from moonlib.studies.report.metrics import metrics
+from moonlib.studies.report.parts import Section
+from moonlib.studies.report.sheets import Pictures, Sheet, sheets
+from moonlib.studies.report.stages import costs, data, training
+from moonlib.studies.report.studies import abtest, exchange, scaling
+from moonlib.studies.report.told import Report
+
+
+def retrieval(report: Report) -> Section | None:
+    """Contact sheets of the last run, and of every run that can be compared."""
+    found: list[Sheet] = []
+    pictures: dict[str, Pictures] = {}
+    for run in report.runs[::-1]:
+        previous = report.previous(run)
+        if run.represent is None or (previous is None and run is not report.last):
+            continue
+        try:
+            drawn = sheets(run, previous, pictures)
+        except (RunError, RecipeError, ValueError, OSError, KeyError) as error:
+            report.missing.append((f"Pictures of {run.label}", str(error)))
+            continue
+        found += drawn if run is report.last else drawn[1:]
+    found = [sheet for sheet in found if sheet.searches]
+    if not found:
+        return None
+    lead = (
+        "What was searched with, and the ten products that come first; a thick frame and a tick mark what was ordered, "
+        "or another variant of it. Which searches are shown follows from their ids alone."
+    )
+    return Section("retrieval", "Retrieval", lead, list(found))
+
+
+def sections(report: Report) -> list[Section]:
+    """All sections that there is something to say in, in their order."""
+    found = [
+        metrics(report),
+        lineage(report),
+        abtest(report),
+        exchange(report),
+        scaling(report),
+        retrieval(report),
+        categories(report),
+        calibration(report),
+        training(report),
+        data(report),
+        costs(report),
+    ]
+    return [section for section in found if section]

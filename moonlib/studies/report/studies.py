@@ -1,0 +1,293 @@
+"""What `moonlib abtest`, `moonlib exchange` and `moonlib scale` found, where their files are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moonlib.metrics.bootstrap import Interval
+from moonlib.studies.report.evidence import Evidence, interval, mappings, read_json
+from moonlib.studies.report.figures import Axis, Figure, Row, Series, forest, legend, swatch, xy
+from moonlib.studies.report.parts import Cell, Section, Table
+from moonlib.studies.report.told import Report, headline_keys
+from moonlib.studies.report.words import (
+    ends,
+    number,
+    signed,
+    spoken,
+    surely,
+)
+
+
+@dataclass(frozen=True)
+class ABTest:
+    """What `moonlib abtest` found: relative lifts of the click rate, 0.2 for 20 %.
+
+    Attributes:
+        base: name of the run that it is compared with.
+        method: ``simulation``, or ``snips`` of logged data.
+        users: how many shoppers; None if unknown.
+        lifts: by segment.
+        oracle: the lift of the oracle's ranking, by segment.
+        share: share of the oracle's lift, by segment.
+    """
+
+    base: str
+    method: str
+    users: int | None
+    lifts: dict[str, Interval]
+    oracle: dict[str, Interval]
+    share: dict[str, Interval]
+
+
+def abtests(run: Evidence) -> list[ABTest]:
+    """What RUN/abtest holds, by the name of the base."""
+    found = []
+    for file in sorted((run.run.directory / "abtest").glob("*.json")):
+        test = read_json(file, run.problems)
+        if not isinstance(test, dict):
+            continue
+        parts = [
+            {str(key): each for key, value in part.items() if (each := interval(value))}
+            if isinstance(part, dict)
+            else {}
+            for part in (test.get("lifts"), test.get("oracle"), test.get("share_of_oracle"))
+        ]
+        users = test.get("users")
+        base = str(test.get("base") or file.stem)
+        method = str(test.get("method", "simulation"))
+        found.append(ABTest(base, method, users if isinstance(users, int) else None, *parts))
+    return found
+
+
+def abtest(report: Report) -> Section | None:
+    """Lifts of every run that has some."""
+    figures: list[Figure] = []
+    tables: list[Table] = []
+    for run in report.runs:
+        for test in abtests(run):
+            if not test.lifts:
+                continue
+            rows = [
+                Row(
+                    segment,
+                    _percent(lift),
+                    f"{signed(100 * lift.estimate, 1)}\u00a0%",
+                    0,
+                    _percent(test.oracle[segment]) if segment in test.oracle else None,
+                )
+                for segment, lift in test.lifts.items()
+            ]
+            who = f", {test.users:,} shoppers" if test.users else ""
+            about = f"Lift of {run.label} over {test.base}: " + "; ".join(f"{row.label} {row.text}" for row in rows)
+            marks = [(swatch(0), run.label)] + ([(swatch(1, hollow=True), "oracle")] if test.oracle else [])
+            figures.append(
+                Figure(
+                    f"{run.label} against {test.base}",
+                    forest(rows, Axis("lift, %"), about, zero=0.0),
+                    f"95 % intervals over shoppers{who}.",
+                    marks,
+                )
+            )
+            cells = [
+                (
+                    segment,
+                    [
+                        Cell(f"{signed(100 * lift.estimate, 2)}\u00a0%", ends(lift, 100, 2, sign=True), surely(lift)),
+                        *(
+                            Cell(f"{form(100 * each.estimate, 1)}\u00a0%", ends(each, 100, 1)) if each else Cell("")
+                            for each, form in ((test.oracle.get(segment), signed), (test.share.get(segment), number))
+                        ),
+                    ],
+                )
+                for segment, lift in test.lifts.items()
+            ]
+            columns = ["", "lift", "oracle's lift", "share of the oracle's"]
+            tables.append(Table(f"Lift of {run.label} over {test.base}{who}", columns, [("", cells)]))
+    if not figures:
+        previous = report.previous(report.last)
+        base = previous or report.last
+        words = f"moonlib abtest {base.run.directory if previous else 'BASE'} {report.last.run.directory}"
+        report.missing.append(("Simulated A/B", f"no {report.last.run.directory}/abtest/*.json: `{words}`"))
+        return None
+    lead = (
+        "Two click models rank the same candidates for the same requests, and the simulation's shoppers click; or, of "
+        "logged data, their clicks are estimated. A lift is relative: +1\u00a0% is 1.01 times the clicks."
+    )
+    return Section("abtest", "A/B test", lead, [figures, *tables])
+
+
+def _percent(found: Interval) -> Interval:
+    return Interval(100 * found.estimate, 100 * found.low, 100 * found.high)
+
+
+def exchange(report: Report) -> Section | None:
+    """Recall against AUC over the runs, and over checkpoints where exchange.json has them."""
+    problems: list[str] = []
+    file = report.beside / "exchange.json"
+    found = read_json(file, problems)
+    report.missing += [("Exchange rate", problem) for problem in problems]
+    if found is None and not problems:
+        report.missing.append(("Exchange rate", f"no {file}: `{report.command('exchange', *report.runs)}`"))
+    found = found if isinstance(found, dict) else {}
+    rates = mappings(found.get("rates"))
+    pairs = [(key, "ctr/auc") for key in headline_keys(report) if key != "ctr/auc"]
+    figures = [figure for x, y in pairs if (figure := _scatter(report, found, rates, x, y))]
+    if not figures and not rates:
+        return None
+    lead = "" if rates else "The given runs alone: too few for a rate, and none is claimed."
+    steer = found.get("steer_by")
+    for downstream, choice in steer.items() if isinstance(steer, dict) else ():
+        name = choice.get("intermediate") if isinstance(choice, dict) else choice
+        sure = interval(choice.get("sure")) if isinstance(choice, dict) else None
+        if name and downstream in ("ctr/auc", "ctr/auc@new"):
+            lead += f"Steer {downstream} by {name}" + (f", chosen by {sure.estimate:.0%} of resamples" if sure else "")
+            lead += ". "
+    return Section("exchange", "What recall buys", lead, [figures, *([_rates_table(rates)] if rates else [])])
+
+
+def _scatter(
+    report: Report, found: Mapping[str, Any], rates: Sequence[Mapping[str, Any]], x_key: str, y_key: str
+) -> Figure | None:
+    """One downstream metric against one intermediate one, of the days that exchange.json is about."""
+    days, prefix = ("validation", "valid/") if found.get("split") == "valid" else ("test", "")
+    series = []
+    for style, (name, points) in enumerate(_exchange_points(found, x_key, y_key).items()):
+        series.append(Series(f"{name}, checkpoints", points, style=style + 1))
+    by_data: dict[str, list[Evidence]] = {}
+    for run in report.runs:
+        if prefix + x_key in run.results and prefix + y_key in run.results:
+            by_data.setdefault(run.dataset, []).append(run)
+    for i, (dataset, runs) in enumerate(by_data.items()):
+        measured = [None if prefix else report.of(run).interval(y_key, run.application) for run in runs]
+        series.append(
+            Series(
+                "runs" if len(by_data) == 1 else f"runs on data {dataset[:6]}",
+                [(run.results[prefix + x_key], run.results[prefix + y_key]) for run in runs],
+                [(each.low, each.high) if each else (math.nan, math.nan) for each in measured],
+                style=0 if i == 0 else len(series) + 1,
+                names=[run.label for run in runs],
+            )
+        )
+    if sum(len(one.points) for one in series) < 2:
+        return None
+    slope = next((interval(r) for r in rates if r.get("intermediate") == x_key and r.get("downstream") == y_key), None)
+    caption = "Validation days." if prefix else "Test days; bars: 95\u00a0% over shoppers."
+    if slope:
+        series.append(_slope(series, slope))
+        caption += (
+            f" A gain of .10 in recall goes with {signed(slope.estimate / 10)} of AUC"
+            f"{f' {within}, 95' + chr(0xA0) + '% over runs' if (within := ends(slope, 0.1, sign=True)) else ''}."
+        )
+    task = spoken(x_key.partition("/")[0])
+    about = f"Click AUC against recall@10 of {task}: " + "; ".join(
+        f"{name} {x:.3f}, {y:.4f}" for one in series for (x, y), name in zip(one.points, one.names, strict=False)
+    )
+    axes = Axis(f"recall@10, {task}, {days} days"), Axis("click AUC")
+    return Figure(f"Click AUC against {task} recall", xy(series, *axes, about), caption, legend(series))
+
+
+def _exchange_points(found: Mapping[str, Any], x: str, y: str) -> dict[str, list[tuple[float, float]]]:
+    """Points of exchange.json by iteration."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for point in mappings(found.get("points")):
+        values = point.get("metrics")
+        a, b = (interval(values.get(key)) if isinstance(values, dict) else None for key in (x, y))
+        if a and b:
+            points.setdefault(str(point.get("iteration") or point.get("run")), []).append((a.estimate, b.estimate))
+    return points
+
+
+def _slope(series: Sequence[Series], slope: Interval) -> Series:
+    """A line of the rate's slope through the middle of all points."""
+    points = np.array([point for one in series for point in one.points])
+    middle = points.mean(axis=0)
+    line = [
+        (float(x), float(middle[1] + slope.estimate * (x - middle[0])))
+        for x in (points[:, 0].min(), points[:, 0].max())
+    ]
+    return Series("exchange rate", line, style=5, line=True, marks=False)
+
+
+def _rates_table(rates: Sequence[Mapping[str, Any]]) -> Table:
+    groups: dict[str, list[tuple[str, list[Cell]]]] = {}
+    for rate in rates:
+        slope = interval(rate)
+        if slope is None:
+            continue
+        values = [interval(rate.get(name)) for name in ("spearman", "loo_error")]
+        cells = [Cell(signed(slope.estimate), ends(slope, sign=True), surely(slope))]
+        cells += [Cell(number(v.estimate, 2 if i == 0 else 4)) if v else Cell("") for i, v in enumerate(values)]
+        cells.append(Cell(str(rate.get("points", ""))))
+        groups.setdefault(str(rate.get("downstream")), []).append((str(rate.get("intermediate")), cells))
+    return Table(
+        "Exchange rates: change of the downstream metric per 1 of the intermediate one, with the 95 % interval of a "
+        "bootstrap over runs; rank correlation; error on an iteration left out",
+        ["intermediate metric", "rate", "Spearman", "error", "points"],
+        list(groups.items()),
+    )
+
+
+def scaling(report: Report) -> Section | None:
+    """Every scale.json beside the runs."""
+    figures: list[Figure] = []
+    for file in sorted(report.beside.glob("*/scale.json")):
+        problems: list[str] = []
+        study = read_json(file, problems)
+        report.missing += [("Scaling", problem) for problem in problems]
+        if isinstance(study, dict):
+            for part in [study, *mappings(study.get("more"))]:
+                title = f"{study.get('study', file.parent.name)}: {part.get('metric', 'metric')}"
+                figures += _scaling_figures(title, part, study.get("units"))
+    if not figures:
+        report.missing.append(("Scaling curves", f"no {report.beside}/*/scale.json: `moonlib scale --config STUDY`"))
+        return None
+    lead = "How far more of one thing carries; each point is a run of its own."
+    return Section("scaling", "Scaling", lead, [figures])
+
+
+def _scaling_figures(title: str, study: Mapping[str, Any], units: Any) -> Iterator[Figure]:
+    """A figure per axis of one metric of a study."""
+    points = [point for point in mappings(study.get("points")) if isinstance(point.get("x"), dict)]
+    metric = str(study.get("metric", "metric"))
+    axes = list(dict.fromkeys(axis for point in points for axis in point["x"]))
+    fit = study.get("fit")
+    for axis in axes:
+        seeds: dict[Any, list[tuple[float, float]]] = {}
+        for point in points:
+            x, y = interval(point["x"].get(axis)), interval(point.get("y"))
+            if x and y:
+                seeds.setdefault(point.get("seed"), []).append((x.estimate, y.estimate))
+        series = [Series(f"seed {seed}", sorted(of), style=i) for i, (seed, of) in enumerate(seeds.items())]
+        if not series:
+            continue
+        values = sorted(x for one in series for x, _ in one.points)
+        log = values[0] > 0 and values[-1] / values[0] >= 4
+        law = _law(fit, values, maximised=study.get("goal") == "max") if log and len(axes) == 1 else []
+        if law:
+            series.append(Series("fitted law", law, style=3, line=True, marks=False))
+        about = f"{metric} against {axis}: " + "; ".join(
+            f"{one.label} from {one.points[0][1]:.4f} at {one.points[0][0]:g} to {one.points[-1][1]:.4f} at "
+            f"{one.points[-1][0]:g}"
+            for one in series
+        )
+        unit = units.get(axis) if isinstance(units, dict) else None
+        name = f"{axis}{f', {unit}' if unit else ''}{', log scale' if log else ''}"
+        caption = str(fit.get("verdict") or "") if isinstance(fit, dict) else ""
+        yield Figure(title, xy(series, Axis(name, log=log), Axis(metric), about), caption, legend(series))
+
+
+def _law(fit: Any, values: Sequence[float], *, maximised: bool) -> list[tuple[float, float]]:
+    """The fitted E + A·N^-alpha between the smallest and the largest point; of a metric to maximise, 1 less it."""
+    parameters = fit.get("parameters") if isinstance(fit, dict) else None
+    known = [interval(parameters.get(name)) for name in ("E", "A", "alpha")] if isinstance(parameters, dict) else [None]
+    e, a, alpha = (each.estimate if each else math.nan for each in (*known, None, None)[:3])
+    if not math.isfinite(e + a + alpha):
+        return []
+    x = np.geomspace(values[0], values[-1], 40)
+    loss = e + a * x**-alpha
+    return [(float(n), float(1 - y if maximised else y)) for n, y in zip(x, loss, strict=True)]

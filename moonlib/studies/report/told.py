@@ -1,0 +1,61 @@
+"""What all sections are written from: the runs, what was measured on them, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence, Measured
+
+
+@dataclass
+class Report:
+    """All that is told.
+
+    Attributes:
+        runs: in the order given.
+        measured: by the hash of the dataset.
+        beside: the directory where the studies' files lie: the parent of the first run.
+        missing: what is not there, and how to get it.
+    """
+
+    runs: list[Evidence]
+    measured: dict[str, Measured]
+    beside: Path
+    missing: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def last(self) -> Evidence:
+        """The run that the verdict is about."""
+        return self.runs[-1]
+
+    def previous(self, run: Evidence) -> Evidence | None:
+        """The run before, if it is on the same data."""
+        place = self.runs.index(run)
+        before = self.runs[place - 1] if place else None
+        return before if before and before.dataset and before.dataset == run.dataset else None
+
+    def of(self, run: Evidence) -> Measured:
+        """What was measured on the run's data."""
+        return self.measured.get(run.dataset) or Measured()
+
+    def command(self, verb: str, *runs: Evidence) -> str:
+        """A command on runs, as it can be pasted."""
+        return " ".join(["moonlib", verb, *(str(run.run.directory) for run in runs)])
+
+    def peers(self) -> list[Evidence]:
+        """The runs on the last run's data."""
+        return [run for run in self.runs if run.dataset == self.last.dataset]
+
+
+def headline_keys(report: Report) -> Iterator[str]:
+    """The metrics that the last run is first judged by, of those that it has."""
+    for key in (*(f"{task}/recall@10" for task in SEARCH_TASKS), "ctr/auc"):
+        if key in report.last.results:
+            yield key
+
+
+def continued(run: Evidence) -> str:
+    """What to do about a run that has not finished."""
+    return run.run._command + " continues the run"
