@@ -25,12 +25,13 @@ import numpy as np
 import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moonlib.data.impressions import BatchRows
 from moonlib.disk import writing
-from moonlib.encoders.weights import first_difference
+from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -87,6 +88,27 @@ def train(stage: Stage, context: StageContext) -> None:
     context.interruption.check()
     if context.trainer.is_global_zero:
         join(log)
+
+
+def save_encoder(encoder: nn.Module, context: StageContext) -> None:
+    """Write the weights of a trained encoder to ``weights.safetensors``; called by all processes, written by the first.
+
+    Where a strategy shards the weights, they are gathered from all processes.
+    """
+    state = context.trainer.strategy.lightning_module_state_dict() if sharded(context.trainer) else None
+    if not context.trainer.is_global_zero:
+        return
+    file = context.directory / "weights.safetensors"
+    if state is None:
+        save_weights(encoder, file)
+    else:
+        own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+        save_state(own, file)
+
+
+def sharded(trainer: Trainer) -> bool:
+    """Whether each process holds a part of the weights only."""
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
 
 
 def row_loader(rows: Dataset[T], context: StageContext) -> DataLoader[T]:
