@@ -119,8 +119,8 @@ class PairDataset(Dataset[PairBatch]):
         positives = self._pairs.positives[rows]
         catalogue, item_rows = self._catalogue, self._catalogue.rows(item_id)
         return PairBatch(
-            query=_augmented(query, generator, self._strength),
-            item=_augmented(item, generator, self._strength),
+            query=augmented(query, generator, self._strength),
+            item=augmented(item, generator, self._strength),
             item_id=torch.from_numpy(item_id),
             spu_id=torch.from_numpy(catalogue.spu_id[item_rows]),
             category=torch.from_numpy(catalogue.category[item_rows]),
@@ -180,7 +180,7 @@ def _read_once(reader: SampleReader, ids: Ids) -> list[Sample]:
     return [samples[i] for i in place]
 
 
-def _augmented(content: ContentBatch, generator: torch.Generator, strength: float) -> ContentBatch:
+def augmented(content: ContentBatch, generator: torch.Generator, strength: float) -> ContentBatch:
     """Vary the images, and the crops where there are any, each by draws of its own.
 
     Where an encoder says how much of each image is there (``image_size``, see `MLLMProcessor`), the rest stays empty.

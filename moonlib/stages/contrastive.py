@@ -30,7 +30,7 @@ from moonlib.representations.embed import Contents, embed
 from moonlib.representations.store import Representations
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.stages.grad_cache import refuse_batch_statistics
-from moonlib.stages.optimizer import adamw
+from moonlib.stages.optimizer import adamw, matrices
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.stages.training import save_encoder, train
 
@@ -134,6 +134,7 @@ class Contrastive(Stage):
         self.check_arguments(context)
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
+        self.decayed = matrices(self)
         pairs, searches = self.pairs(context)
         products = context.dataset.table("products", ("item_id", "spu_id", "category", "listed_at"))
         # A product that a pair names is known, whatever a wrong clock says of the day it was listed.
@@ -282,4 +283,4 @@ class Contrastive(Stage):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return adamw(self, self.encoder, self.learning_rate, self.weight_decay, self.warmup)
+        return adamw(self, self.encoder, self.decayed, self.learning_rate, self.weight_decay, self.warmup)

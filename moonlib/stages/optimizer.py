@@ -10,6 +10,9 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
+WRAPPED = "_fsdp_wrapped_module."
+"""What FSDP puts into the names of parameters."""
+
 
 def warmup_cosine(step: int, warmup: int, total: int) -> float:
     """Share of the peak learning rate at a step: a linear rise over ``warmup`` steps, then half a cosine down to 0."""
@@ -18,8 +21,21 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
+def matrices(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters of more than one dimension.
+
+    Asked for before a trainer starts: a strategy that shards the weights leaves each process pieces of one dimension.
+    """
+    return frozenset(name for name, parameter in module.named_parameters() if parameter.ndim > 1)
+
+
 def adamw(
-    stage: LightningModule, encoder: nn.Module, learning_rate: float, weight_decay: float, warmup: float
+    stage: LightningModule,
+    encoder: nn.Module,
+    decayed: frozenset[str],
+    learning_rate: float,
+    weight_decay: float,
+    warmup: float,
 ) -> OptimizerLRScheduler:
     """AdamW over what is trainable of a stage, with its schedule.
 
@@ -29,20 +45,22 @@ def adamw(
     Args:
         stage: its parameters are trained; holds ``encoder`` under that name.
         encoder: see above.
+        decayed: names of the parameters with weight decay.
         learning_rate: peak of the schedule, which decays to 0 at the trainer's ``max_steps``.
-        weight_decay: on matrices only.
+        weight_decay: see ``decayed``.
         warmup: share of the steps over which the learning rate rises.
     """
     factor = getattr(encoder, "learning_rate_factor", None)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in stage.named_parameters():
         if parameter.requires_grad:
+            name = name.replace(WRAPPED, "")
             own = factor(name.removeprefix("encoder.")) if factor and name.startswith("encoder.") else 1.0
-            groups.setdefault((own, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((own, name in decayed), []).append(parameter)
     optimizer = torch.optim.AdamW(
         [
-            {"params": found, "lr": own * learning_rate, "weight_decay": weight_decay if matrices else 0.0}
-            for (own, matrices), found in groups.items()
+            {"params": found, "lr": own * learning_rate, "weight_decay": weight_decay if decays else 0.0}
+            for (own, decays), found in groups.items()
         ],
         lr=learning_rate,
         # Ten times faster on a CPU. Elsewhere torch knows best, and Lightning can't clip gradients of a fused one.

@@ -5,7 +5,8 @@ Sequences hold one image at most: the model's image token stands once per state 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 HALF = (0.5, 0.5, 0.5)
 
 
-class Family(Protocol):
+class Family(ABC):
     """How one family reads images.
 
     Attributes:
@@ -25,7 +26,8 @@ class Family(Protocol):
         largest: longest side of an image in pixels, None where any will do.
         square: whether images must be squares.
         image_token: id of the token that stands for a state of the vision tower.
-        mean: of the channels, from 0 to 1, subtracted from them; `std` alike, what they are then divided by.
+        mean: of the channels, from 0 to 1, subtracted from them.
+        std: what they are then divided by.
         vision_width: width of the vision tower's states.
     """
 
@@ -33,10 +35,14 @@ class Family(Protocol):
     largest: int | None
     square: bool
     image_token: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     vision_width: int
 
+    @abstractmethod
+    def __init__(self, config: PretrainedConfig) -> None: ...
+
+    @abstractmethod
     def vision_inputs(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """Make what the model's ``forward`` reads of images.
 
@@ -44,8 +50,8 @@ class Family(Protocol):
             images: float [n, 3, H, W], normalised; an image fills its top left part.
             sizes: int64 [n, 2], height and width of that part.
         """
-        ...
 
+    @abstractmethod
     def positions(self, is_image: Tensor, sizes: Tensor) -> Tensor:
         """Make the ``position_ids`` of padded rows.
 
@@ -53,10 +59,9 @@ class Family(Protocol):
             is_image: bool [B, T], where a row's image tokens stand, one behind another.
             sizes: int64 [B, 2], height and width in pixels; 0 where there is no image.
         """
-        ...
 
 
-class QwenVL:
+class QwenVL(Family):
     """Qwen2-VL, Qwen2.5-VL and Qwen3-VL: patches of any grid, positions by time, height and width.
 
     Source: Wang et al., "Qwen2-VL" (arXiv 2409.12191), sections 2.1 and 2.2.
@@ -117,7 +122,7 @@ def _with_time(grids: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(grids[:, :1]), grids], dim=1)
 
 
-class Idefics:
+class Idefics(Family):
     """Idefics3 and SmolVLM: one square per image, no larger than the vision tower was made for.
 
     Their processors also cut large images into tiles; here an image is one tile.
@@ -143,7 +148,7 @@ class Idefics:
         return torch.arange(is_image.shape[1], device=is_image.device).expand(is_image.shape)
 
 
-FAMILIES: dict[str, type[QwenVL] | type[Idefics]] = {
+FAMILIES: dict[str, type[Family]] = {
     "qwen2_vl": QwenVL,
     "qwen2_5_vl": QwenVL,
     "qwen3_vl": QwenVL,

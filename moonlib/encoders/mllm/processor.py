@@ -172,8 +172,9 @@ class MLLMProcessor:
             side = math.isqrt(self.image_tokens) * self.unit
             return decode_image(data, size=side if self.largest is None else min(side, self.largest))
         image = decode_image(data)
-        size = fitted_size(*image.shape[1:], self.unit, self.image_tokens)
-        if size == tuple(image.shape[1:]):
+        _, height, width = image.shape
+        size = fitted_size(height, width, self.unit, self.image_tokens)
+        if size == (height, width):
             return image
         return F.interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
 
