@@ -91,11 +91,13 @@ class ExamBatch(QuestionBatch):
         counts: bool [Q], False for a row that only fills up a batch.
         asked: the same questions without answers.
         answers: what is right, as the encoder spells it.
+        decoded: whether answers are to be found; the same on all processes.
     """
 
     counts: Tensor
     asked: ContentBatch
     answers: list[str]
+    decoded: bool
 
 
 class GenerativePretraining(Stage):
@@ -108,9 +110,9 @@ class GenerativePretraining(Stage):
 
     At the end it asks about products that were listed in the validation days:
 
-    - ``questions/attribute_accuracy``: share of attributes answered exactly, by greedy decoding, beside
-      ``questions/attribute_accuracy@most_frequent``, the training products' most frequent value of that attribute;
-    - ``questions/perplexity@KIND``: exp of the mean loss per answer token, for each kind of question.
+    - ``valid/questions/attribute_accuracy``: share of attributes answered exactly, by greedy decoding, beside
+      ``valid/questions/attribute_accuracy@most_frequent``, that of the attribute's most frequent value in training;
+    - ``valid/questions/perplexity@KIND``: exp of the mean loss per answer token, for each kind of question.
 
     Args:
         learning_rate: peak of the schedule (linear warm-up, cosine decay to 0 at ``trainer.max_steps``).
@@ -240,6 +242,8 @@ class GenerativePretraining(Stage):
         losses, tokens = self.encoder.answer_losses(batch.content)
         measured = torch.stack([losses.double(), tokens.double()], dim=1) * batch.counts.unsqueeze(1)
         self.sums.index_add_(0, batch.kind, measured)
+        if not batch.decoded:
+            return
         found = self.encoder.answer(batch.asked, self.max_answer_tokens)
         asked = (batch.kind == KINDS.index("attribute")) & batch.counts
         right = torch.tensor([a == b for a, b in zip(found, batch.answers, strict=True)], device=self.device)
@@ -253,10 +257,10 @@ class GenerativePretraining(Stage):
         *kinds, (right, asked) = self.sums.tolist()
         for kind, (loss, tokens) in zip(KINDS, kinds, strict=True):
             if tokens:
-                self.metrics[f"questions/perplexity@{kind}"] = math.exp(min(loss / tokens, 700.0))
+                self.metrics[f"valid/questions/perplexity@{kind}"] = math.exp(min(loss / tokens, 700.0))
         if asked:
-            self.metrics["questions/attribute_accuracy"] = right / asked
-            self.metrics["questions/attribute_accuracy@most_frequent"] = most_frequent(self.listed, self.exam)
+            self.metrics["valid/questions/attribute_accuracy"] = right / asked
+            self.metrics["valid/questions/attribute_accuracy@most_frequent"] = most_frequent(self.listed, self.exam)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return adamw(self, self.encoder, self.decayed, self.learning_rate, self.weight_decay, self.warmup)
@@ -420,6 +424,7 @@ class Exams(TorchDataset[ExamBatch]):
             counts=torch.tensor([self.rank < len(part)] * len(mine)),
             asked=preprocessor.ask(contents, texts),
             answers=self.encoder.spelled(answers),
+            decoded=any(question.kind == "attribute" for _, question in part),
         )
 
     def _content(self, question: Question, sample: Sample) -> Content:

@@ -133,8 +133,8 @@ class MLLM(GenerativeEncoder):
         self.body = _body(config, self.model if self.pretrained else None)
         self.body.config.use_cache = False
         if self.checkpointing:
-            self.body.gradient_checkpointing_enable({"use_reentrant": False})
-            self.body.enable_input_require_grads()
+            newer = getattr(self.body, "activation_checkpointing_enable", None)
+            (newer or self.body.gradient_checkpointing_enable)({"use_reentrant": False})
         width = int(config.text_config.hidden_size)
         self.projection = nn.Linear(width, self.dim)
         self.image_dim, self.text_dim = family.vision_width, width
@@ -242,8 +242,9 @@ class MLLM(GenerativeEncoder):
         side = int(blank[0, 0])
         inputs = self.family.vision_inputs(self._normalised(images.new_zeros(1, 3, side, side)), blank)
         features = self.body.base_model.get_image_features(**inputs, return_dict=True)
-        found = list(features.pooler_output) + list(getattr(features, "deepstack_features", None) or ())
-        return {}, 0.0 * torch.stack([part.sum() for part in found]).sum()
+        # Lists of one tensor per image; Qwen3-VL's tower hands over some of its inner layers too.
+        layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or ())]
+        return {}, 0.0 * torch.stack([torch.cat(list(layer)).sum() for layer in layers]).sum()
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
