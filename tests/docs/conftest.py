@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,21 +39,16 @@ def shorten() -> Shorten:
                 words += [f"--stages.{name}.data.batch_size", "16"]
             if stage["module"] == "represent" or "tasks" in stage.get("data", {}):
                 words += [f"--stages.{name}.data.workers", "0"]
-            if stage.get("trainer", {}).get("accelerator") == "gpu":  # two processes in place of eight GPUs
-                processes = "1" if stage["module"] == "represent" else "2"
-                cpu = {"accelerator": "cpu", "devices": processes, "strategy": "auto", "precision": "32-true"}
+            if stage.get("trainer", {}).get("accelerator") == "gpu":
+                cpu = {"accelerator": "cpu", "devices": "1", "strategy": "auto", "precision": "32-true"}
                 words += [word for key, value in cpu.items() for word in (f"--stages.{name}.trainer.{key}", value)]
         if merged.get("encoder", {}).get("class_path") == "mllm":
-            small = {"model": None, "config": example_mllm_config("qwen2_5_vl_small"), "vocab_size": 300}
-            small |= {"max_length": 16, "image_tokens": 4}
-            for key, value in small.items():
-                words += [
-                    f"--encoder.init_args.{key}",
-                    yaml.safe_dump(value, default_flow_style=True).split("\n...")[0],
-                ]
-        for tower, small in SMALL.items():
-            if merged.get("encoder", {}).get("init_args", {}).get(tower) == small["class_path"]:
-                words += [f"--encoder.init_args.{tower}", yaml.safe_dump(small, default_flow_style=True).strip()]
+            config = json.dumps(example_mllm_config("qwen2_5_vl_small"))
+            small = {"model": "null", "config": config, "vocab_size": "300", "max_length": "16", "image_tokens": "4"}
+            words += [word for key, value in small.items() for word in (f"--encoder.init_args.{key}", value)]
+        for tower, tiny in SMALL.items():
+            if merged.get("encoder", {}).get("init_args", {}).get(tower) == tiny["class_path"]:
+                words += [f"--encoder.init_args.{tower}", yaml.safe_dump(tiny, default_flow_style=True).strip()]
         if "marketplace" in yaml.safe_dump(merged["data"]):
             words += ["--data.init_args.size", "tiny"]
         return words

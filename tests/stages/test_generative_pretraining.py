@@ -18,6 +18,7 @@ from moonlib.data.batches import BatchPlan
 from moonlib.data.dataset import Dataset
 from moonlib.data.questions import KINDS, Question, ask
 from moonlib.encoders.mllm.encoder import MLLM
+from moonlib.iteration import fit
 from moonlib.stages.generative_pretraining import (
     Exams,
     GenerativePretraining,
@@ -30,8 +31,6 @@ from moonlib.testing.mllm import example_mllm_config
 from moonlib.testing.stages import small_encoder
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
-
-PAIR = [f"--stages.pretrain.trainer.{key}" for key in ("devices=2", "accelerator=cpu", "strategy=ddp")]
 
 
 def small_mllm() -> MLLM:
@@ -180,30 +179,34 @@ def test_it_learns_the_answers_of_a_few_products(shop: Dataset, tmp_path: Path) 
     assert len(set(answers)) > 1 and found == encoder.spelled(answers)
 
 
-def test_two_processes_are_one(runs: Path, tiny: Dataset, cli: Cli) -> None:
-    """The same loss, weights and exam: rows are shared out unevenly, and a process's answers differ in length."""
-    config = json.dumps(example_mllm_config())
+def test_the_large_recipe_on_two_processes_is_that_on_one(runs: Path, tiny: Dataset, cli: Cli) -> None:
+    """The same weights and exam, though rows are shared out unevenly and answers differ in length."""
     overrides = [
         "--data.init_args.size=tiny",
-        f"--encoder.init_args.config={config}",
+        "--encoder.init_args.model=null",
+        f"--encoder.init_args.config={json.dumps(example_mllm_config('qwen2_5_vl_small'))}",
+        "--encoder.init_args.image_tokens=6",
         "--encoder.init_args.vocab_size=300",
-        "--stages.pretrain.trainer.max_steps=3",
-        "--stages.pretrain.data.batch_size=7",
-        "--stages.pretrain.data.augment=0.0",
-        "--stages.pretrain.data.workers=0",
         "--stages.pretrain.data.sample=6",
-        "--stages.posttrain=null",
+        "--stages.posttrain.module.init_args.matryoshka={16: 1.0, 256: 1.0}",
         "--stages.refine=null",
         "--stages.represent=null",
         "--stages.application=null",
     ]
-    for name, more in (("one", []), ("two", PAIR)):
-        done = cli("fit", "--config", "studies/mllm/mllm", *overrides, *more, "--runs", runs, "--name", name)
-        assert done.returncode == 0, done.stderr
-    one, two = runs / "one", runs / "two"
-    assert (one / "pretrain").resolve() != (two / "pretrain").resolve()
-    weights = [load_file(run / "pretrain/weights.safetensors") for run in (one, two)]
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=2e-5)
-    results: list[dict[str, float]] = [json.loads((run / "results.json").read_text()) for run in (one, two)]
+    for stage in ("pretrain", "posttrain"):
+        small = {"max_steps": 2, "accelerator": "cpu", "strategy": "auto", "precision": "32-true"}
+        overrides += [f"--stages.{stage}.trainer.{key}={value}" for key, value in small.items()]
+        overrides += [f"--stages.{stage}.data.batch_size=7", f"--stages.{stage}.data.workers=0"]
+    devices = [[f"--stages.{stage}.trainer.devices={n}" for stage in ("pretrain", "posttrain")] for n in (1, 2)]
+    one = fit("large/qwen2_5_vl_3b", [*overrides, *devices[0]], runs=runs, name="one")
+    done = cli("fit", "--config", "large/qwen2_5_vl_3b", *overrides, *devices[1], "--runs", runs, "--name", "two")
+    assert done.returncode == 0, done.stderr
+    for stage in ("pretrain", "posttrain"):
+        assert (one / stage).resolve() != (runs / "two" / stage).resolve()
+        weights = [load_file(run / stage / "weights.safetensors") for run in (one, runs / "two")]
+        for name, tensor in weights[0].items():
+            torch.testing.assert_close(
+                weights[1][name], tensor, rtol=1e-3, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
+    results: list[dict[str, float]] = [json.loads((run / "results.json").read_text()) for run in (one, runs / "two")]
     assert results[0] and results[0] == pytest.approx(results[1], rel=1e-3)
