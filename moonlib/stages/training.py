@@ -93,9 +93,10 @@ def train(stage: Stage, context: StageContext) -> None:
 def save_encoder(encoder: nn.Module, context: StageContext) -> None:
     """Write the weights of a trained encoder to ``weights.safetensors``; called by all processes, written by the first.
 
-    Where a strategy shards the weights, they are gathered from all processes.
+    Where a strategy shards the weights, what `train` gathered of them at its end.
     """
-    state = context.trainer.strategy.lightning_module_state_dict() if sharded(context.trainer) else None
+    callbacks = context.trainer.callbacks  # type: ignore[attr-defined]
+    state = next(callback.weights for callback in callbacks if isinstance(callback, Checkpoints))
     if not context.trainer.is_global_zero:
         return
     file = context.directory / "weights.safetensors"
@@ -198,6 +199,7 @@ class Checkpoints(Callback):
         self.ending = False
         self.position = Position()
         self.last: tuple[Tensor, Any] | None = None
+        self.weights: dict[str, Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interruption.install()
@@ -234,6 +236,8 @@ class Checkpoints(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.require_finite(trainer, self.last)
+        if sharded(trainer):  # now, while the strategy is there
+            self.weights = trainer.strategy.lightning_module_state_dict()
 
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint; called by all processes, written by the first."""
