@@ -28,7 +28,8 @@ from moonlib import recipe as recipes
 from moonlib.data.dataset import Dataset
 from moonlib.iteration import quiet, seed_of
 from moonlib.stages.contrast import contrastive_loss
-from moonlib.stages.contrastive import Contrastive, warmup_cosine
+from moonlib.stages.contrastive import Contrastive
+from moonlib.stages.optimizer import warmup_cosine
 from moonlib.stages.stage import StageContext
 
 

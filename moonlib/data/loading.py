@@ -119,8 +119,8 @@ class PairDataset(Dataset[PairBatch]):
         positives = self._pairs.positives[rows]
         catalogue, item_rows = self._catalogue, self._catalogue.rows(item_id)
         return PairBatch(
-            query=_augmented(query, generator, self._strength),
-            item=_augmented(item, generator, self._strength),
+            query=augmented(query, generator, self._strength),
+            item=augmented(item, generator, self._strength),
             item_id=torch.from_numpy(item_id),
             spu_id=torch.from_numpy(catalogue.spu_id[item_rows]),
             category=torch.from_numpy(catalogue.category[item_rows]),
@@ -180,16 +180,26 @@ def _read_once(reader: SampleReader, ids: Ids) -> list[Sample]:
     return [samples[i] for i in place]
 
 
-def _augmented(content: ContentBatch, generator: torch.Generator, strength: float) -> ContentBatch:
-    """Vary the images, and the crops where there are any, each by draws of its own."""
+def augmented(content: ContentBatch, generator: torch.Generator, strength: float) -> ContentBatch:
+    """Vary the images, and the crops where there are any, each by draws of its own.
+
+    Where an encoder says how much of each image is there (``image_size``, see `MLLMProcessor`), the rest stays empty.
+    """
     views = [name for name in ("image", "subject") if name in content and strength > 0]
-    return content | {name: _varied(content[name], generator, strength) for name in views}
+    sizes = content.get("image_size")
+    return content | {name: _varied(content[name], generator, strength, sizes) for name in views}
 
 
-def _varied(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+def _varied(image: Tensor, generator: torch.Generator, strength: float, sizes: Tensor | None = None) -> Tensor:
     there = image.flatten(1).any(dim=1).bool()  # of uint8, any() is uint8; a missing image stays the zeros it is
-    if there.all():
+    full = sizes is None or bool((sizes[there] == torch.tensor(image.shape[2:])).all())
+    if there.all() and full:
         return augment(image, generator, strength)
     image = image.clone()
-    image[there] = augment(image[there], generator, strength)
+    if sizes is None or full:
+        image[there] = augment(image[there], generator, strength)
+        return image
+    for height, width in sizes[there].unique(dim=0).tolist():
+        rows = there & (sizes == torch.tensor([height, width])).all(dim=1)
+        image[rows, :, :height, :width] = augment(image[rows, :, :height, :width], generator, strength)
     return image

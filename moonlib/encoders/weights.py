@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_model, save_file, save_model
+from torch import Tensor, nn
 
 from moonlib.disk import writing
 
@@ -23,6 +23,28 @@ def save_weights(module: nn.Module, path: Path) -> None:
     try:
         with writing(path):
             save_model(module, str(temporary))
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name to ``path`` as `save_weights` does those of a module, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    kept: dict[str, Tensor] = {}
+    # The same memory under another name is written once, and the metadata says under which.
+    names: dict[tuple[int, tuple[int, ...]], str] = {}
+    metadata = {"format": "pt"}
+    for name, tensor in state.items():
+        first = names.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
+        if first == name or tensor.numel() == 0:
+            kept[name] = tensor.contiguous()
+        else:
+            metadata[name] = first
+    try:
+        with writing(path):
+            save_file(kept, str(temporary), metadata=metadata)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

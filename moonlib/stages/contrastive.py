@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,25 +23,19 @@ from moonlib.data.loading import PairBatch, PairDataset, give_way
 from moonlib.data.pairs import Ids, Pairs, serviceable
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
-from moonlib.encoders.weights import load_weights, save_weights
+from moonlib.encoders.weights import load_weights
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.representations.embed import Contents, embed
 from moonlib.representations.store import Representations
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.stages.grad_cache import refuse_batch_statistics
+from moonlib.stages.optimizer import adamw, matrices
 from moonlib.stages.stage import Need, Stage, StageContext
-from moonlib.stages.training import train
+from moonlib.stages.training import save_encoder, train
 
 EMBEDDED_AT_ONCE = 256
 """Rows that are encoded at once where all of the training data is."""
-
-
-def warmup_cosine(step: int, warmup: int, total: int) -> float:
-    """Share of the peak learning rate at a step: a linear rise over ``warmup`` steps, then half a cosine down to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
 @dataclass
@@ -125,8 +118,7 @@ class Contrastive(Stage):
     def run(self, context: StageContext) -> dict[str, float]:
         self.prepare(context)
         train(self, context)
-        if context.trainer.is_global_zero:
-            save_weights(self.encoder, context.directory / "weights.safetensors")
+        save_encoder(self.encoder, context)
         return {}
 
     def prepare(self, context: StageContext) -> None:
@@ -142,6 +134,7 @@ class Contrastive(Stage):
         self.check_arguments(context)
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
+        self.decayed = matrices(self)
         pairs, searches = self.pairs(context)
         products = context.dataset.table("products", ("item_id", "spu_id", "category", "listed_at"))
         # A product that a pair names is known, whatever a wrong clock says of the day it was listed.
@@ -290,17 +283,4 @@ class Contrastive(Stage):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=self.learning_rate,
-            # Ten times faster on a CPU. Elsewhere torch knows best, and Lightning can't clip gradients of a fused one.
-            fused=True if self.device.type == "cpu" else None,
-        )
-        total = self.trainer.max_steps
-        warmup = max(1, round(self.warmup * total))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw(self, self.encoder, self.decayed, self.learning_rate, self.weight_decay, self.warmup)

@@ -25,12 +25,13 @@ import numpy as np
 import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moonlib.data.impressions import BatchRows
 from moonlib.disk import writing
-from moonlib.encoders.weights import first_difference, save_weights
+from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -94,6 +95,28 @@ def train(stage: Stage, context: StageContext) -> None:
     context.interruption.check()
     if context.trainer.is_global_zero:
         join(log)
+
+
+def save_encoder(encoder: nn.Module, context: StageContext) -> None:
+    """Write the weights of a trained encoder to ``weights.safetensors``; called by all processes, written by the first.
+
+    Where a strategy shards the weights, what `train` gathered of them at its end.
+    """
+    callbacks = context.trainer.callbacks  # type: ignore[attr-defined]
+    state = next(callback.weights for callback in callbacks if isinstance(callback, Checkpoints))
+    if not context.trainer.is_global_zero:
+        return
+    file = context.directory / "weights.safetensors"
+    if state is None:
+        save_weights(encoder, file)
+    else:
+        own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+        save_state(own, file)
+
+
+def sharded(trainer: Trainer) -> bool:
+    """Whether each process holds a part of the weights only."""
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
 
 
 def row_loader(rows: Dataset[T], context: StageContext) -> DataLoader[T]:
@@ -183,6 +206,7 @@ class Checkpoints(Callback):
         self.ending = False
         self.position = Position()
         self.last: tuple[Tensor, Any] | None = None
+        self.weights: dict[str, Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interruption.install()
@@ -219,6 +243,8 @@ class Checkpoints(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.require_finite(trainer, self.last)
+        if sharded(trainer):  # now, while the strategy is there
+            self.weights = trainer.strategy.lightning_module_state_dict()
 
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint; called by all processes, written by the first."""

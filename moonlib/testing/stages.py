@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.convnet import ConvNet
 from moonlib.encoders.dual import DualEncoder
+from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.transformer import Transformer
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.fusion.sum import Sum
@@ -30,7 +31,12 @@ from moonlib.testing.promises import check_metrics, directory_state, require
 SEED = 7
 
 
-def check_stage(make: Callable[[], Stage], data: object = None, **trainer: Any) -> None:
+def check_stage(
+    make: Callable[[], Stage],
+    data: object = None,
+    make_encoder: Callable[[], Encoder] | None = None,
+    **trainer: Any,
+) -> None:
     """Check a stage: declarations, metrics, what it provides, determinism, and that it may be killed and run again.
 
     It runs three times on a shop of 96 products, with a small encoder and random representations.
@@ -38,6 +44,7 @@ def check_stage(make: Callable[[], Stage], data: object = None, **trainer: Any) 
     Args:
         make: returns a fresh stage.
         data: an instance of its ``data_type``; one of defaults if not given.
+        make_encoder: returns the encoder to run with, not set up; a small dual encoder if not given.
         trainer: arguments of Lightning's Trainer; ``max_steps=3`` if not given.
     """
     stage = make()
@@ -47,7 +54,7 @@ def check_stage(make: Callable[[], Stage], data: object = None, **trainer: Any) 
     require(stage.provides in (None, "weights", "representations"), f"provides: {stage.provides!r} is nothing known")
     data = stage.data_type() if data is None else data
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), data, trainer or {"max_steps": 3})
+        bench = Bench(Path(folder), data, trainer or {"max_steps": 3}, make_encoder or small_encoder)
         dataset, before = bench.dataset, directory_state(bench.dataset.directory)
         names = set(inspect.signature(type(stage)).parameters)
         references = stage.references(dataset)
@@ -74,6 +81,12 @@ def check_stage(make: Callable[[], Stage], data: object = None, **trainer: Any) 
         require(directory_state(dataset.directory) == before, "run: the stage writes into the dataset's directory")
 
 
+def small_encoder() -> DualEncoder:
+    """A dual encoder, not set up."""
+    text = Transformer(vocab_size=300, width=16, depth=1, heads=2, max_length=12)
+    return DualEncoder(Sum(), ConvNet(image_size=16, width=8), text, dim=8)
+
+
 class Killed(Exception):
     """Ends a training at once."""
 
@@ -93,10 +106,13 @@ class Bench:
         folder: where all of it lies.
         data: the stage's data.
         trainer: arguments of Lightning's Trainer.
+        make_encoder: returns the encoder, not set up.
     """
 
-    def __init__(self, folder: Path, data: object, trainer: dict[str, Any]) -> None:
-        self.folder, self.data, self.trainer = folder, data, trainer
+    def __init__(
+        self, folder: Path, data: object, trainer: dict[str, Any], make_encoder: Callable[[], Encoder]
+    ) -> None:
+        self.folder, self.data, self.trainer, self.make_encoder = folder, data, trainer, make_encoder
         self.dataset: Dataset = example_dataset(folder / "dataset")
         ids = self.dataset.products["item_id"], self.dataset.queries["query_id"]
         products, queries = example_representations(*ids)["random"]
@@ -105,10 +121,9 @@ class Bench:
         queries.save(folder / "representations", "queries")
         save_weights(self.encoder(seed=1), folder / "weights.safetensors")
 
-    def encoder(self, seed: int = 0) -> DualEncoder:
-        """A small encoder, set up."""
-        text = Transformer(vocab_size=300, width=16, depth=1, heads=2, max_length=12)
-        encoder = DualEncoder(Sum(), ConvNet(image_size=16, width=8), text, dim=8)
+    def encoder(self, seed: int = 0) -> Encoder:
+        """The encoder, set up."""
+        encoder = self.make_encoder()
         seed_everything(seed, verbose=False)
         encoder.setup(self.dataset.splits.known(self.dataset.products), self.folder / "preprocessing")
         return encoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from moonlib.recipe_merge import merge_layers, read_layers
+from moonlib.testing.mllm import example_mllm_config
 
 Shorten = Callable[[Path], list[str]]
 
@@ -37,9 +39,16 @@ def shorten() -> Shorten:
                 words += [f"--stages.{name}.data.batch_size", "16"]
             if stage["module"] == "represent" or "tasks" in stage.get("data", {}):
                 words += [f"--stages.{name}.data.workers", "0"]
-        for tower, small in SMALL.items():
-            if merged.get("encoder", {}).get("init_args", {}).get(tower) == small["class_path"]:
-                words += [f"--encoder.init_args.{tower}", yaml.safe_dump(small, default_flow_style=True).strip()]
+            if stage.get("trainer", {}).get("accelerator") == "gpu":
+                cpu = {"accelerator": "cpu", "devices": "1", "strategy": "auto", "precision": "32-true"}
+                words += [word for key, value in cpu.items() for word in (f"--stages.{name}.trainer.{key}", value)]
+        if merged.get("encoder", {}).get("class_path") == "mllm":
+            config = json.dumps(example_mllm_config("qwen2_5_vl_small"))
+            small = {"model": "null", "config": config, "vocab_size": "300", "max_length": "16", "image_tokens": "4"}
+            words += [word for key, value in small.items() for word in (f"--encoder.init_args.{key}", value)]
+        for tower, tiny in SMALL.items():
+            if merged.get("encoder", {}).get("init_args", {}).get(tower) == tiny["class_path"]:
+                words += [f"--encoder.init_args.{tower}", yaml.safe_dump(tiny, default_flow_style=True).strip()]
         if "marketplace" in yaml.safe_dump(merged["data"]):
             words += ["--data.init_args.size", "tiny"]
         return words

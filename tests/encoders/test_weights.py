@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from moonlib.encoders.convnet import ConvNet
-from moonlib.encoders.weights import load_weights, save_weights
+from moonlib.encoders.weights import load_weights, save_state, save_weights
 
 
 class Tied(nn.Module):
@@ -90,3 +90,17 @@ def test_a_file_that_is_missing_or_not_safetensors(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"w\.safetensors is not a safetensors file"):
         load_weights(linear(0), tmp_path / "w.safetensors")
+
+
+def test_tensors_by_name_are_read_back_as_a_module_s(tmp_path: Path) -> None:
+    """What is gathered of sharded weights has one tensor under two names where modules share it."""
+    torch.manual_seed(0)
+    module = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    module["b"].weight = module["a"].weight
+    file = tmp_path / "weights.safetensors"
+    save_state(module.state_dict(), file)
+    other = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    other["b"].weight = other["a"].weight
+    load_weights(other, file)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)

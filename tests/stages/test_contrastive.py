@@ -16,7 +16,8 @@ from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.in_batch import InBatch
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
 from moonlib.stages.contrast import contrastive_loss, hardness_weights
-from moonlib.stages.contrastive import PairData, warmup_cosine
+from moonlib.stages.contrastive import PairData
+from moonlib.stages.optimizer import warmup_cosine
 from moonlib.stages.pretraining import Pretraining
 
 

@@ -1,0 +1,1 @@
+"""A generative multimodal language model of transformers as the encoder."""

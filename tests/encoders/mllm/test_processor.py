@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from moonlib.data.content import Content
+from moonlib.data.images import UnreadableImage
+from moonlib.encoders.mllm.encoder import MLLM
+from moonlib.encoders.mllm.processor import MLLMProcessor, fitted_size
+from moonlib.testing import example_jpeg, example_products
+from moonlib.testing.mllm import example_mllm_config
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> MLLMProcessor:
+    encoder = MLLM(config=example_mllm_config(), vocab_size=300, max_length=6, image_tokens=6, resize="aspect")
+    encoder.setup(example_products(), tmp_path_factory.mktemp("processor"))
+    return encoder.preprocessor
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 40), st.integers(1, 300))
+def test_an_image_keeps_to_its_budget_and_its_proportions(height: int, width: int, unit: int, most: int) -> None:
+    rows, columns = (side / unit for side in fitted_size(height, width, unit, most))
+    assert rows == int(rows) >= 1 and columns == int(columns) >= 1 and rows * columns <= most
+    if rows * columns > 1 and min(rows, columns) > 1:
+        assert (rows - 1) / (columns + 1) <= height / width <= (rows + 1) / (columns - 1)
+    if round(height / unit) * round(width / unit) <= most:
+        assert abs(rows * unit - height) <= max(unit / 2, unit - height)
+
+
+def test_images_of_many_sizes_share_a_batch(processor: MLLMProcessor) -> None:
+    image = Image.new("RGB", (96, 32), (250, 10, 20))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    batch = processor([Content(buffer.getvalue(), None), Content(example_jpeg(0, 32, 48), None)], "product")
+    assert batch["image_size"].tolist() == [[16, 64], [48, 32]], "3 : 1 in 6 tokens of 16 pixels"
+    assert batch["image"].shape == (2, 3, 48, 64)
+    assert batch["image"][0, :, :16].float().mean(dim=(1, 2)).tolist() == [250, 10, 20]
+    assert not batch["image"][0, :, 16:].any() and not batch["image"][1, :, :, 32:].any()
+    assert (batch["tokens"] == processor.layout.image).sum(dim=1).tolist() == [4, 6]
+
+
+def test_what_is_learnt_of_a_question_is_its_answer(processor: MLLMProcessor) -> None:
+    contents = [Content(example_jpeg(0), "red mug"), Content(None, None), Content(None, "红色 马克杯")]
+    answers = ["red", "a " * 20, "红"]
+    asked = processor.ask(contents, ["colour?"] * 3)
+    batch = processor.ask(contents, ["colour?"] * 3, answers)
+    assert "answer" not in asked
+    for row, answer in enumerate(processor.answer_tokens(answers)):
+        length = int(asked["token_mask"][row].sum())
+        tokens, mask = batch["tokens"][row], batch["token_mask"][row]
+        assert torch.equal(tokens[:length], asked["tokens"][row, :length])
+        assert tuple(tokens[length : int(mask.sum())].tolist()) == answer
+        assert torch.equal(batch["answer"][row], mask & (torch.arange(len(tokens)) >= length))
+    ends = [answer[-1] == processor.layout.end for answer in processor.answer_tokens(answers)]
+    assert ends == [True, False, True], "an answer that is cut off does not end there"
+
+
+def test_a_broken_image_is_unreadable(processor: MLLMProcessor) -> None:
+    with pytest.raises(UnreadableImage):
+        processor([Content(b"no image", "a title")], "product")
+
+
+def test_augmentation_keeps_to_the_image(processor: MLLMProcessor, tmp_path: Path) -> None:
+    from moonlib.data.loading import augmented
+
+    contents = [Content(example_jpeg(0, 96, 32), None), Content(example_jpeg(1, 32, 48), None), Content(None, "x")]
+    batch = processor(contents, "product")
+    varied = augmented(batch, torch.Generator().manual_seed(0), 1.0)["image"]
+    assert not torch.equal(varied, batch["image"])
+    for row, (height, width) in enumerate(batch["image_size"].tolist()):
+        outside = torch.ones(varied.shape[2:], dtype=torch.bool)
+        outside[:height, :width] = False
+        assert not varied[row][:, outside].any()
+        assert not height or varied[row][:, ~outside].float().mean() > 40, "no padding is drawn in"
