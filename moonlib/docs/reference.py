@@ -87,6 +87,7 @@ def top_level_keys() -> str:
         "data": ("one of [sources](components.md#sources)", _REQUIRED, "where the five tables come from"),
         "encoder": ("one of [encoders](components.md#encoders)", "`null`", "trained by the stages; declared once"),
         "stages": ("mapping of names to stages", _REQUIRED, "what runs, in order"),
+        "scale": ("see [scaling studies](scaling.md)", "`null`", "the points of a study; a run takes no notice of it"),
     }
     return table(("key", "type", "default", "what it says"), [(f"`{key}`", *row) for key, row in parts.items()])
 
