@@ -122,7 +122,9 @@ def resampled_sums(values: ArrayLike, users: ArrayLike, samples: int = 1000, see
         raise ValueError(f"expected values [K, n] and users [n], got {list(added.shape)} and {list(user.shape)}")
     if np.isnan(added).any():
         raise ValueError("a value is NaN")
-    of_user = np.stack([np.bincount(user, row, minlength=count) for row in added])
+    of_user = np.zeros((len(added), count))
+    for k, row in enumerate(added):
+        of_user[k] = np.bincount(user, row, minlength=count)
     drawn_sums = np.empty((len(added), samples))
     for columns, drawn in _resamples(count, count, samples, seed):
         drawn_sums[:, columns] = of_user @ drawn
