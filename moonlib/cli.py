@@ -172,7 +172,7 @@ def exchange(arguments: argparse.Namespace) -> int:
     console = Console() if Console().is_terminal else Console(width=140)
     console.print(exchange_tables(found))
     if found["constant"]:
-        print(f"the same at every point, so without a rate: {', '.join(found['constant'])}")
+        print(f"the same at all points of a data set, so without a rate: {', '.join(found['constant'])}")
     print(found["file"])
     return 0
 

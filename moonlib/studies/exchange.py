@@ -87,7 +87,8 @@ def exchange(
         What the file holds: ``split``; ``points`` (run, iteration, dataset, stage, step, metrics); ``rates``
         (intermediate, downstream, estimate, low and high in downstream per unit of intermediate, spearman, loo_error,
         points, runs), null where something is not defined, as the interval of a single run is; ``steer_by``, by
-        downstream metric, and ``constant``, the metrics that never differ and so have no rate.
+        downstream metric, and ``constant``, the metrics that never differ within a
+        data set and so have no rate.
 
     Raises:
         ExchangeError: fewer than three points, nothing that varies, or runs of different kinds of data.
@@ -207,16 +208,15 @@ def rates(measured: Sequence[Measured], samples: int, seed: int) -> dict[str, An
         raise ExchangeError("the runs have no downstream metric: their data has no clicks, no orders and no grades")
     found: list[dict[str, Any]] = []
     steer_by: dict[str, Any] = {}
-    constant: set[str] = set()
+    alone = {key: pairs_of(measured, key, key) for key in keys}
+    constant = {key for key, pairs in alone.items() if pairs is not None and pairs.constant[0]}
     for downstream in wanted:
         compared: list[tuple[dict[str, Any], Pairs]] = []
         for intermediate in candidates:
             pairs = pairs_of(measured, intermediate, downstream)
             if pairs is None:
                 continue
-            flat = pairs.constant
-            constant |= {key for key, same in zip((intermediate, downstream), flat, strict=True) if same}
-            if not any(flat):
+            if not any(pairs.constant):
                 compared.append((rate(pairs, samples, seed) | {"intermediate": intermediate}, pairs))
         for row, _ in compared:
             found.append({"intermediate": row.pop("intermediate"), "downstream": downstream, **row})

@@ -62,6 +62,15 @@ def test_the_rate_the_points_were_made_with_comes_back_and_its_metric_is_chosen(
     assert chosen["sure"] == 1.0 and chosen["loo_error_of_mean"] > 5 * chosen["loo_error"]
 
 
+def test_a_metric_of_one_iteration_alone_does_not_make_the_others_constant() -> None:
+    found = points()
+    for point in found:
+        if point.iteration == "iter2" and point.about["step"] == 3:
+            point.metrics["search/recall@10@64d"] = point.metrics["search/recall@10"]
+    found.append(Measured(found[-1].about | {"key": "again"}, "hash2", "iter2", dict(found[-1].metrics)))
+    assert rates(found, samples=10, seed=0)["constant"] == ["category_accuracy", "search/recall@10@64d"]
+
+
 def test_of_one_iteration_the_rank_correlation_chooses() -> None:
     found = rates([point for point in points() if point.iteration == "iter1"], samples=50, seed=0)
     chosen = found["steer_by"]["ctr/auc"]
