@@ -22,6 +22,11 @@ from moonlib.studies.report.words import (
     surely,
 )
 
+TOLD_APART = 5
+"""Iterations whose points have marks of their own in a scatter."""
+BEST, FEW = 12, 2
+"""Rates shown of clicks, and of each other downstream metric."""
+
 
 @dataclass(frozen=True)
 class ABTest:
@@ -157,7 +162,7 @@ def _scatter(
     days, prefix = ("validation", "valid/") if found.get("split") == "valid" else ("test", "")
     series = []
     for style, (name, points) in enumerate(_exchange_points(found, x_key, y_key).items()):
-        series.append(Series(f"{name}, checkpoints", points, style=style + 1))
+        series.append(Series(f"{name}, points", points, style=style + 1))
     by_data: dict[str, list[Evidence]] = {}
     for run in report.runs:
         if prefix + x_key in run.results and prefix + y_key in run.results:
@@ -199,6 +204,8 @@ def _exchange_points(found: Mapping[str, Any], x: str, y: str) -> dict[str, list
         a, b = (interval(values.get(key)) if isinstance(values, dict) else None for key in (x, y))
         if a and b:
             points.setdefault(str(point.get("iteration") or point.get("run")), []).append((a.estimate, b.estimate))
+    if len(points) > TOLD_APART:
+        return {f"{len(points)} iterations": [point for of_iteration in points.values() for point in of_iteration]}
     return points
 
 
@@ -214,22 +221,31 @@ def _slope(series: Sequence[Series], slope: Interval) -> Series:
 
 
 def _rates_table(rates: Sequence[Mapping[str, Any]]) -> Table:
+    """The candidates that predict each downstream metric best; more of them for the first, clicks."""
     groups: dict[str, list[tuple[str, list[Cell]]]] = {}
-    for rate in rates:
+    for rate in sorted(rates, key=_error):
+        downstream = str(rate.get("downstream"))
         slope = interval(rate)
-        if slope is None:
+        if slope is None or len(groups.get(downstream, [])) >= (BEST if downstream == "ctr/auc" else FEW):
             continue
         values = [interval(rate.get(name)) for name in ("spearman", "loo_error")]
         cells = [Cell(signed(slope.estimate), ends(slope, sign=True), surely(slope))]
         cells += [Cell(number(v.estimate, 2 if i == 0 else 4)) if v else Cell("") for i, v in enumerate(values)]
         cells.append(Cell(str(rate.get("points", ""))))
-        groups.setdefault(str(rate.get("downstream")), []).append((str(rate.get("intermediate")), cells))
+        groups.setdefault(downstream, []).append((str(rate.get("intermediate")), cells))
     return Table(
         "Exchange rates: change of the downstream metric per 1 of the intermediate one, with the 95 % interval of a "
-        "bootstrap over runs; rank correlation; error on an iteration left out",
+        "bootstrap over runs; rank correlation; error on an iteration left out. Those of the lowest error; all stand "
+        "in exchange.json",
         ["intermediate metric", "rate", "Spearman", "error", "points"],
-        list(groups.items()),
+        sorted(groups.items(), key=lambda group: (group[0] != "ctr/auc", group[0])),
     )
+
+
+def _error(rate: Mapping[str, Any]) -> float:
+    """By what rates are ranked: the error of the iteration left out, or else how weak the rank correlation is."""
+    error, rank = interval(rate.get("loo_error")), interval(rate.get("spearman"))
+    return error.estimate if error else 1 - abs(rank.estimate) if rank else math.inf
 
 
 def scaling(report: Report) -> Section | None:

@@ -208,6 +208,20 @@ def test_studies_are_read_where_they_are(runs: list[Path]) -> None:
     assert "moonlib exchange" not in page.text and "moonlib scale" not in page.text
 
 
+def test_of_many_rates_those_that_predict_best_are_shown(runs: list[Path]) -> None:
+    rates = [
+        {"intermediate": f"metric{i}", "downstream": downstream, "estimate": 0.1, "low": 0.05, "high": 0.2}
+        | {"spearman": 0.5, "loo_error": (i * 7 % 30) / 100, "points": 9, "runs": 9}
+        for downstream in ("ctr/gauc", "ctr/auc")
+        for i in range(30)
+    ]
+    (runs[0].parent / "exchange.json").write_text(json.dumps({"split": "test", "points": [], "rates": rates}))
+    text = Page(report(runs)).text
+    by_error = sorted(range(30), key=lambda i: i * 7 % 30)
+    assert [f"metric{i}" for i in by_error[:12]] == re.findall(r"metric\d+", text)[:12]
+    assert len(re.findall(r"metric\d+", text)) == 12 + 2 and "all stand in exchange.json" in text
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"points": 3, "rates": {}, "steer_by": [], "lifts": 5, "fit": []}'])
 def test_a_broken_file_of_a_study_stops_nothing(runs: list[Path], content: str) -> None:
     places = [runs[0].parent / "exchange.json", runs[0].parent / "x/scale.json", runs[1] / "abtest/first.json"]
