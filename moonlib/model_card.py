@@ -119,9 +119,9 @@ def _about(run: Run, encoder: Encoder, described: Mapping[str, Any]) -> str:
     seen = [name for name, width in (("image", encoder.image_dim), ("text", encoder.text_dim)) if width]
     lines = [
         f"An encoder of products and of what shoppers search for: {' and '.join(seen)} → one vector of {encoder.dim} "
-        f"dimensions, so that what leads to an order is near what was ordered. It is the `{type(encoder).__name__}` of "
-        f"a run of [moonlib](https://pypi.org/project/moonlib/) {moonlib.__version__}, with {count:,} parameters. In the "
-        f"run it read `{described['reads']['product']}` of products and `{described['reads']['query']}` of queries.",
+        f"dimensions. It is the `{type(encoder).__name__}` of a run of [moonlib](https://pypi.org/project/moonlib/) "
+        f"{moonlib.__version__}, with {count:,} parameters. In the run it read `{described['reads']['product']}` of "
+        f"products and `{described['reads']['query']}` of queries."
     ]
     if dims := _matryoshka(run):
         kept = ", ".join(map(str, dims))
@@ -299,11 +299,11 @@ def _limits(run: Run, described: Mapping[str, Any]) -> str:
         )
     else:
         lines.append(
-            "The numbers are of the data named above and of no other. Products, words and photos unlike those there may "
-            "be represented badly; measure it on your own before use: `moonlib evaluate` of the run does that."
+            "The numbers are of the data named above and of no other. Products, words and photos unlike those there "
+            "may be represented badly; measure it on your own before use: `moonlib evaluate` of the run does that."
         )
     lines.append(
-        "What shoppers did in the training days is what it learnt from; a bias in what they were shown is in it too. "
+        "It learnt from the products and shoppers of the training days; a bias in what they were shown is in it too. "
         "Nothing here measures one."
     )
     lines.append(
