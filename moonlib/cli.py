@@ -200,6 +200,17 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """Write a run's encoder to a folder of its own."""
+    from moonlib.export import export
+
+    out = export(arguments.run, arguments.out, license=arguments.license)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}, {size / 1e6:.1f} MB; its card: {out / 'README.md'}")
+    print(f"next: moonlib embed {out} --products TABLE --out DIR, or moonlib.load({str(out)!r})")
+    return 0
+
+
 def data_make(arguments: argparse.Namespace) -> int:
     """Simulate a marketplace."""
     from moonlib.data.marketplace.source import Marketplace
@@ -427,7 +438,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     verb = _verb(verbs, "embed", embed, "represent products and queries with a run's encoder; can be continued")
-    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory, or an export of one")
     table = "a table (.parquet or .csv) or the directory of a dataset"
     verb.add_argument("--products", type=Path, required=True, metavar="PATH", help=table)
     verb.add_argument("--queries", type=Path, metavar="PATH", help=table)
@@ -452,7 +463,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--out", type=Path, metavar="FILE", help="default: products.KIND.faiss in the directory")
     verb = _verb(verbs, "search", search, "find a run's products by photo, text or both")
-    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory; with --index also an export of one")
     verb.add_argument("--image", type=Path, metavar="FILE", help="the photo to search with")
     verb.add_argument("--text", help="the text to search with")
     verb.add_argument("-k", type=int, default=10, help="products to show (10)")
@@ -493,6 +504,16 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, in the order of iterations")
     verb.add_argument(
         "--out", type=Path, metavar="FILE.html", help="default: report.html in the run, or beside the first of several"
+    )
+
+    verb = _verb(verbs, "export", export, "write a run's encoder to a folder that opens without the run and offline")
+    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    verb.add_argument("out", type=Path, metavar="DIR", help="the folder; never overwritten")
+    verb.add_argument(
+        "--license",
+        default="unknown",
+        metavar="ID",
+        help="of the weights, for the model card, as the Hugging Face hub names it: apache-2.0 (default: unknown)",
     )
 
     data = _group(verbs.add_parser("data", help="make, build and check datasets", allow_abbrev=False))

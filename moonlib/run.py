@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -59,6 +60,11 @@ class Run:
         self.directory = Path(directory)
         if not self.directory.is_dir():
             raise RunError(f"{directory}: there is no such run directory")
+        if (self.directory / "config.json").is_file():
+            raise RunError(
+                f"{directory} is an export or another model's folder, and this needs a run directory; `moonlib.load`, "
+                "`moonlib embed` and `moonlib search --index` take an export too"
+            )
         file = self.directory / "recipe.yaml"
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -135,10 +141,15 @@ class Run:
         Raises:
             RunError: the stage that trains it has not finished.
         """
+        trained_by = self.trained_by
+        return self._finished(trained_by[-1]) / "weights.safetensors" if trained_by else None
+
+    @property
+    def trained_by(self) -> list[str]:
+        """The stages that train the encoder before the run's representations are made with it, in their order."""
         names = list(self._provides)
         until = len(names) if self.represent is None else names.index(self.represent.name)
-        trained = [name for name in names[:until] if self._provides[name] == "weights"]
-        return self._finished(trained[-1]) / "weights.safetensors" if trained else None
+        return [name for name in names[:until] if self._provides[name] == "weights"]
 
     @property
     def fingerprint(self) -> str:
@@ -164,22 +175,12 @@ class Run:
         self._declares_encoder()
         preprocessing, weights = self._finished("preprocessing"), self.weights if trained else None
         try:
-            encoder: Encoder = construct_component("encoders", self.config["encoder"], ("encoder",)).build()
+            return ready(self.config["encoder"], preprocessing, seed_of(self.config.get("seed", 0), "encoder"), weights)
         except RecipeError as error:
             raise self._not_usable(error) from error
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.config.get("seed", 0), "encoder"))
-            try:
-                # A table without columns: preprocessing that is not there must not be fitted on nothing in silence.
-                encoder.setup(pl.DataFrame(), preprocessing)
-            except pl.exceptions.PolarsError as error:
-                raise RunError(
-                    f"{preprocessing} lacks the encoder's fitted preprocessing; remove it, and {self._command} makes "
-                    "it again"
-                ) from error
-        if weights is not None:
-            load_weights(encoder, weights)
-        return encoder.eval()
+        except pl.exceptions.PolarsError as error:
+            problem = f"{preprocessing} lacks the encoder's fitted preprocessing"
+            raise RunError(f"{problem}; remove it, and {self._command} makes it again") from error
 
     def dataset(self) -> Dataset:
         """The data of the run, where it still lies.
@@ -301,34 +302,71 @@ class Run:
         made_with: dict[str, str] = {}
         for identity in self._identities():
             made_with |= identity.get("versions", {})
-        lost, other = [], []
-        for distribution, version in made_with.items():
-            try:
-                installed = metadata.version(distribution)
-            except metadata.PackageNotFoundError:
-                lost.append(f"{distribution}=={version}")
-                continue
-            if installed != version:
-                other.append(f"{distribution} {version} (installed: {installed})")
-        hint = ""
-        if lost:
-            hint = f"; the run was made with what is not installed any more: pip install {' '.join(lost)}"
-        elif other:
-            hint = f"; the run was made with {', '.join(other)}"
-        return RunError(f"{self.directory}: {error}{hint}")
+        return RunError(f"{self.directory}: {error}{version_hint(made_with, 'the run')}")
 
 
-def load(run: str | Path) -> Encoder:
-    """The trained encoder of a run, ready to use.
+def version_hint(made_with: Mapping[str, str], what: str) -> str:
+    """Say what of the distributions that something was made with is not installed, or in another version.
 
     Args:
-        run: a run directory.
+        made_with: version of each distribution.
+        what: was made with them.
+
+    Returns:
+        The end of an error's line; empty where all is as it was.
+    """
+    lost, other = [], []
+    for distribution, version in made_with.items():
+        try:
+            installed = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            lost.append(f"{distribution}=={version}")
+            continue
+        if installed != version:
+            other.append(f"{distribution} {version} (installed: {installed})")
+    if lost:
+        return f"; {what} was made with what is not installed any more: pip install {' '.join(lost)}"
+    return f"; {what} was made with {', '.join(other)}" if other else ""
+
+
+def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Path | None) -> Encoder:
+    """Make an encoder from its configuration, its fitted preprocessing and its weights.
+
+    Args:
+        config: as a recipe writes a component in full.
+        preprocessing: directory of what `Encoder.setup` fitted.
+        seed: of the weights where ``weights`` is None; torch's own generator stays as it is.
+        weights: file of them.
+
+    Returns:
+        The encoder in eval mode.
+
+    Raises:
+        RecipeError: it cannot be constructed.
+        PolarsError: the preprocessing is not there.
+        ValueError: the weights belong to another encoder.
+    """
+    encoder: Encoder = construct_component("encoders", config, ("encoder",)).build()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # A table without columns: preprocessing that is not there must not be fitted on nothing in silence.
+        encoder.setup(pl.DataFrame(), preprocessing)
+    if weights is not None:
+        load_weights(encoder, weights)
+    return encoder.eval()
+
+
+def load(place: str | Path) -> Encoder:
+    """The trained encoder of a run or of an export of one, ready to use.
+
+    Args:
+        place: a run directory, or what `moonlib export` wrote; that needs neither the run nor its data nor a network.
 
     Returns:
         The encoder in eval mode; `encoder.preprocessor` makes its input.
 
     Raises:
-        RunError: see `Run.encoder`.
+        RunError: it is neither; see also `Run.encoder` and `moonlib.export.Export.encoder`.
 
     Example:
         >>> from moonlib.data.content import Content
@@ -336,4 +374,6 @@ def load(run: str | Path) -> Encoder:
         >>> encoder(encoder.preprocessor([Content(image=None, text="red mug")], "query")).shape  # doctest: +SKIP
         torch.Size([1, 128])
     """
-    return Run(run).encoder()
+    from moonlib.export import opened  # which reads runs, and so imports this module
+
+    return opened(place).encoder()

@@ -30,6 +30,7 @@ from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import KEYS
 from moonlib.directories import write_json
+from moonlib.export import Export, opened
 from moonlib.iteration import quiet
 from moonlib.recipe import RecipeError, StageRecipe
 from moonlib.recipe_typing import construct_component
@@ -69,7 +70,7 @@ def embed(
     ``products.quarantine.jsonl``; a row of zeros says that nothing could be represented.
 
     Args:
-        run: a run directory.
+        run: a run directory, or an export of one.
         products: a table (``.parquet`` or ``.csv`` with ``item_id`` and what the run's encoder reads of ``title``,
             ``image``, ``category``, ``attributes``, ``box``) or the directory of a dataset.
         out: the directory to write.
@@ -92,7 +93,7 @@ def embed(
 
     Example: ``embed("runs/iter2", "catalogue.parquet", "vectors", images="photos")``
     """
-    source, out = Run(run), Path(out)
+    source, out = opened(run), Path(out)
     encoder = source.encoder()
     width = encoder.dim if dim is None else dim
     if not 1 <= width <= encoder.dim:
@@ -125,7 +126,7 @@ def embed(
     return out
 
 
-def _contents(run: Run, table: str, path: Path, images: Path | None, out: Path, batch_size: int) -> Contents:
+def _contents(run: Run | Export, table: str, path: Path, images: Path | None, out: Path, batch_size: int) -> Contents:
     """What to encode: a dataset's products or queries, or those of a table."""
     modalities, unreadable = run.modalities(SIDES[table]), out / f"{table}.quarantine.jsonl"
     if path.is_dir():
@@ -168,7 +169,7 @@ def _cpus() -> int:
 
 
 @contextmanager
-def _embedding(out: Path, identity: dict[str, Any], run: Run) -> Iterator[None]:
+def _embedding(out: Path, identity: dict[str, Any], run: Run | Export) -> Iterator[None]:
     """Hold a directory for this embedding, or refuse it."""
     file = out / "embedding.json"
     if out.exists() and not file.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
@@ -251,7 +252,7 @@ def search(
     """Find the products that a run's encoder puts nearest to a photo, a text, or both.
 
     Args:
-        run: a run directory.
+        run: a run directory; where ``index`` is given, also an export of one.
         image: file of the photo.
         text: what is searched for.
         k: products wanted.
@@ -265,7 +266,7 @@ def search(
         RunError: the run has no representations, or the data that ``new_only`` needs is gone.
         ValueError: nothing to search for, or an index of another encoder.
     """
-    source = Run(run)
+    source = opened(run)
     if k < 1:
         raise ValueError(f"k {k}: ask for at least 1 product")
     found = None if index is None else Index.open(Path(index))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import polars as pl
 from torch import Tensor, nn
@@ -65,6 +65,22 @@ class Encoder(nn.Module, ABC):
                 `moonlib.data.tables`); read only when ``directory`` holds no fitted preprocessing.
             directory: where the fitted preprocessing (for instance ``tokenizer.json``) lives.
         """
+
+    def save_architecture(self, directory: Path) -> dict[str, Any]:
+        """Write what `setup` reads from elsewhere, such as the hub or a folder of this machine, less the weights.
+
+        `moonlib export` calls it, so that an export can be opened without that place. An encoder that reads nothing
+        but what is in the directory of its preprocessing need not do anything.
+
+        Args:
+            directory: to write to, and to make if there is something to write; nobody else writes there.
+
+        Returns:
+            Arguments of the constructor that take the place of this encoder's: an encoder made with them makes the same
+            architecture and preprocessor out of ``directory``, with weights of no consequence. Paths below
+            ``directory`` are absolute.
+        """
+        return {}
 
     @abstractmethod
     def forward(self, batch: ContentBatch) -> Tensor:

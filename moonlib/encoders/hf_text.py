@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import moonlib.compat  # noqa: F401
 import polars as pl
@@ -63,6 +63,8 @@ class HFText(TextTower):
         >>> tower = HFText("prajjwal1/bert-tiny", pooling="cls")
     """
 
+    tokenize: HFTokenize
+
     def __init__(
         self, model: str, pretrained: bool = True, pooling: Literal["mean", "cls"] = "mean", max_length: int = 64
     ) -> None:
@@ -98,6 +100,12 @@ class HFText(TextTower):
             self.body.pooler = None
         self.tokenize = HFTokenize(tokenizer, self.max_length)
         self.out_features = int(self.body.config.hidden_size)
+
+    def save_architecture(self, directory: Path) -> dict[str, Any]:
+        """Write ``config.json`` and the tokenizer; see `Encoder.save_architecture`."""
+        self.body.config.save_pretrained(directory)
+        self.tokenize.tokenizer.save_pretrained(directory)
+        return {"model": str(directory), "pretrained": False}
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """Return float [B, out_features]; see `TextTower.forward`."""

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from moonlib.data.images import decode_image
 from moonlib.encoders.tower import ImageTower
 
+PUBLISHED = ("hf-hub:", "hf_hub:", "local-dir:")
+"""What the name of a model begins with whose architecture is read from the hub or a folder."""
+
 
 class TimmTower(ImageTower):
     """Any timm model without its classifier.
@@ -53,7 +56,7 @@ class TimmTower(ImageTower):
         import timm
         from timm.data.config import resolve_model_data_config
 
-        if not self.model.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(self.model):
+        if not self.model.startswith(PUBLISHED) and not timm.is_model(self.model):
             close = get_close_matches(self.model.split(".")[0], timm.list_models(), n=3)
             hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names"
             raise ValueError(f"timm {timm.__version__} has no model '{self.model}'; {hint}")
@@ -71,6 +74,17 @@ class TimmTower(ImageTower):
         self.out_features = int(body.num_features)
         for name in ("mean", "std"):
             self.register_buffer(name, 255 * torch.tensor(resolved[name]).view(3, 1, 1), persistent=False)
+
+    def save_architecture(self, directory: Path) -> dict[str, Any]:
+        """Write the configuration of a model that timm itself does not know; see `Encoder.save_architecture`."""
+        weightless = {"pretrained": False, "checkpoint": None}
+        if not self.model.startswith(PUBLISHED):
+            return weightless if self.pretrained or self.checkpoint else {}
+        from timm.models._hub import save_config_for_hf
+
+        directory.mkdir(parents=True)
+        save_config_for_hf(self.body, str(directory / "config.json"))
+        return {"model": f"local-dir:{directory}", **weightless}
 
     def forward(self, image: Tensor) -> Tensor:
         """Return float [B, out_features]; see `ImageTower.forward`."""

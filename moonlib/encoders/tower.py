@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import polars as pl
 from torch import Tensor, nn
@@ -54,6 +54,10 @@ class ImageTower(nn.Module, ABC):
     def setup(self) -> None:
         """Make (or load) the weights and `load_image`."""
 
+    def save_architecture(self, directory: Path) -> dict[str, Any]:
+        """Write what `setup` reads from elsewhere, less the weights; see `Encoder.save_architecture`."""
+        return {}
+
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
         """Encode.
@@ -86,6 +90,10 @@ class TextTower(nn.Module, ABC):
             products: the products listed before the end of training.
             directory: where fitted preprocessing lives.
         """
+
+    def save_architecture(self, directory: Path) -> dict[str, Any]:
+        """Write what `setup` reads from elsewhere, less the weights; see `Encoder.save_architecture`."""
+        return {}
 
     @abstractmethod
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:

@@ -154,6 +154,16 @@ class MLLM(GenerativeEncoder):
         self._trainable = self._freeze()
         self.learn("representation")
 
+    def save_architecture(self, directory: Path) -> dict[str, Any]:
+        """Write ``config.json`` and the tokenizer of a ``model``; see `Encoder.save_architecture`."""
+        if self.model is None:
+            return {}
+        from transformers import PreTrainedTokenizerFast
+
+        self.body.config.save_pretrained(directory)
+        PreTrainedTokenizerFast(tokenizer_object=self.questions.tokenizer).save_pretrained(directory)
+        return {"model": str(directory), "pretrained": False}
+
     def _freeze(self) -> dict[str, bool]:
         """Freeze what a factor of 0 names; return which parameters are trainable at all."""
         for pattern in self.learning_rates:
