@@ -31,7 +31,9 @@ def test_a_recipe_says_what_it_is_and_how_to_run_it(recipe: Path) -> None:
     first, *others = recipe.read_text(encoding="utf-8").splitlines()
     assert first.startswith(f"# {recipe.relative_to(ROOT)}  ")
     verb = "scale" if "scale:" in others else "fit"
-    assert any(line.startswith("#") and f"moonlib {verb} --config {recipe.relative_to(ROOT)}" in line for line in others)
+    assert any(
+        line.startswith("#") and f"moonlib {verb} --config {recipe.relative_to(ROOT)}" in line for line in others
+    )
 
 
 @pytest.mark.parametrize("recipe", PLUGIN_RECIPES, ids=lambda path: path.stem)
