@@ -91,8 +91,8 @@ def fit(arguments: argparse.Namespace) -> int:
 
 def scale(arguments: argparse.Namespace) -> int:
     """Run a scaling study, one of its points, or list them."""
-    from moonlib.studies.scale import Study
     from moonlib.studies.scale import scale as run_study
+    from moonlib.studies.study import Study
 
     places = {key: vars(arguments)[key] for key in ("runs", "name")}
     options = {key: vars(arguments)[key] for key in ("replace", "checkpoint_seconds")}
@@ -181,7 +181,8 @@ def abtest(arguments: argparse.Namespace) -> int:
     """Test click models against another on simulated shoppers, or on a log with propensities."""
     from rich.console import Console
 
-    from moonlib.studies.abtest import abtest, tables
+    from moonlib.studies.abtest import abtest
+    from moonlib.studies.abtest.tables import tables
 
     found = abtest(arguments.base, arguments.runs, requests=arguments.requests, seed=arguments.seed, out=arguments.out)
     console = Console() if Console().is_terminal else Console(width=160)
@@ -368,7 +369,7 @@ def recipe_diff(arguments: argparse.Namespace) -> int:
 def recipe_check(arguments: argparse.Namespace) -> int:
     """Type recipes in full and construct their components; of a study, every point too."""
     from moonlib.recipe import RecipeError, load, shipped
-    from moonlib.studies.scale import Study
+    from moonlib.studies.study import Study
 
     broken = 0
     for name in arguments.recipes or shipped():
@@ -448,8 +449,8 @@ def _parser() -> argparse.ArgumentParser:
         "--dim",
         type=int,
         metavar="D",
-        help="keep the vectors' first D dimensions: for encoders trained with Matryoshka dimensions, which no recipe "
-        "of this version does; with others, quality falls by more than it must",
+        help="keep the vectors' first D dimensions: for encoders trained with Matryoshka dimensions, such as "
+        "iter3's; with others, quality falls by more than it must",
     )
     verb.add_argument(
         "--format", choices=("npy", "parquet"), default="npy", help="of the vectors, which are not normalised (npy)"

@@ -14,7 +14,8 @@ from moonlib.disk import writing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from moonlib.studies.scale import Point, Series
+    from moonlib.studies.scale import Series
+    from moonlib.studies.study import Point
 
 CURVE = 200
 """Places at which a law is drawn."""

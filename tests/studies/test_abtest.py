@@ -20,8 +20,11 @@ from moonlib.data.marketplace.traffic import BIAS, SHOWN
 from moonlib.data.marketplace.world import World
 from moonlib.metrics.bootstrap import resampled_sums
 from moonlib.run import Run, RunError
-from moonlib.studies import abtest as module
-from moonlib.studies.abtest import ORACLE, Arm, Outcome, abtest, measures_of, rank, tables
+from moonlib.studies.abtest import abtest
+from moonlib.studies.abtest.arm import Arm
+from moonlib.studies.abtest.outcome import ORACLE, Outcome
+from moonlib.studies.abtest.simulated import expected_clicks, measures_of, rank
+from moonlib.studies.abtest.tables import tables
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def test_lifts_by_hand(world: World, tiny: Dataset) -> None:
     for arm in ("base", ORACLE):
         score = fresh.appeal.wish if arm == ORACLE else rng.random(len(items)).round(1)
         place = rank(score, fresh.request)
-        clicks[arm] = module._clicks(fresh, place)
+        clicks[arm] = expected_clicks(fresh, place)
         for request in range(90):
             rows = [row for row in range(len(items)) if fresh.request[row] == request]
             best = sorted(rows, key=lambda row: -score[row])[:SHOWN]

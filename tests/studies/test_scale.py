@@ -15,7 +15,8 @@ from rich.console import Console
 from moonlib.cli import main
 from moonlib.recipe import RecipeError, load, shipped
 from moonlib.run import Run
-from moonlib.studies.scale import Study, StudyError, gather, scale
+from moonlib.studies.scale import gather, scale
+from moonlib.studies.study import Study, StudyError
 
 STEPS = "stages.pretrain.trainer.max_steps"
 SCALE: dict[str, Any] = {

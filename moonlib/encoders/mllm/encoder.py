@@ -118,6 +118,7 @@ class MLLM(GenerativeEncoder):
         self.learning_rates = dict(learning_rates)
 
     family: Family
+    questions: MLLMProcessor
     mean: Tensor
     std: Tensor
 
@@ -286,8 +287,6 @@ class MLLM(GenerativeEncoder):
         end = self.questions.layout.end
         tokens = [list(row[: list(row).index(end)] if end in row else row) for row in rows]
         return [text.strip() for text in self.questions.tokenizer.decode_batch(tokens, skip_special_tokens=False)]
-
-    questions: MLLMProcessor
 
 
 def _laid(values: Tensor, mask: Tensor, places: Tensor, shape: torch.Size) -> Tensor:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +146,6 @@ def test_pooling_leaves_out_padding_and_nothing_else(make: Callable[..., MLLM]) 
     ids=lambda arguments: arguments["preset"],
 )
 def test_it_keeps_the_promises_of_encoders(arguments: dict[str, Any]) -> None:
-    if "lora" in arguments and not find_spec("peft"):
-        pytest.skip("peft is not installed: pip install 'moonlib[mllm]'")
     preset = arguments["preset"]
     rest = {name: value for name, value in arguments.items() if name != "preset"}
     check_encoder(lambda: MLLM(config=example_mllm_config(preset), vocab_size=300, dim=8, **rest))
