@@ -8,7 +8,6 @@ import moonlib.compat  # noqa: F401
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torchmetrics import Metric
 
 from moonlib.metrics.auc import AUC
@@ -19,6 +18,7 @@ from moonlib.metrics.log_loss import LogLoss
 from moonlib.metrics.ne import NE
 from moonlib.metrics.pcoc import PCOC
 from moonlib.metrics.rce import RCE
+from moonlib.testing.processes import run_processes
 
 SCORES = torch.rand(31, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(31) % 3 == 0
@@ -44,7 +44,7 @@ def _values(metrics: list[Metric]) -> list[float]:
 
 
 def _process(rank: int, cut: int, directory: str) -> None:
-    torch.set_num_threads(1)  # a forked child must not use its parent's thread pool
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
     metrics = _update(slice(None, cut) if rank == 0 else slice(cut, None))
     torch.save(_values(metrics), f"{directory}/{rank}.pt")
@@ -54,7 +54,7 @@ def _process(rank: int, cut: int, directory: str) -> None:
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 @pytest.mark.parametrize("cut", [9, 31])
 def test_two_processes_equal_one(cut: int, tmp_path: Path) -> None:
-    mp.start_processes(_process, args=(cut, str(tmp_path)), nprocs=2, start_method="fork")
+    run_processes(_process, cut, str(tmp_path))
     expected = _values(_update(slice(None)))
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(expected, rel=1e-12)

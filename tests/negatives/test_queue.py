@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -16,6 +15,7 @@ from moonlib.negatives.masks import positive_and_ignore
 from moonlib.negatives.negative_sampler import Candidates
 from moonlib.negatives.queue import Queue
 from moonlib.testing import check_negative_sampler
+from moonlib.testing.processes import run_processes
 from moonlib.testing.training import example_training_data
 
 DIM = 4
@@ -134,7 +134,7 @@ def test_half_precision_is_stored_in_float32_and_returned_as_it_came() -> None:
 
 
 def _process(rank: int, directory: str) -> None:
-    torch.set_num_threads(1)  # a forked child must not use its parent's thread pool
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
     queue, first = new_queue(8), 0
     for _ in range(3):
@@ -145,7 +145,7 @@ def _process(rank: int, directory: str) -> None:
 
 
 def test_every_process_holds_what_one_would(tmp_path: Path) -> None:
-    mp.start_processes(_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    run_processes(_process, str(tmp_path))
     one = new_queue(8)
     for first in (0, 5, 10):
         one.extend(batch(first, 5))

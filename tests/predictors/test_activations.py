@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from moonlib.predictors.activations import Dice
+from moonlib.testing.processes import run_processes
 
 UNITS = 5.0 + 2.0 * torch.randn(20, 31, 3, generator=torch.Generator().manual_seed(0))
 """Twenty batches of 31 rows of three units."""
@@ -75,7 +75,7 @@ def test_large_means_do_not_cancel_the_variance() -> None:
 
 
 def _process(rank: int, cut: int, directory: str) -> None:
-    torch.set_num_threads(1)  # a forked child must not use its parent's thread pool
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
     dice = Dice(3)
     for units in UNITS[:5]:
@@ -88,7 +88,7 @@ def _process(rank: int, cut: int, directory: str) -> None:
 
 @pytest.mark.parametrize("cut", [1, 16])
 def test_two_processes_have_the_statistics_of_one(cut: int, tmp_path: Path) -> None:
-    mp.start_processes(_process, args=(cut, str(tmp_path)), nprocs=2, start_method="fork")
+    run_processes(_process, cut, str(tmp_path))
     dice = Dice(3)
     for units in UNITS[:5]:
         dice(units)

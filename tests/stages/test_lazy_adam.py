@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from moonlib.stages.clipping import clip_gradients
 from moonlib.stages.lazy_adam import LazyAdam
+from moonlib.testing.processes import run_processes
 
 BETAS, EPS = (0.8, 0.95), 1e-6
 
@@ -173,7 +173,7 @@ def test_sparse_gradients_are_clipped_as_dense_ones(algorithm: str, limit: float
 
 
 def _process(rank: int, directory: str) -> None:
-    torch.set_num_threads(1)  # a forked child must not use its parent's thread pool
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
     model = Model()
     shared = DistributedDataParallel(model)
@@ -190,7 +190,7 @@ def _process(rank: int, directory: str) -> None:
 
 
 def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
-    mp.start_processes(_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    run_processes(_process, str(tmp_path))
     model = Model()
     train(model, LazyAdam(model.parameters(), 0.1), steps=range(3))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from moonlib.data.catalogue import Catalogue
@@ -27,6 +26,7 @@ from moonlib.negatives.gathered import Gathered
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.negatives.queue import Queue
 from moonlib.stages.contrast import contrastive_loss
+from moonlib.testing.processes import run_processes
 
 DIM = 6
 LOSSES: dict[str, Callable[[], Loss]] = {
@@ -132,7 +132,7 @@ CASES = [
 
 
 def _process(rank: int, directory: str) -> None:
-    torch.set_num_threads(1)  # a forked child must not use its parent's thread pool
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
     torch.save({case: train(*case, rank) for case in CASES}, f"{directory}/{rank}.pt")
     dist.destroy_process_group()
@@ -141,7 +141,7 @@ def _process(rank: int, directory: str) -> None:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str, str], dict[str, list[float]]]]:
     directory = tmp_path_factory.mktemp("processes")
-    mp.start_processes(_process, args=(str(directory),), nprocs=2, start_method="fork")
+    run_processes(_process, str(directory))
     return [torch.load(directory / f"{rank}.pt") for rank in range(2)]
 
 

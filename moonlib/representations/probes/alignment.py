@@ -45,7 +45,7 @@ def uniformity(vectors: Tensor) -> Tensor:
     Source: as `alignment`, with t = 2.
 
     Example:
-        >>> uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item()
+        >>> round(uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item(), 6)
         -4.0
     """
     n = len(vectors)
