@@ -15,6 +15,7 @@ from torch.utils.data import get_worker_info
 
 from moonlib.data.content import Box, Content, Side
 from moonlib.encoders.encoder import ContentBatch, Encoder
+from moonlib.encoders.learning_rates import LearningRates
 from moonlib.encoders.tower import ImageTower, LoadImage, TextTower, Tokenize
 from moonlib.fusion.fusion import Fusion
 
@@ -92,9 +93,13 @@ class DualEncoder(Encoder):
             as the image's features (``image_dim`` = 2 ``out_features``), so that the fusion can tell the subject from
             its surroundings, or learn to average them. Without a box the two are equal, and computed once. The order of
             the names has no meaning.
+        learning_rates: pattern → factor. A parameter in whose name the pattern is found (a regular expression; the
+            first one counts) is trained at the stage's learning rate times the factor; at 0 it is frozen. Towers with
+            published weights want less than what is new: ``{^image: 0.1, ^text: 0.1}``.
 
     Raises:
-        ValueError: neither tower is given; ``crop`` is empty, names a view twice, or one that there is not.
+        ValueError: neither tower is given; ``crop`` is empty, names a view twice, or one that there is not; a pattern
+            is not a regular expression or matches nothing.
 
     Source: CLIP (Radford et al., 2021, section 2.3) for the two towers. A sister paper of MOON's (arXiv 2508.11999)
     crops the main subject; that both views pass through one tower, and how they are joined, is our choice.
@@ -112,6 +117,7 @@ class DualEncoder(Encoder):
         text: TextTower | None = None,
         dim: int = 128,
         crop: Sequence[View] = ("full",),
+        learning_rates: dict[str, float] = {},  # noqa: B006  (a recipe's default is read, never written)
     ) -> None:
         super().__init__()
         if image is None and text is None:
@@ -123,6 +129,7 @@ class DualEncoder(Encoder):
         self.fusion = fusion
         self.dim = dim
         self.crop = tuple(crop)
+        self.learning_rates = LearningRates(learning_rates)
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Set up the towers, then the fusion; see `Encoder.setup`.
@@ -142,6 +149,12 @@ class DualEncoder(Encoder):
             tokenize=None if self.text is None else self.text.tokenize,
             crop=self.crop,
         )
+        for name, trainable in self.learning_rates.trainable(self).items():
+            self.get_parameter(name).requires_grad_(trainable)
+
+    def learning_rate_factor(self, name: str) -> float:
+        """The factor on the stage's learning rate of the parameter of this name."""
+        return self.learning_rates.factor(name)
 
     def forward(self, batch: ContentBatch) -> Tensor:
         """Return float32 or wider [B, dim]; see `Encoder.forward`."""

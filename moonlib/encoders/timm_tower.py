@@ -74,6 +74,8 @@ class TimmTower(ImageTower):
         self.out_features = int(body.num_features)
         for name in ("mean", "std"):
             self.register_buffer(name, 255 * torch.tensor(resolved[name]).view(3, 1, 1), persistent=False)
+        # Convolutions are half again as fast as channels first on CPUs, and faster in half precision on GPUs.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def save_architecture(self, directory: Path) -> dict[str, Any]:
         """Write the configuration of a model that timm itself does not know; see `Encoder.save_architecture`."""
@@ -88,7 +90,8 @@ class TimmTower(ImageTower):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return float [B, out_features]; see `ImageTower.forward`."""
-        return self.body((image - self.mean) / self.std)
+        pixels = image.contiguous(memory_format=torch.channels_last)
+        return self.body((pixels - self.mean) / self.std)
 
 
 def _load(body: Any, model: str, checkpoint: Path) -> None:

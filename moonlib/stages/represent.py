@@ -57,7 +57,7 @@ class RepresentData:
     gallery: Literal["listed", "new"] = "listed"
     queries: Literal["all", "searched", "measured"] = "all"
     segments: list[str] = field(default_factory=list)
-    batch_size: int = 256
+    batch_size: int = 64
     workers: int = 2
 
 

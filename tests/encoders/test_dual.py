@@ -273,3 +273,50 @@ def test_same_seed_same_weights_other_seed_others(tmp_path):
     one, same, other = ready(tmp_path, seed=1), ready(tmp_path, seed=1), ready(tmp_path, seed=2)
     assert all(map(torch.equal, one.state_dict().values(), same.state_dict().values()))
     assert not torch.equal(one.fusion.space.image.weight, other.fusion.space.image.weight)
+
+
+def test_learning_rates_by_pattern(tmp_path):
+    encoder = ready(tmp_path, learning_rates={r"^text\.tokens": 0.0, "^(image|text)": 0.1})
+    for name, parameter in encoder.named_parameters():
+        expected = 0.0 if name.startswith("text.tokens") else 1.0 if name.startswith("fusion") else 0.1
+        assert encoder.learning_rate_factor(name) == expected
+        assert parameter.requires_grad == (expected > 0)
+    with pytest.raises(ValueError, match=r"'vision' matches no parameter; names are such as image\."):
+        ready(tmp_path, learning_rates={"vision": 0.1})
+    with pytest.raises(ValueError, match="expected a factor >= 0, got -1"):
+        DualEncoder(Sum(), image=image_tower(), learning_rates={"image": -1})
+
+
+def test_towers_can_be_trained_more_slowly_than_what_joins_them(tmp_path):
+    """A tower at factor 0 stays as it was; the rest learns."""
+    from lightning import LightningModule, Trainer
+
+    from moonlib.stages.optimizer import adamw, matrices
+
+    class Step(LightningModule):
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder = encoder
+
+        def training_step(self, batch, index):
+            return self.encoder(batch).square().sum()
+
+        def configure_optimizers(self):
+            return adamw(self, self.encoder, matrices(self), learning_rate=0.01, weight_decay=0.0, warmup=0.0)
+
+    encoder = ready(tmp_path, learning_rates={"^image": 0.0, "^text": 0.1})
+    before = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}
+    batch = encoder.preprocessor(example_contents(), "product")
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(max_steps=1, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    trainer.fit(Step(encoder), DataLoader([batch], batch_size=None))
+    # Adam's first step is the learning rate, wherever there is a gradient.
+    moved = {name: (parameter - before[name]).abs().max().item() for name, parameter in encoder.named_parameters()}
+    assert max(value for name, value in moved.items() if name.startswith("image")) == 0
+    assert max(value for name, value in moved.items() if name.startswith("text")) == pytest.approx(0.001, rel=1e-2)
+    assert max(value for name, value in moved.items() if name.startswith("fusion")) == pytest.approx(0.01, rel=1e-2)

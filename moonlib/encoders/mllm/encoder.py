@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.encoders.generative import GenerativeEncoder, Objective
+from moonlib.encoders.learning_rates import LearningRates
 from moonlib.encoders.mllm.attention import Pooling, attention_mask, pack, pool
 from moonlib.encoders.mllm.families import Family, family_of
 from moonlib.encoders.mllm.lora import LoRA, add_lora
@@ -95,13 +95,6 @@ class MLLM(GenerativeEncoder):
             raise ValueError(f"image_tokens and max_length must be at least 1, got {image_tokens} and {max_length}")
         if model is None and isinstance(config, str) and config not in PRESETS:
             raise ValueError(f"no preset '{config}'; there are {', '.join(PRESETS)}, or give a mapping with model_type")
-        for pattern, factor in learning_rates.items():
-            if factor < 0:
-                raise ValueError(f"learning_rates: '{pattern}': expected a factor >= 0, got {factor}")
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"learning_rates: '{pattern}' is no regular expression: {error}") from None
         self.model = model
         self.config = config
         self.pretrained = pretrained
@@ -115,7 +108,7 @@ class MLLM(GenerativeEncoder):
         self.vocab_size = vocab_size
         self.lora = lora
         self.checkpointing = checkpointing
-        self.learning_rates = dict(learning_rates)
+        self.learning_rates = LearningRates(learning_rates)
 
     family: Family
     questions: MLLMProcessor
@@ -152,7 +145,7 @@ class MLLM(GenerativeEncoder):
         )
         if self.lora is not None:
             add_lora(self.body, self.lora)
-        self._trainable = self._freeze()
+        self._trainable = self.learning_rates.trainable(self)
         self.learn("representation")
 
     def save_architecture(self, directory: Path) -> dict[str, Any]:
@@ -165,20 +158,9 @@ class MLLM(GenerativeEncoder):
         PreTrainedTokenizerFast(tokenizer_object=self.questions.tokenizer).save_pretrained(directory)
         return {"model": str(directory), "pretrained": False}
 
-    def _freeze(self) -> dict[str, bool]:
-        """Freeze what a factor of 0 names; return which parameters are trainable at all."""
-        for pattern in self.learning_rates:
-            if not any(re.search(pattern, name) for name, _ in self.named_parameters()):
-                some = ", ".join(name for name, _ in list(self.named_parameters())[:3])
-                raise ValueError(f"learning_rates: '{pattern}' matches no parameter; names are such as {some}")
-        return {
-            name: parameter.requires_grad and self.learning_rate_factor(name) > 0
-            for name, parameter in self.named_parameters()
-        }
-
     def learning_rate_factor(self, name: str) -> float:
         """The factor on the stage's learning rate of the parameter of this name."""
-        return next((factor for pattern, factor in self.learning_rates.items() if re.search(pattern, name)), 1.0)
+        return self.learning_rates.factor(name)
 
     def learn(self, objective: Objective) -> None:
         # What the other objective alone makes use of: the head that names tokens, unless it is the embedding too.
