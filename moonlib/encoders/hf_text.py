@@ -93,8 +93,9 @@ class HFText(TextTower):
             ) from error
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        # Half-precision checkpoints come in half precision; training wants float32 weights.
-        self.body.float()
+        # Half-precision checkpoints come in half precision; training wants float32 weights. And what is read comes in
+        # eval mode, where its dropout would stay off: the mode is the encoder's.
+        self.body.float().train(self.training)
         if getattr(self.body, "pooler", None) is not None:
             # Not used here; weights without a gradient would stop DistributedDataParallel.
             self.body.pooler = None

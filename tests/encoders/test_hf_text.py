@@ -76,6 +76,15 @@ def test_pretrained_weights_are_those_of_the_folder_and_random_ones_are_not(fold
     assert not torch.equal(ready(tmp_path, folder, pretrained=False).body.embeddings.word_embeddings.weight, weights)
 
 
+def test_dropout_is_on_in_training_and_off_afterwards(folder, tmp_path):
+    tower = HFText(str(folder))
+    tower.setup(example_products(), tmp_path)
+    text, mask = tower.tokenize(["red cotton t-shirt"])
+    assert not torch.equal(tower(text, mask), tower(text, mask))
+    tower.eval()
+    assert torch.equal(tower(text, mask), tower(text, mask))
+
+
 def test_mean_pooling_is_the_mean_over_the_tokens(folder, tmp_path):
     tower = ready(tmp_path, folder)
     ids, mask = tower.tokenize(["red cotton", "a long title red"])

@@ -124,7 +124,8 @@ class MLLM(GenerativeEncoder):
         else:
             tokenizer, config = _read_config(self.model)
         self.family = family = family_of(config)
-        self.body = _body(config, self.model if self.pretrained else None)
+        # Weights that are read come in eval mode, where dropout would stay off: the mode is the encoder's.
+        self.body = _body(config, self.model if self.pretrained else None).train(self.training)
         self.body.config.use_cache = False
         if self.checkpointing:
             newer = getattr(self.body, "activation_checkpointing_enable", None)
