@@ -131,7 +131,7 @@ def xy(series: Sequence[Series], x: Axis, y: Axis, about: str, *, diagonal: bool
     of_y = [point[1] for one in series for point in one.points]
     of_y += [end for one in series for interval in one.intervals for end in interval]
     across, up = _Scale.of(of_x, x, 5), _Scale.of(of_y, y, 5)
-    left = 20 + max((len(text) for _, text in up.ticks), default=1) * _LETTER
+    left = 26 + max((len(text) for _, text in up.ticks), default=1) * _LETTER
     across, up = across.on(left, WIDTH - right), up.on(height - bottom, top)
     parts = []
     for value, text in up.ticks:
