@@ -138,7 +138,7 @@ def test_the_marketplace_page_quotes_only_what_the_readme_says() -> None:
     page, readme = (
         (ROOT / path).read_text(encoding="utf-8") for path in ("moonlib/docs/pages/marketplace.md", "README.md")
     )
-    rows = re.findall(r"^\| (seed \d) \|(.*)$", page, re.MULTILINE)
+    rows = re.findall(r"^\| (seed \d+) \|(.*)$", page, re.MULTILINE)
     assert len(rows) == 6
     said = {seed: " ".join(re.findall(rf"^\| {seed} \|(.*)$", readme, re.MULTILINE)) for seed, _ in rows}
     for seed, figures in rows:
