@@ -13,7 +13,8 @@ class LearningRates:
 
     Args:
         factors: pattern → factor. A parameter in whose name the pattern is found (a regular expression; the first
-            one counts) is trained at the stage's learning rate times the factor; at 0 it is frozen.
+            one counts) is trained at the stage's learning rate times the factor; at 0 it is frozen. Statistics of batch
+            normalisation are no parameters, and go on.
 
     Raises:
         ValueError: a pattern is not a regular expression, or a factor is negative.

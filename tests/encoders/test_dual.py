@@ -3,8 +3,10 @@ from __future__ import annotations
 import io
 import pickle
 
+import moonlib.compat  # noqa: F401  (before lightning)
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,6 +19,7 @@ from moonlib.encoders.transformer import Transformer
 from moonlib.fusion.concat import Concat
 from moonlib.fusion.gated import Gated
 from moonlib.fusion.sum import Sum
+from moonlib.stages.optimizer import adamw, matrices
 from moonlib.testing import check_encoder, example_contents, example_jpeg, example_products
 
 
@@ -289,9 +292,6 @@ def test_learning_rates_by_pattern(tmp_path):
 
 def test_towers_can_be_trained_more_slowly_than_what_joins_them(tmp_path):
     """A tower at factor 0 stays as it was; the rest learns."""
-    from lightning import LightningModule, Trainer
-
-    from moonlib.stages.optimizer import adamw, matrices
 
     class Step(LightningModule):
         def __init__(self, encoder):

@@ -276,6 +276,7 @@ def test_a_folder_of_transformers_is_a_model(make: Callable[..., MLLM], preset: 
     loaded = MLLM(model=str(folder), dim=8)
     loaded.setup(example_products(), tmp_path / "unused")
     assert not (tmp_path / "unused").exists(), "nothing is fitted"
+    assert all(module.training for module in loaded.modules()), "what is read comes in eval mode, without dropout"
     for name, tensor in made.body.state_dict().items():
         assert torch.equal(loaded.body.state_dict()[name], tensor)
     random = MLLM(model=str(folder), pretrained=False, dim=8)

