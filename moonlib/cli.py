@@ -455,7 +455,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--format", choices=("npy", "parquet"), default="npy", help="of the vectors, which are not normalised (npy)"
     )
-    verb.add_argument("--batch-size", type=int, default=256, metavar="N", help="rows encoded at once (256)")
+    verb.add_argument("--batch-size", type=int, metavar="N", help="rows encoded at once (as many as the run did)")
     verb.add_argument("--workers", type=int, metavar="N", help="processes that decode and encode (one per CPU)")
     verb = _verb(verbs, "index", index, "build a faiss index of products' vectors and compare it with the exact search")
     verb.add_argument("place", type=Path, metavar="DIR_OR_RUN", help="what moonlib embed wrote, or a run directory")

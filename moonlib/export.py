@@ -92,7 +92,7 @@ class Export:
                 f"{file} was written by moonlib {config.get('moonlib_version')}; this is {moonlib.__version__}, which "
                 f"reads format {FORMAT}: pip install --upgrade moonlib"
             )
-        if lacks := [key for key in ("encoder", "fingerprint", "reads", "versions") if key not in config]:
+        if lacks := [key for key in ("encoder", "fingerprint", "reads", "batch_size", "versions") if key not in config]:
             raise RunError(f"{file} is broken: it has no {lacks[0]}; export the run again")
         self.config: dict[str, Any] = config
 
@@ -104,6 +104,11 @@ class Export:
     def modalities(self, side: Side) -> Modalities:
         """What the run's representations of products or of queries read."""
         return Modalities.parse(self.config["reads"][side])
+
+    @property
+    def batch_size(self) -> int:
+        """How many rows the run's representations were encoded at once; their last bits depend on it."""
+        return int(self.config["batch_size"])
 
     def encoder(self) -> Encoder:
         """The encoder, in eval mode. Nothing is downloaded.
@@ -258,6 +263,7 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
         "encoder": config,
         "dim": encoder.dim,
         "reads": {side: str(source.modalities(side)) for side in sides},
+        "batch_size": source.batch_size,
         "versions": _versions(encoder),
     }
     write_json(folder / CONFIG, described)

@@ -135,6 +135,11 @@ class Run:
         return Modalities.parse(data.product if side == "product" else data.query)
 
     @property
+    def batch_size(self) -> int:
+        """How many rows the run's representations were encoded at once; their last bits depend on it."""
+        return (RepresentData() if self.represent is None else self.represent.data()).batch_size
+
+    @property
     def weights(self) -> Path | None:
         """File of the weights that the run's representations are made with; None if no stage trains the encoder.
 

@@ -59,7 +59,7 @@ def embed(
     images: str | Path | None = None,
     dim: int | None = None,
     format: Literal["npy", "parquet"] = "npy",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
 ) -> Path:
@@ -77,10 +77,11 @@ def embed(
         queries: a table (``query_id``, ``text``, ``image``, ``box``) or the directory of a dataset.
         images: folder that the tables' image names start from.
         dim: keep only the first so many dimensions. That is sensible for an encoder trained with Matryoshka
-            dimensions, which no recipe of this version does; with others, recall falls by more than it must.
+            dimensions, such as iter3's; with others, recall falls by more than it must.
         format: ``npy`` writes ``products.ids.npy`` (int64 [N], ascending) and ``products.npy`` (float32 [N, dim]);
             ``parquet`` writes ``products.parquet`` with ``item_id`` int64 and ``vector`` fixed_size_list<float32>.
-        batch_size: rows encoded at once.
+        batch_size: rows encoded at once; by default as many as the run's own representations were made with, because
+            the last bits of a vector depend on it.
         workers: processes that read, decode and, on a CPU, encode; by default as many as there are CPUs.
         device: where to compute; by default a GPU if there is one.
 
@@ -98,6 +99,7 @@ def embed(
     width = encoder.dim if dim is None else dim
     if not 1 <= width <= encoder.dim:
         raise ValueError(f"dim {width}: the vectors of {run} have {encoder.dim} dimensions; keep 1 to {encoder.dim}")
+    batch_size = source.batch_size if batch_size is None else batch_size
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: encode at least 1 row at once")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
