@@ -1,11 +1,13 @@
-"""What each part of the second phase of post-training brings, one line each, with paired intervals.
+"""What each part of training brings, one line each, with paired intervals.
 
     python benchmarks/ablation.py --seeds 1 2 3
+    python benchmarks/ablation.py --folder mllm_ablation --base quarter
 
-Every recipe of recipes/studies/posttraining/ differs from in_batch.yaml in one thing and is compared with it on the
-same image searches of the test days, each seed another marketplace and another training. Finished stages are taken
-over, so an interrupted study continues. The interval is a 95 % bootstrap interval over the shoppers of all seeds. Ends
-with ``ratio``: the best gain over the smallest that would count, .01.
+Every recipe of a folder of recipes/studies/ differs from one of them in one thing and is compared with it on the same
+image searches of the test days, each seed another marketplace and another training. Without arguments, it is the second
+phase of post-training, and iter2, which has none, stands beside. Finished stages are taken over, so an interrupted
+study continues. The interval is a 95 % bootstrap interval over the shoppers of all seeds. Ends with ``ratio``: the
+largest gain or loss over the smallest that would count, .01.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from rich.table import Table
 
 from moonlib import fit
 from moonlib.metrics.bootstrap import Interval, paired_mean_difference
+from moonlib.run import Run
 from moonlib.studies.paired import hits, show
 
-STUDIES = Path(__file__).parents[1] / "recipes/studies/posttraining"
-BASE = "in_batch"
+STUDIES = Path(__file__).parents[1] / "recipes/studies"
 SMALLEST = 0.01
 
 
@@ -42,43 +44,52 @@ def gain(runs: list[Path], bases: list[Path], k: int = 10) -> Interval:
     return paired_mean_difference(table["hit"].to_numpy(), table["hit_base"].to_numpy(), user.astype(np.int64))
 
 
+def seconds(run: Path) -> float:
+    """What training a run's encoder took, all its stages together."""
+    return sum(json.loads((run / stage / "cost.json").read_text())["seconds"] for stage in Run(run).trained_by)
+
+
 def main() -> None:
     """Run the recipes on every seed and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--studies", nargs="*", default=sorted(path.stem for path in STUDIES.glob("*.yaml")))
+    parser.add_argument("--folder", default="posttraining", help="of recipes/studies (posttraining)")
+    parser.add_argument("--base", default="in_batch", help="recipe that the others are compared with (in_batch)")
+    parser.add_argument("--studies", nargs="*", help="recipes of the folder (all)")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--size", default="small")
     parser.add_argument("overrides", nargs="*", help="of every recipe, after --")
     arguments = parser.parse_args()
+    folder, base = STUDIES / arguments.folder, arguments.base
+    studies = arguments.studies or sorted(path.stem for path in folder.glob("*.yaml"))
 
     runs: dict[str, list[Path]] = {}
     for seed in arguments.seeds:
         same = ["--seed", str(seed), "--data.init_args.seed", str(seed), "--data.init_args.size", arguments.size]
         same += arguments.overrides
         without = ["--stages.represent.data.queries", "searched", "--stages.application", "null"]
-        runs.setdefault("iter2", []).append(
-            fit("iter2", [*same, *without], runs=arguments.runs, name=f"study-iter2-{arguments.size}-{seed}")
-        )
-        for study in dict.fromkeys([BASE, *arguments.studies]):
+        if arguments.folder == "posttraining":
+            runs.setdefault("iter2", []).append(
+                fit("iter2", [*same, *without], runs=arguments.runs, name=f"study-iter2-{arguments.size}-{seed}")
+            )
+        for study in dict.fromkeys([base, *studies]):
             name = f"study-{study}-{arguments.size}-{seed}"
-            runs.setdefault(study, []).append(fit(STUDIES / f"{study}.yaml", same, runs=arguments.runs, name=name))
+            runs.setdefault(study, []).append(fit(folder / f"{study}.yaml", same, runs=arguments.runs, name=name))
 
-    table = Table("study", *(f"seed {seed}" for seed in arguments.seeds), f"- {BASE}", "recall@1", "text", "seconds")
+    table = Table("study", *(f"seed {seed}" for seed in arguments.seeds), f"- {base}", "recall@1", "text", "seconds")
     gains = []
     for study, of_study in runs.items():
         results = [json.loads((run / "results.json").read_text()) for run in of_study]
-        costs = [json.loads((run / "refine/cost.json").read_text())["seconds"] for run in of_study if study != "iter2"]
-        difference = gain(of_study, runs[BASE])
-        if study != BASE:
-            gains.append(difference.estimate)
+        difference = gain(of_study, runs[base])
+        if study != base:
+            gains.append(abs(difference.estimate))
         table.add_row(
             study,
             *(f"{values['image_search/recall@10']:.4f}" for values in results),
-            "" if study == BASE else show(difference),
-            "" if study == BASE else show(gain(of_study, runs[BASE], k=1)),
+            "" if study == base else show(difference),
+            "" if study == base else show(gain(of_study, runs[base], k=1)),
             f"{np.mean([values['text_search/recall@10'] for values in results]):.4f}",
-            f"{np.mean(costs):.0f}" if costs else "",
+            f"{np.mean([seconds(run) for run in of_study]):.0f}",
         )
     Console(width=160).print(table)
     print(f"ratio: {max(gains) / SMALLEST:.2f}")

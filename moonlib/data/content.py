@@ -15,6 +15,9 @@ Side = Literal["product", "query"]
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 of the main subject, as fractions of the upright image's width and height, from its top left."""
 
+View = Literal["full", "box"]
+"""What is seen of an image: all of it, or the box around its main subject (all of it where there is no box)."""
+
 
 @dataclass(frozen=True)
 class Content:

@@ -6,21 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from moonlib.data.content import Box, Content, Side
+from moonlib.data.content import Box, Content, Side, View
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.encoders.learning_rates import LearningRates
 from moonlib.encoders.tower import ImageTower, LoadImage, TextTower, Tokenize
 from moonlib.fusion.fusion import Fusion
-
-View = Literal["full", "box"]
-"""What is seen of an image: all of it, or the box around its main subject (all of it where there is no box)."""
 
 
 @dataclass(frozen=True)

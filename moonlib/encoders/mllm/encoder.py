@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moonlib.data.content import View
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.encoders.generative import GenerativeEncoder, Objective
 from moonlib.encoders.learning_rates import LearningRates
@@ -61,10 +62,12 @@ class MLLM(GenerativeEncoder):
         checkpointing: recompute activations in backward, for less memory.
         learning_rates: pattern → factor. A parameter in whose name the pattern is found (a regular expression; the
             first one counts) is trained at the stage's learning rate times the factor; at 0 it is frozen.
+        crop: what the model sees of an image: all of it (``[full]``) or the box around its main subject (``[box]``; all
+            of it where there is no box).
 
     Raises:
         ValueError: the model is of an unsupported type or cannot be loaded, a preset is unknown, a pattern is not a
-            regular expression or matches nothing, or a budget is not positive.
+            regular expression or matches nothing, a budget is not positive, or ``crop`` is not one view.
 
     Source: MOON (arXiv 2511.11305), Stage 2: attention made bidirectional, mean pooling over the last layer. The mark
     of the end, the projection and the budgets are our choice.
@@ -89,8 +92,13 @@ class MLLM(GenerativeEncoder):
         lora: LoRA | None = None,
         checkpointing: bool = False,
         learning_rates: dict[str, float] = {},  # noqa: B006  (a recipe's default is read, never written)
+        crop: Sequence[View] = ("full",),
     ) -> None:
         super().__init__()
+        if list(crop) not in (["full"], ["box"]):
+            raise ValueError(
+                f"crop is {list(crop)}; the model reads one picture of a product: expected [full] or [box]"
+            )
         if image_tokens < 1 or max_length < 1:
             raise ValueError(f"image_tokens and max_length must be at least 1, got {image_tokens} and {max_length}")
         if model is None and isinstance(config, str) and config not in PRESETS:
@@ -109,6 +117,7 @@ class MLLM(GenerativeEncoder):
         self.lora = lora
         self.checkpointing = checkpointing
         self.learning_rates = LearningRates(learning_rates)
+        self.crop = tuple(crop)
 
     family: Family
     questions: MLLMProcessor
@@ -143,6 +152,7 @@ class MLLM(GenerativeEncoder):
             max_length=self.max_length,
             square=self.resize == "square" or family.square,
             largest=family.largest,
+            view=self.crop[0],
         )
         if self.lora is not None:
             add_lora(self.body, self.lora)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from moonlib.data.content import Content, Side
+from moonlib.data.content import Box, Content, Side, View
 from moonlib.data.images import decode_image
 from moonlib.encoders.encoder import ContentBatch
 
@@ -94,6 +94,7 @@ class MLLMProcessor:
         max_length: most tokens of a text; what is beyond is cut off.
         square: images are squashed to squares; otherwise they keep their proportions, as nearly as whole units allow.
         largest: longest side in pixels, None for no limit.
+        view: what is seen of an image.
     """
 
     tokenizer: Tokenizer
@@ -103,6 +104,7 @@ class MLLMProcessor:
     max_length: int
     square: bool = True
     largest: int | None = None
+    view: View = "full"
 
     def __call__(self, contents: Sequence[Content], side: Side) -> ContentBatch:
         """Lay out contents that are to be represented; see `Preprocessor`."""
@@ -150,7 +152,8 @@ class MLLMProcessor:
         return [encoding.ids[: self.max_length] if cut else encoding.ids for encoding in encodings]
 
     def _images(self, contents: Sequence[Content]) -> ContentBatch:
-        found = [None if content.image is None else self.load_image(content.image) for content in contents]
+        views = [(content.image, content.box if self.view == "box" else None) for content in contents]
+        found = [None if data is None else self.load_image(data, box) for data, box in views]
         sizes = torch.tensor([(0, 0) if image is None else image.shape[1:] for image in found], dtype=torch.int64)
         height, width = (max(side, self.unit) for side in sizes.amax(dim=0).tolist())
         images = torch.zeros(len(found), 3, height, width, dtype=torch.uint8)
@@ -159,8 +162,8 @@ class MLLMProcessor:
                 images[row, :, : image.shape[1], : image.shape[2]] = image
         return {"image": images, "image_size": sizes}
 
-    def load_image(self, data: bytes) -> Tensor:
-        """Decode and resize one image to whole units within the budget.
+    def load_image(self, data: bytes, box: Box | None = None) -> Tensor:
+        """Decode one image, crop it to its box and resize it to whole units within the budget.
 
         Returns:
             uint8 [3, H, W].
@@ -170,8 +173,8 @@ class MLLMProcessor:
         """
         if self.square:
             side = math.isqrt(self.image_tokens) * self.unit
-            return decode_image(data, size=side if self.largest is None else min(side, self.largest))
-        image = decode_image(data)
+            return decode_image(data, box, size=side if self.largest is None else min(side, self.largest))
+        image = decode_image(data, box)
         _, height, width = image.shape
         size = fitted_size(height, width, self.unit, self.image_tokens)
         if size == (height, width):

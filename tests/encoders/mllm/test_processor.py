@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -25,12 +25,13 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> MLLMProcessor:
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 40), st.integers(1, 300))
+@example(4, 1, 2, 1)  # half a unit wide: it gets a whole one, which leaves no second one for its height
 def test_an_image_keeps_to_its_budget_and_its_proportions(height: int, width: int, unit: int, most: int) -> None:
     rows, columns = (side / unit for side in fitted_size(height, width, unit, most))
     assert rows == int(rows) >= 1 and columns == int(columns) >= 1 and rows * columns <= most
     if rows * columns > 1 and min(rows, columns) > 1:
         assert (rows - 1) / (columns + 1) <= height / width <= (rows + 1) / (columns - 1)
-    if round(height / unit) * round(width / unit) <= most:
+    if max(1, round(height / unit)) * max(1, round(width / unit)) <= most:
         assert abs(rows * unit - height) <= max(unit / 2, unit - height)
 
 
@@ -79,3 +80,27 @@ def test_augmentation_keeps_to_the_image(processor: MLLMProcessor, tmp_path: Pat
         outside[:height, :width] = False
         assert not varied[row][:, outside].any()
         assert not height or varied[row][:, ~outside].float().mean() > 40, "no padding is drawn in"
+
+
+def test_the_subject_alone_is_seen(tmp_path: Path) -> None:
+    image = Image.new("RGB", (40, 40), (255, 255, 255))
+    image.paste((200, 10, 20), (20, 0, 40, 20))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    boxed = Content(buffer.getvalue(), "red", (0.5, 0, 1, 0.5))
+    seen = {}
+    for view in ("full", "box"):
+        encoder = MLLM(config=example_mllm_config(), vocab_size=300, crop=[view])
+        encoder.setup(example_products(), tmp_path)
+        rows = encoder.preprocessor([boxed, Content(boxed.image, "red")], "query")["image"].float()
+        seen[view] = rows.flatten(2).std(dim=2).amax(dim=1)
+        asked = encoder.questions.ask([boxed], ["what is it?"])["image"].float()
+        assert torch.equal(asked[0], rows[0])
+    # A single colour fills the crop; without a box, and without the crop, the white around it is seen too.
+    assert seen["box"][0] == 0 and seen["box"][1] > 50 and (seen["full"] > 50).all()
+
+
+@pytest.mark.parametrize("crop", [[], ["full", "box"], ["face"]])
+def test_one_picture_is_read(crop: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"the model reads one picture of a product: expected \[full\] or \[box\]"):
+        MLLM(config=example_mllm_config(), crop=crop)  # type: ignore[arg-type]
