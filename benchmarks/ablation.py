@@ -30,11 +30,11 @@ STUDIES = Path(__file__).parents[1] / "recipes/studies"
 SMALLEST = 0.01
 
 
-def gain(runs: list[Path], bases: list[Path], k: int = 10) -> Interval:
+def gain(runs: list[Path], bases: list[Path], k: int = 10, task: str = "image_search") -> Interval:
     """Recall@k of some runs minus that of others, seed by seed the same searches, over all shoppers."""
     both = [
-        hits(run, k=k)
-        .join(hits(base, k=k), on=["search_id", "item_id"], suffix="_base")
+        hits(run, k=k, task=task)
+        .join(hits(base, k=k, task=task), on=["search_id", "item_id"], suffix="_base")
         .with_columns(seed=pl.lit(seed))
         for seed, (run, base) in enumerate(zip(runs, bases, strict=True))
     ]
@@ -76,22 +76,27 @@ def main() -> None:
             name = f"study-{study}-{arguments.size}-{seed}"
             runs.setdefault(study, []).append(fit(folder / f"{study}.yaml", same, runs=arguments.runs, name=name))
 
-    table = Table("study", *(f"seed {seed}" for seed in arguments.seeds), f"- {base}", "recall@1", "text", "seconds")
+    of_seeds = (f"seed {seed}" for seed in arguments.seeds)
+    table = Table("study", *of_seeds, f"- {base}", "recall@1", "text", f"- {base}", "seconds")
     gains = []
     for study, of_study in runs.items():
         results = [json.loads((run / "results.json").read_text()) for run in of_study]
-        difference = gain(of_study, runs[base])
-        if study != base:
-            gains.append(abs(difference.estimate))
+        image, first, text = (
+            gain(of_study, runs[base], k, task)
+            for k, task in ((10, "image_search"), (1, "image_search"), (10, "text_search"))
+        )
+        gains.append(abs(image.estimate))
+        compared = study != base
         table.add_row(
             study,
             *(f"{values['image_search/recall@10']:.4f}" for values in results),
-            "" if study == base else show(difference),
-            "" if study == base else show(gain(of_study, runs[base], k=1)),
+            show(image) if compared else "",
+            show(first) if compared else "",
             f"{np.mean([values['text_search/recall@10'] for values in results]):.4f}",
+            show(text) if compared else "",
             f"{np.mean([seconds(run) for run in of_study]):.0f}",
         )
-    Console(width=160).print(table)
+    Console(width=200).print(table)
     print(f"ratio: {max(gains) / SMALLEST:.2f}")
 
 

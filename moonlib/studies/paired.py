@@ -59,9 +59,9 @@ def predictions(stage: Path, split: str = "test") -> pl.DataFrame:
     return table.filter(pl.col("split") == split).sort(*KEYS, maintain_order=True)
 
 
-def hits(run: Path, stage: str = "represent", k: int = 10) -> pl.DataFrame:
-    """The image searches of the test days of one run: search_id, item_id, user_id, hit (recall@k)."""
-    return searches(run / stage).select("search_id", "item_id", "user_id", hit=pl.col("rank") < k)
+def hits(run: Path, stage: str = "represent", k: int = 10, task: str = "image_search") -> pl.DataFrame:
+    """The searches of a task on the test days of one run: search_id, item_id, user_id, hit (recall@k)."""
+    return searches(run / stage, task).select("search_id", "item_id", "user_id", hit=pl.col("rank") < k)
 
 
 def recall_gain(run: Path, other: Path, stage: str = "represent", k: int = 10) -> Interval:
