@@ -112,10 +112,12 @@ def test_a_language_model_from_scratch_is_exported_as_it_represented(runs: Path,
         "--stages.pretrain.data.workers=0",
         "--stages.represent.data.workers=0",
         "--stages.represent.data.queries=measured",
+        "--stages.represent.data.batch_size=5",
         "--stages.application=null",
     ]
     run = fit("iter1", overrides, runs=runs, name="mllm")
     out = export(run, tmp_path / "shipped")
+    assert Run(run).batch_size == Export(out).batch_size == 5
     stored = {name: (run / "represent" / name).read_bytes() for name in ("products.npy", "products.ids.npy")}
     expected = Run(run).encoder()
     shutil.rmtree(runs)
