@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PretrainedConfig
 
-ATTENTION = "sdpa"
-
 PACKED = 512
 """Tokens of a packed sequence: long enough that little of it is padding, short enough that its mask is small."""
 
@@ -136,6 +134,7 @@ class MLLM(GenerativeEncoder):
         # Weights that are read come in eval mode, where dropout would stay off: the mode is the encoder's.
         self.body = _body(config, self.model if self.pretrained else None).train(self.training)
         self.body.config.use_cache = False
+        family.prepare(self.body)
         if self.checkpointing:
             newer = getattr(self.body, "activation_checkpointing_enable", None)
             (newer or self.body.gradient_checkpointing_enable)({"use_reentrant": False})

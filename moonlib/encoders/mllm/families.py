@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moonlib.encoders.mllm.vision_attention import attend_images_at_once
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -41,6 +43,10 @@ class Family(ABC):
 
     @abstractmethod
     def __init__(self, config: PretrainedConfig) -> None: ...
+
+    @abstractmethod
+    def prepare(self, body: Any) -> None:
+        """Change a model of transformers that was just made or read; what it computes stays."""
 
     @abstractmethod
     def vision_inputs(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
@@ -80,6 +86,10 @@ class QwenVL(Family):
         self.mean, self.std = (HALF, HALF) if config.model_type.startswith("qwen3") else (CLIP_MEAN, CLIP_STD)
         # In the first generation `hidden_size` is what the tower's merger puts out.
         self.vision_width = int(getattr(vision, "embed_dim", None) or vision.hidden_size)
+
+    def prepare(self, body: Any) -> None:
+        """Let attention look at all images at once."""
+        attend_images_at_once(body.base_model.visual)
 
     def vision_inputs(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """Return the patches of all images, merged blocks together, and the grid of each."""
@@ -138,6 +148,9 @@ class Idefics(Family):
         self.largest = int(config.vision_config.image_size)
         self.image_token = int(config.image_token_id)
         self.vision_width = int(config.vision_config.hidden_size)
+
+    def prepare(self, body: Any) -> None:
+        """Leave the model as it is: its tower takes images as a batch."""
 
     def vision_inputs(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """Return one image per sequence; all are of one size."""
