@@ -97,6 +97,15 @@ class Bench:
         torch.manual_seed(0)
         encoder.setup(dataset.splits.known(dataset.products), folder)
         self.encoder = encoder
+        self.flops: dict[tuple[str, int], float] = {}
+
+    def switch(self, checkpointing: bool, packed: bool) -> None:
+        """What `mllm` does at its key ``checkpointing``, undone again, and its key ``packed``."""
+        if checkpointing:
+            self.encoder.body.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.encoder.body.gradient_checkpointing_disable()
+        self.encoder.packed = packed
 
     def prepare(
         self, stage: str, batch_size: int, steps: int
@@ -148,8 +157,10 @@ class Bench:
         peak = float(torch.cuda.max_memory_allocated()) if device.type == "cuda" else float("nan")
         contents = [content for batch in batches for content in contents_of(batch)]
         tokens = sum(int(content["token_mask"].sum()) for content in contents) / len(batches)
-        with bf16(device):
-            flops = 3 * tokens * self.forward_flops_per_token(stage, contents_of(batches[0]))
+        if (stage, batch_size) not in self.flops:
+            with bf16(device):
+                self.flops[stage, batch_size] = 3 * self.forward_flops_per_token(stage, contents_of(batches[0]))
+        flops = tokens * self.flops[stage, batch_size]
         return {
             "samples": batch_size / seconds,
             "tokens": tokens / seconds,
@@ -249,45 +260,30 @@ def main() -> None:
         write_architecture(folder / "model", dataset)
         overrides += [f"--encoder.init_args.model={folder / 'model'}", "--encoder.init_args.pretrained=false"]
 
+    bench = Bench(recipes.load("recipes/studies/mllm/mllm.yaml", overrides), dataset, folder)
     rows: list[list[str]] = []
     in_memory: dict[tuple[str, bool, bool, int], float] = {}
-    for checkpointing, packed in itertools.product((False, True), (False, True)):
-        recipe = recipes.load(
-            "recipes/studies/mllm/mllm.yaml",
-            [
-                *overrides,
-                f"--encoder.init_args.checkpointing={str(checkpointing).lower()}",
-                f"--encoder.init_args.packed={str(packed).lower()}",
-            ],
-        )
-        bench = Bench(recipe, dataset, folder)
-        for stage, batch_size in itertools.product(OBJECTIVES, arguments.batch_sizes):
-            setting = ["yes" if on else "no" for on in (checkpointing, packed)]
-            try:
-                found = bench.in_memory(stage, batch_size, arguments.steps, device)
-            except torch.OutOfMemoryError:
-                rows.append([OBJECTIVES[stage], *setting, str(batch_size), "out of memory", "", "", "", ""])
-            else:
-                in_memory[stage, checkpointing, packed, batch_size] = found["samples"]
-                rows.append([OBJECTIVES[stage], *setting, str(batch_size), *cells(found, peak)])
-            print(*rows[-1], sep=" | ", flush=True)
-            for parameter in bench.encoder.parameters():
-                parameter.grad = None
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-        del bench
+    settings = itertools.product((False, True), (False, True), OBJECTIVES, arguments.batch_sizes)
+    for checkpointing, packed, stage, batch_size in settings:
+        bench.switch(checkpointing, packed)
+        setting = ["yes" if on else "no" for on in (checkpointing, packed)]
+        try:
+            found = bench.in_memory(stage, batch_size, arguments.steps, device)
+        except torch.OutOfMemoryError:
+            rows.append([OBJECTIVES[stage], *setting, str(batch_size), "out of memory", "", "", "", ""])
+        else:
+            in_memory[stage, checkpointing, packed, batch_size] = found["samples"]
+            rows.append([OBJECTIVES[stage], *setting, str(batch_size), *cells(found, peak)])
+        print(*rows[-1], sep=" | ", flush=True)
+        for parameter in bench.encoder.parameters():
+            parameter.grad = None
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
     best = max((key for key in in_memory if key[0] == "posttrain"), key=lambda key: in_memory[key])
     stage, checkpointing, packed, batch_size = best
-    recipe = recipes.load(
-        "recipes/studies/mllm/mllm.yaml",
-        [
-            *overrides,
-            f"--encoder.init_args.checkpointing={str(checkpointing).lower()}",
-            f"--encoder.init_args.packed={str(packed).lower()}",
-        ],
-    )
-    rate = Bench(recipe, dataset, folder).fit(stage, batch_size, 3 * arguments.steps)
+    bench.switch(checkpointing, packed)
+    rate = bench.fit(stage, batch_size, 3 * arguments.steps)
     setting = ["yes" if on else "no" for on in (checkpointing, packed)]
     rows.append([f"{OBJECTIVES[stage]}, moonlib fit", *setting, str(batch_size), f"{rate:.0f}", "", "", "", ""])
     shutil.rmtree(folder)
