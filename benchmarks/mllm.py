@@ -142,7 +142,7 @@ class Bench:
         module.to(device).train()
         batches = [module.transfer_batch_to_device(batch, device, 0) for batch in batches]
         setup: Any = module.configure_optimizers()
-        optimizer = setup["optimizer"] if isinstance(setup, dict) else setup[0][0]
+        optimizer = setup["optimizer"]
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 

@@ -39,7 +39,8 @@ from moonlib.directories import write_json, write_text
 from moonlib.disk import writing
 from moonlib.encoders.weights import save_weights
 from moonlib.model_card import model_card
-from moonlib.run import Run, RunError, ready, version_hint
+from moonlib.run import Run, RunError, ready
+from moonlib.versions import version_hint
 
 if TYPE_CHECKING:
     from moonlib.data.dataset import Dataset

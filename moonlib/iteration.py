@@ -9,7 +9,7 @@ import re
 import resource
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -36,6 +36,7 @@ from moonlib.interruption import Interruption
 from moonlib.recipe import Recipe, StageRecipe, fingerprint
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.stages.training import CHECKPOINT
+from moonlib.versions import versions
 
 
 class StageError(RuntimeError):
@@ -460,31 +461,6 @@ def costed(costs: dict[str, dict[str, Any]], name: str) -> Iterator[dict[str, An
 def seed_of(seed: int, name: str) -> int:
     """The seed of a stage: a function of the recipe's seed and the stage's name, in 32 bits."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
-
-
-def versions(config: Any, packages: Mapping[str, list[str]]) -> dict[str, str]:
-    """Versions of the distributions that the classes of a configuration come from, of moonlib and of torch.
-
-    Args:
-        config: of a stage or an encoder, with classes as dotted paths.
-        packages: distributions of each top-level module.
-    """
-    modules = {"torch", "moonlib"}
-
-    def visit(node: Any) -> None:
-        if isinstance(node, Mapping):
-            if isinstance(node.get("class_path"), str):
-                modules.add(node["class_path"].split(".")[0])
-            for value in node.values():
-                visit(value)
-        elif isinstance(node, list):
-            for value in node:
-                visit(value)
-
-    visit(config)
-    return {
-        name: metadata.version(name) for module in sorted(modules) for name in sorted(set(packages.get(module, [])))
-    }
 
 
 def next_command(recipe: Recipe) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from moonlib.recipe_typing import construct_component
 from moonlib.representations.store import Representations
 from moonlib.stages.represent import RepresentData
 from moonlib.stages.stage import Stage, StageContext
+from moonlib.versions import version_hint
 
 if TYPE_CHECKING:
     from moonlib.data.source import Source
@@ -308,30 +308,6 @@ class Run:
         for identity in self._identities():
             made_with |= identity.get("versions", {})
         return RunError(f"{self.directory}: {error}{version_hint(made_with, 'the run')}")
-
-
-def version_hint(made_with: Mapping[str, str], what: str) -> str:
-    """Say what of the distributions that something was made with is not installed, or in another version.
-
-    Args:
-        made_with: version of each distribution.
-        what: was made with them.
-
-    Returns:
-        The end of an error's line; empty where all is as it was.
-    """
-    lost, other = [], []
-    for distribution, version in made_with.items():
-        try:
-            installed = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            lost.append(f"{distribution}=={version}")
-            continue
-        if installed != version:
-            other.append(f"{distribution} {version} (installed: {installed})")
-    if lost:
-        return f"; {what} was made with what is not installed any more: pip install {' '.join(lost)}"
-    return f"; {what} was made with {', '.join(other)}" if other else ""
 
 
 def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Path | None) -> Encoder:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import moonlib.encoders.mllm.encoder as module
 from moonlib.data.content import Content
 from moonlib.encoders.encoder import ContentBatch
+from moonlib.encoders.mllm import vision_attention
 from moonlib.encoders.mllm.encoder import MLLM
 from moonlib.encoders.mllm.lora import LoRA
 from moonlib.encoders.mllm.presets import PRESETS
@@ -84,6 +85,23 @@ def test_with_causal_attention_hidden_states_are_transformers_own(
         if content.image or content.text:
             expected = encoder.body.model(**of_transformers(encoder, batch, row)).last_hidden_state[0]
             torch.testing.assert_close(states[row, : len(expected)], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("preset", ["qwen2_vl_small", "qwen2_5_vl_small", "qwen3_vl_small"])
+def test_a_layer_of_the_vision_tower_attends_to_all_images_in_one_call(
+    make: Callable[..., MLLM], preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, attend_within = [], vision_attention.attend_within
+
+    def counted(*arguments: Any) -> Tensor:
+        calls.append(arguments)
+        return attend_within(*arguments)
+
+    monkeypatch.setattr(vision_attention, "attend_within", counted)
+    encoder = make(preset)
+    encoder(encoder.preprocessor([Content(example_jpeg(number), None) for number in range(3)], "product"))
+    assert len(calls) == len(encoder.body.base_model.visual.blocks)
 
 
 @torch.no_grad()
