@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,7 @@ from moonlib.disk import writing
 from moonlib.encoders.weights import save_weights
 from moonlib.model_card import model_card
 from moonlib.run import Run, RunError, ready
-from moonlib.versions import version_hint
+from moonlib.versions import DISTRIBUTION, version_hint, versions_of
 
 if TYPE_CHECKING:
     from moonlib.data.dataset import Dataset
@@ -91,7 +90,7 @@ class Export:
         if written > FORMAT:
             raise RunError(
                 f"{file} was written by moonlib {config.get('moonlib_version')}; this is {moonlib.__version__}, which "
-                f"reads format {FORMAT}: pip install --upgrade moonlib"
+                f"reads format {FORMAT}: pip install --upgrade {DISTRIBUTION}"
             )
         if lacks := [key for key in ("encoder", "fingerprint", "reads", "batch_size", "versions") if key not in config]:
             raise RunError(f"{file} is broken: it has no {lacks[0]}; export the run again")
@@ -316,10 +315,7 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _versions(encoder: Encoder) -> dict[str, str]:
     """Versions of the distributions that the encoder's modules come from."""
-    packages = metadata.packages_distributions()
-    modules = {type(module).__module__.partition(".")[0] for module in encoder.modules()}
-    names = {"moonlib", "torch"} | {name for module in modules for name in packages.get(module, ())}
-    return {name: metadata.version(name) for name in sorted(names)}
+    return versions_of({"torch"} | {type(module).__module__.partition(".")[0] for module in encoder.modules()})
 
 
 def represented(encoder: Encoder) -> NDArray[np.float32]:

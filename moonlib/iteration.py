@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +204,6 @@ class Iteration:
         self.interruption, self.checkpoint_seconds = interruption, checkpoint_seconds
         self.lineage = Lineage(dataset.hash, None)
         self.cores = torch.get_num_threads()
-        self.packages = metadata.packages_distributions()  # takes half a second: once per run
 
     def run_stages(self) -> tuple[dict[str, float], dict[str, str]]:
         """Run every stage with its references, and write results.json and costs.json after each.
@@ -252,7 +250,7 @@ class Iteration:
             "encoder": config,
             "dataset": self.dataset.hash,
             "seed": self.recipe.seed,
-            "versions": versions(config, self.packages),
+            "versions": versions(config),
         }
         self.lineage.preprocessing = fingerprint(identity)
         directory = self.stages / self.lineage.preprocessing
@@ -302,7 +300,7 @@ class Iteration:
             "weights": self.lineage.weights if "weights" in needs else None,
             "representations": self.lineage.representations if "representations" in needs else None,
             "seed": seed,
-            "versions": versions(material, self.packages),
+            "versions": versions(material),
         }
         name = f"{stage.name}.{prefix.replace('/', '.')}" if prefix else stage.name
         return Step(name, prefix, stage, module, fingerprint(identity), seed, identity)

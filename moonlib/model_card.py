@@ -13,6 +13,7 @@ import moonlib
 from moonlib.data.marketplace.source import Marketplace
 from moonlib.recipe_typing import class_path
 from moonlib.run import Run, RunError
+from moonlib.versions import DISTRIBUTION
 
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
@@ -119,8 +120,9 @@ def _about(run: Run, encoder: Encoder, described: Mapping[str, Any]) -> str:
     seen = [name for name, width in (("image", encoder.image_dim), ("text", encoder.text_dim)) if width]
     lines = [
         f"An encoder of products and of what shoppers search for: {' and '.join(seen)} → one vector of {encoder.dim} "
-        f"dimensions. It is the `{type(encoder).__name__}` of a run of [moonlib](https://pypi.org/project/moonlib/) "
-        f"{moonlib.__version__}, with {count:,} parameters. In the run it read `{described['reads']['product']}` of "
+        f"dimensions. It is the `{type(encoder).__name__}` of a run of "
+        f"[moonlib](https://pypi.org/project/{DISTRIBUTION}/) {moonlib.__version__}, "
+        f"with {count:,} parameters. In the run it read `{described['reads']['product']}` of "
         f"products and `{described['reads']['query']}` of queries."
     ]
     if dims := _matryoshka(run):

@@ -14,6 +14,7 @@ from typing import Any
 
 import moonlib
 from moonlib import registry
+from moonlib.versions import DISTRIBUTION
 
 TEMPLATES = Path(__file__).with_name("plugin_templates")
 
@@ -42,7 +43,7 @@ version = "0.1.0"
 description = "$about"
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["moonlib>=$version"]
+dependencies = ["$moonlib>=$version"]
 
 [project.optional-dependencies]
 test = ["pytest>=8"]
@@ -137,6 +138,7 @@ def new_plugin(kind: str, name: str, to: Path = Path()) -> Path:
         "about": code.split('"""')[1].strip().rstrip("."),
         "base": registry.KINDS[kind].replace(":", "."),
         "check": checks[0],
+        "moonlib": DISTRIBUTION,
         "version": moonlib.__version__,
         "api": str(registry.API),
     }

@@ -16,6 +16,7 @@ from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -123,7 +124,9 @@ def class_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+@lru_cache(maxsize=1024)
 def _parser(cls: type) -> ArgumentParser:
+    """Jsonargparse's view of a class's constructor, which takes a while: a quarter of a short run without the cache."""
     parser = ArgumentParser(exit_on_error=False, default_env=False)
     parser.add_class_arguments(cls, "value", instantiate=False, fail_untyped=False)
     return parser

@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 
 import moonlib
 from moonlib.deprecation import warn_once
+from moonlib.versions import DISTRIBUTION
 
 Class = TypeVar("Class", bound=type)
 
@@ -77,7 +78,7 @@ class Component:
         kind: one of `KINDS`.
         name: unique within the kind.
         value: ``module:Class``.
-        distribution: who installed it, for instance ``"moonlib 0.1.0"``.
+        distribution: who installed it, for instance ``"moonlib-embedding 0.4.0"``.
         api: the versions of `API` that its distribution declares; empty if it declares none.
     """
 
@@ -136,7 +137,7 @@ class Renaming:
         old: the name that was.
         new: the name that is.
         gone_in: the release of the distribution in which the old name is gone.
-        distribution: who renamed it, for instance ``"moonlib 0.1.0"``.
+        distribution: who renamed it, for instance ``"moonlib-embedding 0.4.0"``.
     """
 
     kind: str
@@ -412,7 +413,7 @@ def _read(distribution: Distribution, name: str, label: str, found: _Metadata) -
     for point in distribution.entry_points:
         groups[point.group].append(point)
     # What moonlib brings itself is of its own API.
-    api = (str(API),) if name == "moonlib" else tuple(point.name for point in groups.pop("moonlib.api", []))
+    api = (str(API),) if name == DISTRIBUTION else tuple(point.name for point in groups.pop("moonlib.api", []))
     for group, points in groups.items():
         kind = group.removeprefix("moonlib.")
         if kind in KINDS:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+import moonlib
 
-def versions(config: Any, packages: Mapping[str, list[str]]) -> dict[str, str]:
+DISTRIBUTION = "moonlib-embedding"
+"""What the package index calls moonlib. What it calls `moonlib` is another project's."""
+
+
+def versions(config: Any) -> dict[str, str]:
     """Versions of the distributions that the classes of a configuration come from, of moonlib and of torch.
 
     Args:
         config: of a stage or an encoder, with classes as dotted paths.
-        packages: distributions of each top-level module.
     """
-    modules = {"torch", "moonlib"}
+    modules = {"torch"}
 
     def visit(node: Any) -> None:
         if isinstance(node, Mapping):
@@ -27,9 +34,37 @@ def versions(config: Any, packages: Mapping[str, list[str]]) -> dict[str, str]:
                 visit(value)
 
     visit(config)
-    return {
-        name: metadata.version(name) for module in sorted(modules) for name in sorted(set(packages.get(module, [])))
-    }
+    return versions_of(modules)
+
+
+def versions_of(modules: Iterable[str]) -> dict[str, str]:
+    """Versions of the distributions that top-level modules come from, and of moonlib.
+
+    Example:
+        >>> list(versions_of(["numpy"]))
+        ['moonlib-embedding', 'numpy']
+    """
+    # A folder's time changes with every distribution that is installed, upgraded or removed in it.
+    times = tuple((path, Path(path).stat().st_mtime_ns) for path in sys.path if Path(path).is_dir())
+    packages = _packages(times)
+    names = {name for module in set(modules) - {"moonlib"} for name in packages.get(module, ())}
+    return {name: installed(name) for name in sorted({DISTRIBUTION} | names)}
+
+
+@lru_cache(maxsize=1)
+def _packages(times: tuple[tuple[str, int], ...]) -> Mapping[str, list[str]]:
+    """Distributions of each top-level module; half a second where many are installed."""
+    return metadata.packages_distributions()
+
+
+def installed(distribution: str) -> str:
+    """The version of an installed distribution.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    # Of an editable installation the metadata would tell the version that was checked out when it was made.
+    return moonlib.__version__ if distribution == DISTRIBUTION else metadata.version(distribution)
 
 
 def version_hint(made_with: Mapping[str, str], what: str) -> str:
@@ -44,13 +79,15 @@ def version_hint(made_with: Mapping[str, str], what: str) -> str:
     """
     lost, other = [], []
     for distribution, version in made_with.items():
+        if distribution == "moonlib":  # what moonlib called itself before 0.5
+            distribution = DISTRIBUTION
         try:
-            installed = metadata.version(distribution)
+            now = installed(distribution)
         except metadata.PackageNotFoundError:
             lost.append(f"{distribution}=={version}")
             continue
-        if installed != version:
-            other.append(f"{distribution} {version} (installed: {installed})")
+        if now != version:
+            other.append(f"{distribution} {version} (installed: {now})")
     if lost:
         return f"; {what} was made with what is not installed any more: pip install {' '.join(lost)}"
     return f"; {what} was made with {', '.join(other)}" if other else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import moonlib.compat  # noqa: F401  (of several processes, the one that runs no
 
 from moonlib.data.dataset import Dataset
 from moonlib.data.marketplace.source import Marketplace
+from moonlib.testing.processes import run_program
 
 # How fast a machine is proves nothing: no example is too slow.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -112,13 +112,7 @@ def cli(tmp_path: Path) -> Cli:
     """Run ``moonlib`` as a user would, in a directory of its own."""
 
     def run(*words: str | Path, cwd: Path = tmp_path, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "moonlib", *map(str, words)],
-            cwd=cwd,
-            env={**os.environ, "COLUMNS": "160", **env},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        command = ["-m", "moonlib", *map(str, words)]
+        return run_program(command, cwd=cwd, env={**os.environ, "COLUMNS": "160", **env}, timeout=600)
 
     return run

@@ -23,6 +23,7 @@ from moonlib.claim import RunExistsError
 from moonlib.iteration import StageError, fit
 from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.training import NotFinite, not_finite
+from moonlib.testing.processes import Program, run_program
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -116,12 +117,9 @@ def test_of_two_fits_on_one_directory_the_second_is_refused(copied: Path, short_
 def test_of_two_runs_that_share_a_stage_one_makes_it_and_the_other_waits(
     runs: Path, short_iter2: list[str], unbroken: Path
 ) -> None:
-    words = [sys.executable, "-m", "moonlib", "fit", "--config", "iter2", "--runs", str(runs), *short_iter2]
-    both = [
-        subprocess.Popen([*words, "--name", name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for name in ("a", "b")
-    ]
-    printed = [process.communicate(timeout=250)[0] for process in both]
+    words = ["-m", "moonlib", "fit", "--config", "iter2", "--runs", str(runs), *short_iter2]
+    both = [Program([*words, "--name", name]) for name in ("a", "b")]
+    printed = ["".join(process.communicate(timeout=250)) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     for name in ("a", "b"):
         assert (runs / name / "results.json").read_bytes() == (unbroken / "results.json").read_bytes()
@@ -147,7 +145,7 @@ def test_a_disk_that_is_full_at_any_write_of_a_run(
         "from moonlib.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     words = ["fit", "--config", "iter2", "--runs", str(runs), "--checkpoint-seconds=0", *short_iter2]
-    full = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    full = run_program(["-c", code, *words])
     assert full.returncode == 2, full.stderr
     message = full.stderr.strip().splitlines()[-1]
     assert message.startswith("moonlib: ") and "File too large; make room" in message and str(runs) in message
@@ -158,9 +156,9 @@ def test_a_disk_that_is_full_at_any_write_of_a_run(
 
 
 def test_a_loader_process_that_is_killed_is_told_and_the_run_continues(runs: Path, short_iter2: list[str]) -> None:
-    words = [sys.executable, "-m", "moonlib", "fit", "--config", "iter2", "--runs", str(runs), "--checkpoint-seconds=0"]
+    words = ["-m", "moonlib", "fit", "--config", "iter2", "--runs", str(runs), "--checkpoint-seconds=0"]
     slow = ["--stages.pretrain.trainer.max_steps=100000", "--stages.pretrain.data.workers=1"]
-    process = subprocess.Popen([*words, *short_iter2, *slow], stderr=subprocess.PIPE, text=True)
+    process = Program([*words, *short_iter2, *slow])
     while not list(runs.glob(".stages/*.partial/checkpoint.ckpt")):
         assert process.poll() is None
         time.sleep(0.05)
@@ -257,12 +255,12 @@ def test_a_read_only_directory_is_named(runs: Path, short_iter2: list[str], unbr
         "os.setuid(65534)\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    words = [sys.executable, "-c", code, "fit", "--config", "iter2", "--runs", str(runs), *short_iter2]
+    words = ["-c", code, "fit", "--config", "iter2", "--runs", str(runs), *short_iter2]
     for parent in runs.parents:
         if parent != Path("/") and parent.owner() == "root" and parent.is_relative_to("/tmp/pytest-of-root"):
             parent.chmod(0o755)
     env = {**os.environ, "HOME": "/nonexistent"}
-    refused = subprocess.run(words, capture_output=True, text=True, env=env)
+    refused = run_program(words, env=env)
     assert refused.returncode == 2, refused.stderr
     assert refused.stderr.strip().splitlines()[-1] == f"moonlib: {runs / 'iter2'}: Permission denied"
 

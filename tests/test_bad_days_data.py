@@ -8,8 +8,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +40,7 @@ from moonlib.encoders.tokenizer import load_or_fit_tokenizer
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.iteration import fit
 from moonlib.representations.store import Representations
+from moonlib.testing.processes import run_program
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 ROOT = Path(__file__).parent.parent
@@ -392,9 +391,7 @@ def test_a_directory_that_may_not_be_written(whole: Path, shop: Shop, tmp_path: 
         shutil.copytree(shop.images, place / "images")
         words = ["data", "build", place / "tables", "--images", place / "images", "--out", place / "out"]
         for command in (words, ["data", "make", "tiny", "--out", place]):
-            done = subprocess.run(
-                [sys.executable, "-c", READ_ONLY, *map(str, command)], capture_output=True, text=True, check=False
-            )
+            done = run_program(["-c", READ_ONLY, *command])
             assert done.returncode == 2, done.stderr
             assert done.stderr.count("\n") == 1 and done.stderr.endswith(": Permission denied\n"), done.stderr
             assert str(place) in done.stderr

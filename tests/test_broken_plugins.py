@@ -12,6 +12,7 @@ import yaml
 from moonlib.data.dataset import Dataset
 from moonlib.recipe import RecipeError, load
 from moonlib.registry import API, components
+from moonlib.versions import DISTRIBUTION
 
 LOSS = """
 from moonlib.losses.loss import Loss
@@ -66,7 +67,7 @@ def test_check_names_each_and_everything_else_works(broken: Path, cli: Any, tiny
     listed = cli("plugins", "list", "losses", **env)
     assert listed.returncode == 0 and listed.stderr == ""
     lines = {line.split()[0]: line for line in listed.stdout.splitlines()[1:]}
-    ours = {component.name for component in components("losses") if component.distribution.startswith("moonlib ")}
+    ours = {found.name for found in components("losses") if found.distribution.startswith(f"{DISTRIBUTION} ")}
     assert {*ours, "chatty", *(name for _, points in BROKEN.values() for name in points)} == set(lines)
     assert "claimed twice" in lines["twice"] and "is made for plugin API 99" in lines["future"]
     assert "noise" not in listed.stdout

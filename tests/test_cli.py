@@ -73,14 +73,14 @@ def test_plugins_check_passes_where_all_is_well(capsys: pytest.CaptureFixture[st
 def test_plugins_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "show", "losses/info_nce"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("losses/info_nce   moonlib ")
+    assert shown.startswith("losses/info_nce   moonlib-embedding ")
     assert "info_nce.py:" in shown and "InfoNCE(temperature: float = 0.07" in shown and "Args:" in shown
 
 
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["plugins", "show", "losses/infonce"], "unknown losses/infonce; did you mean 'info_nce' (moonlib "),
+        (["plugins", "show", "losses/infonce"], "unknown losses/infonce; did you mean 'info_nce' (moonlib-embedding "),
         (["plugins", "show", "info_nce"], "expected KIND/NAME such as losses/info_nce, got 'info_nce'"),
         (["plugins", "list", "loss"], "unknown kind 'loss'; did you mean 'losses'?"),
         (["recipe", "show", "iter9"], "iter9: no such recipe; did you mean 'iter"),

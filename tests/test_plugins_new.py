@@ -19,6 +19,7 @@ from moonlib.cli import main
 from moonlib.data.dataset import Dataset
 from moonlib.new_plugin import PLACES, new_plugin
 from moonlib.registry import KINDS, RegistryError
+from moonlib.testing.processes import run_program
 
 NAMES = {
     "encoders": "hashed",
@@ -96,8 +97,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(plugins: Path, *words: str, cwd: Path) -> str:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(plugins / "site"), str(cwd)]), "COLUMNS": "160"}
-    command = [sys.executable, "-m", *words]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=300)
+    done = run_program(["-m", *words], cwd=cwd, env=env, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -207,7 +207,7 @@ def test_the_command_prints_what_to_do_next(
         ("losses", "lambda", "cannot be a name"),
         ("losses", "损失", "cannot be a name"),
         ("losses", "../hinge", "cannot be a name"),
-        ("losses", "info_nce", r"losses/info_nce is taken by moonlib "),
+        ("losses", "info_nce", r"losses/info_nce is taken by moonlib-embedding "),
         ("losses", "loss", "makes a class Loss, a word that its code uses"),
         ("losses", "emoji", r"moonlib-emoji .* is installed"),
         ("los", "hinge", "unknown kind 'los'; did you mean 'losses'"),

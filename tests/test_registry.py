@@ -14,6 +14,7 @@ from torch import Tensor
 from moonlib import deprecation, recipe, registry
 from moonlib.losses.loss import Loss
 from moonlib.registry import RegistryError
+from moonlib.versions import DISTRIBUTION
 
 Install = Callable[..., str]
 
@@ -68,9 +69,7 @@ def test_every_kind_with_a_base_class_finds_its_own_base() -> None:
 
 
 def test_moonlibs_own_components_are_sound() -> None:
-    results = {
-        component: error for component, error in registry.check() if component.distribution.startswith("moonlib ")
-    }
+    results = {found: error for found, error in registry.check() if found.distribution.startswith(f"{DISTRIBUTION} ")}
     assert {str(component) for component in results} >= {"losses/info_nce", "encoders/dual", "stages/represent"}
     assert not any(results.values()), results
 
@@ -88,7 +87,7 @@ def test_a_miss_answers_with_close_matches_and_their_distributions(install: Inst
     install("moonlib-good", GOOD, good="Good")
     with pytest.raises(RegistryError, match=r"unknown losses/goood; did you mean 'good' \(moonlib-good 1\.2\)"):
         registry.get("losses", "goood")
-    with pytest.raises(RegistryError, match=r"unknown losses/xyz; known: .*'info_nce' \(moonlib "):
+    with pytest.raises(RegistryError, match=r"unknown losses/xyz; known: .*'info_nce' \(moonlib-embedding "):
         registry.get("losses", "xyz")
     with pytest.raises(RegistryError, match="unknown kind 'loses'; did you mean 'losses'"):
         registry.components("loses")

