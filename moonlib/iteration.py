@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import resource
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -336,6 +337,7 @@ class Iteration:
         trainer = self.trainer(step, partial)
         meeting = partial / "processes.json"
         if trainer.world_size > 1:
+            processes.end_group_at_exit()
             write_json(meeting, processes.meeting_point())
         try:
             with writing(partial):
@@ -362,6 +364,7 @@ class Iteration:
         meeting = partial / "processes.json"
         trainer = self.trainer(step, partial)
         if trainer.world_size > 1:
+            processes.end_group_at_exit()
             while not directory.exists():
                 if meeting.exists() and read_json(meeting) == processes.meeting_point():
                     step.module.run(self.context(step, trainer, partial))
@@ -452,8 +455,9 @@ def costed(costs: dict[str, dict[str, Any]], name: str) -> Iterator[dict[str, An
     start = time.perf_counter()
     yield cost
     cost["seconds"] = round(time.perf_counter() - start, 2)
-    kilobytes = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    cost["peak_gb"], cost["peak_child_gb"] = (round(size / 2**20, 2) for size in kilobytes)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
+    peaks = [resource.getrusage(who).ru_maxrss * unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cost["peak_gb"], cost["peak_child_gb"] = (round(peak / 2**30, 2) for peak in peaks)
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -7,6 +7,8 @@ has several devices.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import socket
 import threading
@@ -15,6 +17,8 @@ import time
 import moonlib.compat  # noqa: F401
 import torch
 from lightning import Trainer
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 _FIRST = "MOONLIB_FIRST_PROCESS"
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
@@ -48,6 +52,27 @@ def share_cores(trainer: Trainer, cores: int) -> None:
     """
     processes = max(1, trainer.num_devices) if trainer.strategy.root_device.type == "cpu" else 1
     torch.set_num_threads(max(1, cores // processes))
+
+
+def end_group_at_exit() -> None:
+    """End the process group when this process exits, while the interpreter is whole, and after all that holds it.
+
+    Freeing a gloo group waits for gloo's threads, and these may wait for the interpreter's lock (the GIL) to free the
+    gradients that they have reduced. Python lets go of the lock when it frees a group; the reducer within a
+    `DistributedDataParallel`, if it is freed later than the group's other holders, does not: then both wait for ever.
+    """
+    atexit.unregister(_end_group)  # once, and before what was registered earlier
+    atexit.register(_end_group)
+
+
+def _end_group() -> None:
+    if not distributed.is_initialized():
+        return
+    for item in gc.get_objects():  # also those that are part of a reference cycle, and so not freed yet
+        if issubclass(type(item), DistributedDataParallel):
+            for holder in ("logger", "reducer"):
+                vars(item).pop(holder, None)
+    distributed.destroy_process_group()
 
 
 def end_with_parent() -> None:

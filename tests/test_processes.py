@@ -1,11 +1,22 @@
-"""Processes that are left over find their own end."""
+"""Processes that are left over find their own end; those that train together end without waiting for each other."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import moonlib.compat  # noqa: F401
+import pytest
+from torch import nn
+from torch.multiprocessing import ProcessRaisedException
+from torch.nn.parallel import DistributedDataParallel
+
+from moonlib.testing.processes import Program, process_group, run_processes, run_program
 
 WAITING = """
 import sys, time
@@ -49,6 +60,116 @@ def test_a_process_whose_parent_was_gone_before_it_looked_ends_too() -> None:
     env = environment(MOONLIB_FIRST_PROCESS=str(gone.pid))
     late = subprocess.run([sys.executable, "-c", WAITING], env=env, stdout=-1, text=True, timeout=50)
     assert late.returncode == 1 and late.stdout == "waiting\n"
+
+
+ENDING = """
+import gc, os, sys
+from pathlib import Path
+import moonlib.compat
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from moonlib.cli import main
+
+destroy = distributed.destroy_process_group
+
+def watched(*args):
+    models = [item for item in gc.get_objects() if issubclass(type(item), DistributedDataParallel)]
+    held = [model for model in models if "reducer" in vars(model) or "logger" in vars(model)]
+    destroy(*args)
+    Path(f"ended-{os.getpid()}").write_text(f"{len(held)} {distributed.is_initialized()}")
+
+distributed.destroy_process_group = watched
+keeping = []
+if sys.argv[1] == "keep":
+    from lightning.pytorch.strategies import DDPStrategy
+
+    configure = DDPStrategy.configure_ddp
+    DDPStrategy.configure_ddp = lambda strategy: (configure(strategy), keeping.append(strategy.model))
+sys.exit(main(sys.argv[2:]))
+"""
+"""moonlib, in each of its processes noting who still holds the process group when it ends."""
+
+
+@pytest.fixture
+def sparse(unbroken: Path, tmp_path: Path, short_iter2: list[str]) -> list[str]:
+    """The words of a run whose click model, alone, is trained by two processes with sparse gradients."""
+    shutil.copytree(unbroken.parent, tmp_path / "runs", symlinks=True)
+    shutil.rmtree(tmp_path / "runs/iter2")
+    stage = "--stages.application"
+    pair = [f"{stage}.trainer.{key}" for key in ("devices=2", "accelerator=cpu", "strategy=ddp", "max_epochs=1")]
+    return [
+        *("fit", "--config", "iter2", "--name", "pair", "--runs", str(tmp_path / "runs")),
+        *(*short_iter2, *pair, f"{stage}.module.init_args.sparse=true"),
+    ]
+
+
+def apply_again(runs: Path) -> None:
+    """Forget the click models, so that the same command trains them once more."""
+    for link in runs.glob("pair/application*"):
+        shutil.rmtree(link.resolve())
+        link.unlink()
+
+
+@pytest.mark.parametrize("kept", ["free", "keep"])
+def test_nothing_holds_the_process_group_when_it_ends(kept: str, sparse: list[str], tmp_path: Path) -> None:
+    """Also where somebody, such as a callback, keeps the model that held it."""
+    (tmp_path / "ending.py").write_text(ENDING)
+    command = [sys.executable, "ending.py", kept, *sparse]
+    done = subprocess.run(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert [file.read_text() for file in tmp_path.glob("ended-*")] == ["0 False", "0 False"]
+
+
+@pytest.mark.slow
+def test_fifty_runs_on_two_processes_end(sparse: list[str], tmp_path: Path) -> None:
+    """A gloo thread that frees a sparse gradient while the group ends waited for ever, about once in a hundred runs."""
+    for _ in range(50):
+        command = [sys.executable, "-m", "moonlib", *sparse]
+        done = subprocess.run(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        apply_again(tmp_path / "runs")
+
+
+def test_a_group_that_something_outlives_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(ProcessRaisedException, match="a DistributedDataParallel is left where its process group ends"):
+        run_processes(_outliving, str(tmp_path), processes=1)
+
+
+def _outliving(rank: int, directory: str) -> None:
+    with process_group(rank, directory, processes=1):
+        kept = DistributedDataParallel(nn.Linear(2, 1))
+    assert kept
+
+
+def test_a_program_is_a_process_of_its_own(tmp_path: Path) -> None:
+    code = "import os, sys; print(os.getpid(), os.getcwd(), sys.argv[1:], os.environ['WORD']); sys.exit('no')"
+    program = Program(["-c", code, "a", "b"], cwd=tmp_path, env={**os.environ, "WORD": "word"})
+    out, err = program.communicate(timeout=60)
+    assert out == f"{program.pid} {tmp_path} ['a', 'b'] word\n" and program.pid != os.getpid()
+    assert (program.returncode, err) == (1, "no\n")
+
+
+def test_a_program_that_raises_is_killed_or_takes_long_says_so(tmp_path: Path) -> None:
+    (tmp_path / "raising.py").write_text("import sys; raise KeyError(sys.argv[1])")
+    done = run_program(["raising.py", "missing"], cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.endswith("KeyError: 'missing'\n")
+    waiting = Program(["-c", "import time; time.sleep(600)"])
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.communicate(timeout=0.1)
+    assert waiting.poll() is None
+    waiting.send_signal(signal.SIGTERM)
+    waiting.communicate(timeout=60)
+    assert waiting.returncode == -signal.SIGTERM
+
+
+def test_programs_come_from_a_process_that_runs_a_single_thread() -> None:
+    """A copy of one that runs several may wait for ever for what another thread held."""
+    code = "import os, sys; print(len(os.listdir(f'/proc/{os.getppid()}/task')), 'torch' in sys.modules)"
+    program = run_program(["-c", code], env=os.environ)
+    threads, preloaded = program.stdout.split()
+    assert preloaded == "True"
+    # numpy's linear algebra may have threads of its own where OMP_NUM_THREADS is not 1; it knows of copies.
+    assert int(threads) == 1 or os.environ.get("OMP_NUM_THREADS") != "1"
 
 
 def alive(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from moonlib.data.jpeg import to_jpeg
 from moonlib.data.reader import Sample, SampleReader, verify
 from moonlib.data.shards import SAMPLE_TABLES
 from moonlib.data.splits import Split
+from moonlib.data.stream import stream
 from moonlib.data.tables import KEYS, Tables, validate
 
 NEEDED: dict[str, tuple[Split, ...]] = {"searches": ("behaviour", "test"), "impressions": ("train", "valid", "test")}
@@ -63,7 +65,8 @@ class Report:
 def check(directory: Path, sheet: Path | None = None, *, samples: int | None = None) -> Report:
     """Look for what would spoil a run.
 
-    Problems are tables that don't fit their schema, samples whose row or image can't be read, events without a split
+    Problems are tables that don't fit their schema, samples whose row or image can't be read, shards that hold other
+    samples than their index says, events without a split
     that has any, and leaks: a search_id, or a query photo (the same query or the same bytes), in more than one split.
     Warnings are events before their product was listed, after the last split or long ago, rows that are there twice,
     searches whose clock differs from that of their impressions, a search_id with several users or queries, query
@@ -72,8 +75,8 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     Args:
         directory: a dataset's directory.
         sheet: where to draw a contact sheet, if anywhere.
-        samples: how many samples per table to decode, spread evenly; None decodes all. Leaks by bytes are found
-            among these only.
+        samples: how many samples per table to decode, spread evenly; None decodes all, and reads the shards without
+            their index too. Leaks by bytes are found among these only.
 
     Raises:
         ValueError: the directory is no dataset.
@@ -92,6 +95,9 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
         report.problems.append(str(error))
         return report
     digests = {table: _check_samples(dataset, table, samples, report) for table in SAMPLE_TABLES}
+    if samples is None:
+        for table in SAMPLE_TABLES:
+            _check_stream(dataset, table, report)
     _check_splits(dataset, report)
     _check_leaks(dataset, digests["queries"], report)
     _check_events(dataset, report)
@@ -162,6 +168,33 @@ def _check_samples(dataset: Dataset, table: str, samples: int | None, report: Re
     if broken:
         _note(report.problems, pl.Series(broken, dtype=pl.Int64), f"broken {table} ({reasons[0]})")
     return pl.DataFrame({"id": seen, "digest": digests}, schema={"id": pl.Int64, "digest": pl.Binary})
+
+
+def _check_stream(dataset: Dataset, table: str, report: Report) -> None:
+    """Read the shards without their index, as any WebDataset tool does: it must find the same samples."""
+    reader = SampleReader(dataset.directory, table)
+    ids = reader.ids.tolist()
+    problem = None
+    read = 0
+    try:
+        for sample in stream(dataset.directory, table) if ids else ():
+            members = sorted(name for name in sample if not name.startswith("__"))
+            pictured = read < len(ids) and reader.has_image[read]
+            expected = ["jpg", "json"] if pictured else ["json"]
+            if read == len(ids) or sample["__key__"] != str(ids[read]) or members != expected:
+                problem = f"{sample['__key__']} with {', '.join(members)}"
+                break
+            read += 1
+    except (ValueError, OSError, tarfile.TarError) as error:
+        problem = str(error)
+    if problem is None and read == len(ids):
+        return
+    after = f"after {read:,} of {len(ids):,} samples"
+    found = f"comes {problem}" if problem else "the shard ends"
+    report.problems.append(
+        f"shards of {table}: {after} {found}, which the index does not say; WebDataset tools read something else; "
+        f"{REMEDY}"
+    )
 
 
 def _read(reader: SampleReader, ids: NDArray[np.int64]) -> Iterator[tuple[int, Sample | Exception]]:

@@ -60,6 +60,8 @@ class SampleReader:
         if len(self.ids) != dataset.counts[table]:
             lost = f"{len(self.ids)} of {dataset.counts[table]} {table} are there"
             raise BrokenShard(f"{dataset.directory / 'shards'}: {lost}; shards are missing: {REMEDY}")
+        self.has_image: NDArray[np.bool_] = _column(parts, "jpg_size") > 0
+        """Which of them have an image, bool [N]."""
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
         self._shard = np.repeat(np.arange(len(parts)), [len(part) for part in parts])

@@ -215,14 +215,17 @@ def _run(words: list[str], cwd: str, env: dict[str, str], files: list[str], new_
     os.environ.update(env)
     os.chdir(cwd)
     sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if words[0] in ("-m", "-c"):
-        option, what, sys.argv = words[0], words[1], words[1:]
+    if words[0] == "-m":
+        sys.argv = words[1:]
         sys.path.insert(0, "")
-        if option == "-m":
-            runpy.run_module(what, run_name="__main__", alter_sys=True)
-        else:
-            sys.argv[0] = "-c"
-            exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        sys.path.insert(0, "")
+        with tempfile.NamedTemporaryFile("w", suffix=".py", encoding="utf-8") as code:
+            code.write(words[1])
+            code.flush()
+            runpy.run_path(code.name, run_name="__main__")
     else:
         sys.argv = words
         sys.path.insert(0, str(Path(words[0]).resolve().parent))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,37 @@ def test_a_clean_dataset(written: Callable[..., Path]) -> None:
         "searches": {"behaviour": 1, "train": 0, "valid": 1, "test": 1},
         "impressions": {"behaviour": 0, "train": 2, "valid": 1, "test": 1},
     }
+
+
+def test_shards_that_other_tools_would_read_differently(written: Callable[..., Path]) -> None:
+    """moonlib reads a row where the index says and needs no header of it; tar readers end at one that is damaged."""
+    directory = written()
+    shard = directory / "shards/products-000000.tar"
+    data = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as tar:
+        member = tar.getmembers()[1]
+    assert member.name.endswith(".json")
+    data[member.offset + 148 : member.offset + 156] = b"not one."  # its checksum
+    shard.write_bytes(data)
+    (problem,) = check(directory).problems
+    assert (
+        problem.startswith("shards of products: after ") and "of 4 samples" in problem and "build it again" in problem
+    )
+    assert check(directory, samples=2).ok  # a few samples are looked up in the index
+
+
+def test_a_member_that_has_another_name_in_the_shard(written: Callable[..., Path]) -> None:
+    directory = written()
+    shard = directory / "shards/queries-000000.tar"
+    with tarfile.open(shard) as tar:
+        member = next(member for member in tar if member.name.endswith(".json"))
+    renamed = tarfile.TarInfo(member.name.replace(".json", ".txt"))
+    renamed.size = member.size
+    data = bytearray(shard.read_bytes())
+    data[member.offset : member.offset + 512] = renamed.tobuf(tarfile.USTAR_FORMAT)
+    shard.write_bytes(data)
+    problems = check(directory).problems
+    assert any("shards of queries: after 0 of" in problem and "txt" in problem for problem in problems), problems
 
 
 def test_without_events_nothing_is_empty(written: Callable[..., Path], shop: Tables) -> None:

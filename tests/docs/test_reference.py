@@ -47,7 +47,7 @@ def components() -> str:
 def test_every_component_of_moonlib_has_its_row_with_all_arguments(point: EntryPoint, components: str) -> None:
     rows = section(components, point.group.removeprefix("moonlib.")).splitlines()
     (row,) = [row for row in rows if row.startswith(f"| `{point.name}` |")]
-    assert " moonlib 0." in row
+    assert f" {DISTRIBUTION} 0." in row
     cls = point.load()
     summary = (inspect.getdoc(cls) or "").split("\n")[0].split("``")[0]
     assert summary and summary.replace("|", "\\|") in row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ from moonlib.encoders.mllm.lora import LoRA, add_lora
 from moonlib.encoders.mllm.presets import PRESETS
 from moonlib.encoders.mllm.processor import IMAGE, SPECIAL, Layout, MLLMProcessor
 from moonlib.encoders.tokenizer import load_or_fit_tokenizer
+from moonlib.versions import DISTRIBUTION
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -123,7 +125,15 @@ class MLLM(GenerativeEncoder):
     std: Tensor
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
-        """Load the tokenizer, or fit it on ``products``; make or read the weights."""
+        """Load the tokenizer, or fit it on ``products``; make or read the weights.
+
+        Raises:
+            ValueError: transformers is older than its layouts that are read here.
+        """
+        if int((version := metadata.version("transformers")).split(".")[0]) < 5:
+            raise ValueError(
+                f"mllm needs transformers 5, and {version} is installed: pip install '{DISTRIBUTION}[mllm]'"
+            )
         if self.model is None:
             tokenizer = load_or_fit_tokenizer(products, directory, self.vocab_size)
             tokenizer.add_special_tokens(list(SPECIAL))

@@ -21,6 +21,8 @@ from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.testing import check_encoder, example_contents, example_jpeg, example_products
 from moonlib.testing.mllm import example_mllm_config
 
+pytest.importorskip("transformers", minversion="5", reason="pip install 'moonlib-embedding[mllm]'")
+
 CONTENTS = [
     *example_contents(),
     Content(example_jpeg(7, width=200, height=80), "a mug 马克杯"),
@@ -249,6 +251,13 @@ def test_without_peft_the_error_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ValueError, match=r"lora needs peft .*moonlib-embedding\[mllm\]"):
         make(lora=LoRA())
+
+
+def test_an_older_transformers_is_told_of(make: Callable[..., MLLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.metadata, "version", lambda name: "4.57.1")
+    told = r"mllm needs transformers 5, and 4\.57\.1 is installed: pip install 'moonlib-embedding\[mllm\]'"
+    with pytest.raises(ValueError, match=told):
+        make()
 
 
 def test_checkpointed_gradients_are_the_same(make: Callable[..., MLLM]) -> None:
