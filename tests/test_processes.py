@@ -23,7 +23,7 @@ import sys, time
 from moonlib.processes import end_with_parent
 print("waiting", flush=True)
 end_with_parent()
-time.sleep(60)
+time.sleep(600)
 """
 
 STARTING = f"""
@@ -47,10 +47,8 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
     assert alive(follower)
     first.kill()
     first.communicate()
-    deadline = time.monotonic() + 60
-    while alive(follower) and time.monotonic() < deadline:
+    while alive(follower):  # or the test's own limit ends it
         time.sleep(0.1)
-    assert not alive(follower)
 
 
 def test_a_process_whose_parent_was_gone_before_it_looked_ends_too() -> None:
@@ -58,7 +56,7 @@ def test_a_process_whose_parent_was_gone_before_it_looked_ends_too() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     env = environment(MOONLIB_FIRST_PROCESS=str(gone.pid))
-    late = subprocess.run([sys.executable, "-c", WAITING], env=env, stdout=-1, text=True, timeout=50)
+    late = subprocess.run([sys.executable, "-c", WAITING], env=env, stdout=-1, text=True)
     assert late.returncode == 1 and late.stdout == "waiting\n"
 
 
@@ -142,10 +140,19 @@ def _outliving(rank: int, directory: str) -> None:
 
 
 def test_a_program_is_a_process_of_its_own(tmp_path: Path) -> None:
-    code = "import os, sys; print(os.getpid(), os.getcwd(), sys.argv[1:], os.environ['WORD']); sys.exit('no')"
+    code = (
+        "import multiprocessing, os, sys;"
+        "print(os.getpid(), os.getcwd(), sys.argv[1:], os.environ['WORD'], multiprocessing.get_start_method());"
+        "sys.exit('no')"
+    )
     program = Program(["-c", code, "a", "b"], cwd=tmp_path, env={**os.environ, "WORD": "word"})
     out, err = program.communicate(timeout=60)
-    assert out == f"{program.pid} {tmp_path} ['a', 'b'] word\n" and program.pid != os.getpid()
+    method = subprocess.run(
+        [sys.executable, "-c", "import multiprocessing; print(multiprocessing.get_start_method())"],
+        stdout=-1,
+        text=True,
+    ).stdout.strip()
+    assert out == f"{program.pid} {tmp_path} ['a', 'b'] word {method}\n" and program.pid != os.getpid()
     assert (program.returncode, err) == (1, "no\n")
 
 

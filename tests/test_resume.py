@@ -56,21 +56,50 @@ def assert_same_bits(run: Path, other: Path) -> None:
         assert (run / file).read_bytes() == (other / file).read_bytes(), file
 
 
+WAITING = """
+import sys, time
+from pathlib import Path
+from moonlib.cli import main
+from moonlib.processes import is_first
+from moonlib.stages.training import Checkpoints
+
+save = Checkpoints.save
+held = Path(sys.argv[1])
+
+def save_and_wait(self, trainer):
+    save(self, trainer)
+    if is_first() and not held.exists():
+        held.with_suffix(".partial").write_text(str(self.file))
+        held.with_suffix(".partial").rename(held)
+        while self.interruption.requested is None:
+            time.sleep(0.01)
+
+Checkpoints.save = save_and_wait
+sys.exit(main(sys.argv[2:]))
+"""
+"""moonlib, waiting for a signal after its first checkpoint: how fast it would go on proves nothing."""
+
+
 def start(runs: Path, overrides: list[str], recipe: str = "iter2") -> Program:
     """Run a recipe in a process of its own, with a checkpoint after every step."""
-    command = ["-m", "moonlib", "fit", "--config", recipe, "--runs", str(runs)]
-    return Program([*command, "--checkpoint-seconds=0", *overrides], new_session=True)
+    return Program(["-m", "moonlib", *fit_words(runs, overrides, recipe)], new_session=True)
 
 
-def wait_for_checkpoint(runs: Path, process: Program) -> Path:
-    """Wait until this attempt has written a checkpoint."""
-    began = time.time()
-    while process.poll() is None:
-        for file in runs.glob(".stages/*.partial/checkpoint.ckpt"):
-            if file.stat().st_mtime > began:
-                return file
+def start_to_end_it(runs: Path, overrides: list[str], recipe: str = "iter2") -> tuple[Program, Path]:
+    """Do the same, and return when it waits for a signal, with its first checkpoint."""
+    held = runs / "held"
+    held.unlink(missing_ok=True)
+    script = runs / "waiting.py"  # a file: Lightning starts further processes by its name
+    script.write_text(WAITING)
+    process = Program([str(script), str(held), *fit_words(runs, overrides, recipe)], new_session=True)
+    while not held.exists():
+        assert process.poll() is None, f"ended before its first checkpoint: {process.communicate()}"
         time.sleep(0.01)
-    raise AssertionError(f"ended before its first checkpoint: {process.communicate()}")
+    return process, Path(held.read_text())
+
+
+def fit_words(runs: Path, overrides: list[str], recipe: str) -> list[str]:
+    return ["fit", "--config", recipe, "--runs", str(runs), "--checkpoint-seconds=0", *overrides]
 
 
 def test_cut_off_after_every_single_step(
@@ -177,8 +206,7 @@ def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continue
     send: Callable[[Program, int], None], unbroken: Path, runs: Path, short_iter2: list[str]
 ) -> None:
     overrides = [*short_iter2, "--stages.pretrain.trainer.log_every_n_steps=1", "--stages.pretrain.data.workers=1"]
-    process = start(runs, overrides)
-    checkpoint = wait_for_checkpoint(runs, process)
+    process, checkpoint = start_to_end_it(runs, overrides)
     send(process, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors
@@ -194,8 +222,7 @@ def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continue
 
 def test_a_kill_and_orphans_leave_a_run_that_continues(unbroken: Path, runs: Path, short_iter2: list[str]) -> None:
     """SIGKILL for the main process only: its loader workers hold no lock, and find their own end."""
-    process = start(runs, [*short_iter2, "--stages.pretrain.data.workers=2"])
-    wait_for_checkpoint(runs, process)
+    process, _ = start_to_end_it(runs, [*short_iter2, "--stages.pretrain.data.workers=2"])
     process.kill()
     process.communicate()
     assert_same_bits(fit("iter2", short_iter2, runs=runs), unbroken)
@@ -221,8 +248,7 @@ def test_two_processes_killed_and_terminated_continue_to_the_same_bits(runs: Pat
             link.unlink()
             link.symlink_to(target)
     for signum, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
-        process = start(runs, overrides)
-        wait_for_checkpoint(runs, process)
+        process, _ = start_to_end_it(runs, overrides)
         process.send_signal(signum)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == code, errors
@@ -235,8 +261,7 @@ def test_two_processes_killed_and_terminated_continue_to_the_same_bits(runs: Pat
 def test_two_processes_share_mined_negatives_a_queue_and_filters(taken_over: Path, short_iter2: list[str]) -> None:
     pair = [f"--stages.refine.trainer.{key}" for key in ("devices=2", "accelerator=cpu", "strategy=ddp")]
     overrides = [*short_iter2, *REFINED, *pair, "--stages.refine.trainer.max_steps=12", "--stages.application=null"]
-    process = start(taken_over, overrides, "iter3")
-    wait_for_checkpoint(taken_over, process)
+    process, _ = start_to_end_it(taken_over, overrides, "iter3")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors

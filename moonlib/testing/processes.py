@@ -195,6 +195,7 @@ def _server() -> ForkServerContext:
 
 
 def _call(rank: int, file: str, name: str, args: tuple[Any, ...]) -> None:
+    multiprocessing.set_start_method(None, force=True)  # that of any process, and not that which made this one
     spec = spec_from_file_location(Path(file).stem, file)
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = module_from_spec(spec)
@@ -204,6 +205,7 @@ def _call(rank: int, file: str, name: str, args: tuple[Any, ...]) -> None:
 
 def _run(words: list[str], cwd: str, env: dict[str, str], files: list[str], new_session: bool) -> None:
     """Be a program."""
+    multiprocessing.set_start_method(None, force=True)  # see `_call`
     if new_session:
         os.setsid()
     for number, file in enumerate(files, start=1):

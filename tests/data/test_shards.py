@@ -18,6 +18,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from moonlib.data import shards
 from moonlib.data.build import ImageFolder
 from moonlib.data.dataset import Dataset
 from moonlib.data.shards import build_once, write_dataset
@@ -264,11 +265,18 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None
     assert {path.name for path in (tmp_path / "d").iterdir()} == {"dataset.json", "shards"}
 
 
-def test_a_builder_waits_for_another_process_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_builder_waits_for_another_process_and_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce = shards._announce
+
+    def announce_and_kill(directory: Path) -> Callable[[str], None]:
+        return lambda holder: (announce(directory)(holder), builder.kill())[0]
+
     command = [sys.executable, "-c", BUILDER, str(tmp_path), "killed"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as builder:
         assert builder.stdout is not None and builder.stdout.readline() == b"building\n"
-        threading.Timer(1.0, builder.kill).start()
+        monkeypatch.setattr(shards, "_announce", announce_and_kill)
         build_once(tmp_path / "d", _finish)
     assert f"d is being built by process {builder.pid} on " in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["d"]

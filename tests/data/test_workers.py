@@ -60,10 +60,8 @@ def test_processes_end_with_a_killed_parent() -> None:
         children = [int(parent.stdout.readline()) for _ in range(2)]
         parent.kill()
         parent.stdout.read()  # until the last of them has closed it
-    deadline = time.monotonic() + 30
-    while any(_alive(child) for child in children) and time.monotonic() < deadline:
+    while any(_alive(child) for child in children):  # or the test's own limit ends it
         time.sleep(0.1)
-    assert not any(_alive(child) for child in children)
 
 
 def _alive(process: int) -> bool:

@@ -16,6 +16,8 @@ from moonlib.encoders.mllm.processor import MLLMProcessor, fitted_size
 from moonlib.testing import example_jpeg, example_products
 from moonlib.testing.mllm import example_mllm_config
 
+pytest.importorskip("transformers", minversion="5", reason="pip install 'moonlib-embedding[mllm]'")
+
 
 @pytest.fixture(scope="module")
 def processor(tmp_path_factory: pytest.TempPathFactory) -> MLLMProcessor:
