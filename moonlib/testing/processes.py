@@ -15,6 +15,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
@@ -79,7 +80,7 @@ def process_group(rank: int, directory: str, processes: int = 2) -> Iterator[Non
 
 
 class Program:
-    """A Python program in a process of its own; it is used as `subprocess.Popen` is.
+    """A Python program in a process of its own; it is used as `subprocess.Popen` is, and killed once nobody holds it.
 
     Args:
         words: what would follow ``python`` on a command line: ``["-m", "moonlib", ...]``, ``["-c", code, ...]`` or
@@ -102,21 +103,28 @@ class Program:
         self.args = [str(word) for word in words]
         self._files: list[IO[str]] = [
             tempfile.NamedTemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (read when the program has ended)
-            for _ in range(2)
+            for _ in range(3)
         ]
+        *written, code = self._files
+        if self.args[0] == "-c":
+            code.write(self.args[1])
+            code.flush()
         self._process = _server().Process(
             target=_run,
             args=(
                 self.args,
                 str(cwd or Path.cwd()),
                 dict(os.environ if env is None else env),
-                [file.name for file in self._files],
+                [file.name for file in written],
+                code.name,
                 new_session,
             ),
         )
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
+        # Python waits at its own end for processes that it started, also for one that a failed test has left.
+        weakref.finalize(self, self._process.kill)
 
     @property
     def returncode(self) -> int | None:
@@ -152,11 +160,10 @@ class Program:
         if self.returncode is None:
             assert timeout is not None
             raise subprocess.TimeoutExpired(self.args, timeout)
-        written = []
         for file in self._files:
             file.seek(0)
-            written.append(file.read())
-        return written[0], written[1]
+        out, err, _ = self._files
+        return out.read(), err.read()
 
 
 def run_program(
@@ -203,12 +210,12 @@ def _call(rank: int, file: str, name: str, args: tuple[Any, ...]) -> None:
     getattr(module, name)(rank, *args)
 
 
-def _run(words: list[str], cwd: str, env: dict[str, str], files: list[str], new_session: bool) -> None:
-    """Be a program."""
+def _run(words: list[str], cwd: str, env: dict[str, str], written: list[str], code: str, new_session: bool) -> None:
+    """Be a program: write to the files ``written``, and run the file ``code`` where the words are ``-c``."""
     multiprocessing.set_start_method(None, force=True)  # see `_call`
     if new_session:
         os.setsid()
-    for number, file in enumerate(files, start=1):
+    for number, file in enumerate(written, start=1):
         # To append: processes that it starts write to the same file.
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND)
         os.dup2(descriptor, number)
@@ -224,10 +231,7 @@ def _run(words: list[str], cwd: str, env: dict[str, str], files: list[str], new_
     elif words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
         sys.path.insert(0, "")
-        with tempfile.NamedTemporaryFile("w", suffix=".py", encoding="utf-8") as code:
-            code.write(words[1])
-            code.flush()
-            runpy.run_path(code.name, run_name="__main__")
+        runpy.run_path(code, run_name="__main__")
     else:
         sys.argv = words
         sys.path.insert(0, str(Path(words[0]).resolve().parent))
