@@ -12,22 +12,8 @@ import yaml
 from moonlib import lock, processes
 from moonlib import recipe as recipes
 from moonlib.directories import LOCK, write_text
+from moonlib.fingerprint import material_recipe
 from moonlib.recipe import Recipe
-
-# Keys of a recipe that change how fast or how loud a stage runs, and nothing of what it computes.
-IMMATERIAL = {
-    "data": {"workers"},
-    "trainer": {
-        "logger",
-        "callbacks",
-        "default_root_dir",
-        "enable_progress_bar",
-        "enable_model_summary",
-        "enable_checkpointing",
-        "log_every_n_steps",
-        "profiler",
-    },
-}
 
 
 class RunExistsError(ValueError):
@@ -66,7 +52,7 @@ def claim(run: Path, recipe: Recipe, replace: bool) -> None:
     if file.exists():
         try:
             before = yaml.safe_load(file.read_text(encoding="utf-8"))
-            changed = [change for change in recipes.diff(before, recipe.config) if is_material(change[0])]
+            changed = recipes.diff(material_recipe(before), material_recipe(recipe.config))
             lines = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in changed)
         except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
             changed, lines = [("", "", "")], "  (its recipe.yaml cannot be read)"
@@ -81,11 +67,3 @@ def claim(run: Path, recipe: Recipe, replace: bool) -> None:
                     entry.unlink()
             shutil.rmtree(run / "points", ignore_errors=True)
     write_text(file, yaml.safe_dump(recipe.config, sort_keys=False, allow_unicode=True))
-
-
-def is_material(key: str) -> bool:
-    """Whether a recipe's key, with dots, has a say in what is computed."""
-    match key.split("."):
-        case ["stages", _, section, name, *_]:
-            return name not in IMMATERIAL.get(section, ())
-    return True

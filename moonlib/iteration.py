@@ -26,17 +26,17 @@ from rich.console import Console
 
 from moonlib import points, processes
 from moonlib import recipe as recipes
-from moonlib.claim import IMMATERIAL, claimed
+from moonlib.claim import claimed
 from moonlib.closing_table import closing_tables, spread_table
 from moonlib.data.dataset import Dataset
 from moonlib.directories import attempt, link, write_json
 from moonlib.disk import writing
 from moonlib.encoders.encoder import Encoder
+from moonlib.fingerprint import made_with, material_stage
 from moonlib.interruption import Interruption
 from moonlib.recipe import Recipe, StageRecipe, fingerprint
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.stages.training import CHECKPOINT
-from moonlib.versions import versions
 
 
 class StageError(RuntimeError):
@@ -251,7 +251,7 @@ class Iteration:
             "encoder": config,
             "dataset": self.dataset.hash,
             "seed": self.recipe.seed,
-            "versions": versions(config),
+            **made_with(config),
         }
         self.lineage.preprocessing = fingerprint(identity)
         directory = self.stages / self.lineage.preprocessing
@@ -283,10 +283,7 @@ class Iteration:
 
     def step(self, stage: StageRecipe, module: Stage, prefix: str = "") -> Step:
         """Fingerprint a stage: its configuration, the data and what it takes from the stages before."""
-        material = {
-            section: {key: value for key, value in values.items() if key not in IMMATERIAL.get(section, ())}
-            for section, values in stage.config.items()
-        }
+        material = material_stage(stage.config)
         needs = module.needs
         if needs & {"encoder", "weights"} and self.lineage.preprocessing is None:
             raise recipes.RecipeError(f"{self.recipe.path}: stages.{stage.name} needs an encoder: declare one")
@@ -301,7 +298,7 @@ class Iteration:
             "weights": self.lineage.weights if "weights" in needs else None,
             "representations": self.lineage.representations if "representations" in needs else None,
             "seed": seed,
-            "versions": versions(material),
+            **made_with(material),
         }
         name = f"{stage.name}.{prefix.replace('/', '.')}" if prefix else stage.name
         return Step(name, prefix, stage, module, fingerprint(identity), seed, identity)

@@ -7,34 +7,28 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import moonlib
+from moonlib.code_digest import imported_by
 
 DISTRIBUTION = "moonlib-embedding"
 """What the package index calls moonlib. What it calls `moonlib` is another project's."""
 
 
-def versions(config: Any) -> dict[str, str]:
-    """Versions of the distributions that the classes of a configuration come from, of moonlib and of torch.
+MODEL_LIBRARIES = {"timm", "transformers", "tokenizers", "peft", "open_clip", "faiss"}
+"""What makes models, tokenizers and neighbours beside torch and Lightning. What only carries data, as polars does, is
+left out: it is released every week, and would have everything trained anew."""
+
+
+def versions(classes: Iterable[str]) -> dict[str, str]:
+    """Versions of the distributions that classes come from, of moonlib, torch, Lightning, and libraries of models.
 
     Args:
-        config: of a stage or an encoder, with classes as dotted paths.
+        classes: dotted paths of classes that have been imported.
     """
-    modules = {"torch"}
-
-    def visit(node: Any) -> None:
-        if isinstance(node, Mapping):
-            if isinstance(node.get("class_path"), str):
-                modules.add(node["class_path"].split(".")[0])
-            for value in node.values():
-                visit(value)
-        elif isinstance(node, list):
-            for value in node:
-                visit(value)
-
-    visit(config)
-    return versions_of(modules)
+    classes = list(classes)
+    modules = {"torch", "lightning"} | {path.partition(".")[0] for path in classes}
+    return versions_of(modules | (MODEL_LIBRARIES & imported_by(classes)))
 
 
 def versions_of(modules: Iterable[str]) -> dict[str, str]:

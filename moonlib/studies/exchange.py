@@ -17,8 +17,8 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from moonlib import lock, points
-from moonlib.claim import IMMATERIAL
 from moonlib.directories import LOCK, write_json
+from moonlib.fingerprint import material_stage
 from moonlib.interruption import Interruption
 from moonlib.iteration import Iteration, quiet
 from moonlib.recipe import fingerprint
@@ -131,11 +131,7 @@ def refuse_other_kinds(runs: Sequence[Run]) -> None:
 def iteration_key(config: Mapping[str, Any]) -> str:
     """Tells iterations apart: recipes that differ in nothing but seeds, and in when they are probed, are one."""
     stages = {
-        name: {
-            section: {key: value for key, value in (values or {}).items() if key not in IMMATERIAL.get(section, ())}
-            for section, values in stage.items()
-            if section != "probe"
-        }
+        name: {section: values for section, values in material_stage(stage).items() if section != "probe"}
         for name, stage in config["stages"].items()
     }
     return fingerprint({"encoder": config.get("encoder"), "stages": stages})

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moonlib import recipe as recipes
-from moonlib.claim import is_material
+from moonlib.fingerprint import material_recipe
 from moonlib.iteration import fit
 from moonlib.recipe import Recipe, RecipeError
 from moonlib.recipe_merge import hint
@@ -236,8 +236,7 @@ class Study:
         run = Run(self.directory / point.name)
         differing = [
             f"{key} {old} (now {new})"
-            for key, old, new in recipes.diff(run.config, self.config_of(point))
-            if is_material(key)
+            for key, old, new in recipes.diff(material_recipe(run.config), material_recipe(self.config_of(point)))
         ]
         if differing:
             raise StudyError(f"{run.directory} is the run of another recipe: {', '.join(differing)}; see --replace")
