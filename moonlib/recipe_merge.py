@@ -80,6 +80,12 @@ def find(name: str | Path, folder: Path = Path()) -> Path:
     return known
 
 
+KEYS = {"extends", "changes", "seed", "data", "encoder", "stages", "scale"}
+"""The top level of a recipe."""
+
+_EXPECTED = "expected a mapping with keys such as data, encoder, stages"
+
+
 def read_layers(path: Path, heirs: tuple[Path, ...] = ()) -> list[Layer]:
     """Read a recipe and all that it extends.
 
@@ -91,14 +97,22 @@ def read_layers(path: Path, heirs: tuple[Path, ...] = ()) -> list[Layer]:
         One layer per file, the first ancestor first.
 
     Raises:
-        RecipeError: if a file is no YAML mapping, an ancestor is missing, or the files extend each other in a circle.
+        RecipeError: if a file is no recipe, which its content is not printed to show, an ancestor is missing, or the
+            files extend each other in a circle.
     """
     if path.resolve() in [heir.resolve() for heir in heirs]:
         circle = " → ".join(heir.name for heir in (*heirs, path))
         raise RecipeError(f"recipes extend each other in a circle: {circle}", ("extends",), str(heirs[-1]))
-    content = _parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RecipeError(f"is no recipe: it is not UTF-8 text; {_EXPECTED}", (), str(path)) from None
+    content = _parse(text, str(path))
+    # What else a file may be, an error does not print: it may be somebody's secret that a recipe extends.
     if not isinstance(content, dict):
-        raise RecipeError(f"expected a mapping with keys such as data, encoder, stages; got {content!r}", (), str(path))
+        raise RecipeError(f"is no recipe: {_EXPECTED}, got {type(content).__name__}", (), str(path))
+    if content and not content.keys() & KEYS:
+        raise RecipeError(f"is no recipe: {_EXPECTED}, and it has none of them", (), str(path))
     parent = content.pop("extends", None)
     layer = Layer(str(path), content)
     if parent is None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -377,13 +379,44 @@ def test_an_error_names_the_file_that_says_it(write: Write, tmp_path: Path) -> N
     [
         ("seed: 1\ndata: [\n", "child.yaml:3: not valid YAML: "),
         ("seed: 1\nseed: 2", "child.yaml:2: not valid YAML: 'seed' is given twice"),
-        ("- a", "child.yaml: expected a mapping with keys such as data, encoder, stages; got ['a']"),
+        ("- a", "child.yaml: is no recipe: expected a mapping with keys such as data, encoder, stages, got list"),
         ("extends: [a]", "child.yaml: extends: expected a file or the name of a shipped recipe, got ['a']"),
         ("data: shop", "child.yaml: stages: a recipe needs at least one stage"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(write: Write, text: str, problem: str) -> None:
     assert message(write(text)).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"root:x:0:hunter2:/root\ndaemon:x:1:1\n",
+        b"root: $6$hunter2\n",
+        b'{"password": "hunter2"}',
+        b"TOKEN=hunter2\nOTHER: [\n",
+        b"- hunter2\n",
+        b"hunter2\xff\x00",
+        b"",
+    ],
+)
+def test_what_is_extended_and_is_no_recipe_is_not_printed(write: Write, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "secret").write_bytes(content)
+    told = message(write("extends: secret"))
+    assert told.startswith("secret") and ("is no recipe" in told or "not valid YAML" in told)
+    assert "hunter2" not in told
+
+
+def test_recipe_check_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    """The script `moonlib` finds modules where Python's path leads, and not where it happens to be started."""
+    (tmp_path / "here.py").write_text("open('imported', 'w').close()")
+    recipe = "extends: iter1\nstages: {pretrain: {module: {init_args: {loss: here.Loss}}}}"
+    (tmp_path / "mine.yaml").write_text(recipe)
+    script = Path(sys.executable).with_name("moonlib")
+    words = [str(script), "recipe", "check", "mine.yaml"]
+    done = subprocess.run(words, cwd=tmp_path, stdout=-1, stderr=-1, text=True)
+    assert done.returncode == 1 and "here.Loss cannot be imported: ModuleNotFoundError" in done.stdout + done.stderr
+    assert not (tmp_path / "imported").exists()
 
 
 @pytest.mark.parametrize(
