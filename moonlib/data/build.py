@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 import moonlib
+from moonlib.data import table_files
 from moonlib.data.check import empty_splits
 from moonlib.data.dataset import Dataset
 from moonlib.data.jpeg import to_jpeg
@@ -125,7 +126,7 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
     """Read what tables a folder has.
 
     Args:
-        folder: holds one Parquet or CSV file per table.
+        folder: holds one Parquet or CSV file per table, or a folder of such files; see `moonlib.data.table_files`.
 
     Returns:
         The tables, not yet validated, and the file name of each, for `moonlib.data.tables.validate`.
@@ -135,7 +136,8 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; expected one that holds products.parquet or products.csv")
-    found = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".csv"))
+    visible = (path for path in folder.iterdir() if not path.name.startswith((".", "_")))
+    found = sorted(path for path in visible if path.suffix in table_files.SUFFIXES)
     for path in found:
         close = difflib.get_close_matches(path.stem.lower(), SCHEMAS, n=1, cutoff=0.75)
         if path.stem not in SCHEMAS and close:
@@ -145,7 +147,7 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
         paths = [path for path in found if path.stem == table]
         if len(paths) > 1:
             raise ValueError(f"{folder} holds both {paths[0].name} and {paths[1].name}; keep one")
-        frames[table] = _read_file(paths[0], table) if paths else empty(table)
+        frames[table] = table_files.read(paths[0], SCHEMAS[table].names) if paths else empty(table)
         files[table] = paths[0].name if paths else table
     if files["products"] == "products":
         has = ", ".join(path.name for path in found) or "no table"
@@ -153,19 +155,6 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
     if files["users"] == "users":
         frames["users"] = _users_of(frames["searches"], frames["impressions"], frames["histories"])
     return Tables(**frames), files
-
-
-def _read_file(path: Path, table: str) -> pl.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        # Text first: the schema then says what was expected where, and no id passes through a float.
-        frame = pl.read_csv(
-            path, schema_overrides=dict.fromkeys(SCHEMAS[table].names, pl.String), infer_schema_length=None
-        )
-        return frame.with_columns(pl.col(pl.String).replace("", None))
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
 
 
 def _users_of(*events: pl.DataFrame) -> pl.DataFrame:

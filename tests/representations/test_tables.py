@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from moonlib.data import table_files
 from moonlib.data.content import Modalities
-from moonlib.representations import tables
 from moonlib.representations.tables import TableReader
 
 INT64 = np.iinfo(np.int64)
@@ -18,7 +18,7 @@ IDS = [3, INT64.max, -1, INT64.min, 2**53 + 1]
 @pytest.fixture
 def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pl.DataFrame:
     """Five products in random order of their ids, read two at a time."""
-    monkeypatch.setattr(tables, "_ROWS", 2)
+    monkeypatch.setattr(table_files, "_ROWS", 2)
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "photos" / name).write_bytes(name.encode())
@@ -86,3 +86,13 @@ def test_an_id_twice_is_told_with_its_row(catalogue: pl.DataFrame, tmp_path: Pat
     catalogue.with_columns(item_id=pl.Series([5, 6, 7, 5, 8])).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="row 4, column 'item_id': 5 appears a second time"):
         reader(tmp_path, "t.parquet")
+
+
+def test_a_folder_as_spark_leaves_it_is_read_in_the_order_of_its_parts(catalogue: pl.DataFrame, tmp_path: Path) -> None:
+    folder = tmp_path / "t.parquet"
+    folder.mkdir()
+    for part, rows in enumerate((catalogue.head(2), catalogue.tail(3))):
+        rows.write_parquet(folder / f"part-{part:05d}.snappy.parquet")
+        (folder / f".part-{part:05d}.snappy.parquet.crc").write_bytes(b"crc")
+    (folder / "_SUCCESS").touch()
+    assert reader(tmp_path, "t.parquet").ids.tolist() == IDS
