@@ -16,7 +16,8 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
-from moonlib.data.tables import SCHEMAS, Tables, empty, validate
+from moonlib.data.table_contents import describe, doubts
+from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, validate
 
 
 def build(
@@ -56,6 +57,8 @@ def build(
         raise FileExistsError(f"{out} exists; remove it or choose another place")
     read, files = read_tables(tables)
     checked = validate(read, files)
+    for table in SCHEMAS:
+        refuse_near_misses(read[table].columns, table, files[table])
     if checked.products.is_empty():
         raise ValueError(f"{files['products']}: no rows; a dataset needs products")
     if images is None or not images.is_dir():
@@ -170,13 +173,15 @@ def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -
 
 
 def _report(dataset: Dataset, files: dict[str, str]) -> None:
-    for table, rows in dataset.counts.items():
-        images = f", {dataset.table(table)['image'].count():,} with an image" if table in SAMPLE_TABLES else ""
-        print(f"{files[table]}: {rows:,} rows{images}")
+    for table in dataset.counts:
+        print(f"{files[table]}: {describe(dataset.table(table), table)}")
     quarantine = dataset.directory / "quarantine.jsonl"
     if quarantine.exists():
         lost = len(quarantine.read_text(encoding="utf-8").splitlines())
         print(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
-    for problem in empty_splits(dataset):
+    for problem in [
+        *empty_splits(dataset),
+        *(line for table in dataset.counts for line in doubts(dataset.table(table), table)),
+    ]:
         print(f"warning: {problem}")
     print(f"{dataset.directory} is ready: moonlib data check {dataset.directory}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -82,6 +83,16 @@ KEYS = {"products": "item_id", "queries": "query_id", "users": "user_id"}
 """The column that names a row of a table once."""
 
 
+_SINGULAR = {
+    "products": ("product", "item"),
+    "queries": ("query",),
+    "users": ("user",),
+    "searches": ("search",),
+    "impressions": ("impression",),
+    "histories": ("history",),
+}
+
+
 def empty(table: str) -> pl.DataFrame:
     """Return the table with all its columns and no rows."""
     frame = pl.from_arrow(SCHEMAS[table].empty_table())
@@ -153,6 +164,64 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     return cast
 
 
+def near_misses(columns: Iterable[str], table: str) -> dict[str, str]:
+    """Find columns that look like one of the schema's that is absent.
+
+    Args:
+        columns: of a table as it was read.
+        table: one of `SCHEMAS`.
+
+    Returns:
+        For each absent column that has one, the most similar column that the schema does not have: the same but for
+        spaces, case or the table's name, or a few letters away.
+
+    Example:
+        >>> near_misses(["item_id", "product_title", " Price"], "products")
+        {'title': 'product_title', 'price': ' Price'}
+    """
+    columns = list(columns)
+    prefixes = tuple(f"{name}_" for name in (table, *_SINGULAR[table]))
+    own: dict[str, str] = {}
+    for column in columns:
+        if column not in SCHEMAS[table].names:
+            plain = "_".join(column.strip().lower().replace("-", " ").replace("_", " ").split())
+            own.setdefault(plain, column)
+            for prefix in prefixes:
+                if plain.startswith(prefix):
+                    own.setdefault(plain.removeprefix(prefix), column)
+    found = {}
+    for name in SCHEMAS[table].names:
+        if name not in columns and (close := difflib.get_close_matches(name, own, n=1, cutoff=0.8)):
+            found[name] = own[close[0]]
+    return found
+
+
+def refuse_near_misses(columns: Iterable[str], table: str, name: str, wanted: Iterable[str] | None = None) -> None:
+    """Refuse a table in which a column that is absent has a near-miss, rather than to go on without it.
+
+    Args:
+        columns: of the table as it was read.
+        table: one of `SCHEMAS`.
+        name: what to call the table in errors.
+        wanted: the columns that matter; by default all of the schema.
+
+    Raises:
+        ValueError: naming both columns.
+    """
+    for column, near in near_misses(columns, table).items():
+        if wanted is None or column in wanted:
+            remedy = f"rename it to {column!r}, or to something less alike if it is a column of your own"
+            raise ValueError(f"{name}: no column {column!r}; did you mean {near!r}? If so, {remedy}")
+
+
+def missing_column(columns: Iterable[str], table: str, column: str, name: str) -> str:
+    """Say that a required column is missing, and which one it may be."""
+    columns = list(columns)
+    near = near_misses(columns, table).get(column)
+    has = ", ".join(columns) or "no columns"
+    return f"{name}: column {column!r} is missing (it has {has})" + (f"; did you mean {near!r}?" if near else "")
+
+
 def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str, first: int = 0) -> pl.DataFrame:
     """Cast some columns of some rows of a table to its schema: of a table that is read piece by piece.
 
@@ -171,7 +240,7 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
     """
     target, key = empty(table).schema, KEYS[table]
     if key not in frame.columns:
-        raise ValueError(f"{name}: column {key!r} is missing (it has {', '.join(frame.columns) or 'no columns'})")
+        raise ValueError(missing_column(frame.columns, table, key, name))
     cast = []
     for column in columns:
         if column not in frame.columns:
@@ -237,8 +306,7 @@ def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
         elif schema_field.nullable:
             columns.append(pl.Series(column, [None] * frame.height, dtype=dtype))
         else:
-            has = ", ".join(frame.columns) or "no columns"
-            raise ValueError(f"{name}: column {column!r} is missing (it has {has})")
+            raise ValueError(missing_column(frame.columns, table, column, name))
     return pl.DataFrame(columns + [frame[column] for column in frame.columns if column not in target])
 
 

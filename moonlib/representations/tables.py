@@ -15,7 +15,7 @@ from moonlib.data.build import ImageFolder
 from moonlib.data.content import Modalities
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
-from moonlib.data.tables import KEYS, cast_part
+from moonlib.data.tables import KEYS, cast_part, missing_column, refuse_near_misses
 from moonlib.disk import writing
 
 
@@ -50,7 +50,8 @@ class TableReader:
         self.images = ImageFolder(images, 0) if images is not None else None
         self.columns = [KEYS[table], *_columns(table, modalities)]
         if KEYS[table] not in (names := table_files.header(path)):
-            raise ValueError(f"{path}: column {KEYS[table]!r} is missing (it has {', '.join(names)})")
+            raise ValueError(missing_column(names, table, KEYS[table], str(path)))
+        refuse_near_misses(names, table, str(path), self.columns)
         ids, named, starts = [np.empty(0, np.int64)], 0, [0]
         partial = copy.with_name(f".{copy.name}.partial")
         writer: pa.ipc.RecordBatchFileWriter | None = None

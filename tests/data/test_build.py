@@ -146,6 +146,46 @@ def test_a_missing_column(folder: Path, image_folder: Path, tmp_path: Path) -> N
     _refused("products.csv: column 'spu_id' is missing (it has item_id, spu,", folder, image_folder, tmp_path / "out")
 
 
+@pytest.mark.parametrize("near", ["product_title", " title", "Title", "titel", "item-title", "TITLE "])
+def test_a_near_miss_of_a_column_is_not_taken_for_an_absent_one(
+    near: str, folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    _products(folder, "spu_id,title,", f"spu_id,{near},")
+    message = f"products.csv: no column 'title'; did you mean {near!r}? If so, rename it to 'title'"
+    _refused(message, folder, image_folder, tmp_path / "out")
+
+
+def test_a_near_miss_in_another_table_and_of_a_required_column(
+    folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    (folder / "queries.csv").write_text("query_id,query_text\n1,lamp\n")
+    _refused("queries.csv: no column 'text'; did you mean 'query_text'?", folder, image_folder, tmp_path / "out")
+    (folder / "queries.csv").write_text("Query ID,text\n1,lamp\n")
+    _refused("is missing (it has Query ID, text); did you mean 'Query ID'?", folder, image_folder, tmp_path / "out")
+
+
+def test_what_each_table_holds_is_printed(
+    folder: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "queries.csv").write_text("query_id,text,shop_title,size\n1,lamp,a,1\n2,,b,2\n")
+    build(folder, image_folder, tmp_path / "out")
+    printed = capsys.readouterr().out
+    counts = "2 rows, 2 with an image, 2 with a title, 1 with a price, 1 with attributes\n"
+    assert f"products.csv: {counts}" in printed
+    assert "queries.csv: 2 rows, 0 with an image, 1 with a text; columns of your own: shop_title, size\n" in printed
+
+
+def test_text_that_says_there_is_none_is_warned_of(
+    folder: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _products(folder, "red lamp", "\\N")
+    build(folder, image_folder, tmp_path / "out")
+    assert (
+        "warning: products: column 'title': values that say that there is no text: 1, such as '\\\\N'; "
+        "leave the field empty\n"
+    ) in capsys.readouterr().out
+
+
 def test_no_products(tmp_path: Path) -> None:
     (tmp_path / "queries.csv").write_text("query_id\n1\n")
     message = "holds no products.parquet or products.csv (it has queries.csv)"

@@ -73,6 +73,8 @@ def test_mistakes_name_file_row_and_column(catalogue: pl.DataFrame, tmp_path: Pa
     refused(catalogue.with_columns(item_id=pl.Series([1, 2, 3, None, 5])), "row 4, column 'item_id': .* is missing")
     refused(catalogue.with_columns(item_id=pl.col("item_id").cast(pl.Float64)), "Float64 is not an int64")
     refused(catalogue.drop("item_id"), "column 'item_id' is missing")
+    refused(catalogue.rename({"item_id": "itemid"}), "column 'item_id' is missing .*; did you mean 'itemid'?")
+    refused(catalogue.rename({"title": "product_title"}), "no column 'title'; did you mean 'product_title'?")
     refused(catalogue, r"names 4 images, but no image folder was given \(--images DIR\)", images=None)
     refused(catalogue.head(0), "no rows")
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
