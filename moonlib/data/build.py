@@ -17,7 +17,7 @@ from moonlib.data.jpeg import to_jpeg
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
-from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, validate
+from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, users_of, validate
 
 
 def build(
@@ -156,13 +156,8 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
         has = ", ".join(path.name for path in found) or "no table"
         raise ValueError(f"{folder} holds no products.parquet or products.csv (it has {has})")
     if files["users"] == "users":
-        frames["users"] = _users_of(frames["searches"], frames["impressions"], frames["histories"])
+        frames["users"] = users_of({table: frames[table] for table in ("searches", "impressions", "histories")}, files)
     return Tables(**frames), files
-
-
-def _users_of(*events: pl.DataFrame) -> pl.DataFrame:
-    ids = [frame["user_id"] for frame in events if "user_id" in frame.columns and frame.height]
-    return pl.concat(ids).drop_nulls().unique().sort().to_frame() if ids else empty("users")
 
 
 def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -> None:

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.data import table_files
+from moonlib.data.tables import to_ids
 
 Kind = Literal["describe", "attributes", "attribute", "title", "subject", "category", "own"]
 
@@ -149,9 +150,7 @@ def read_questions(path: Path, item_ids: pl.Series) -> dict[int, list[tuple[str,
     for name, dtype in columns.items():
         if name not in table.columns:
             raise ValueError(f"{path}: column '{name}' is missing; expected {', '.join(columns)}")
-        if table[name].dtype.is_float():
-            raise ValueError(f"{path}: column '{name}' is {table[name].dtype}; ids are whole numbers, never floats")
-        values = table[name].cast(dtype, strict=False)
+        values = to_ids(table[name], str(path)) if dtype == pl.Int64 else table[name].cast(dtype, strict=False)
         wrong = values.is_null() | (values.str.strip_chars() == "" if dtype == pl.String else False)
         if wrong.any():
             row = int(wrong.arg_max() or 0)

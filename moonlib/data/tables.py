@@ -164,6 +164,39 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     return cast
 
 
+def users_of(events: Mapping[str, pl.DataFrame], files: Mapping[str, str]) -> pl.DataFrame:
+    """Make the users table of whom the events name.
+
+    Args:
+        events: tables with a ``user_id``, as read: their types may differ.
+        files: the name to call each table by in errors.
+
+    Returns:
+        Every user_id once, ascending.
+
+    Raises:
+        ValueError: a user_id is no int64.
+    """
+    named = [empty("users")["user_id"]]
+    for table, frame in events.items():
+        if "user_id" in frame.columns and frame.height:
+            named.append(to_ids(frame["user_id"], files[table]))
+    return pl.concat(named).drop_nulls().unique().sort().to_frame()
+
+
+def to_ids(series: pl.Series, name: str) -> pl.Series:
+    """Cast a column of ids to int64.
+
+    Args:
+        series: integers or text.
+        name: what to call its table in errors.
+
+    Raises:
+        ValueError: a value is no int64, or would not be the same text again, such as one with leading zeros.
+    """
+    return _cast(series, pl.Int64(), name)
+
+
 def near_misses(columns: Iterable[str], table: str) -> dict[str, str]:
     """Find columns that look like one of the schema's that is absent.
 
@@ -322,6 +355,9 @@ def _cast(series: pl.Series, dtype: pl.DataType, name: str, first: int = 0) -> p
         # A time that is out of range can't be shown as one.
         shown = series.to_physical() if series.dtype.is_temporal() else series
         _check(shown.to_frame(), name, series.name, lost, f"is not {expected}", first)
+        if dtype == pl.Int64 and series.dtype == pl.String:
+            problem = "would lose its sign or leading zeros as an int64, and ids are that; use ids without them"
+            _check(series.to_frame(), name, series.name, cast.cast(pl.String) != series, problem, first)
         series = cast
     if dtype == pl.Float64:
         series = series.fill_nan(None)

@@ -88,6 +88,35 @@ def test_missing_users_are_those_of_the_events(parquet: Path, image_folder: Path
     assert Dataset(build(parquet, image_folder, tmp_path / "out")).users["user_id"].to_list() == [5, 6]
 
 
+@pytest.mark.parametrize("dtype", [pl.String, pl.UInt64, pl.Int32, pl.Int64])
+@pytest.mark.parametrize("table", ["searches", "impressions"])
+def test_missing_users_are_found_whatever_type_their_ids_have(
+    dtype: type[pl.DataType], table: str, parquet: Path, shop: Tables, image_folder: Path, tmp_path: Path
+) -> None:
+    (parquet / "users.parquet").unlink()
+    ids = shop[table]["user_id"].cast(dtype)
+    shop[table].with_columns(user_id=ids).write_parquet(parquet / f"{table}.parquet")
+    assert Dataset(build(parquet, image_folder, tmp_path / "out")).users["user_id"].to_list() == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["5", "five", "6"], "row 2, column 'user_id': 'five' is not an int64"),
+        (["5", "6", "06"], "row 3, column 'user_id': '06' would lose its sign or leading zeros"),
+        ([5.0, 6.0, 6.0], "column 'user_id': Float64 is not an int64"),
+        (pl.Series([5, 6, 2**63], dtype=pl.UInt64), "row 3, column 'user_id': 9223372036854775808 is not an int64"),
+        ([b"5", b"6", b"6"], "column 'user_id': Binary is not an int64"),
+    ],
+)
+def test_users_that_no_int64_can_name_are_refused_without_a_users_table(
+    ids: list[object], message: str, parquet: Path, shop: Tables, image_folder: Path, tmp_path: Path
+) -> None:
+    (parquet / "users.parquet").unlink()
+    shop.searches.with_columns(user_id=pl.Series(ids)).write_parquet(parquet / "searches.parquet")
+    _refused(f"searches.parquet: {message}", parquet, image_folder, tmp_path / "out")
+
+
 def test_splits_default_to_fractions_of_the_events(
     parquet: Path, shop: Tables, image_folder: Path, tmp_path: Path
 ) -> None:

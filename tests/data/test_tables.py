@@ -126,6 +126,16 @@ def test_what_int64_cannot_hold_is_no_id(shop: Tables, value: str) -> None:
     _refused(Tables(_with(shop.products, "item_id", [value, "2", "3", "4"])), f"row 1, column 'item_id': {value!r}")
 
 
+@pytest.mark.parametrize("value", ["00012345678905", "0", "-0", "+5", "-007"])
+@pytest.mark.parametrize("column", ["item_id", "spu_id", "merchant_id"])
+def test_an_id_that_would_be_another_text_is_refused(shop: Tables, column: str, value: str) -> None:
+    products = Tables(_with(shop.products, column, ["2", "3", value, "4"]))
+    if value == "0":
+        assert validate(products).products[column][2] == 0
+    else:
+        _refused(products, f"row 3, column {column!r}: {value!r} would lose its sign or leading zeros")
+
+
 def test_floats_are_no_ids(shop: Tables) -> None:
     products = shop.products.with_columns(pl.col("item_id").cast(pl.Float64))
     _refused(Tables(products), "products: column 'item_id': Float64 is not an int64; write it as int64 or text")
