@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -394,6 +395,7 @@ def _reader(source: pl.DataType, target: pl.DataType) -> tuple[_Read | None, str
             read, expected = _to_utc, f"a time from the year 1 to 9999 (the number is in {_UNITS[_unit(source)]})"
         elif text:
             read = parsed(_parse_time)
+            expected += " (a number, such as of seconds since 1970, doesn't say its unit)"
     elif isinstance(target, pl.Map):
         expected = 'a mapping of text to text, as JSON {"colour": "red"}'
         if isinstance(source, pl.Map | pl.List):
@@ -460,9 +462,22 @@ def _parse_bool(value: str | int) -> bool | None:
     return {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
 
 
+_TIME_TEXT = re.compile(
+    r"(?P<date>\d{4}-\d\d-\d\d|\d{8}|\d{4}-?W\d\d(-?\d)?)"
+    r"([Tt ](?P<time>[0-9:.,]+)( ?(?P<zone>[Zz]|UTC|GMT|[+-][0-9:]+))?)?",
+    re.ASCII,
+)
+"""Stricter than Python, which takes any character between date and time, and digits alone for a date and a time."""
+
+
 def _parse_time(value: str) -> datetime:
-    time = datetime.fromisoformat(value)
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    found = _TIME_TEXT.fullmatch(value)
+    if found is None:
+        raise ValueError
+    date, time, zone = found["date"], found["time"], found["zone"] or ""
+    zone = "+00:00" if zone in ("Z", "z", "UTC", "GMT") else zone
+    moment = datetime.fromisoformat(date if time is None else f"{date}T{time}{zone}")
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _parse_mapping(value: str | dict[str, Any]) -> dict[str, str]:

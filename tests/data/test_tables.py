@@ -62,11 +62,55 @@ def test_products_alone_are_enough(shop: Tables) -> None:
         ("2025-01-02T03:04:05Z", datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ("2025-01-02 03:04:05.5+08:00", datetime(2025, 1, 1, 19, 4, 5, 500000, tzinfo=UTC)),
         ("2025-01-02", datetime(2025, 1, 2, tzinfo=UTC)),
+        ("20250102", datetime(2025, 1, 2, tzinfo=UTC)),
+        ("20250102T030405Z", datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2025-W01-4", datetime(2025, 1, 2, tzinfo=UTC)),
+        ("2025-01-02 03:04:05 UTC", datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2025-01-02 03:04:05.678 UTC", datetime(2025, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)),
+        ("2025-01-02 03:04:05GMT", datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2025-01-02 03:04:05 +0800", datetime(2025, 1, 1, 19, 4, 5, tzinfo=UTC)),
+        ("2025-01-02 03:04:05-05", datetime(2025, 1, 2, 8, 4, 5, tzinfo=UTC)),
+        ("2025-01-02t03:04z", datetime(2025, 1, 2, 3, 4, tzinfo=UTC)),
     ],
 )
 def test_times_are_parsed_to_utc(shop: Tables, value: str, moment: datetime) -> None:
     products = _with(shop.products, "listed_at", [value] * 4)
     assert validate(Tables(products)).products["listed_at"].to_list() == [moment] * 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1712012345",
+        "1712012345678",
+        "1712012345678901",
+        "1712012345.5",
+        "-1",
+        "45000",
+        "2025-01-02+08:00",
+        "2025-01-02-08:00",
+        "2025-01-02x08:00",
+        "2025-01-02 03:04:05 EST",
+        "2025-01-02 03:04:05 Europe/Berlin",
+        "2025-01-02 03:04:05 UTC+2",
+        "01/02/2025",
+        "2025-01-02 3:04 PM",
+        "2025-02-30",
+        "2025-01",
+        "٢٠٢٥-٠١-٠٢",
+    ],
+)
+def test_what_may_mean_more_than_one_time_is_refused(shop: Tables, value: str) -> None:
+    times = _with(shop.products, "listed_at", ["2025-01-02", value, "2025-01-02", "2025-01-02"])
+    _refused(Tables(times), f"row 2, column 'listed_at': {value!r} is not a time in ISO 8601")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.from_regex(r"[0-9]{1,20}(\.[0-9]{1,6})?", fullmatch=True))
+def test_no_number_is_taken_for_a_time_but_a_date_of_eight_digits(value: str) -> None:
+    if len(value) != 8 or not value.isdigit():
+        with pytest.raises(ValueError, match="doesn't say its unit"):
+            validate(_listed_at(pl.Series([value])))
 
 
 def test_a_time_without_zone_is_utc(shop: Tables) -> None:
