@@ -113,16 +113,23 @@ class ImageFolder:
         """Return an image's file as it is.
 
         Raises:
-            ValueError: there is no such file below the folder, or it can't be read.
+            ValueError: there is no such file below the folder, also not by a link, or it can't be read.
         """
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts:
             raise ValueError(f"the name leads out of {self.root}")
         path = self.root / relative
         try:
-            return path.read_bytes()
+            file = path.resolve(strict=True)
+            if not file.is_relative_to(self.root.resolve()):
+                raise ValueError(f"{path}: a link that leads out of {self.root}")
+            if not file.is_file():  # a pipe would be waited for, and a device read without an end
+                raise ValueError(f"{path}: no regular file")
+            return file.read_bytes()
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}") from error
+        except RuntimeError as error:  # what Python before 3.13 raises for links in a circle
+            raise ValueError(f"{path}: {error}") from error
 
 
 def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -273,6 +274,35 @@ def test_one_unreadable_image_is_printed(
     assert "products.csv: 2 rows, 1 with an image" in printed
     entry = json.loads((directory / "quarantine.jsonl").read_text(encoding="utf-8"))
     assert "a.jpg: No such file or directory" in entry["reason"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "link out", "linked folder", "circle"])
+def test_what_is_no_file_of_the_folder_is_not_read(kind: str, folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (image_folder / "a.jpg").rename(tmp_path / "private/a.jpg")
+    match kind:
+        case "pipe":
+            os.mkfifo(image_folder / "a.jpg")
+        case "folder":
+            (image_folder / "a.jpg").mkdir()
+        case "device":
+            (image_folder / "a.jpg").symlink_to("/dev/zero")
+        case "link out":
+            (image_folder / "a.jpg").symlink_to(tmp_path / "private/a.jpg")
+        case "linked folder":
+            (image_folder / "more").symlink_to(tmp_path / "private")
+            _products(folder, "a.jpg", "more/a.jpg")
+        case "circle":
+            (image_folder / "a.jpg").symlink_to("a.jpg")
+    entry = json.loads((build(folder, image_folder, tmp_path / "out") / "quarantine.jsonl").read_text())
+    assert entry["id"] == -(2**63) and "a.jpg: " in entry["reason"]
+
+
+def test_links_within_the_folder_are_followed(folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    (image_folder / "a.jpg").rename(image_folder / "stored.jpg")
+    (image_folder / "a.jpg").symlink_to("stored.jpg")
+    (tmp_path / "linked").symlink_to(image_folder)
+    assert Dataset(build(folder, tmp_path / "linked", tmp_path / "out")).products["image"].count() == 2
 
 
 def test_an_existing_place_is_never_overwritten(folder: Path, image_folder: Path, tmp_path: Path) -> None:
