@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
 
 SUFFIXES = (".parquet", ".csv")
 
@@ -127,7 +129,26 @@ def _told_of(path: Path) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        if "UTF-8" in str(error):
+            _refuse_what_is_no_utf8(path)
         raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_what_is_no_utf8(path: Path) -> None:
+    """Find the text in a Parquet table that is none, which polars doesn't name."""
+    for file in files(path):
+        done = 0
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(_ROWS):
+                for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                        for row, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
+                            try:
+                                (value or b"").decode()
+                            except UnicodeDecodeError:
+                                place = f"{file}: row {done + row + 1}, column {name!r}"
+                                raise ValueError(f"{place}: {value[:60]!r} is not UTF-8") from None
+                done += batch.num_rows
 
 
 def _lazy(path: Path) -> pl.LazyFrame:
@@ -259,7 +280,7 @@ def _typed(column: pl.Series) -> pl.Series:
     except pl.exceptions.PolarsError:  # an integer of more than 128 bits
         return column
     if typed.dtype.is_integer():
-        return typed if (typed.cast(pl.String) == column).all() else column
+        return typed if typed.dtype == pl.Int64 and (typed.cast(pl.String) == column).all() else column
     if typed.dtype.is_float():
         return column if column.str.contains(_UNLIKE_ITS_NUMBER).any() else typed
     return typed if typed.dtype == pl.Boolean else column

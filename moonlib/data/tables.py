@@ -80,6 +80,9 @@ SCHEMAS: dict[str, pa.Schema] = {
 OPTIONAL_TABLES = ("histories",)
 """The tables that a dataset has only where they have rows."""
 
+SAMPLE_TABLES = ("products", "queries")
+"""The tables whose rows are stored one by one, as JSON beside their image."""
+
 KEYS = {"products": "item_id", "queries": "query_id", "users": "user_id"}
 """The column that names a row of a table once."""
 
@@ -341,7 +344,30 @@ def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
             columns.append(pl.Series(column, [None] * frame.height, dtype=dtype))
         else:
             raise ValueError(missing_column(frame.columns, table, column, name))
-    return pl.DataFrame(columns + [frame[column] for column in frame.columns if column not in target])
+    own = [_own(frame[column], table, name) for column in frame.columns if column not in target]
+    return pl.DataFrame(columns + own)
+
+
+def _own(series: pl.Series, table: str, name: str) -> pl.Series:
+    """Check that a column of the user's own can be stored; NaN becomes a missing value."""
+    if unfit := _unfit(series.dtype, table in SAMPLE_TABLES):
+        problem = f"is {unfit}, which can't be stored; make the column text or numbers, or leave it out"
+        _check(series.to_frame(), name, series.name, series.is_not_null(), problem)
+        raise ValueError(f"{name}: column {series.name!r}: {problem}")
+    if series.dtype.is_float():
+        series = series.fill_nan(None)
+        _check(series.to_frame(), name, series.name, series.is_infinite(), "is not finite")
+    return series
+
+
+def _unfit(dtype: pl.DataType, as_json: bool) -> pl.DataType | None:
+    """Return the type within a column's that has no place in a dataset, if there is one."""
+    if isinstance(dtype, pl.List | pl.Array):
+        return _unfit(dtype.inner, as_json)  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        return next((unfit for field in dtype.fields if (unfit := _unfit(field.dtype, as_json))), None)  # type: ignore[arg-type]
+    wide = dtype in (pl.Binary, pl.Object, pl.Int128, pl.UInt128)
+    return dtype if wide or (as_json and dtype == pl.Duration) else None
 
 
 def _cast(series: pl.Series, dtype: pl.DataType, name: str, first: int = 0) -> pl.Series:
@@ -482,7 +508,8 @@ def _parse_time(value: str) -> datetime:
 
 def _parse_mapping(value: str | dict[str, Any]) -> dict[str, str]:
     mapping = json.loads(value) if isinstance(value, str) else value
-    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in mapping.items() if v is not None}
+    there = {key: v for key, v in mapping.items() if v is not None and v == v}  # NaN is a missing value
+    return {key: v if isinstance(v, str) else json.dumps(v, allow_nan=False) for key, v in there.items()}
 
 
 def _parse_numbers(value: str) -> list[float]:
@@ -504,7 +531,8 @@ def _parse_integers(value: str) -> list[int]:
 def _show(value: Any) -> str:
     if isinstance(value, pl.Series):
         value = value.to_list()
-    return "the value" if value is None else repr(value)
+    shown = "the value" if value is None else repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:199]}…"
 
 
 def _show_type(dtype: pl.DataType) -> str:

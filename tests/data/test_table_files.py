@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from moonlib.data import table_files
@@ -77,6 +79,17 @@ def test_what_is_no_csv_is_refused_with_file_row_and_column(
     with pytest.raises(ValueError, match=rf"products\.csv: row 2, column 'title': .*({message})") as error:
         verb(tmp_path, _write(tmp_path, b"first", written, b"last"))
     assert "\n" not in str(error.value)
+
+
+@VERBS
+def test_parquet_text_that_is_not_utf8_is_named(verb: Verb, tmp_path: Path) -> None:
+    stored = pa.array([b"a", None, b"caf\xe9"])
+    text = pa.Array.from_buffers(pa.string(), 3, stored.buffers())
+    columns = {"item_id": [1, 2, 3], "question": ["a"] * 3, "answer": ["a"] * 3, "title": text}
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "products.parquet")
+    message = r"products\.parquet: row 3, column 'title': b'caf\\xe9' is not UTF-8"
+    with pytest.raises(ValueError, match=message):
+        verb(tmp_path, "products.parquet")
 
 
 @VERBS
@@ -157,6 +170,7 @@ def test_folders_of_a_partition_are_a_column(tmp_path: Path) -> None:
         (["-0", "1"], ["-0", "1"]),
         (["1.5", "12345678901234567"], ["1.5", "12345678901234567"]),
         (["9" * 60, "1"], ["9" * 60, "1"]),
+        (["9" * 20, "1"], ["9" * 20, "1"]),
         (["1", "a"], ["1", "a"]),
         (["", ""], [None, None]),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -276,6 +276,50 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="products: row 1, column 'price': inf is not finite"):
         validate(Tables(products.with_columns(price=float("inf"))))
     assert validate(Tables(products.with_columns(price=float("nan")))).products["price"][0] is None
+
+
+@pytest.mark.parametrize("table", ["products", "users"])
+@pytest.mark.parametrize(
+    ("values", "dtype", "told"),
+    [
+        ([None, b"x"], pl.Binary, "row 2, column 'own': b'x' is Binary, which can't be stored"),
+        ([None, b"x" * 10**6], pl.Binary, "row 2, column 'own': .*… is Binary, which can't be stored"),
+        ([[b"x"], None], pl.List(pl.Binary), "row 1, column 'own': .* is Binary"),
+        ([{"a": [b"x"]}, None], pl.Struct({"a": pl.List(pl.Binary)}), "row 1, column 'own': .* is Binary"),
+        ([None, 1], pl.Int128, "row 2, column 'own': 1 is Int128"),
+        ([None, None], pl.Binary, "column 'own': is Binary"),
+        ([1.0, float("-inf")], pl.Float32, "row 2, column 'own': -inf is not finite"),
+    ],
+)
+def test_columns_of_ones_own_that_cannot_be_stored(
+    shop: Tables, table: str, values: list[object], dtype: pl.DataType, told: str
+) -> None:
+    tables = replace(shop, **{table: shop[table].with_columns(own=None)})
+    rows = [*values, *[None] * (shop[table].height - 2)]
+    changed = {table: shop[table].with_columns(pl.Series("own", rows, dtype=dtype))}
+    with pytest.raises(ValueError, match=f"{table}: {told}") as error:
+        validate(replace(tables, **changed))
+    assert len(str(error.value)) < 400
+
+
+def test_a_duration_has_no_place_in_a_row_of_json(shop: Tables) -> None:
+    lasted = pl.lit(timedelta(days=1))
+    with pytest.raises(ValueError, match=r"queries: row 1, column 'lasted': datetime\.timedelta\(days=1\) is Duration"):
+        validate(replace(shop, queries=shop.queries.with_columns(lasted=lasted)))
+    assert validate(replace(shop, users=shop.users.with_columns(lasted=lasted))).users["lasted"].dtype == pl.Duration
+
+
+def test_nan_of_ones_own_is_a_missing_value_too(shop: Tables) -> None:
+    users = shop.users.with_columns(own=pl.Series([1.5, float("nan")]))
+    assert validate(replace(shop, users=users)).users["own"].to_list() == [1.5, None]
+
+
+def test_nan_is_no_attribute(shop: Tables) -> None:
+    rows = [{"size": 1.5}, {"size": float("nan")}, {"size": None}, {"size": 2.0}]
+    cast = validate(Tables(_with(shop.products, "attributes", rows, pl.Struct({"size": pl.Float64})))).products
+    assert cast["attributes"].to_list() == [{"size": "1.5"}, {}, {}, {"size": "2.0"}]
+    for text in ('{"size": Infinity}', '{"sizes": [NaN]}'):
+        _refused(Tables(_with(shop.products, "attributes", ["{}", text, "{}", "{}"])), "row 2, column 'attributes': ")
 
 
 def test_histories_name_known_users_and_any_items(shop: Tables) -> None:
