@@ -24,6 +24,7 @@ from rich.progress import Progress
 
 import moonlib
 from moonlib import lock
+from moonlib.data import table_files
 from moonlib.data.content import Content, Side
 from moonlib.data.dataset import Dataset
 from moonlib.data.quarantine import Quarantine
@@ -71,8 +72,9 @@ def embed(
 
     Args:
         run: a run directory, or an export of one.
-        products: a table (``.parquet`` or ``.csv`` with ``item_id`` and what the run's encoder reads of ``title``,
-            ``image``, ``category``, ``attributes``, ``box``) or the directory of a dataset.
+        products: a table (``.parquet`` or ``.csv``, a file or a folder of such files, with ``item_id`` and what the
+            run's encoder reads of ``title``, ``image``, ``category``, ``attributes``, ``box``) or the directory of a
+            dataset.
         out: the directory to write.
         queries: a table (``query_id``, ``text``, ``image``, ``box``) or the directory of a dataset.
         images: folder that the tables' image names start from.
@@ -131,7 +133,7 @@ def embed(
 def _contents(run: Run | Export, table: str, path: Path, images: Path | None, out: Path, batch_size: int) -> Contents:
     """What to encode: a dataset's products or queries, or those of a table."""
     modalities, unreadable = run.modalities(SIDES[table]), out / f"{table}.quarantine.jsonl"
-    if path.is_dir():
+    if _is_dataset(path):
         shards = SampleReader(path, table)
         quarantine = Quarantine(unreadable, total=len(shards))
         return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size)
@@ -197,13 +199,21 @@ def _embedding(out: Path, identity: dict[str, Any], run: Run | Export) -> Iterat
 
 
 def _hash(path: Path) -> str:
-    """SHA-256 of a dataset's content or of a table's file."""
-    if path.is_dir():
+    """SHA-256 of a dataset's content or of a table's files."""
+    if _is_dataset(path):
         return Dataset(path).hash
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such table or dataset")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digests = []
+    for part in table_files.files(path):
+        with part.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if path.is_file() else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _is_dataset(path: Path) -> bool:
+    """Whether a directory is a dataset's, and not a table in parts."""
+    return path.is_dir() and (path.suffix not in table_files.SUFFIXES or (path / "dataset.json").exists())
 
 
 def index(

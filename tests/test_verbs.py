@@ -173,6 +173,21 @@ def test_an_unreadable_photo_is_named_and_its_product_kept(
     assert Representations.open(tmp_path / "o", "products").vectors.any(axis=1).all()
 
 
+def test_a_folder_of_parts_is_a_table_like_any(here: Cli, finished_run: Path, catalogue: Path, tmp_path: Path) -> None:
+    products = pl.read_parquet(catalogue / "products.parquet")
+    folder = tmp_path / "parts.parquet"
+    folder.mkdir()
+    for part, rows in enumerate(products.iter_slices(products.height // 2 + 1)):
+        rows.write_parquet(folder / f"part-{part:05d}.snappy.parquet")
+    (folder / ".part-00000.snappy.parquet.crc").write_bytes(b"crc")
+    (folder / "_SUCCESS").touch()
+    for source, out in ((catalogue / "products.parquet", "whole"), (folder, "parts")):
+        done = here("embed", finished_run, "--products", source, "--images", catalogue / "photos", "--out", out)
+        assert done.returncode == 0, done.stderr
+    for file in ("products.npy", "products.ids.npy"):
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
 def test_another_embedding_is_never_written_over(here: Cli, finished_run: Path, tiny: Dataset, tmp_path: Path) -> None:
     moonlib.embed(finished_run, tiny.directory, tmp_path / "out", dim=8, workers=0)
     before = (tmp_path / "out/products.npy").read_bytes()

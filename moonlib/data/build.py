@@ -10,12 +10,14 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 import moonlib
+from moonlib.data import table_files
 from moonlib.data.check import empty_splits
 from moonlib.data.dataset import Dataset
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
-from moonlib.data.tables import SCHEMAS, Tables, empty, validate
+from moonlib.data.table_contents import describe, doubts
+from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, users_of, validate
 
 
 def build(
@@ -55,6 +57,8 @@ def build(
         raise FileExistsError(f"{out} exists; remove it or choose another place")
     read, files = read_tables(tables)
     checked = validate(read, files)
+    for table in SCHEMAS:
+        refuse_near_misses(read[table].columns, table, files[table])
     if checked.products.is_empty():
         raise ValueError(f"{files['products']}: no rows; a dataset needs products")
     if images is None or not images.is_dir():
@@ -109,23 +113,30 @@ class ImageFolder:
         """Return an image's file as it is.
 
         Raises:
-            ValueError: there is no such file below the folder, or it can't be read.
+            ValueError: there is no such file below the folder, also not by a link, or it can't be read.
         """
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts:
             raise ValueError(f"the name leads out of {self.root}")
         path = self.root / relative
         try:
-            return path.read_bytes()
+            file = path.resolve(strict=True)
+            if not file.is_relative_to(self.root.resolve()):
+                raise ValueError(f"{path}: a link that leads out of {self.root}")
+            if not file.is_file():  # a pipe would be waited for, and a device read without an end
+                raise ValueError(f"{path}: no regular file")
+            return file.read_bytes()
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}") from error
+        except RuntimeError as error:  # what Python before 3.13 raises for links in a circle
+            raise ValueError(f"{path}: {error}") from error
 
 
 def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
     """Read what tables a folder has.
 
     Args:
-        folder: holds one Parquet or CSV file per table.
+        folder: holds one Parquet or CSV file per table, or a folder of such files; see `moonlib.data.table_files`.
 
     Returns:
         The tables, not yet validated, and the file name of each, for `moonlib.data.tables.validate`.
@@ -135,7 +146,8 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; expected one that holds products.parquet or products.csv")
-    found = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".csv"))
+    visible = (path for path in folder.iterdir() if not path.name.startswith((".", "_")))
+    found = sorted(path for path in visible if path.suffix in table_files.SUFFIXES)
     for path in found:
         close = difflib.get_close_matches(path.stem.lower(), SCHEMAS, n=1, cutoff=0.75)
         if path.stem not in SCHEMAS and close:
@@ -145,32 +157,14 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
         paths = [path for path in found if path.stem == table]
         if len(paths) > 1:
             raise ValueError(f"{folder} holds both {paths[0].name} and {paths[1].name}; keep one")
-        frames[table] = _read_file(paths[0], table) if paths else empty(table)
+        frames[table] = table_files.read(paths[0], SCHEMAS[table].names) if paths else empty(table)
         files[table] = paths[0].name if paths else table
     if files["products"] == "products":
         has = ", ".join(path.name for path in found) or "no table"
         raise ValueError(f"{folder} holds no products.parquet or products.csv (it has {has})")
     if files["users"] == "users":
-        frames["users"] = _users_of(frames["searches"], frames["impressions"], frames["histories"])
+        frames["users"] = users_of({table: frames[table] for table in ("searches", "impressions", "histories")}, files)
     return Tables(**frames), files
-
-
-def _read_file(path: Path, table: str) -> pl.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        # Text first: the schema then says what was expected where, and no id passes through a float.
-        frame = pl.read_csv(
-            path, schema_overrides=dict.fromkeys(SCHEMAS[table].names, pl.String), infer_schema_length=None
-        )
-        return frame.with_columns(pl.col(pl.String).replace("", None))
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
-
-
-def _users_of(*events: pl.DataFrame) -> pl.DataFrame:
-    ids = [frame["user_id"] for frame in events if "user_id" in frame.columns and frame.height]
-    return pl.concat(ids).drop_nulls().unique().sort().to_frame() if ids else empty("users")
 
 
 def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -> None:
@@ -181,13 +175,15 @@ def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -
 
 
 def _report(dataset: Dataset, files: dict[str, str]) -> None:
-    for table, rows in dataset.counts.items():
-        images = f", {dataset.table(table)['image'].count():,} with an image" if table in SAMPLE_TABLES else ""
-        print(f"{files[table]}: {rows:,} rows{images}")
+    for table in dataset.counts:
+        print(f"{files[table]}: {describe(dataset.table(table), table)}")
     quarantine = dataset.directory / "quarantine.jsonl"
     if quarantine.exists():
         lost = len(quarantine.read_text(encoding="utf-8").splitlines())
         print(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
-    for problem in empty_splits(dataset):
+    for problem in [
+        *empty_splits(dataset),
+        *(line for table in dataset.counts for line in doubts(dataset.table(table), table)),
+    ]:
         print(f"warning: {problem}")
     print(f"{dataset.directory} is ready: moonlib data check {dataset.directory}")

@@ -25,6 +25,7 @@ from moonlib.data.reader import Sample, SampleReader, verify
 from moonlib.data.shards import SAMPLE_TABLES
 from moonlib.data.splits import Split
 from moonlib.data.stream import stream
+from moonlib.data.table_contents import describe, doubts
 from moonlib.data.tables import KEYS, Tables, validate
 
 NEEDED: dict[str, tuple[Split, ...]] = {"searches": ("behaviour", "test"), "impressions": ("train", "valid", "test")}
@@ -44,6 +45,7 @@ class Report:
         dataset: name, version, hash.
         counts: rows per table.
         images: images per table of samples.
+        contents: what each table holds, in words.
         splits: rows of searches and impressions per split.
         problems: what must be repaired: broken samples, empty splits, leaks.
         warnings: what may be as it should be, and deserves a look.
@@ -52,6 +54,7 @@ class Report:
     dataset: str
     counts: dict[str, int]
     images: dict[str, int] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -70,7 +73,8 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     that has any, and leaks: a search_id, or a query photo (the same query or the same bytes), in more than one split.
     Warnings are events before their product was listed, after the last split or long ago, rows that are there twice,
     searches whose clock differs from that of their impressions, a search_id with several users or queries, query
-    photos that are also a product's image, and images lost when the dataset was built.
+    photos that are also a product's image, images lost when the dataset was built, products without titles and images,
+    and what `moonlib.data.table_contents.doubts` finds in the tables.
 
     Args:
         directory: a dataset's directory.
@@ -94,6 +98,11 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     except ValueError as error:
         report.problems.append(str(error))
         return report
+    for name in dataset.counts:
+        report.contents[name] = describe(dataset.table(name), name)
+        report.warnings += doubts(dataset.table(name), name)
+    if not _has_content(dataset):
+        report.warnings.append("no product has a title or an image: an encoder has nothing to represent")
     digests = {table: _check_samples(dataset, table, samples, report) for table in SAMPLE_TABLES}
     if samples is None:
         for table in SAMPLE_TABLES:
@@ -126,11 +135,19 @@ def print_report(report: Report) -> None:
         split = [f"{report.splits[name][split]:,}" if name in report.splits else "" for split in get_args(Split)]
         table.add_row(name, f"{rows:,}", images, *split)
     console.print(table)
+    for name, words in report.contents.items():
+        console.print(f"{name}: {words}", highlight=False, markup=False, soft_wrap=True)
     for line in report.problems:
         console.print(f"[red]problem[/red] {escape(line)}", highlight=False, soft_wrap=True)
     for line in report.warnings:
         console.print(f"[yellow]warning[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
     console.print("[green]ok[/green]" if report.ok else f"[red]problems: {len(report.problems)}[/red]")
+
+
+def _has_content(dataset: Dataset) -> bool:
+    """Whether there is anything of the products to represent, or representations that came with the data."""
+    products = dataset.products
+    return bool(dataset.representations or products.is_empty() or products["title"].count() + products["image"].count())
 
 
 def _note(lines: list[str], ids: pl.Series, problem: str) -> None:

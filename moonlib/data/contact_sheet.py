@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -13,6 +12,7 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.pixels import open_image
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import ACTIONS
 
@@ -125,7 +125,7 @@ def _draw(
     x, y = corner
     pen = ImageDraw.Draw(sheet)
     if image is not None:
-        picture = Image.open(io.BytesIO(image)).convert("RGB")
+        picture = open_image(image).convert("RGB")
         scale = _SIDE / max(picture.size)
         picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
         sheet.paste(picture, (x + (_SIDE - picture.width) // 2, y + (_SIDE - picture.height) // 2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 
 import numpy as np
@@ -10,11 +9,12 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from moonlib.data.content import Box
 from moonlib.data.jpeg import MAX_PIXELS
+from moonlib.data.pixels import open_image, orientation, to_rgb
 
 
 class UnreadableImage(ValueError):
@@ -31,7 +31,7 @@ def decode_image(
     transparency is laid on white.
 
     Args:
-        data: JPEG, PNG, WebP or whatever else Pillow reads.
+        data: JPEG, PNG, WebP or whatever else Pillow reads by itself.
         box: the part to keep, of the image as it stands upright; its edges are rounded to whole pixels. What lies
             outside of the image is left out, and at least one pixel is kept. ``None`` keeps the whole image.
         size: side of the result in pixels; ``None`` keeps the image's (or the box's) own size.
@@ -41,7 +41,8 @@ def decode_image(
         uint8 [3, H, W], RGB, contiguous; H = W = ``size`` if given.
 
     Raises:
-        UnreadableImage: empty, truncated, of unknown format, or larger than ``max_pixels``.
+        UnreadableImage: empty, truncated, of unknown format, with pixels of an unknown range, or larger than
+            ``max_pixels``.
     """
     # JPEGs may be shrunk while they are decoded, as long as what is kept of them has all the pixels asked for.
     least = _least_side(size, box) if size else 0
@@ -80,7 +81,7 @@ def _decode_jpeg(data: bytes, least: int, max_pixels: int) -> NDArray[np.uint8] 
     """
     try:
         # Only files that carry EXIF at all pay for the look at the camera's rotation.
-        if b"Exif\0\0" in data[:4096] and _rotation(Image.open(io.BytesIO(data))):
+        if b"Exif\0\0" in data[:4096] and orientation(open_image(data)) != 1:
             return None
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, max_pixels)
@@ -98,27 +99,17 @@ def _decode_jpeg(data: bytes, least: int, max_pixels: int) -> NDArray[np.uint8] 
 def _decode_any(data: bytes, least: int, max_pixels: int) -> NDArray[np.uint8]:
     """Decode with Pillow to [H, W, 3]; the arguments are `_decode_jpeg`'s."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image = open_image(data)
         _check_size(*image.size, max_pixels)
         if least:
             image.draft("RGB", (least, least))  # a JPEG's own downscaling; nothing for other formats
-        if _rotation(image):
-            image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = Image.new("RGBA", rgba.size, "white")
-            image.alpha_composite(rgba)
-        return np.array(image.convert("RGB"))
+        return np.array(to_rgb(image))
     except UnreadableImage:
         raise
     except UnidentifiedImageError:  # whose own text names an object in memory
         raise UnreadableImage(f"not a readable image ({len(data)} bytes): of no known format") from None
     except Exception as error:  # Pillow's format plugins raise almost anything on damaged files
         raise UnreadableImage(f"not a readable image ({len(data)} bytes): {error}") from error
-
-
-def _rotation(image: Image.Image) -> bool:
-    return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -12,6 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moonlib.data import table_files
+from moonlib.data.tables import to_ids
+
 Kind = Literal["describe", "attributes", "attribute", "title", "subject", "category", "own"]
 
 KINDS: tuple[Kind, ...] = ("describe", "attributes", "attribute", "title", "subject", "category", "own")
@@ -130,7 +133,7 @@ def read_questions(path: Path, item_ids: pl.Series) -> dict[int, list[tuple[str,
     """Read a user's table of questions.
 
     Args:
-        path: a Parquet or CSV file with the columns item_id (int64), question and answer.
+        path: a table with the columns item_id (int64), question and answer; see `moonlib.data.table_files.scan`.
         item_ids: the products that may be learnt from; rows of others are left out.
 
     Returns:
@@ -142,17 +145,12 @@ def read_questions(path: Path, item_ids: pl.Series) -> dict[int, list[tuple[str,
     """
     if not path.exists():
         raise FileNotFoundError(f"data.table: no questions at {path}")
-    try:
-        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} is neither Parquet nor CSV: {str(error).splitlines()[0]}") from None
     columns = {"item_id": pl.Int64, "question": pl.String, "answer": pl.String}
+    table = table_files.read(path, columns)
     for name, dtype in columns.items():
         if name not in table.columns:
             raise ValueError(f"{path}: column '{name}' is missing; expected {', '.join(columns)}")
-        if table[name].dtype.is_float():
-            raise ValueError(f"{path}: column '{name}' is {table[name].dtype}; ids are whole numbers, never floats")
-        values = table[name].cast(dtype, strict=False)
+        values = to_ids(table[name], str(path)) if dtype == pl.Int64 else table[name].cast(dtype, strict=False)
         wrong = values.is_null() | (values.str.strip_chars() == "" if dtype == pl.String else False)
         if wrong.any():
             row = int(wrong.arg_max() or 0)

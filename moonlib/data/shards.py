@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -40,7 +41,7 @@ from rich.progress import track
 
 from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
-from moonlib.data.tables import KEYS, Tables
+from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
 from moonlib.data.workers import worker_pool
 from moonlib.directories import LOCK, attempt
 from moonlib.disk import writing
@@ -49,7 +50,6 @@ from moonlib.representations.store import Representations
 FORMAT = 1
 """The version of this layout."""
 
-SAMPLE_TABLES = ("products", "queries")
 EVENT_TABLES = ("users", "searches", "impressions")
 OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
 """What an index adds to the table's columns: where a member's data starts in the tar and its bytes; -1, 0: no image."""
@@ -229,7 +229,7 @@ def _write_samples(
                 image = row["image"] = None
             unreadable.append(row["image"] is None)
             jpg = (-1, 0) if image is None else _add(tar, f"{row[key]}.jpg", image, content)
-            offsets.append((*jpg, *_add(tar, f"{row[key]}.json", _json(row), content)))
+            offsets.append((*jpg, *_add(tar, f"{row[key]}.json", _row_as_json(row, table), content)))
     index = pl.DataFrame(offsets, schema=dict.fromkeys(OFFSETS, pl.Int64), orient="row")
     rows = rows.with_columns(image=pl.when(~pl.Series(unreadable, dtype=pl.Boolean)).then("image"))
     stem.with_suffix(".arrow").write_bytes(_arrow(rows.hstack(index)))
@@ -310,7 +310,27 @@ def _json(value: Any) -> bytes:
             f"a value of type {type(other).__name__} can't be kept as JSON; make its column text or numbers"
         )
 
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=plain).encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=plain, allow_nan=False).encode()
+
+
+def _row_as_json(row: dict[str, Any], table: str) -> bytes:
+    """Return a row as strict JSON, in which NaN, also within lists and structs, is null."""
+    try:
+        return _json(row)
+    except ValueError:
+        kept = _without_nan(row)
+    try:
+        return _json(kept)
+    except ValueError as error:
+        raise ValueError(f"{table}: {KEYS[table]} {row[KEYS[table]]}: {error}") from error
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _write_atomically(path: Path, value: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -78,8 +80,21 @@ SCHEMAS: dict[str, pa.Schema] = {
 OPTIONAL_TABLES = ("histories",)
 """The tables that a dataset has only where they have rows."""
 
+SAMPLE_TABLES = ("products", "queries")
+"""The tables whose rows are stored one by one, as JSON beside their image."""
+
 KEYS = {"products": "item_id", "queries": "query_id", "users": "user_id"}
 """The column that names a row of a table once."""
+
+
+_SINGULAR = {
+    "products": ("product", "item"),
+    "queries": ("query",),
+    "users": ("user",),
+    "searches": ("search",),
+    "impressions": ("impression",),
+    "histories": ("history",),
+}
 
 
 def empty(table: str) -> pl.DataFrame:
@@ -153,6 +168,97 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     return cast
 
 
+def users_of(events: Mapping[str, pl.DataFrame], files: Mapping[str, str]) -> pl.DataFrame:
+    """Make the users table of whom the events name.
+
+    Args:
+        events: tables with a ``user_id``, as read: their types may differ.
+        files: the name to call each table by in errors.
+
+    Returns:
+        Every user_id once, ascending.
+
+    Raises:
+        ValueError: a user_id is no int64.
+    """
+    named = [empty("users")["user_id"]]
+    for table, frame in events.items():
+        if "user_id" in frame.columns and frame.height:
+            named.append(to_ids(frame["user_id"], files[table]))
+    return pl.concat(named).drop_nulls().unique().sort().to_frame()
+
+
+def to_ids(series: pl.Series, name: str) -> pl.Series:
+    """Cast a column of ids to int64.
+
+    Args:
+        series: integers or text.
+        name: what to call its table in errors.
+
+    Raises:
+        ValueError: a value is no int64, or would not be the same text again, such as one with leading zeros.
+    """
+    return _cast(series, pl.Int64(), name)
+
+
+def near_misses(columns: Iterable[str], table: str) -> dict[str, str]:
+    """Find columns that look like one of the schema's that is absent.
+
+    Args:
+        columns: of a table as it was read.
+        table: one of `SCHEMAS`.
+
+    Returns:
+        For each absent column that has one, the most similar column that the schema does not have: the same but for
+        spaces, case or the table's name, or a few letters away.
+
+    Example:
+        >>> near_misses(["item_id", "product_title", " Price"], "products")
+        {'title': 'product_title', 'price': ' Price'}
+    """
+    columns = list(columns)
+    prefixes = tuple(f"{name}_" for name in (table, *_SINGULAR[table]))
+    own: dict[str, str] = {}
+    for column in columns:
+        if column not in SCHEMAS[table].names:
+            plain = "_".join(column.strip().lower().replace("-", " ").replace("_", " ").split())
+            own.setdefault(plain, column)
+            for prefix in prefixes:
+                if plain.startswith(prefix):
+                    own.setdefault(plain.removeprefix(prefix), column)
+    found = {}
+    for name in SCHEMAS[table].names:
+        if name not in columns and (close := difflib.get_close_matches(name, own, n=1, cutoff=0.8)):
+            found[name] = own[close[0]]
+    return found
+
+
+def refuse_near_misses(columns: Iterable[str], table: str, name: str, wanted: Iterable[str] | None = None) -> None:
+    """Refuse a table in which a column that is absent has a near-miss, rather than to go on without it.
+
+    Args:
+        columns: of the table as it was read.
+        table: one of `SCHEMAS`.
+        name: what to call the table in errors.
+        wanted: the columns that matter; by default all of the schema.
+
+    Raises:
+        ValueError: naming both columns.
+    """
+    for column, near in near_misses(columns, table).items():
+        if wanted is None or column in wanted:
+            remedy = f"rename it to {column!r}, or to something less alike if it is a column of your own"
+            raise ValueError(f"{name}: no column {column!r}; did you mean {near!r}? If so, {remedy}")
+
+
+def missing_column(columns: Iterable[str], table: str, column: str, name: str) -> str:
+    """Say that a required column is missing, and which one it may be."""
+    columns = list(columns)
+    near = near_misses(columns, table).get(column)
+    has = ", ".join(columns) or "no columns"
+    return f"{name}: column {column!r} is missing (it has {has})" + (f"; did you mean {near!r}?" if near else "")
+
+
 def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str, first: int = 0) -> pl.DataFrame:
     """Cast some columns of some rows of a table to its schema: of a table that is read piece by piece.
 
@@ -171,7 +277,7 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
     """
     target, key = empty(table).schema, KEYS[table]
     if key not in frame.columns:
-        raise ValueError(f"{name}: column {key!r} is missing (it has {', '.join(frame.columns) or 'no columns'})")
+        raise ValueError(missing_column(frame.columns, table, key, name))
     cast = []
     for column in columns:
         if column not in frame.columns:
@@ -237,9 +343,31 @@ def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
         elif schema_field.nullable:
             columns.append(pl.Series(column, [None] * frame.height, dtype=dtype))
         else:
-            has = ", ".join(frame.columns) or "no columns"
-            raise ValueError(f"{name}: column {column!r} is missing (it has {has})")
-    return pl.DataFrame(columns + [frame[column] for column in frame.columns if column not in target])
+            raise ValueError(missing_column(frame.columns, table, column, name))
+    own = [_own(frame[column], table, name) for column in frame.columns if column not in target]
+    return pl.DataFrame(columns + own)
+
+
+def _own(series: pl.Series, table: str, name: str) -> pl.Series:
+    """Check that a column of the user's own can be stored; NaN becomes a missing value."""
+    if unfit := _unfit(series.dtype, table in SAMPLE_TABLES):
+        problem = f"is {unfit}, which can't be stored; make the column text or numbers, or leave it out"
+        _check(series.to_frame(), name, series.name, series.is_not_null(), problem)
+        raise ValueError(f"{name}: column {series.name!r}: {problem}")
+    if series.dtype.is_float():
+        series = series.fill_nan(None)
+        _check(series.to_frame(), name, series.name, series.is_infinite(), "is not finite")
+    return series
+
+
+def _unfit(dtype: pl.DataType, as_json: bool) -> pl.DataType | None:
+    """Return the type within a column's that has no place in a dataset, if there is one."""
+    if isinstance(dtype, pl.List | pl.Array):
+        return _unfit(dtype.inner, as_json)  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        return next((unfit for field in dtype.fields if (unfit := _unfit(field.dtype, as_json))), None)  # type: ignore[arg-type]
+    wide = dtype in (pl.Binary, pl.Object, pl.Int128, pl.UInt128)
+    return dtype if wide or (as_json and dtype == pl.Duration) else None
 
 
 def _cast(series: pl.Series, dtype: pl.DataType, name: str, first: int = 0) -> pl.Series:
@@ -254,6 +382,9 @@ def _cast(series: pl.Series, dtype: pl.DataType, name: str, first: int = 0) -> p
         # A time that is out of range can't be shown as one.
         shown = series.to_physical() if series.dtype.is_temporal() else series
         _check(shown.to_frame(), name, series.name, lost, f"is not {expected}", first)
+        if dtype == pl.Int64 and series.dtype == pl.String:
+            problem = "would lose its sign or leading zeros as an int64, and ids are that; use ids without them"
+            _check(series.to_frame(), name, series.name, cast.cast(pl.String) != series, problem, first)
         series = cast
     if dtype == pl.Float64:
         series = series.fill_nan(None)
@@ -290,6 +421,7 @@ def _reader(source: pl.DataType, target: pl.DataType) -> tuple[_Read | None, str
             read, expected = _to_utc, f"a time from the year 1 to 9999 (the number is in {_UNITS[_unit(source)]})"
         elif text:
             read = parsed(_parse_time)
+            expected += " (a number, such as of seconds since 1970, doesn't say its unit)"
     elif isinstance(target, pl.Map):
         expected = 'a mapping of text to text, as JSON {"colour": "red"}'
         if isinstance(source, pl.Map | pl.List):
@@ -356,14 +488,28 @@ def _parse_bool(value: str | int) -> bool | None:
     return {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
 
 
+_TIME_TEXT = re.compile(
+    r"(?P<date>\d{4}-\d\d-\d\d|\d{8}|\d{4}-?W\d\d(-?\d)?)"
+    r"([Tt ](?P<time>[0-9:.,]+)( ?(?P<zone>[Zz]|UTC|GMT|[+-][0-9:]+))?)?",
+    re.ASCII,
+)
+"""Stricter than Python, which takes any character between date and time, and digits alone for a date and a time."""
+
+
 def _parse_time(value: str) -> datetime:
-    time = datetime.fromisoformat(value)
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    found = _TIME_TEXT.fullmatch(value)
+    if found is None:
+        raise ValueError
+    date, time, zone = found["date"], found["time"], found["zone"] or ""
+    zone = "+00:00" if zone in ("Z", "z", "UTC", "GMT") else zone
+    moment = datetime.fromisoformat(date if time is None else f"{date}T{time}{zone}")
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _parse_mapping(value: str | dict[str, Any]) -> dict[str, str]:
     mapping = json.loads(value) if isinstance(value, str) else value
-    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in mapping.items() if v is not None}
+    there = {key: v for key, v in mapping.items() if v is not None and v == v}  # NaN is a missing value
+    return {key: v if isinstance(v, str) else json.dumps(v, allow_nan=False) for key, v in there.items()}
 
 
 def _parse_numbers(value: str) -> list[float]:
@@ -385,7 +531,8 @@ def _parse_integers(value: str) -> list[int]:
 def _show(value: Any) -> str:
     if isinstance(value, pl.Series):
         value = value.to_list()
-    return "the value" if value is None else repr(value)
+    shown = "the value" if value is None else repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:199]}…"
 
 
 def _show_type(dtype: pl.DataType) -> str:

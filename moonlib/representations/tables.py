@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
 
+from moonlib.data import table_files
 from moonlib.data.build import ImageFolder
 from moonlib.data.content import Modalities
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
-from moonlib.data.tables import KEYS, cast_part
+from moonlib.data.tables import KEYS, cast_part, missing_column, refuse_near_misses
 from moonlib.disk import writing
-
-_ROWS = 16_384
 
 
 class TableReader:
@@ -29,7 +25,7 @@ class TableReader:
     The wanted columns are copied once, batch by batch, into an Arrow file that is mapped into memory. Picklable.
 
     Args:
-        path: ``.parquet`` or ``.csv``, as for `moonlib data build`; of the required columns only the id must be there.
+        path: see `moonlib.data.table_files.scan`; of the required columns only the id must be there.
         table: ``products`` or ``queries``.
         images: folder that the names in the column ``image`` start from; None where there is none.
         modalities: what is wanted of each row.
@@ -53,11 +49,16 @@ class TableReader:
         self.path, self.table, self.copy = path, table, copy
         self.images = ImageFolder(images, 0) if images is not None else None
         self.columns = [KEYS[table], *_columns(table, modalities)]
+        if KEYS[table] not in (names := table_files.header(path)):
+            raise ValueError(missing_column(names, table, KEYS[table], str(path)))
+        refuse_near_misses(names, table, str(path), self.columns)
         ids, named, starts = [np.empty(0, np.int64)], 0, [0]
         partial = copy.with_name(f".{copy.name}.partial")
         writer: pa.ipc.RecordBatchFileWriter | None = None
         try:
-            for frame in _frames(path, self.columns):
+            for frame in table_files.scan(path, self.columns):
+                if frame.is_empty():
+                    continue
                 part = cast_part(frame, table, self.columns, str(path), starts[-1])
                 if "category" in self.columns and part["category"].null_count():
                     row = starts[-1] + int(part["category"].is_null().arg_max() or 0) + 1
@@ -139,39 +140,3 @@ def _columns(table: str, modalities: Modalities) -> list[str]:
     elif modalities.text:
         columns += ["title", "category", "attributes"] if modalities.text == "rich" else ["title"]
     return columns
-
-
-def _frames(path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
-    """Yield the wanted columns that a table has, some rows at a time."""
-    try:
-        if path.suffix == ".parquet":
-            with pa.parquet.ParquetFile(path, memory_map=True) as file:
-                there = [column for column in file.schema_arrow.names if column in columns]
-                for batch in file.iter_batches(_ROWS, columns=there or None):
-                    yield _frame(batch)
-        elif path.suffix == ".csv":
-            # As text: the schema then says what was expected where, and no id passes through a float.
-            with path.open("rb") as file:
-                names = pl.read_csv(file.readline(), has_header=True, n_rows=0, infer_schema=False).columns
-            options = pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()),
-                include_columns=[name for name in names if name in columns] or None,
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-            )
-            parsing = pa.csv.ParseOptions(newlines_in_values=True)
-            with pa.csv.open_csv(path, parse_options=parsing, convert_options=options) as reader:
-                for batch in reader:
-                    if batch.num_rows:
-                        yield _frame(batch)
-        else:
-            raise ValueError(f"{path} is neither a .parquet nor a .csv file, nor a dataset's directory")
-    except (pa.ArrowInvalid, pl.exceptions.PolarsError) as error:
-        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
-
-
-def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
-    frame = pl.from_arrow(batch)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,35 @@ def test_missing_users_are_those_of_the_events(parquet: Path, image_folder: Path
     assert Dataset(build(parquet, image_folder, tmp_path / "out")).users["user_id"].to_list() == [5, 6]
 
 
+@pytest.mark.parametrize("dtype", [pl.String, pl.UInt64, pl.Int32, pl.Int64])
+@pytest.mark.parametrize("table", ["searches", "impressions"])
+def test_missing_users_are_found_whatever_type_their_ids_have(
+    dtype: type[pl.DataType], table: str, parquet: Path, shop: Tables, image_folder: Path, tmp_path: Path
+) -> None:
+    (parquet / "users.parquet").unlink()
+    ids = shop[table]["user_id"].cast(dtype)
+    shop[table].with_columns(user_id=ids).write_parquet(parquet / f"{table}.parquet")
+    assert Dataset(build(parquet, image_folder, tmp_path / "out")).users["user_id"].to_list() == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["5", "five", "6"], "row 2, column 'user_id': 'five' is not an int64"),
+        (["5", "6", "06"], "row 3, column 'user_id': '06' would lose its sign or leading zeros"),
+        ([5.0, 6.0, 6.0], "column 'user_id': Float64 is not an int64"),
+        (pl.Series([5, 6, 2**63], dtype=pl.UInt64), "row 3, column 'user_id': 9223372036854775808 is not an int64"),
+        ([b"5", b"6", b"6"], "column 'user_id': Binary is not an int64"),
+    ],
+)
+def test_users_that_no_int64_can_name_are_refused_without_a_users_table(
+    ids: list[object], message: str, parquet: Path, shop: Tables, image_folder: Path, tmp_path: Path
+) -> None:
+    (parquet / "users.parquet").unlink()
+    shop.searches.with_columns(user_id=pl.Series(ids)).write_parquet(parquet / "searches.parquet")
+    _refused(f"searches.parquet: {message}", parquet, image_folder, tmp_path / "out")
+
+
 def test_splits_default_to_fractions_of_the_events(
     parquet: Path, shop: Tables, image_folder: Path, tmp_path: Path
 ) -> None:
@@ -144,6 +174,46 @@ def test_a_dangling_id(folder: Path, image_folder: Path, tmp_path: Path) -> None
 def test_a_missing_column(folder: Path, image_folder: Path, tmp_path: Path) -> None:
     _products(folder, "spu_id", "spu")
     _refused("products.csv: column 'spu_id' is missing (it has item_id, spu,", folder, image_folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("near", ["product_title", " title", "Title", "titel", "item-title", "TITLE "])
+def test_a_near_miss_of_a_column_is_not_taken_for_an_absent_one(
+    near: str, folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    _products(folder, "spu_id,title,", f"spu_id,{near},")
+    message = f"products.csv: no column 'title'; did you mean {near!r}? If so, rename it to 'title'"
+    _refused(message, folder, image_folder, tmp_path / "out")
+
+
+def test_a_near_miss_in_another_table_and_of_a_required_column(
+    folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    (folder / "queries.csv").write_text("query_id,query_text\n1,lamp\n")
+    _refused("queries.csv: no column 'text'; did you mean 'query_text'?", folder, image_folder, tmp_path / "out")
+    (folder / "queries.csv").write_text("Query ID,text\n1,lamp\n")
+    _refused("is missing (it has Query ID, text); did you mean 'Query ID'?", folder, image_folder, tmp_path / "out")
+
+
+def test_what_each_table_holds_is_printed(
+    folder: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "queries.csv").write_text("query_id,text,shop_title,size\n1,lamp,a,1\n2,,b,2\n")
+    build(folder, image_folder, tmp_path / "out")
+    printed = capsys.readouterr().out
+    counts = "2 rows, 2 with an image, 2 with a title, 1 with a price, 1 with attributes\n"
+    assert f"products.csv: {counts}" in printed
+    assert "queries.csv: 2 rows, 0 with an image, 1 with a text; columns of your own: shop_title, size\n" in printed
+
+
+def test_text_that_says_there_is_none_is_warned_of(
+    folder: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _products(folder, "red lamp", "\\N")
+    build(folder, image_folder, tmp_path / "out")
+    assert (
+        "warning: products: column 'title': values that say that there is no text: 1, such as '\\\\N'; "
+        "leave the field empty\n"
+    ) in capsys.readouterr().out
 
 
 def test_no_products(tmp_path: Path) -> None:
@@ -204,6 +274,35 @@ def test_one_unreadable_image_is_printed(
     assert "products.csv: 2 rows, 1 with an image" in printed
     entry = json.loads((directory / "quarantine.jsonl").read_text(encoding="utf-8"))
     assert "a.jpg: No such file or directory" in entry["reason"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "link out", "linked folder", "circle"])
+def test_what_is_no_file_of_the_folder_is_not_read(kind: str, folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (image_folder / "a.jpg").rename(tmp_path / "private/a.jpg")
+    match kind:
+        case "pipe":
+            os.mkfifo(image_folder / "a.jpg")
+        case "folder":
+            (image_folder / "a.jpg").mkdir()
+        case "device":
+            (image_folder / "a.jpg").symlink_to("/dev/zero")
+        case "link out":
+            (image_folder / "a.jpg").symlink_to(tmp_path / "private/a.jpg")
+        case "linked folder":
+            (image_folder / "more").symlink_to(tmp_path / "private")
+            _products(folder, "a.jpg", "more/a.jpg")
+        case "circle":
+            (image_folder / "a.jpg").symlink_to("a.jpg")
+    entry = json.loads((build(folder, image_folder, tmp_path / "out") / "quarantine.jsonl").read_text())
+    assert entry["id"] == -(2**63) and "a.jpg: " in entry["reason"]
+
+
+def test_links_within_the_folder_are_followed(folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    (image_folder / "a.jpg").rename(image_folder / "stored.jpg")
+    (image_folder / "a.jpg").symlink_to("stored.jpg")
+    (tmp_path / "linked").symlink_to(image_folder)
+    assert Dataset(build(folder, tmp_path / "linked", tmp_path / "out")).products["image"].count() == 2
 
 
 def test_an_existing_place_is_never_overwritten(folder: Path, image_folder: Path, tmp_path: Path) -> None:

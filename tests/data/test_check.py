@@ -201,6 +201,22 @@ def test_the_printed_report(written: Callable[..., Path], shop: Tables, capsys: 
     assert printed.rstrip().endswith("problems: 1")
 
 
+def test_what_the_tables_hold_is_printed_and_doubted(
+    written: Callable[..., Path], shop: Tables, capsys: pytest.CaptureFixture[str]
+) -> None:
+    products = shop.products.with_columns(title=pl.Series(["NULL", "a", "b", None]))
+    print_report(check(written(products=products)))
+    printed = capsys.readouterr().out
+    assert "products: 4 rows, 3 with an image, 3 with a title, 2 with a price, 2 with attributes" in printed
+    assert "warning products: column 'title': values that say that there is no text: 1, such as 'NULL'" in printed
+
+
+def test_products_without_titles_and_images_are_warned_of(written: Callable[..., Path], shop: Tables) -> None:
+    products = shop.products.with_columns(title=pl.lit(None, pl.String), image=pl.lit(None, pl.String))
+    warning = "no product has a title or an image: an encoder has nothing to represent"
+    assert warning in check(written(products=products)).warnings
+
+
 def test_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     print_report(Report("Dataset('[bold]')", {}, problems=["is not [x0, y0, x1, y1]"]))
     printed = capsys.readouterr().out

@@ -65,7 +65,8 @@ def test_a_table_of_questions_keeps_ids_exact_and_leaves_out_what_must_not_be_se
     ("text", "message"),
     [
         ("item_id,question\n1,a\n", "column 'answer' is missing"),
-        ("item_id,question,answer\n1,a,b\n2.5,a,b\n", "row 2, column 'item_id': expected Int64, got '2.5'"),
+        ("item_id,question,answer\n1,a,b\n2.5,a,b\n", "row 2, column 'item_id': '2.5' is not an int64"),
+        ("item_id,question,answer\n1,a,b\n02,a,b\n", "row 2, column 'item_id': '02' would lose its .* leading zeros"),
         ("item_id,question,answer\n1,a,b\n2,a,\n", "row 2, column 'answer': expected String, got None"),
         ("item_id,question,answer\n1,a,b\n2, ,b\n", "row 2, column 'question'"),
     ],

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -288,3 +289,30 @@ def test_a_folder_in_the_way_of_the_build_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"d\.partial is in the way of the build"):
         build_once(tmp_path / "d", _finish)
     assert (tmp_path / "d.partial" / "thesis.txt").exists()
+
+
+def test_members_are_strict_json(write: Callable[..., Path], shop: Tables) -> None:
+    nan, inf = float("nan"), float("inf")
+    own: dict[str, list[Any]] = {
+        "number": [1.5, nan, None, 2.0],
+        "numbers": [[1.0, nan], [], None, [nan]],
+        "in": [{"a": nan}] * 4,
+    }
+    products = validate(replace(shop, products=shop.products.with_columns(**{k: pl.Series(v) for k, v in own.items()})))
+
+    def refused(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    rows = []
+    with tarfile.open(write("strict", products) / "shards/products-000000.tar") as tar:
+        for member in tar:
+            if member.name.endswith(".json"):
+                file = tar.extractfile(member)
+                assert file is not None
+                rows.append(json.loads(file.read(), parse_constant=refused))
+    assert [row["number"] for row in rows] == [1.5, None, None, 2.0]
+    assert [row["numbers"] for row in rows] == [[1.0, None], [], None, [None]]
+    assert [row["in"] for row in rows] == [{"a": None}] * 4
+    endless = shop.products.with_columns(numbers=pl.Series([[1.0], [inf], None, None]))
+    with pytest.raises(ValueError, match=f"products: item_id {shop.products['item_id'][1]}: .*not JSON compliant"):
+        write("endless", replace(shop, products=endless))

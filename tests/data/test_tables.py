@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -62,11 +62,55 @@ def test_products_alone_are_enough(shop: Tables) -> None:
         ("2025-01-02T03:04:05Z", datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ("2025-01-02 03:04:05.5+08:00", datetime(2025, 1, 1, 19, 4, 5, 500000, tzinfo=UTC)),
         ("2025-01-02", datetime(2025, 1, 2, tzinfo=UTC)),
+        ("20250102", datetime(2025, 1, 2, tzinfo=UTC)),
+        ("20250102T030405Z", datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2025-W01-4", datetime(2025, 1, 2, tzinfo=UTC)),
+        ("2025-01-02 03:04:05 UTC", datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2025-01-02 03:04:05.678 UTC", datetime(2025, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)),
+        ("2025-01-02 03:04:05GMT", datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2025-01-02 03:04:05 +0800", datetime(2025, 1, 1, 19, 4, 5, tzinfo=UTC)),
+        ("2025-01-02 03:04:05-05", datetime(2025, 1, 2, 8, 4, 5, tzinfo=UTC)),
+        ("2025-01-02t03:04z", datetime(2025, 1, 2, 3, 4, tzinfo=UTC)),
     ],
 )
 def test_times_are_parsed_to_utc(shop: Tables, value: str, moment: datetime) -> None:
     products = _with(shop.products, "listed_at", [value] * 4)
     assert validate(Tables(products)).products["listed_at"].to_list() == [moment] * 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1712012345",
+        "1712012345678",
+        "1712012345678901",
+        "1712012345.5",
+        "-1",
+        "45000",
+        "2025-01-02+08:00",
+        "2025-01-02-08:00",
+        "2025-01-02x08:00",
+        "2025-01-02 03:04:05 EST",
+        "2025-01-02 03:04:05 Europe/Berlin",
+        "2025-01-02 03:04:05 UTC+2",
+        "01/02/2025",
+        "2025-01-02 3:04 PM",
+        "2025-02-30",
+        "2025-01",
+        "٢٠٢٥-٠١-٠٢",
+    ],
+)
+def test_what_may_mean_more_than_one_time_is_refused(shop: Tables, value: str) -> None:
+    times = _with(shop.products, "listed_at", ["2025-01-02", value, "2025-01-02", "2025-01-02"])
+    _refused(Tables(times), f"row 2, column 'listed_at': {value!r} is not a time in ISO 8601")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.from_regex(r"[0-9]{1,20}(\.[0-9]{1,6})?", fullmatch=True))
+def test_no_number_is_taken_for_a_time_but_a_date_of_eight_digits(value: str) -> None:
+    if len(value) != 8 or not value.isdigit():
+        with pytest.raises(ValueError, match="doesn't say its unit"):
+            validate(_listed_at(pl.Series([value])))
 
 
 def test_a_time_without_zone_is_utc(shop: Tables) -> None:
@@ -124,6 +168,16 @@ def test_a_wrong_value_is_named_with_its_row(shop: Tables) -> None:
 @pytest.mark.parametrize("value", ["9223372036854775808", "1.0", "1e3", ""])
 def test_what_int64_cannot_hold_is_no_id(shop: Tables, value: str) -> None:
     _refused(Tables(_with(shop.products, "item_id", [value, "2", "3", "4"])), f"row 1, column 'item_id': {value!r}")
+
+
+@pytest.mark.parametrize("value", ["00012345678905", "0", "-0", "+5", "-007"])
+@pytest.mark.parametrize("column", ["item_id", "spu_id", "merchant_id"])
+def test_an_id_that_would_be_another_text_is_refused(shop: Tables, column: str, value: str) -> None:
+    products = Tables(_with(shop.products, column, ["2", "3", value, "4"]))
+    if value == "0":
+        assert validate(products).products[column][2] == 0
+    else:
+        _refused(products, f"row 3, column {column!r}: {value!r} would lose its sign or leading zeros")
 
 
 def test_floats_are_no_ids(shop: Tables) -> None:
@@ -222,6 +276,50 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="products: row 1, column 'price': inf is not finite"):
         validate(Tables(products.with_columns(price=float("inf"))))
     assert validate(Tables(products.with_columns(price=float("nan")))).products["price"][0] is None
+
+
+@pytest.mark.parametrize("table", ["products", "users"])
+@pytest.mark.parametrize(
+    ("values", "dtype", "told"),
+    [
+        ([None, b"x"], pl.Binary, "row 2, column 'own': b'x' is Binary, which can't be stored"),
+        ([None, b"x" * 10**6], pl.Binary, "row 2, column 'own': .*… is Binary, which can't be stored"),
+        ([[b"x"], None], pl.List(pl.Binary), "row 1, column 'own': .* is Binary"),
+        ([{"a": [b"x"]}, None], pl.Struct({"a": pl.List(pl.Binary)}), "row 1, column 'own': .* is Binary"),
+        ([None, 1], pl.Int128, "row 2, column 'own': 1 is Int128"),
+        ([None, None], pl.Binary, "column 'own': is Binary"),
+        ([1.0, float("-inf")], pl.Float32, "row 2, column 'own': -inf is not finite"),
+    ],
+)
+def test_columns_of_ones_own_that_cannot_be_stored(
+    shop: Tables, table: str, values: list[object], dtype: pl.DataType, told: str
+) -> None:
+    tables = replace(shop, **{table: shop[table].with_columns(own=None)})
+    rows = [*values, *[None] * (shop[table].height - 2)]
+    changed = {table: shop[table].with_columns(pl.Series("own", rows, dtype=dtype))}
+    with pytest.raises(ValueError, match=f"{table}: {told}") as error:
+        validate(replace(tables, **changed))
+    assert len(str(error.value)) < 400
+
+
+def test_a_duration_has_no_place_in_a_row_of_json(shop: Tables) -> None:
+    lasted = pl.lit(timedelta(days=1))
+    with pytest.raises(ValueError, match=r"queries: row 1, column 'lasted': datetime\.timedelta\(days=1\) is Duration"):
+        validate(replace(shop, queries=shop.queries.with_columns(lasted=lasted)))
+    assert validate(replace(shop, users=shop.users.with_columns(lasted=lasted))).users["lasted"].dtype == pl.Duration
+
+
+def test_nan_of_ones_own_is_a_missing_value_too(shop: Tables) -> None:
+    users = shop.users.with_columns(own=pl.Series([1.5, float("nan")]))
+    assert validate(replace(shop, users=users)).users["own"].to_list() == [1.5, None]
+
+
+def test_nan_is_no_attribute(shop: Tables) -> None:
+    rows = [{"size": 1.5}, {"size": float("nan")}, {"size": None}, {"size": 2.0}]
+    cast = validate(Tables(_with(shop.products, "attributes", rows, pl.Struct({"size": pl.Float64})))).products
+    assert cast["attributes"].to_list() == [{"size": "1.5"}, {}, {}, {"size": "2.0"}]
+    for text in ('{"size": Infinity}', '{"sizes": [NaN]}'):
+        _refused(Tables(_with(shop.products, "attributes", ["{}", text, "{}", "{}"])), "row 2, column 'attributes': ")
 
 
 def test_histories_name_known_users_and_any_items(shop: Tables) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from moonlib.data import table_files
 from moonlib.data.content import Modalities
-from moonlib.representations import tables
 from moonlib.representations.tables import TableReader
 
 INT64 = np.iinfo(np.int64)
@@ -18,7 +18,7 @@ IDS = [3, INT64.max, -1, INT64.min, 2**53 + 1]
 @pytest.fixture
 def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pl.DataFrame:
     """Five products in random order of their ids, read two at a time."""
-    monkeypatch.setattr(tables, "_ROWS", 2)
+    monkeypatch.setattr(table_files, "_ROWS", 2)
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "photos" / name).write_bytes(name.encode())
@@ -73,6 +73,8 @@ def test_mistakes_name_file_row_and_column(catalogue: pl.DataFrame, tmp_path: Pa
     refused(catalogue.with_columns(item_id=pl.Series([1, 2, 3, None, 5])), "row 4, column 'item_id': .* is missing")
     refused(catalogue.with_columns(item_id=pl.col("item_id").cast(pl.Float64)), "Float64 is not an int64")
     refused(catalogue.drop("item_id"), "column 'item_id' is missing")
+    refused(catalogue.rename({"item_id": "itemid"}), "column 'item_id' is missing .*; did you mean 'itemid'?")
+    refused(catalogue.rename({"title": "product_title"}), "no column 'title'; did you mean 'product_title'?")
     refused(catalogue, r"names 4 images, but no image folder was given \(--images DIR\)", images=None)
     refused(catalogue.head(0), "no rows")
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
@@ -86,3 +88,13 @@ def test_an_id_twice_is_told_with_its_row(catalogue: pl.DataFrame, tmp_path: Pat
     catalogue.with_columns(item_id=pl.Series([5, 6, 7, 5, 8])).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="row 4, column 'item_id': 5 appears a second time"):
         reader(tmp_path, "t.parquet")
+
+
+def test_a_folder_as_spark_leaves_it_is_read_in_the_order_of_its_parts(catalogue: pl.DataFrame, tmp_path: Path) -> None:
+    folder = tmp_path / "t.parquet"
+    folder.mkdir()
+    for part, rows in enumerate((catalogue.head(2), catalogue.tail(3))):
+        rows.write_parquet(folder / f"part-{part:05d}.snappy.parquet")
+        (folder / f".part-{part:05d}.snappy.parquet.crc").write_bytes(b"crc")
+    (folder / "_SUCCESS").touch()
+    assert reader(tmp_path, "t.parquet").ids.tolist() == IDS

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
+from moonlib.data.pixels import open_image
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.encoders.encoder import Encoder
@@ -230,7 +231,7 @@ def _picture(image: bytes | None) -> str | None:
     if image is None:
         return None
     try:
-        picture = Image.open(io.BytesIO(image)).convert("RGB")
+        picture = open_image(image).convert("RGB")
     except OSError:
         return None
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
