@@ -90,7 +90,7 @@ def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
             raise FileExistsError(f"{directory} {problem}; choose another place")
         directory.rmdir()
     partial = directory.with_name(f"{directory.name}.partial")
-    if partial.exists() and not (partial / LOCK).exists():
+    if _is_foreign(partial):
         raise FileExistsError(f"{partial} is in the way of the build and was not made by one; move it elsewhere")
     # The lock is between processes; the threads of one take turns.
     with writing(directory), _building, attempt(directory, _announce(directory)) as draft:
@@ -118,6 +118,18 @@ def _empty(draft: Path) -> None:
             shutil.rmtree(path)
         elif path.name != LOCK:
             path.unlink()
+
+
+def _is_foreign(partial: Path) -> bool:
+    """Whether a folder holds something that no build has left.
+
+    A build's own has a lock, but while it begins, when it is empty, and when all is written, before it is renamed.
+    """
+    try:
+        names = {path.name for path in partial.iterdir()}
+    except FileNotFoundError:
+        return False
+    return bool(names) and not names & {LOCK, "dataset.json"}
 
 
 def _finished(directory: Path) -> bool:

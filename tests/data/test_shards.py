@@ -7,9 +7,9 @@ import json
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,13 +224,20 @@ def test_of_two_builders_one_works_and_the_other_takes_its_result(tmp_path: Path
         time.sleep(0.2)
         _finish(directory)
 
-    threads = [threading.Thread(target=build_once, args=(tmp_path / "d", build)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(build_once, [tmp_path / "d"] * 3, [build] * 3)) == {tmp_path / "d"}  # none is refused
     assert len(built) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["dataset.json"]
+
+
+@pytest.mark.parametrize("left", [[], ["dataset.json", "shards"]])
+def test_a_build_that_begins_or_has_just_ended_is_in_nobodys_way(left: list[str], tmp_path: Path) -> None:
+    """Its folder is there a moment before its lock, and a moment after."""
+    (tmp_path / "d.partial").mkdir()
+    for name in left:
+        (tmp_path / "d.partial" / name).write_text("")
+    assert build_once(tmp_path / "d", _finish) == tmp_path / "d"
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["dataset.json"]
 
 
