@@ -18,6 +18,7 @@ from rich.table import Table
 
 from moonlib import recipe as recipes
 from moonlib.iteration import fit
+from moonlib.names import run_name
 from moonlib.recipe import StageRecipe
 
 Preset = Literal["overfit", "limit", "profile"]
@@ -82,6 +83,7 @@ def debug(
         The run directory.
     """
     recipe = recipes.load(config, list(overrides))
+    name = run_name(recipe.name if options.get("name") is None else options["name"])
     root = Path(runs) / ".debug" / preset
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)

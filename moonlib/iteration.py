@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import resource
+import shlex
 import sys
 import time
 import warnings
@@ -33,6 +34,7 @@ from moonlib.directories import attempt, link, write_json
 from moonlib.disk import writing
 from moonlib.encoders.encoder import Encoder
 from moonlib.interruption import Interruption
+from moonlib.names import run_name
 from moonlib.recipe import Recipe, StageRecipe, fingerprint
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.stages.training import CHECKPOINT
@@ -101,7 +103,7 @@ def fit(
         config: a recipe's file, or the name of a shipped one.
         overrides: ``--key value`` words as on the command line.
         runs: directory that holds the runs, their stages (``.stages``) and built datasets (``.data``).
-        name: of the run; the recipe's name by default.
+        name: of the run, see `moonlib.names.run_name`; the recipe's name by default.
         replace: take over a run directory that holds another recipe's run.
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
 
@@ -110,6 +112,7 @@ def fit(
 
     Raises:
         RecipeError: for anything wrong in the recipe, before anything is loaded.
+        BadNameError: for what cannot be the name of a run, before anything is written.
         RunExistsError: where the run directory holds another recipe's run, or another process works on it.
         Interrupted: after SIGTERM or Ctrl-C; the same call continues.
 
@@ -117,7 +120,7 @@ def fit(
     """
     recipe = recipes.load(config, list(overrides))
     runs = Path(runs)
-    run = runs / (name or recipe.name)
+    run = runs / run_name(recipe.name if name is None else name)
     # A file or a pipe has no width: let the tables have theirs.
     console = Console() if Console().is_terminal else Console(width=120)
     quiet()
@@ -163,12 +166,12 @@ def fit_seeds(
         The run directories.
 
     Raises:
-        ValueError: for fewer than two seeds.
+        ValueError: for fewer than two seeds, or what cannot be the name of a run.
     """
     if seeds < 2:
         raise ValueError(f"a spread needs at least 2 seeds, not {seeds}")
     recipe = recipes.load(config, list(overrides))
-    name = name or recipe.name
+    name = run_name(recipe.name if name is None else name)
     found = [
         fit(
             config,
@@ -467,7 +470,9 @@ def seed_of(seed: int, name: str) -> int:
 
 def next_command(recipe: Recipe) -> str:
     """A command that runs the same recipe under another name and seed."""
-    return f"moonlib fit --config {recipe.path} --name {recipe.name}-seed{recipe.seed + 1} --seed {recipe.seed + 1}"
+    seed = recipe.seed + 1
+    words = ("--config", str(recipe.path), "--name", f"{recipe.name}-seed{seed}", "--seed", str(seed))
+    return shlex.join(("moonlib", "fit", *words))
 
 
 def quiet() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from moonlib import registry
+from moonlib.names import stage_problem
 
 Key = tuple[str, ...]
 
@@ -32,7 +33,7 @@ class RecipeError(ValueError):
     """
 
     def __init__(self, problem: str, key: Key = (), source: str = "") -> None:
-        super().__init__(": ".join(part for part in (source, ".".join(key), problem) if part))
+        super().__init__(": ".join(part for part in (source, ".".join(map(str, key)), problem) if part))
         self.problem = problem
         self.key = key
 
@@ -208,6 +209,8 @@ def _merge_stages(parent: dict[str, Any], child: dict[str, Any], first: bool) ->
     stages = dict(parent)
     for name, stage in child.items():
         key = ("stages", name)
+        if problem := stage_problem(name):
+            raise RecipeError(problem, key)
         if stage is None and name in stages:
             del stages[name]
             continue
