@@ -30,7 +30,7 @@ from moonlib import recipe as recipes
 from moonlib.claim import IMMATERIAL, claimed
 from moonlib.closing_table import closing_tables, spread_table
 from moonlib.data.dataset import Dataset
-from moonlib.directories import attempt, link, write_json
+from moonlib.directories import STAGES, attempt, link, write_json
 from moonlib.disk import writing
 from moonlib.encoders.encoder import Encoder
 from moonlib.interruption import Interruption
@@ -113,7 +113,9 @@ def fit(
     Raises:
         RecipeError: for anything wrong in the recipe, before anything is loaded.
         BadNameError: for what cannot be the name of a run, before anything is written.
-        RunExistsError: where the run directory holds another recipe's run, or another process works on it.
+        RunExistsError: where the run directory holds another recipe's run or what is no run, or another process works
+            on it.
+        FileExistsError: where a link is in the way.
         Interrupted: after SIGTERM or Ctrl-C; the same call continues.
 
     Example: ``fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])`` returns ``Path("runs/iter1")``.
@@ -127,10 +129,10 @@ def fit(
     if not processes.is_first():
         processes.end_with_parent()
     costs: dict[str, dict[str, Any]] = {}
-    with Interruption().listening() as interruption, claimed(run, recipe, replace):
+    with Interruption().listening() as interruption, claimed(run, recipe, replace, runs=runs):
         with costed(costs, "data"):
             dataset = Dataset(recipe.source().prepare(runs / ".data"))
-        iteration = Iteration(recipe, dataset, runs / ".stages", run, console, costs, interruption, checkpoint_seconds)
+        iteration = Iteration(recipe, dataset, runs / STAGES, run, console, costs, interruption, checkpoint_seconds)
         results, references = iteration.run_stages()
     if processes.is_first():
         console.print(closing_tables(run.name, results, references, costs))

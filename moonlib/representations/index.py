@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import moonlib
-from moonlib.directories import write_json
+from moonlib.directories import unfinished, write_json
 from moonlib.representations.store import Representations, unit, write_array
 
 Kind = Literal["flat", "hnsw", "ivf"]
@@ -183,7 +183,7 @@ def build_index(
     ids_file, about_file = _beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     about_file.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = unfinished(path)
     try:
         faiss.write_index(index, str(partial))
     except RuntimeError as error:

@@ -18,6 +18,7 @@ from moonlib.data.content import Modalities
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
 from moonlib.data.tables import KEYS, cast_part
+from moonlib.directories import unfinished
 from moonlib.disk import writing
 
 _ROWS = 16_384
@@ -54,7 +55,7 @@ class TableReader:
         self.images = ImageFolder(images, 0) if images is not None else None
         self.columns = [KEYS[table], *_columns(table, modalities)]
         ids, named, starts = [np.empty(0, np.int64)], 0, [0]
-        partial = copy.with_name(f".{copy.name}.partial")
+        partial = unfinished(copy)
         writer: pa.ipc.RecordBatchFileWriter | None = None
         try:
             for frame in _frames(path, self.columns):

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moonlib.data.impressions import BatchRows
+from moonlib.directories import unfinished
 from moonlib.disk import writing
 from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.interruption import Interruption
@@ -156,7 +157,7 @@ def join(log: Path) -> None:
         pl.read_csv(part, ignore_errors=True, truncate_ragged_lines=True) for part in (*parts, log) if part.exists()
     ]
     whole = pl.concat(rows, how="diagonal_relaxed").unique("step", keep="last").sort("step")
-    partial = log.with_name(f".{log.name}.partial")
+    partial = unfinished(log)
     whole.write_csv(partial)
     partial.replace(log)
     for part in parts:
@@ -250,7 +251,7 @@ class Checkpoints(Callback):
         """Write the checkpoint; called by all processes, written by the first."""
         for logger in trainer.loggers:
             logger.save()
-        partial = self.file.with_name(f".{self.file.name}.partial")
+        partial = unfinished(self.file)
         with writing(self.file):
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
