@@ -15,12 +15,12 @@ import moonlib.compat  # noqa: F401
 import polars as pl
 from lightning.pytorch.profilers import Profiler
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from moonlib import lock, processes
 from moonlib import recipe as recipes
 from moonlib.claim import RunExistsError
+from moonlib.console import Terminal
 from moonlib.directories import LOCK, STAGES, refuse_links
 from moonlib.iteration import fit
 from moonlib.names import run_name
@@ -101,11 +101,12 @@ def debug(
     with prepared(root, Path(runs)):
         # The recipe of an earlier one may differ: what it has left is to be taken over.
         run = fit(config, [*shortened, *overrides], runs=root, **{**options, "name": name, "replace": True})
-    console = Console()
+    console = Terminal()
     console.print(loss_table(run, list(trained)))
     for name in trained:
         for file in sorted((run / name).rglob("*profile.txt")):
-            console.print(f"[bold]{name}[/bold]\n{file.read_text().strip()}\n", highlight=False)
+            console.print(name, style="bold")
+            console.print(f"{file.read_text().strip()}\n")
     return run
 
 

@@ -23,12 +23,12 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from rich.console import Console
 
 from moonlib import points, processes
 from moonlib import recipe as recipes
 from moonlib.claim import IMMATERIAL, claimed
 from moonlib.closing_table import closing_tables, spread_table
+from moonlib.console import Terminal
 from moonlib.data.dataset import Dataset
 from moonlib.directories import STAGES, attempt, link, write_json
 from moonlib.disk import writing
@@ -123,8 +123,7 @@ def fit(
     recipe = recipes.load(config, list(overrides))
     runs = Path(runs)
     run = runs / run_name(recipe.name if name is None else name)
-    # A file or a pipe has no width: let the tables have theirs.
-    console = Console() if Console().is_terminal else Console(width=120)
+    console = Terminal(120)
     quiet()
     if not processes.is_first():
         processes.end_with_parent()
@@ -136,8 +135,8 @@ def fit(
         results, references = iteration.run_stages()
     if processes.is_first():
         console.print(closing_tables(run.name, results, references, costs))
-        console.print(f"run: {run}", highlight=False, soft_wrap=True)
-        console.print(f"next: {next_command(recipe)}", highlight=False, soft_wrap=True)
+        console.print(f"run: {run}", soft_wrap=True)
+        console.print(f"next: {next_command(recipe)}", soft_wrap=True)
     return run
 
 
@@ -187,7 +186,7 @@ def fit_seeds(
     ]
     if processes.is_first():
         results = {run.name: json.loads((run / "results.json").read_text()) for run in found}
-        Console(width=None if Console().is_terminal else 120).print(spread_table(results))
+        Terminal(120).print(spread_table(results))
     return found
 
 
@@ -200,7 +199,7 @@ class Iteration:
         dataset: Dataset,
         stages: Path,
         run: Path,
-        console: Console,
+        console: Terminal,
         costs: dict[str, dict[str, Any]],
         interruption: Interruption,
         checkpoint_seconds: float,
@@ -332,7 +331,7 @@ class Iteration:
             cost["first_run"] = read_json(directory / "cost.json")
         link(self.run / step.link, directory)
         took = "taken over" if cost["reused"] else f"{cost['seconds']:.1f} s"
-        self.console.print(f"{step.link:28s} {took:>10s}  {directory}", highlight=False, soft_wrap=True)
+        self.console.print(f"{step.link:28s} {took:>10s}  {directory}", soft_wrap=True)
         self.report_quarantine(directory)
         found: dict[str, float] = read_json(directory / "metrics.json")
         return found
@@ -384,18 +383,14 @@ class Iteration:
 
     def waiting_for(self, name: str) -> Callable[[str], None]:
         """What to print while another run makes the same stage."""
-        return lambda holder: self.console.print(
-            f"{name:28s}   waiting: {holder} is making this stage", highlight=False, soft_wrap=True
-        )
+        return lambda holder: self.console.print(f"{name:28s}   waiting: {holder} is making this stage", soft_wrap=True)
 
     def report_quarantine(self, directory: Path) -> None:
         """Say how many samples a stage could not read."""
         file = directory / "quarantine.jsonl"
         if file.exists():
             lines = len(file.read_text(encoding="utf-8").splitlines())
-            self.console.print(
-                f"{'':28s} {lines} samples could not be read, see {file}", highlight=False, soft_wrap=True
-            )
+            self.console.print(f"{'':28s} {lines} samples could not be read, see {file}", soft_wrap=True)
 
     def trainer(self, step: Step, directory: Path) -> Trainer:
         """The trainer of a stage, writing its logs to ``directory``."""

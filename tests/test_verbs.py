@@ -21,6 +21,7 @@ import moonlib
 from moonlib.cli import main
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
+from moonlib.representations.search import Hit
 from moonlib.representations.store import Representations
 from moonlib.run import Run
 from moonlib.testing.processes import Program, run_program
@@ -291,3 +292,15 @@ def test_evaluating_on_another_shop_keeps_the_runs_tokenizer(finished_run: Path,
     assert found["results"]["oracle/image_search/recall@10"] > 0.9
     assert found["results"] != Run(finished_run).results
     assert (finished_run / "preprocessing/tokenizer.json").read_bytes() == tokenizer
+
+
+def test_search_prints_titles_as_they_are(
+    here: Cli, finished_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    titles = ["mug [/sale]", "[new] mug", "mug :fire:", "mug \x1b[2J\0", "Tasse größer 红"]
+    hits = [Hit(rank, 0.5, rank, {"title": title, "category": "a[/b]"}) for rank, title in enumerate(titles)]
+    monkeypatch.setattr("moonlib.verbs.search", lambda *_, **__: hits)
+    done = here("search", finished_run, "--text", "mug")
+    assert done.returncode == 0
+    for title in (*titles[:3], r"mug \x1b[2J\x00", titles[4]):
+        assert title in done.stdout

@@ -16,6 +16,7 @@ from moonlib.data.jpeg import to_jpeg
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import SCHEMAS, Tables, empty, validate
+from moonlib.terminal import say
 
 
 def build(
@@ -183,11 +184,11 @@ def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -
 def _report(dataset: Dataset, files: dict[str, str]) -> None:
     for table, rows in dataset.counts.items():
         images = f", {dataset.table(table)['image'].count():,} with an image" if table in SAMPLE_TABLES else ""
-        print(f"{files[table]}: {rows:,} rows{images}")
+        say(f"{files[table]}: {rows:,} rows{images}")
     quarantine = dataset.directory / "quarantine.jsonl"
     if quarantine.exists():
         lost = len(quarantine.read_text(encoding="utf-8").splitlines())
-        print(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
+        say(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
     for problem in empty_splits(dataset):
-        print(f"warning: {problem}")
-    print(f"{dataset.directory} is ready: moonlib data check {dataset.directory}")
+        say(f"warning: {problem}")
+    say(f"{dataset.directory} is ready: moonlib data check {dataset.directory}")
