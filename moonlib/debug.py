@@ -95,6 +95,7 @@ def debug(
     """
     recipe = recipes.load(config, list(overrides))
     name = run_name(recipe.name if options.get("name") is None else options["name"])
+    processes.heed_launcher(recipe.stages.values())
     root = Path(runs) / ".debug" / preset / name
     trained = {name: stage for name, stage in recipe.stages.items() if stage.written["trainer"]}
     shortened = [word for name, stage in trained.items() for word in shorten(preset, name, stage)]

@@ -125,6 +125,7 @@ def fit(
     run = runs / run_name(recipe.name if name is None else name)
     console = Terminal(120)
     quiet()
+    processes.heed_launcher(recipe.stages.values())
     if not processes.is_first():
         processes.end_with_parent()
     costs: dict[str, dict[str, Any]] = {}
@@ -369,17 +370,19 @@ class Iteration:
         trainer = self.trainer(step, partial)
         if trainer.world_size > 1:
             processes.end_group_at_exit()
-            while not directory.exists():
+            for _ in processes.waiting(f"begin with {step.link} in {partial}"):
+                if directory.exists():
+                    break
                 if meeting.exists() and read_json(meeting) == processes.meeting_point():
                     step.module.run(self.context(step, trainer, partial))
                     break
-                time.sleep(0.05)
         self.await_stage(directory)
 
     def await_stage(self, directory: Path) -> None:
         """Wait until the first process has finished a directory."""
-        while not directory.exists():
-            time.sleep(0.05)
+        for _ in processes.waiting(f"finish {directory}"):
+            if directory.exists():
+                break
 
     def waiting_for(self, name: str) -> Callable[[str], None]:
         """What to print while another run makes the same stage."""

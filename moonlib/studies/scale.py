@@ -89,6 +89,7 @@ def scale(
     """
     study = Study(config, overrides, runs, name)
     study.check()  # all of them before the first is run
+    processes.heed_launcher(study.recipe.stages.values())
     console = Terminal(120)
     failed: dict[str, str] = {}
     measured = False
