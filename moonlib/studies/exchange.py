@@ -19,7 +19,7 @@ from rich.table import Table
 from moonlib import lock, points
 from moonlib.claim import IMMATERIAL
 from moonlib.console import Terminal
-from moonlib.directories import LOCK, write_json
+from moonlib.directories import LOCK, STAGES, write_json
 from moonlib.interruption import Interruption
 from moonlib.iteration import Iteration, quiet
 from moonlib.recipe import fingerprint
@@ -144,8 +144,8 @@ def iteration_key(config: Mapping[str, Any]) -> str:
 
 def measure(run: Run, split: Literal["valid", "test"], console: Terminal) -> list[Measured]:
     """Evaluate the points of a run where they are not yet, and read the metrics of a split's days."""
-    recipe, dataset, directory = run.recipe, run.dataset(), run.directory
-    stages = directory.resolve().parent / ".stages"
+    recipe, dataset, directory = run.recipe, run.dataset(), run.directory.resolve()
+    stages = run.runs / STAGES  # the points of a study lie deeper than other runs
     try:
         with lock.held(directory / LOCK), Interruption().listening() as interruption:
             iteration = Iteration(recipe, dataset, stages, directory, console, {}, interruption, 30.0)
