@@ -26,6 +26,7 @@ import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHECKPOINT = "checkpoint.ckpt"
+OURS = ("moonlib.", "lightning.")
+"""Modules whose stages and callbacks log nothing at the end of an epoch that they did not log before."""
 SNAPSHOTS = "snapshots"
 """Folder of a stage that holds ``<step>/weights.safetensors``, the encoder on its way."""
 
@@ -59,6 +62,25 @@ class NotFinite(ValueError):
     collective = True
 
 
+class NotLogged(ValueError):
+    """A callback of the recipe waits for a metric that the training does not log; raised in all processes at once."""
+
+    collective = True
+
+
+def require_monitored(trainer: Trainer) -> None:
+    """Raise `NotLogged` if a callback, such as an ``EarlyStopping``, monitors what was not logged up to now."""
+    logged = trainer.callback_metrics
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None) if getattr(callback, "strict", True) else None
+        if monitor is not None and monitor not in (*logged, "epoch", "step"):
+            stage = type(trainer.lightning_module).__name__
+            raise NotLogged(
+                f"{stage}: trainer.callbacks: {type(callback).__name__} monitors '{monitor}', and this training logs "
+                f"no such metric, only {', '.join(logged) or 'none'}; let it monitor one of these, or leave it out"
+            )
+
+
 def train(stage: Stage, context: StageContext) -> None:
     """Fit a stage, from its last checkpoint where there is one.
 
@@ -73,6 +95,7 @@ def train(stage: Stage, context: StageContext) -> None:
     Raises:
         ValueError: the checkpoint is broken, unsafe to load, or of another architecture.
         NotFinite: the loss became NaN or infinite.
+        NotLogged: a callback monitors a metric that there is none of.
         Interrupted: the run was asked to end; the checkpoint was written.
     """
     file = context.directory / CHECKPOINT
@@ -92,7 +115,11 @@ def train(stage: Stage, context: StageContext) -> None:
     if context.trainer.is_global_zero:
         set_aside(log)
     with context.interruption.deferred():
-        context.trainer.fit(stage, ckpt_path=file if state else None, weights_only=True)
+        try:
+            context.trainer.fit(stage, ckpt_path=file if state else None, weights_only=True)
+        except (RuntimeError, MisconfigurationException):
+            require_monitored(context.trainer)  # which is what Lightning's callbacks raise these for
+            raise
     context.interruption.check()
     if context.trainer.is_global_zero:
         join(log)
@@ -223,6 +250,9 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        ours = (type(part).__module__.startswith(OURS) for part in (pl_module, *trainer.callbacks))  # type: ignore[attr-defined]
+        if self.last is None and all(ours):
+            require_monitored(trainer)  # now, and not after an epoch: these log all they do at every step
         before, self.last = self.last, (outputs["loss"] if isinstance(outputs, Mapping) else outputs, batch)
         # At the last batch of an epoch Lightning's counters are between two epochs; and within an accumulated step
         # the gradients would be lost.
