@@ -78,12 +78,19 @@ def index(arguments: argparse.Namespace) -> int:
 def search(arguments: argparse.Namespace) -> int:
     """Search products by photo, text or both."""
     from moonlib.console import Terminal
+    from moonlib.export import opened
     from moonlib.representations.search import hits_sheet, hits_table
+    from moonlib.run import RunError
     from moonlib.verbs import search
 
     names = ("image", "text", "k", "index", "new_only")
     hits = search(arguments.run, **{name: vars(arguments)[name] for name in names})
     Terminal(160).print(hits_table(hits))
+    if hits and not any(hit.row for hit in hits):
+        try:
+            opened(arguments.run).dataset()
+        except RunError as error:
+            say(f"note: titles and pictures are left out: {error}", file=sys.stderr)
     if arguments.sheet:
         image = arguments.image.read_bytes() if arguments.image else None
         say(hits_sheet(image, arguments.text, hits, arguments.sheet))

@@ -78,7 +78,7 @@ def test_a_metric_that_training_does_not_log_is_told_at_once(
     ("override", "told"),
     [
         (f"callbacks=[{{class_path: {PATH}.ModelCheckpoint}}]", "found `ModelCheckpoint` in callbacks list"),
-        ("accelerator=tpu", "tpu"),
+        ("accelerator=tpu", "torch_xla"),
         ("overfit_batches=-3", "-3"),
     ],
 )
