@@ -33,7 +33,8 @@ class RecipeError(ValueError):
     """
 
     def __init__(self, problem: str, key: Key = (), source: str = "") -> None:
-        super().__init__(": ".join(part for part in (source, ".".join(map(str, key)), problem) if part))
+        told = ": ".join(part for part in (source, ".".join(map(str, key)), problem) if part)
+        super().__init__(" ".join(told.splitlines()))
         self.problem = problem
         self.key = key
 
@@ -239,8 +240,8 @@ def _component(value: Any, other: Any) -> Any:
 
 def _same_class(one: Any, other: Any) -> bool:
     """Whether two class paths, each a bare name or dotted, mean one class."""
-    if one == other:
-        return True
+    if one == other or not (isinstance(one, str) and isinstance(other, str)):
+        return bool(one == other)
     listed = registry.components()
     present = {renaming.old: renaming.new for renaming in registry.renamings()}
     names = [{path, present.get(path, path)} for path in (one, other)]
