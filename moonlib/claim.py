@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +11,7 @@ import yaml
 
 from moonlib import lock, processes
 from moonlib import recipe as recipes
-from moonlib.directories import LOCK, write_text
+from moonlib.directories import LOCK, links_to_stage, refuse_links, write_text
 from moonlib.fingerprint import material_recipe
 from moonlib.recipe import Recipe
 
@@ -21,20 +21,38 @@ class RunExistsError(ValueError):
 
 
 @contextmanager
-def claimed(run: Path, recipe: Recipe, replace: bool) -> Iterator[None]:
+def claimed(run: Path, recipe: Recipe, replace: bool, *, runs: Path) -> Iterator[None]:
     """Hold a run directory for this recipe, or refuse it.
+
+    Args:
+        run: the run directory.
+        recipe: what is to run in it.
+        replace: take it over from another recipe's run.
+        runs: the folder of all runs that it lies in.
 
     Raises:
         RunExistsError: where it holds another recipe's run and ``replace`` is False (the message shows the difference),
-            where it is no run directory, or where another process works on it.
+            where it is no run directory or lies in one, or where another process works on it.
+        FileExistsError: where it is reached through a link.
     """
     if not processes.is_first():
         yield
         return
+    refuse_links(run, runs)
+    for above in run.relative_to(runs).parents[:-1]:
+        if os.path.lexists(runs / above / "recipe.yaml"):
+            raise RunExistsError(
+                f"{runs / above} is a run or an export, and holds no run: give this one another --name"
+            )
     # What begins with a dot may be ours, of a run that was cut off before its first file.
     foreign = run.exists() and (not run.is_dir() or any(not entry.name.startswith(".") for entry in run.iterdir()))
-    if foreign and not (run / "recipe.yaml").exists():
+    if foreign and not is_run(run):
         raise RunExistsError(f"{run} is not a run directory and not empty: give the run another --name")
+    for name in ("preprocessing", *recipe.stages):
+        if os.path.lexists(run / name) and not links_to_stage(run / name):
+            raise RunExistsError(
+                f"{run / name} is not of this run's making and in the way of stage {name}: move it elsewhere"
+            )
     run.mkdir(parents=True, exist_ok=True)
     try:
         with lock.held(run / LOCK):
@@ -62,8 +80,30 @@ def claim(run: Path, recipe: Recipe, replace: bool) -> None:
                 "Give this run another --name, or pass --replace to take the directory over (finished stages are kept)"
             )
         if changed:
-            for entry in run.iterdir():
-                if entry.is_symlink() or entry.name in ("results.json", "costs.json", "points.json"):
-                    entry.unlink()
-            shutil.rmtree(run / "points", ignore_errors=True)
+            clear(run)
     write_text(file, yaml.safe_dump(recipe.config, sort_keys=False, allow_unicode=True))
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a directory is a run's: it has the recipe, and what nobody but `claimed` leaves beside it.
+
+    A folder with a recipe alone may be somebody's own, and an export has one too.
+    """
+    file = directory / "recipe.yaml"
+    if file.is_symlink() or not file.is_file() or (directory / "config.json").exists():
+        return False
+    return (directory / LOCK).is_file() or any(links_to_stage(entry) for entry in directory.iterdir())
+
+
+def clear(run: Path) -> None:
+    """Delete what a run has found, and its links to stages; what else is in its directory is left alone."""
+    for name in ("results.json", "costs.json", "points.json"):
+        (run / name).unlink(missing_ok=True)
+    points = run / "points"
+    below = [] if points.is_symlink() else sorted(points.rglob("*"), reverse=True)  # the deepest first
+    for entry in [*run.iterdir(), *below]:
+        if links_to_stage(entry):
+            entry.unlink()
+    for folder in (*below, points):
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import moonlib
 from moonlib import commands
 from moonlib.interruption import Interrupted
+from moonlib.terminal import say, spell_out
 
 DATASETS = Path("runs/.data")  # where `moonlib fit` looks for built datasets
 
@@ -42,6 +43,8 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        spell_out(stream)
     arguments, rest = _parser().parse_known_args(words)
     verb: Callable[[argparse.Namespace], int] = arguments.verb
     if rest and "overrides" not in arguments:
@@ -50,11 +53,11 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return verb(arguments)
     except KeyboardInterrupt:
-        print("moonlib: interrupted; the same command continues", file=sys.stderr)
+        say("moonlib: interrupted; the same command continues", file=sys.stderr)
         return 130
     except Interrupted as ended:
         if _is_first():  # the others of a run on several processes end with it, and quietly
-            print(f"moonlib: ended by {Signals(ended.signum).name}; the same command continues", file=sys.stderr)
+            say(f"moonlib: ended by {Signals(ended.signum).name}; the same command continues", file=sys.stderr)
         return 128 + ended.signum if _is_first() else 0
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
             raise
         if getattr(error, "collective", False) and not _is_first():
             return 0
-        print(f"moonlib: {_message(error)}", file=sys.stderr)
+        say(f"moonlib: {_message(error)}", file=sys.stderr)
         return 2
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,6 +12,9 @@ from rich.table import Table
 
 COLUMNS = 10
 """Columns of values that a terminal of ordinary width has room for."""
+
+Around = tuple[str, str, str]
+"""A column's title, and what stands before and after a row's key in its own; a run may be called like a reference."""
 
 
 def closing_tables(
@@ -45,26 +48,30 @@ def metric_tables(
     Where they are too many for one table, the segments get one of their own.
     """
 
-    def known(columns: Mapping[str, str]) -> dict[str, str]:
-        return {title: form for title, form in columns.items() if any(form.format(key) in results for key in keys)}
+    def known(columns: Iterable[Around]) -> list[Around]:
+        return [
+            (title, before, after)
+            for title, before, after in columns
+            if any(f"{before}{key}{after}" in results for key in keys)
+        ]
 
     segments = dict.fromkeys(key.rpartition("@")[2] for key in results if key.rpartition("@")[0] in keys)
-    own = {name: "{}"}
-    within = known({f"@{segment}": f"{{}}@{segment}" for segment in segments})
-    beside = known({title: f"{prefix}/{{}}" for prefix, title in references.items()})
-    if len(own | within | beside) <= COLUMNS:
-        return [metric_table(keys, own | within | beside, results)]
-    return [metric_table(keys, own | columns, results) for columns in (beside, within) if columns]
+    own: list[Around] = [(name, "", "")]
+    within = known((f"@{segment}", "", f"@{segment}") for segment in segments)
+    beside = known((title, f"{prefix}/", "") for prefix, title in references.items())
+    if len(own + within + beside) <= COLUMNS:
+        return [metric_table(keys, own + within + beside, results)]
+    return [metric_table(keys, own + columns, results) for columns in (beside, within) if columns]
 
 
-def metric_table(keys: list[str], columns: Mapping[str, str], results: Mapping[str, float]) -> Table:
-    """A row per key; of each column the title and the form of its keys."""
+def metric_table(keys: list[str], columns: Sequence[Around], results: Mapping[str, float]) -> Table:
+    """A row per key and a column for each of its variants."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("test days", no_wrap=True, min_width=max(map(len, keys)))
-    for title in columns:
+    for title, _, _ in columns:
         table.add_column(title, justify="right", no_wrap=True)
     for key in keys:
-        values = [results.get(form.format(key)) for form in columns.values()]
+        values = [results.get(f"{before}{key}{after}") for _, before, after in columns]
         table.add_row(key, *("" if value is None else f"{value:.4f}" for value in values))
     return table
 

@@ -12,6 +12,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moonlib.terminal import say
+
 if TYPE_CHECKING:
     from moonlib.registry import Component
 
@@ -44,7 +46,7 @@ def scale(arguments: argparse.Namespace) -> int:
     if arguments.print_jobs or arguments.point is not None:
         study = Study(arguments.config, arguments.overrides, **places)
         if arguments.print_jobs:
-            print(*(study.command(point) for point in study.points), sep="\n")
+            say(*(study.command(point) for point in study.points), sep="\n")
         else:
             study.run(study.point(arguments.point), **options)
         return 0
@@ -58,7 +60,7 @@ def embed(arguments: argparse.Namespace) -> int:
 
     names = ("run", "products", "out", "queries", "images", "dim", "format", "batch_size", "workers")
     out = embed(**{name: vars(arguments)[name] for name in names})
-    print(f"{out}\nnext: moonlib index {out}" if arguments.format == "npy" else out)
+    say(f"{out}\nnext: moonlib index {out}" if arguments.format == "npy" else out)
     return 0
 
 
@@ -68,72 +70,71 @@ def index(arguments: argparse.Namespace) -> int:
 
     path, about = index(arguments.place, arguments.kind, arguments.out)
     for name, value in about.items():
-        print(f"{name:<20} {value}")
-    print(path)
+        say(f"{name:<20} {value}")
+    say(path)
     return 0
 
 
 def search(arguments: argparse.Namespace) -> int:
     """Search products by photo, text or both."""
-    from rich.console import Console
-
+    from moonlib.console import Terminal
+    from moonlib.export import opened
     from moonlib.representations.search import hits_sheet, hits_table
+    from moonlib.run import RunError
     from moonlib.verbs import search
 
     names = ("image", "text", "k", "index", "new_only")
     hits = search(arguments.run, **{name: vars(arguments)[name] for name in names})
-    console = Console() if Console().is_terminal else Console(width=160)
-    console.print(hits_table(hits))
+    Terminal(160).print(hits_table(hits))
+    if hits and not any(hit.row for hit in hits):
+        try:
+            opened(arguments.run).dataset()
+        except RunError as error:
+            say(f"note: titles and pictures are left out: {error}", file=sys.stderr)
     if arguments.sheet:
         image = arguments.image.read_bytes() if arguments.image else None
-        print(hits_sheet(image, arguments.text, hits, arguments.sheet))
+        say(hits_sheet(image, arguments.text, hits, arguments.sheet))
     return 0
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a run's encoder on another dataset."""
-    from rich.console import Console
-
     from moonlib.closing_table import metric_tables
+    from moonlib.console import Terminal
     from moonlib.verbs import evaluate
 
     found = evaluate(arguments.run, arguments.data, arguments.out, workers=arguments.workers)
     results, references = found["results"], found["references"]
     prefixes = (*(f"{prefix}/" for prefix in references), "valid/")
     keys = [key for key in results if not key.startswith(prefixes) and key.rpartition("@")[0] not in results]
-    console = Console() if Console().is_terminal else Console(width=120)
-    console.print(*metric_tables(keys, Path(found["run"]).name, results, references))
-    print(found["file"])
+    Terminal(120).print(*metric_tables(keys, Path(found["run"]).name, results, references))
+    say(found["file"])
     return 0
 
 
 def exchange(arguments: argparse.Namespace) -> int:
     """Find what a gain in an intermediate metric buys downstream."""
-    from rich.console import Console
-
+    from moonlib.console import Terminal
     from moonlib.studies.exchange import exchange, exchange_tables
 
     found = exchange(arguments.runs, split=arguments.split, out=arguments.out)
-    console = Console() if Console().is_terminal else Console(width=140)
-    console.print(exchange_tables(found))
+    Terminal(140).print(exchange_tables(found))
     if found["constant"]:
-        print(f"the same at all points of a data set, so without a rate: {', '.join(found['constant'])}")
-    print(found["file"])
+        say(f"the same at all points of a data set, so without a rate: {', '.join(found['constant'])}")
+    say(found["file"])
     return 0
 
 
 def abtest(arguments: argparse.Namespace) -> int:
     """Test click models against another on simulated shoppers, or on a log with propensities."""
-    from rich.console import Console
-
+    from moonlib.console import Terminal
     from moonlib.studies.abtest import abtest
     from moonlib.studies.abtest.tables import tables
 
     found = abtest(arguments.base, arguments.runs, requests=arguments.requests, seed=arguments.seed, out=arguments.out)
-    console = Console() if Console().is_terminal else Console(width=160)
-    console.print(tables(found))
+    Terminal(160).print(tables(found))
     for each in found:
-        print(each["file"])
+        say(each["file"])
     return 0
 
 
@@ -142,7 +143,7 @@ def report(arguments: argparse.Namespace) -> int:
     from moonlib.studies.report import report
 
     path = report(arguments.runs, arguments.out)
-    print(f"report: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    say(f"report: {path}, {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
@@ -152,8 +153,8 @@ def export(arguments: argparse.Namespace) -> int:
 
     out = export(arguments.run, arguments.out, license=arguments.license)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"{out}, {size / 1e6:.1f} MB; its card: {out / 'README.md'}")
-    print(f"next: moonlib embed {out} --products TABLE --out DIR, or moonlib.load({str(out)!r})")
+    say(f"{out}, {size / 1e6:.1f} MB; its card: {out / 'README.md'}")
+    say(f"next: moonlib embed {out} --products TABLE --out DIR, or moonlib.load({str(out)!r})")
     return 0
 
 
@@ -161,7 +162,7 @@ def data_make(arguments: argparse.Namespace) -> int:
     """Simulate a marketplace."""
     from moonlib.data.marketplace.source import Marketplace
 
-    print(Marketplace(arguments.size, arguments.seed).prepare(arguments.out))
+    say(Marketplace(arguments.size, arguments.seed).prepare(arguments.out))
     return 0
 
 
@@ -200,15 +201,15 @@ def plugins_list(arguments: argparse.Namespace) -> int:
     for component in listed:
         if component.kind != kind:
             kind = component.kind
-            print(kind)
+            say(kind)
         note = "   claimed twice: uninstall one" if (kind, component.name) in claimed else ""
         if component.mismatch:
             note += f"   {component.mismatch}"
-        print(f"  {component.name:<16} {component.distribution:<20} {component.value}{note}")
+        say(f"  {component.name:<16} {component.distribution:<20} {component.value}{note}")
     if renamed := registry.renamings(*arguments.kind):
-        print("renamed")
+        say("renamed")
         for renaming in renamed:
-            print(f"  {renaming}   until {renaming.distribution.rpartition(' ')[0]} {renaming.gone_in}")
+            say(f"  {renaming}   until {renaming.distribution.rpartition(' ')[0]} {renaming.gone_in}")
     return 0
 
 
@@ -220,9 +221,9 @@ def plugins_show(arguments: argparse.Namespace) -> int:
     if not name:
         raise registry.RegistryError(f"expected KIND/NAME such as losses/info_nce, got '{arguments.component}'")
     found = registry.describe(kind, name)
-    print(f"{found.component}   {found.component.distribution}\n{found.location}\n\n{found.signature}")
+    say(f"{found.component}   {found.component.distribution}\n{found.location}\n\n{found.signature}")
     if found.docstring:
-        print(f"\n{found.docstring}")
+        say(f"\n{found.docstring}")
     return 0
 
 
@@ -232,25 +233,25 @@ def plugins_check(arguments: argparse.Namespace) -> int:
 
     undeclared = {component.distribution for component in registry.components() if not component.api}
     for distribution in sorted(undeclared - {registry.THIS_PROCESS}):
-        print(f"note: {distribution} declares no version of the plugin API (group moonlib.api); it is taken to fit")
+        say(f"note: {distribution} declares no version of the plugin API (group moonlib.api); it is taken to fit")
     results = registry.check()
     broken: list[Component] = []
     for component, error in results:
         if error:
             broken.append(component)
-            print(f"broken: {component} of {component.distribution}")
+            say(f"broken: {component} of {component.distribution}")
             if error.__cause__:
                 traceback.print_exception(error.__cause__, file=sys.stdout)
             else:
-                print(error)
-            print()
+                say(error)
+            say()
     problems = registry.problems()
     for distribution, problem in problems:
-        print(f"broken: {distribution}: {problem}\n")
+        say(f"broken: {distribution}: {problem}\n")
     names = ", ".join(f"{component} ({component.distribution})" for component in broken)
-    print(f"{len(results)} components, {len(broken)} broken{': ' + names if broken else ''}")
+    say(f"{len(results)} components, {len(broken)} broken{': ' + names if broken else ''}")
     if problems:
-        print(f"metadata broken: {', '.join(sorted({distribution for distribution, _ in problems}))}")
+        say(f"metadata broken: {', '.join(sorted({distribution for distribution, _ in problems}))}")
     return 1 if broken or problems else 0
 
 
@@ -259,9 +260,9 @@ def plugins_new(arguments: argparse.Namespace) -> int:
     from moonlib.new_plugin import new_plugin
 
     directory = new_plugin(arguments.kind, arguments.name, arguments.to)
-    print(f"{directory}\nnext: cd {directory} && pip install --editable '.[test]' && pytest")
+    say(f"{directory}\nnext: cd {directory} && pip install --editable '.[test]' && pytest")
     for recipe in directory.glob("*.yaml"):
-        print(f"then: moonlib fit --config {recipe.name}")
+        say(f"then: moonlib fit --config {recipe.name}")
     return 0
 
 
@@ -275,7 +276,7 @@ def recipe_list(arguments: argparse.Namespace) -> int:
         about = first.lstrip("# ").strip() if first.startswith("#") else ""
         if about.split(" ")[0].endswith(".yaml"):  # the file's own name, which stands before and behind
             about = about.partition(" ")[2].strip()
-        print(f"{name:<16} {about}\n{'':<16} {path}")
+        say(f"{name:<16} {about}\n{'':<16} {path}")
     return 0
 
 
@@ -287,7 +288,7 @@ def recipe_cp(arguments: argparse.Namespace) -> int:
     target = arguments.to / source.name if arguments.to.is_dir() else arguments.to
     with target.open("x", encoding="utf-8") as file:  # refuses to overwrite
         file.write(source.read_text(encoding="utf-8"))
-    print(target)
+    say(target)
     return 0
 
 
@@ -298,7 +299,9 @@ def recipe_show(arguments: argparse.Namespace) -> int:
     from moonlib.recipe import load
 
     config = load(arguments.recipe, arguments.overrides).config
-    print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120), end="")
+    # What the output cannot hold, YAML spells in its own way, so that it is read back as it was.
+    whole = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    say(yaml.safe_dump(config, sort_keys=False, allow_unicode=whole, width=120), end="")
     return 0
 
 
@@ -307,7 +310,7 @@ def recipe_diff(arguments: argparse.Namespace) -> int:
     from moonlib.recipe import diff, load
 
     for key, old, new in diff(load(arguments.old).config, load(arguments.new).config):
-        print(f"{key}: {old} -> {new}")
+        say(f"{key}: {old} -> {new}")
     return 0
 
 
@@ -329,7 +332,7 @@ def recipe_check(arguments: argparse.Namespace) -> int:
                 Study(name).check()
         except RecipeError as error:
             broken += 1
-            print(f"broken: {error}")
+            say(f"broken: {error}")
         else:
-            print(f"ok: {name}")
+            say(f"ok: {name}")
     return 1 if broken else 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +15,15 @@ import moonlib.compat  # noqa: F401
 import polars as pl
 from lightning.pytorch.profilers import Profiler
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from moonlib import lock, processes
 from moonlib import recipe as recipes
+from moonlib.claim import RunExistsError
+from moonlib.console import Terminal
+from moonlib.directories import LOCK, STAGES, refuse_links
 from moonlib.iteration import fit
+from moonlib.names import run_name
 from moonlib.recipe import StageRecipe
 
 Preset = Literal["overfit", "limit", "profile"]
@@ -67,7 +73,9 @@ class TimeShares(Profiler):
 def debug(
     preset: Preset, config: str | Path, overrides: Sequence[str] = (), *, runs: str | Path = "runs", **options: Any
 ) -> Path:
-    """Run a recipe shortened, in a directory that no other run reads; what a former debug run left there is deleted.
+    """Run a recipe shortened, in a directory that no other run reads; it starts afresh each time.
+
+    The stages that a former debug run of the same preset and name has made are deleted, and nothing else.
 
     Args:
         preset: ``overfit`` trains every stage on its first batch alone (its loss should fall to almost nothing, or the
@@ -75,27 +83,58 @@ def debug(
             fifty and prints where their time went.
         config: a recipe's file, or the name of a shipped one.
         overrides: as in `moonlib.fit`; they go over the preset's.
-        runs: the runs directory, whose datasets are used; the debug run is in ``.debug/<preset>`` below it.
+        runs: the runs directory, whose datasets are used; the debug run, and its stages, are in
+            ``.debug/<preset>/<name>`` below it.
         options: as in `moonlib.fit`.
 
     Returns:
         The run directory.
+
+    Raises:
+        RunExistsError: a debug run of this preset and name is under way; see also `moonlib.fit`.
     """
     recipe = recipes.load(config, list(overrides))
-    root = Path(runs) / ".debug" / preset
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    (Path(runs) / ".data").mkdir(exist_ok=True)
-    (root / ".data").symlink_to("../../.data")
+    name = run_name(recipe.name if options.get("name") is None else options["name"])
+    processes.heed_launcher(recipe.stages.values())
+    root = Path(runs) / ".debug" / preset / name
     trained = {name: stage for name, stage in recipe.stages.items() if stage.written["trainer"]}
     shortened = [word for name, stage in trained.items() for word in shorten(preset, name, stage)]
-    run = fit(config, [*shortened, *overrides], runs=root, **options)
-    console = Console()
+    with prepared(root, Path(runs)):
+        # The recipe of an earlier one may differ: what it has left is to be taken over.
+        run = fit(config, [*shortened, *overrides], runs=root, **{**options, "name": name, "replace": True})
+    console = Terminal()
     console.print(loss_table(run, list(trained)))
     for name in trained:
         for file in sorted((run / name).rglob("*profile.txt")):
-            console.print(f"[bold]{name}[/bold]\n{file.read_text().strip()}\n", highlight=False)
+            console.print(name, style="bold")
+            console.print(f"{file.read_text().strip()}\n")
     return run
+
+
+@contextmanager
+def prepared(root: Path, runs: Path) -> Iterator[None]:
+    """Hold the runs directory of a debug run, without stages and with the datasets of all runs.
+
+    Raises:
+        RunExistsError: another process holds it.
+        FileExistsError: a link is in the way.
+    """
+    if not processes.is_first():
+        yield
+        return
+    refuse_links(root / STAGES, runs)
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock.held(root / LOCK):
+            if (root / STAGES).exists():
+                shutil.rmtree(root / STAGES)
+            (runs / ".data").mkdir(exist_ok=True)
+            if (root / ".data").is_symlink():
+                (root / ".data").unlink()
+            (root / ".data").symlink_to(os.path.relpath(runs / ".data", root))
+            yield
+    except lock.InUse as holder:
+        raise RunExistsError(f"{root} is in use by {holder}: wait for it to end, or give another --name") from None
 
 
 def shorten(preset: Preset, name: str, stage: StageRecipe) -> list[str]:

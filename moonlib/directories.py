@@ -13,6 +13,8 @@ from moonlib import lock
 from moonlib.disk import writing
 
 LOCK = ".lock"
+STAGES = ".stages"
+"""Folder of all stages, in that of all runs."""
 
 
 @contextmanager
@@ -28,11 +30,15 @@ def attempt(directory: Path, announce: Callable[[str], None]) -> Iterator[Path |
 
     Yields:
         Where to write, or None if the directory is finished.
+
+    Raises:
+        FileExistsError: ``<name>.partial`` is a link.
     """
     if directory.exists():
         yield None
         return
     partial = directory.with_name(f"{directory.name}.partial")
+    refuse_links(partial, directory.parent)
     with lock.awaited(partial / LOCK, announce):
         if directory.exists():
             shutil.rmtree(partial, ignore_errors=True)
@@ -43,9 +49,47 @@ def attempt(directory: Path, announce: Callable[[str], None]) -> Iterator[Path |
         partial.replace(directory)
 
 
-def link(path: Path, target: Path) -> None:
-    """Point a relative link at ``target``, replacing an older one in one step."""
+def refuse_links(path: Path, below: Path) -> None:
+    """Refuse to write where a link leads: whose that place is, its name does not say.
+
+    Args:
+        path: where something is to be written.
+        below: a directory above it; this one, and what is above it, may be links.
+
+    Raises:
+        FileExistsError: a part of the path is a link.
+    """
+    place = below
+    for part in path.relative_to(below).parts:
+        place = place / part
+        if place.is_symlink():
+            raise FileExistsError(f"{place} is a symbolic link, and moonlib writes through none: remove it")
+
+
+def links_to_stage(path: Path) -> bool:
+    """Whether a path is a link of a run to one of its stages."""
+    return path.is_symlink() and path.readlink().parent.name == STAGES
+
+
+def unfinished(path: Path) -> Path:
+    """The name under which a file is written before it takes its own; a link that lies there is not followed."""
     partial = path.with_name(f".{path.name}.partial")
+    if partial.is_symlink():
+        partial.unlink()
+    return partial
+
+
+def link(path: Path, target: Path) -> None:
+    """Point a run's relative link at a stage, replacing an older one in one step.
+
+    Raises:
+        FileExistsError: what is there is no such link.
+    """
+    if os.path.lexists(path) and not links_to_stage(path):
+        raise FileExistsError(
+            f"{path} is in the way of a link to {target}, and not of moonlib's making: move it elsewhere"
+        )
+    partial = unfinished(path)
     partial.unlink(missing_ok=True)
     partial.symlink_to(os.path.relpath(target, path.parent))
     partial.replace(path)
@@ -53,7 +97,7 @@ def link(path: Path, target: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name and rename it."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = unfinished(path)
     with writing(path):
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)

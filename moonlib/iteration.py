@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import resource
+import shlex
 import sys
 import time
 import warnings
@@ -22,18 +23,19 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from rich.console import Console
 
 from moonlib import points, processes
 from moonlib import recipe as recipes
 from moonlib.claim import claimed
 from moonlib.closing_table import closing_tables, spread_table
+from moonlib.console import Terminal
 from moonlib.data.dataset import Dataset
-from moonlib.directories import attempt, link, write_json
+from moonlib.directories import STAGES, attempt, link, write_json
 from moonlib.disk import writing
 from moonlib.encoders.encoder import Encoder
 from moonlib.fingerprint import made_with, material_stage
 from moonlib.interruption import Interruption
+from moonlib.names import run_name
 from moonlib.recipe import Recipe, StageRecipe, fingerprint
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.stages.training import CHECKPOINT
@@ -101,7 +103,7 @@ def fit(
         config: a recipe's file, or the name of a shipped one.
         overrides: ``--key value`` words as on the command line.
         runs: directory that holds the runs, their stages (``.stages``) and built datasets (``.data``).
-        name: of the run; the recipe's name by default.
+        name: of the run, see `moonlib.names.run_name`; the recipe's name by default.
         replace: take over a run directory that holds another recipe's run.
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
 
@@ -110,29 +112,32 @@ def fit(
 
     Raises:
         RecipeError: for anything wrong in the recipe, before anything is loaded.
-        RunExistsError: where the run directory holds another recipe's run, or another process works on it.
+        BadNameError: for what cannot be the name of a run, before anything is written.
+        RunExistsError: where the run directory holds another recipe's run or what is no run, or another process works
+            on it.
+        FileExistsError: where a link is in the way.
         Interrupted: after SIGTERM or Ctrl-C; the same call continues.
 
     Example: ``fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])`` returns ``Path("runs/iter1")``.
     """
     recipe = recipes.load(config, list(overrides))
     runs = Path(runs)
-    run = runs / (name or recipe.name)
-    # A file or a pipe has no width: let the tables have theirs.
-    console = Console() if Console().is_terminal else Console(width=120)
+    run = runs / run_name(recipe.name if name is None else name)
+    console = Terminal(120)
     quiet()
+    processes.heed_launcher(recipe.stages.values())
     if not processes.is_first():
         processes.end_with_parent()
     costs: dict[str, dict[str, Any]] = {}
-    with Interruption().listening() as interruption, claimed(run, recipe, replace):
+    with Interruption().listening() as interruption, claimed(run, recipe, replace, runs=runs):
         with costed(costs, "data"):
             dataset = Dataset(recipe.source().prepare(runs / ".data"))
-        iteration = Iteration(recipe, dataset, runs / ".stages", run, console, costs, interruption, checkpoint_seconds)
+        iteration = Iteration(recipe, dataset, runs / STAGES, run, console, costs, interruption, checkpoint_seconds)
         results, references = iteration.run_stages()
     if processes.is_first():
         console.print(closing_tables(run.name, results, references, costs))
-        console.print(f"run: {run}", highlight=False, soft_wrap=True)
-        console.print(f"next: {next_command(recipe)}", highlight=False, soft_wrap=True)
+        console.print(f"run: {run}", soft_wrap=True)
+        console.print(f"next: {next_command(recipe)}", soft_wrap=True)
     return run
 
 
@@ -163,12 +168,12 @@ def fit_seeds(
         The run directories.
 
     Raises:
-        ValueError: for fewer than two seeds.
+        ValueError: for fewer than two seeds, or what cannot be the name of a run.
     """
     if seeds < 2:
         raise ValueError(f"a spread needs at least 2 seeds, not {seeds}")
     recipe = recipes.load(config, list(overrides))
-    name = name or recipe.name
+    name = run_name(recipe.name if name is None else name)
     found = [
         fit(
             config,
@@ -182,7 +187,7 @@ def fit_seeds(
     ]
     if processes.is_first():
         results = {run.name: json.loads((run / "results.json").read_text()) for run in found}
-        Console(width=None if Console().is_terminal else 120).print(spread_table(results))
+        Terminal(120).print(spread_table(results))
     return found
 
 
@@ -195,7 +200,7 @@ class Iteration:
         dataset: Dataset,
         stages: Path,
         run: Path,
-        console: Console,
+        console: Terminal,
         costs: dict[str, dict[str, Any]],
         interruption: Interruption,
         checkpoint_seconds: float,
@@ -324,7 +329,7 @@ class Iteration:
             cost["first_run"] = read_json(directory / "cost.json")
         link(self.run / step.link, directory)
         took = "taken over" if cost["reused"] else f"{cost['seconds']:.1f} s"
-        self.console.print(f"{step.link:28s} {took:>10s}  {directory}", highlight=False, soft_wrap=True)
+        self.console.print(f"{step.link:28s} {took:>10s}  {directory}", soft_wrap=True)
         self.report_quarantine(directory)
         found: dict[str, float] = read_json(directory / "metrics.json")
         return found
@@ -362,32 +367,30 @@ class Iteration:
         trainer = self.trainer(step, partial)
         if trainer.world_size > 1:
             processes.end_group_at_exit()
-            while not directory.exists():
+            for _ in processes.waiting(f"begin with {step.link} in {partial}"):
+                if directory.exists():
+                    break
                 if meeting.exists() and read_json(meeting) == processes.meeting_point():
                     step.module.run(self.context(step, trainer, partial))
                     break
-                time.sleep(0.05)
         self.await_stage(directory)
 
     def await_stage(self, directory: Path) -> None:
         """Wait until the first process has finished a directory."""
-        while not directory.exists():
-            time.sleep(0.05)
+        for _ in processes.waiting(f"finish {directory}"):
+            if directory.exists():
+                break
 
     def waiting_for(self, name: str) -> Callable[[str], None]:
         """What to print while another run makes the same stage."""
-        return lambda holder: self.console.print(
-            f"{name:28s}   waiting: {holder} is making this stage", highlight=False, soft_wrap=True
-        )
+        return lambda holder: self.console.print(f"{name:28s}   waiting: {holder} is making this stage", soft_wrap=True)
 
     def report_quarantine(self, directory: Path) -> None:
         """Say how many samples a stage could not read."""
         file = directory / "quarantine.jsonl"
         if file.exists():
             lines = len(file.read_text(encoding="utf-8").splitlines())
-            self.console.print(
-                f"{'':28s} {lines} samples could not be read, see {file}", highlight=False, soft_wrap=True
-            )
+            self.console.print(f"{'':28s} {lines} samples could not be read, see {file}", soft_wrap=True)
 
     def trainer(self, step: Step, directory: Path) -> Trainer:
         """The trainer of a stage, writing its logs to ``directory``."""
@@ -464,7 +467,9 @@ def seed_of(seed: int, name: str) -> int:
 
 def next_command(recipe: Recipe) -> str:
     """A command that runs the same recipe under another name and seed."""
-    return f"moonlib fit --config {recipe.path} --name {recipe.name}-seed{recipe.seed + 1} --seed {recipe.seed + 1}"
+    seed = recipe.seed + 1
+    words = ("--config", str(recipe.path), "--name", f"{recipe.name}-seed{seed}", "--seed", str(seed))
+    return shlex.join(("moonlib", "fit", *words))
 
 
 def quiet() -> None:

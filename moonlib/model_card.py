@@ -13,6 +13,7 @@ import moonlib
 from moonlib.data.marketplace.source import Marketplace
 from moonlib.recipe_typing import class_path
 from moonlib.run import Run, RunError
+from moonlib.terminal import visible
 from moonlib.versions import DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def model_card(run: Run, encoder: Encoder, described: Mapping[str, Any], recipe:
         "This is an independent implementation; that paper's authors had no part in it, and its results are not this "
         "encoder's.",
     ]
-    return "\n\n".join(sections) + "\n"
+    return visible("\n\n".join(sections)) + "\n"
 
 
 def plain(text: object) -> str:
@@ -161,6 +162,7 @@ def _use(encoder: Encoder, described: Mapping[str, Any]) -> str:
     code = f"""{prepare}import moonlib
 import torch
 from moonlib.data.content import Content
+from moonlib.terminal import visible
 
 encoder = moonlib.load(".")  # this folder; nothing is downloaded
 contents = [{contents}]
@@ -198,12 +200,12 @@ def _results(run: Run) -> list[str]:
         "`@new` is of products listed after the end of training, `@32d` of the first 32 dimensions, and so on."
     ]
     for _, keys in sorted(tasks.items(), key=lambda task: (not task[0].endswith("_search"), task[0])):
-        columns = {"this encoder": "{}"} | {
-            title: f"{prefix}/{{}}"
+        columns = {"this encoder": ""} | {
+            title: f"{prefix}/"
             for prefix, title in prefixes.items()
             if any(f"{prefix}/{key}" in results for key in keys)
         }
-        rows = [[plain(key), *(_number(results.get(form.format(key))) for form in columns.values())] for key in keys]
+        rows = [[plain(key), *(_number(results.get(f"{prefix}{key}")) for prefix in columns.values())] for key in keys]
         parts.append(table(["metric", *map(plain, columns)], rows))
     return parts
 

@@ -2,7 +2,7 @@
 
 Lightning (and torchrun) start the same command once per device. Each of these processes passes through the whole
 recipe. The first one decides, writes and prints; the others wait until a stage is there, and join those whose trainer
-has several devices.
+has several devices. Where no stage has several, each process runs what it was told by itself.
 """
 
 from __future__ import annotations
@@ -11,22 +11,87 @@ import atexit
 import gc
 import os
 import socket
+import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import moonlib.compat  # noqa: F401
 import torch
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+
+from moonlib.terminal import say
+
+if TYPE_CHECKING:
+    from moonlib.recipe import StageRecipe
 
 _FIRST = "MOONLIB_FIRST_PROCESS"
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 
 
+_alone = False
+"""Whether this process runs things whatever its environment says, see `heed_launcher`."""
+
+
 def is_first() -> bool:
     """Whether this is the process that runs things, by what Lightning, torchrun or SLURM put into the environment."""
-    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+    return _alone or _rank() is None
+
+
+def heed_launcher(stages: Iterable[StageRecipe]) -> None:
+    """Believe the environment that there are other processes only where one of the stages is trained by several.
+
+    A rank may be there for another reason: ``srun`` that starts two runs of one device each, or a notebook in a pod of
+    a training job. Waiting for a first process would then be waiting for nobody.
+
+    Args:
+        stages: of the run that is about to begin.
+    """
+    global _alone
+    _alone = _rank() is not None and not any(_world_size(stage) > 1 for stage in stages)
+    if _alone:
+        # Lightning read the environment too: its loggers would write nothing.
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
+
+
+def _rank() -> str | None:
+    """The variable that says that this is not the first process, with its value; None if none does."""
+    return next((f"{name}={os.environ[name]}" for name in _RANKS if os.environ.get(name, "0") != "0"), None)
+
+
+def _world_size(stage: StageRecipe) -> int:
+    return stage.trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+    ).world_size
+
+
+PATIENCE = 60.0
+"""Seconds of waiting for the first process after which the others say so."""
+
+
+def waiting(what: str) -> Iterator[None]:
+    """Yield again and again, some time apart, and say once for whom this process waits if it takes long.
+
+    Args:
+        what: it waits for the first process to do.
+
+    Example: ``for _ in waiting("make a stage"): ...``
+    """
+    began, told = time.monotonic(), False
+    while True:
+        yield
+        time.sleep(0.05)
+        if not told and time.monotonic() - began >= PATIENCE:
+            told = True
+            say(
+                f"moonlib: this process ({_rank()}) takes part in a run on several, and waits for the first to {what}. "
+                f"If there is no other, unset {str(_rank()).partition('=')[0]} and start again",
+                file=sys.stderr,
+            )
 
 
 def meeting_point() -> str:

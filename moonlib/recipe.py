@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import moonlib.compat  # noqa: F401
 from lightning import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moonlib.recipe_merge import (
     RecipeError,
@@ -137,8 +138,14 @@ class StageRecipe:
 
         Args:
             kwargs: go over the recipe's; callbacks and loggers given as lists are added to the recipe's.
+
+        Raises:
+            RecipeError: Lightning refuses the arguments, for instance an accelerator that this machine has not.
         """
-        trainer: Trainer = self._trainer.build(**kwargs)
+        try:
+            trainer: Trainer = self._trainer.build(**kwargs)
+        except (MisconfigurationException, ImportError) as error:
+            raise RecipeError(" ".join(str(error).split()), ("stages", self.name, "trainer")) from error
         return trainer
 
     def override(self, module: Mapping[str, Any]) -> StageRecipe:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from moonlib import registry
+from moonlib.names import stage_problem
 
 Key = tuple[str, ...]
 
@@ -32,7 +33,8 @@ class RecipeError(ValueError):
     """
 
     def __init__(self, problem: str, key: Key = (), source: str = "") -> None:
-        super().__init__(": ".join(part for part in (source, ".".join(key), problem) if part))
+        told = ": ".join(part for part in (source, ".".join(map(str, key)), problem) if part)
+        super().__init__(" ".join(told.splitlines()))
         self.problem = problem
         self.key = key
 
@@ -222,6 +224,8 @@ def _merge_stages(parent: dict[str, Any], child: dict[str, Any], first: bool) ->
     stages = dict(parent)
     for name, stage in child.items():
         key = ("stages", name)
+        if problem := stage_problem(name):
+            raise RecipeError(problem, key)
         if stage is None and name in stages:
             del stages[name]
             continue
@@ -250,8 +254,8 @@ def _component(value: Any, other: Any) -> Any:
 
 def _same_class(one: Any, other: Any) -> bool:
     """Whether two class paths, each a bare name or dotted, mean one class."""
-    if one == other:
-        return True
+    if one == other or not (isinstance(one, str) and isinstance(other, str)):
+        return bool(one == other)
     listed = registry.components()
     present = {renaming.old: renaming.new for renaming in registry.renamings()}
     names = [{path, present.get(path, path)} for path in (one, other)]

@@ -190,6 +190,9 @@ class Run:
     def dataset(self) -> Dataset:
         """The data of the run, where it still lies.
 
+        A relative path of the recipe was one from where `moonlib fit` ran: it is looked for from here and from every
+        folder above the run, and its hash tells whether it is the run's.
+
         Raises:
             RunError: it is not there any more.
         """
@@ -197,12 +200,18 @@ class Run:
             source: Source = construct_component("sources", self.config.get("data"), ("data",)).build()
         except RecipeError as error:
             raise self._not_usable(error) from error
-        places = [source.path] if isinstance(source, Shards) else sorted(self.cache.glob("*"))
+        if isinstance(source, Shards):
+            places = [source.path, *(above / source.path for above in self.directory.resolve().parents)]
+        else:
+            places = sorted(self.cache.glob("*"))
         hashes = {identity.get("dataset") for identity in self._identities()}
         for place in places:
             if (place / "dataset.json").is_file() and (found := Dataset(place)).hash in hashes:
                 return found
-        where = places[0] if isinstance(source, Shards) else self.cache
+        if isinstance(source, Shards):
+            where = source.path if source.path.is_absolute() else f"{source.path}, seen from here or above the run,"
+        else:
+            where = self.cache
         raise RunError(f"{self.directory}: its data is not in {where} any more; {self._command} makes it again")
 
     def reopen(self, link: str, dataset: Dataset) -> tuple[Stage, StageContext]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,11 +18,10 @@ import polars as pl
 import torch
 import yaml
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 import moonlib
 from moonlib import lock
+from moonlib.console import progress
 from moonlib.data import table_files
 from moonlib.data.content import Content, Side
 from moonlib.data.dataset import Dataset
@@ -44,6 +42,7 @@ from moonlib.representations.tables import TableReader
 from moonlib.run import Run, RunError
 from moonlib.stages.represent import Represent
 from moonlib.stages.stage import StageContext
+from moonlib.terminal import say
 
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
@@ -146,11 +145,11 @@ def _embed_table(
 ) -> None:
     """Encode into files, showing how far it is and what it took."""
     start = time.perf_counter()
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(table, total=len(contents.ids))
+    with progress() as bars:
+        task = bars.add_task(table, total=len(contents.ids))
 
         def show(rows: int) -> None:
-            progress.update(task, completed=rows)
+            bars.update(task, completed=rows)
 
         try:
             embed_contents(encoder, contents, out, table, dim=dim, device=device, workers=workers, progress=show)
@@ -162,10 +161,10 @@ def _embed_table(
                 "continues; fewer --workers or a smaller --batch-size take less memory"
             ) from error
     seconds = time.perf_counter() - start
-    print(f"{table}: {len(contents.ids):,} vectors of {dim} dimensions in {seconds:.1f} s")
+    say(f"{table}: {len(contents.ids):,} vectors of {dim} dimensions in {seconds:.1f} s")
     if bad := contents.quarantine.entries():
         where = contents.quarantine.path
-        print(f"{len(bad)} images can't be read; their rows are represented by what else they have; see {where}")
+        say(f"{len(bad)} images can't be read; their rows are represented by what else they have; see {where}")
 
 
 def _cpus() -> int:

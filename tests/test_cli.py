@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -185,3 +186,21 @@ def test_recipe_check_tries_every_recipe_and_constructs_its_parts(
     assert first == f"broken: {wrong}: stages.pretrain.trainer.max_step: unknown key; did you mean 'max_steps'?"
     assert second == "ok: iter1"
     assert third.startswith("broken: ") and "seed -1 is negative" in third
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_an_output_that_is_not_utf_8_spells_what_it_lacks(locale: dict[str, str], tmp_path: Path) -> None:
+    def cli(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "moonlib", *words]  # an interpreter of its own, which reads the locale
+        env = {**os.environ, "PYTHONCOERCECLOCALE": "0", **locale}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding="ascii", check=False)
+
+    (tmp_path / "eins.yaml").write_text("extends: iter1\nchanges: {training: 红 → größer}", encoding="utf-8")
+    (tmp_path / "zwei.yaml").write_text('extends: iter1\nchanges: {training: "\\e[2J"}', encoding="utf-8")
+    assert cli("recipe", "list").returncode == 0
+    told = cli("recipe", "diff", "eins.yaml", "zwei.yaml")
+    assert (told.returncode, told.stdout) == (0, "changes.training: \\u7ea2 \\u2192 gr\\xf6\\xdfer -> \\x1b[2J\n")
+    shown = cli("recipe", "show", "eins.yaml")
+    assert yaml.safe_load(shown.stdout)["changes"] == {"training": "红 → größer"}
+    told = cli("fit", "--config", "missing-红\x1b[2J")
+    assert told.returncode == 2 and "\\x1b[2J: no such recipe" in told.stderr and "\x1b" not in told.stderr

@@ -18,7 +18,7 @@ def test_overfit_learns_one_batch_by_heart(
     lengths = ["--stages.pretrain.trainer.max_steps=60", "--stages.application.trainer.max_epochs=60"]
     overrides = [*short_iter2, *lengths, "--stages.application.data.batch_size=256"]
     run = debug("overfit", "iter2", overrides, runs=runs)
-    assert run == runs / ".debug/overfit/iter2"
+    assert run == runs / ".debug/overfit/iter2/iter2"
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.split()[2:]}
     for stage in ("pretrain", "posttrain", "application"):
         losses = pl.read_csv(run / stage / "csv/metrics.csv")["loss"]
@@ -30,7 +30,7 @@ def test_overfit_learns_one_batch_by_heart(
 def test_profile_says_where_the_time_goes_and_starts_afresh(
     runs: Path, short_iter2: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    left = runs / ".debug/profile/.stages/old"
+    left = runs / ".debug/profile/iter2/.stages/old"
     left.mkdir(parents=True)
     debug("profile", "iter2", short_iter2, runs=runs)
     assert not left.exists()

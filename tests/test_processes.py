@@ -16,6 +16,8 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
+from moonlib import processes
+from moonlib.cli import main
 from moonlib.testing.processes import Program, process_group, run_processes, run_program
 
 WAITING = """
@@ -186,3 +188,67 @@ def alive(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+SLURM = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "seeds"}
+POD = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "nobody.invalid", "MASTER_PORT": "1"}
+
+
+@pytest.fixture
+def alone(finished_run: Path, tmp_path: Path) -> list[str]:
+    """The words of a run on one device, of which one training is left to do."""
+    shutil.copytree(finished_run.parent, tmp_path / "runs", symlinks=True)
+    shutil.rmtree((tmp_path / "runs/iter1/pretrain").resolve())
+    return [
+        "fit",
+        "--config",
+        str(tmp_path / "runs/iter1/recipe.yaml"),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--name",
+        "x",
+    ]
+
+
+@pytest.mark.parametrize(
+    "ranks", [POD, {"LOCAL_RANK": "1"}, {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", **SLURM}, {"NODE_RANK": "2"}]
+)
+def test_a_rank_is_no_reason_to_wait_where_all_is_trained_by_one_process(
+    ranks: dict[str, str], alone: list[str], tmp_path: Path
+) -> None:
+    # An interpreter of its own: Lightning reads the rank when it is imported.
+    command = [sys.executable, "-m", "moonlib", *alone]
+    done = subprocess.run(command, env=environment(**ranks), stdout=-1, stderr=-1, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert f"run: {tmp_path / 'runs/x'}" in done.stdout
+    assert (tmp_path / "runs/x/pretrain/csv/metrics.csv").read_text().count("\n") == 4  # three steps and a heading
+
+
+def test_an_error_of_a_process_alone_is_told_whatever_its_rank(alone: list[str], tmp_path: Path) -> None:
+    words = [*alone, "--stages.pretrain.module.init_args.learning_rate=1e25", "--stages.pretrain.trainer.max_steps=5"]
+    command = [sys.executable, "-m", "moonlib", *words]
+    done = subprocess.run(command, env=environment(RANK="1"), stdout=-1, stderr=-1, text=True, timeout=200)
+    assert done.returncode == 2 and "the loss is" in done.stderr
+
+
+def test_one_of_several_says_for_whom_it_waits(
+    alone: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Waited(Exception):
+        pass
+
+    def tell(*values: object, **_: object) -> None:
+        print(*values)
+        raise Waited
+
+    monkeypatch.setattr(processes, "PATIENCE", 0.0)
+    monkeypatch.setattr(processes, "say", tell)
+    monkeypatch.setattr(processes, "end_with_parent", lambda: None)
+    monkeypatch.setattr(processes, "_alone", False)
+    monkeypatch.setenv("RANK", "1")
+    pair = [f"--stages.pretrain.trainer.{key}" for key in ("devices=2", "accelerator=cpu", "strategy=ddp")]
+    with pytest.raises(Waited):
+        main([*alone, *pair, "--seed=5"])
+    told = capsys.readouterr().out
+    assert "this process (RANK=1) takes part in a run on several, and waits for the first to finish " in told
+    assert "unset RANK and start again" in told

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,11 +20,13 @@ from moonlib import recipe, registry
 from moonlib.data.source import Source
 from moonlib.encoders.encoder import Encoder
 from moonlib.losses.loss import Loss
+from moonlib.names import BadNameError, run_name, stage_problem
 from moonlib.negatives.negative_sampler import NegativeSampler
 from moonlib.recipe import Recipe, RecipeError, StageRecipe
 from moonlib.recipe_merge import merge
 from moonlib.recipe_typing import construct
 from moonlib.stages.stage import Stage, StageContext
+from moonlib.terminal import visible
 
 Write = Callable[..., Path]
 
@@ -570,3 +573,114 @@ def test_an_int_stays_an_int_where_one_is_allowed() -> None:
     built = construct(Fraction, {"batches": 1, "share": 1}, ("trainer",))
     assert repr(built.resolved) == "{'batches': 1, 'share': 1.0}"
     assert repr(vars(built.build())) == "{'batches': 1, 'share': 1.0}"
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 10**20),
+    st.floats(),
+    st.text(max_size=6),
+    st.sampled_from(
+        ["train", "softmax", "random", "shop", "tiny", "os.path.join", "os", "a.b", ".", "..", "1e3", "../x"]
+    ),
+)
+KEYS = st.one_of(
+    st.sampled_from(
+        [
+            "seed",
+            "changes",
+            "data",
+            "encoder",
+            "stages",
+            "scale",
+            "extends",
+            "train",
+            "last",
+            "module",
+            "trainer",
+            "probe",
+            "after",
+            "class_path",
+            "init_args",
+            "loss",
+            "negatives",
+            "callbacks",
+            "max_steps",
+            "tasks",
+            "batch_size",
+            "every",
+            "size",
+        ]
+    ),
+    st.text(max_size=4),
+    st.none(),
+    st.booleans(),
+    st.integers(-1, 2),
+    st.floats(allow_nan=False),
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
+)
+PATHS = st.sampled_from(
+    [
+        *((), ("seed",), ("data",), ("encoder",), ("stages",), ("stages", "train"), ("stages", "train", "module")),
+        *(("stages", "train", part) for part in ("data", "trainer", "probe", "after")),
+        *(("stages", "train", "module", "init_args", part) for part in ("loss", "negatives", "bank")),
+        *(("data", "init_args"), ("data", "class_path"), ("changes",), ("extends",)),
+    ]
+)
+
+
+def loads_or_tells(path: Path, overrides: list[str]) -> None:
+    """Loading, and what the verbs do with a recipe, either works or tells what is wrong on one line."""
+    try:
+        loaded = recipe.load(path, overrides)
+        for stage in loaded.stages.values():
+            assert stage_problem(stage.name) is None
+            stage.module(), stage.data()
+        loaded.source(), loaded.encoder()
+        assert yaml.safe_load(yaml.safe_dump(loaded.config)) is not None
+        assert recipe.diff(loaded.config, loaded.config) == []
+    except RecipeError as error:
+        assert "\n" not in visible(str(error)).rstrip()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=250)
+@given(place=PATHS, value=VALUES)
+def test_whatever_a_recipe_holds_is_loaded_or_told(write: Write, place: tuple[str, ...], value: object) -> None:
+    content: Any = value
+    for key in reversed(place):
+        content = {key: content}
+    whole = {"extends": "base.yaml", **content} if isinstance(content, dict) and "extends" not in content else content
+    loads_or_tells(write(yaml.safe_dump(whole, allow_unicode=True)), [])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=250)
+@given(
+    words=st.lists(
+        st.one_of(
+            st.text(max_size=8),
+            st.builds(
+                lambda key, value: f"--{'.'.join(key)}={value}",
+                PATHS | st.lists(KEYS.map(str), max_size=4).map(tuple),
+                st.text(max_size=8) | VALUES.map(lambda value: yaml.safe_dump(value, default_flow_style=True).strip()),
+            ),
+        ),
+        max_size=3,
+    )
+)
+def test_whatever_the_command_line_says_is_taken_or_told(write: Write, words: list[str]) -> None:
+    loads_or_tells(write("extends: base.yaml"), words)
+
+
+@settings(max_examples=500)
+@given(st.text() | st.text("./\\-_a1 \0", max_size=8))
+def test_a_name_leads_nowhere_but_down(name: str) -> None:
+    try:
+        place = Path("/runs") / run_name(name)
+    except BadNameError as error:
+        assert repr(name) in str(error)
+    else:
+        assert str(place) == os.path.normpath(place) == f"/runs/{name}" and place.is_relative_to("/runs/")
+        assert not any(part.startswith((".", "-")) for part in place.parts)

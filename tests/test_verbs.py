@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from PIL import Image
 from pyarrow import parquet
 
@@ -21,8 +22,10 @@ import moonlib
 from moonlib.cli import main
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
+from moonlib.representations.search import Hit
 from moonlib.representations.store import Representations
 from moonlib.run import Run
+from moonlib.testing.examples import example_dataset
 from moonlib.testing.processes import Program, run_program
 from moonlib.verbs import evaluate, search
 
@@ -306,3 +309,53 @@ def test_evaluating_on_another_shop_keeps_the_runs_tokenizer(finished_run: Path,
     assert found["results"]["oracle/image_search/recall@10"] > 0.9
     assert found["results"] != Run(finished_run).results
     assert (finished_run / "preprocessing/tokenizer.json").read_bytes() == tokenizer
+
+
+def test_search_prints_titles_as_they_are(
+    here: Cli, finished_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    titles = ["mug [/sale]", "[new] mug", "mug :fire:", "mug \x1b[2J\0", "Tasse größer 红"]
+    hits = [Hit(rank, 0.5, rank, {"title": title, "category": "a[/b]"}) for rank, title in enumerate(titles)]
+    monkeypatch.setattr("moonlib.verbs.search", lambda *_, **__: hits)
+    done = here("search", finished_run, "--text", "mug")
+    assert done.returncode == 0
+    for title in (*titles[:3], r"mug \x1b[2J\x00", titles[4]):
+        assert title in done.stdout
+
+
+@pytest.fixture
+def project(finished_run: Path, tiny: Dataset, tmp_path: Path) -> Path:
+    """A folder with a run in ``runs/iter1`` of the data in ``data/shop``, which its recipe gives as a relative path."""
+    project = tmp_path / "project"
+    shutil.copytree(finished_run.parent, project / "runs", symlinks=True)
+    (project / "runs/.data").unlink()
+    shutil.copytree(tiny.directory, project / "data/shop")
+    file = project / "runs/iter1/recipe.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["data"] = {"class_path": "moonlib.data.existing.Shards", "init_args": {"path": "data/shop"}}
+    file.write_text(yaml.safe_dump(config))
+    return project
+
+
+def test_data_of_a_relative_path_is_found_from_another_folder(here: Cli, project: Path, tmp_path: Path) -> None:
+    done = here("search", project / "runs/iter1", "--text", "red mug", "-k", "3")
+    assert done.returncode == 0 and not done.stderr
+    titles = {hit.row["title"] for hit in search(project / "runs/iter1", text="red mug", k=3)}
+    assert titles and all(title.split()[0] in done.stdout for title in titles)
+
+
+def test_other_data_of_that_path_is_not_taken_for_the_run_s(here: Cli, project: Path, tmp_path: Path) -> None:
+    shutil.move(project / "data/shop", project / "data/moved")
+    other = example_dataset(tmp_path / "data/shop")
+    assert other.hash != Dataset(project / "data/moved").hash
+    done = here("search", project / "runs/iter1", "--text", "red mug", "-k", "3")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) > 4
+    assert "note: titles and pictures are left out: " in done.stderr
+    assert "its data is not in data/shop, seen from here or above the run, any more" in done.stderr
+
+
+def test_a_search_with_an_export_says_why_there_are_no_titles(here: Cli, finished_run: Path) -> None:
+    assert here("export", finished_run, "shipped").returncode == 0
+    assert here("index", finished_run, "--out", "i.faiss").returncode == 0
+    done = here("search", "shipped", "--index", "i.faiss", "--text", "red mug")
+    assert done.returncode == 0 and "note: titles and pictures are left out: shipped is an export" in done.stderr

@@ -18,6 +18,7 @@ from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
 from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, users_of, validate
+from moonlib.terminal import say
 
 
 def build(
@@ -176,14 +177,14 @@ def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -
 
 def _report(dataset: Dataset, files: dict[str, str]) -> None:
     for table in dataset.counts:
-        print(f"{files[table]}: {describe(dataset.table(table), table)}")
+        say(f"{files[table]}: {describe(dataset.table(table), table)}")
     quarantine = dataset.directory / "quarantine.jsonl"
     if quarantine.exists():
         lost = len(quarantine.read_text(encoding="utf-8").splitlines())
-        print(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
+        say(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
     for problem in [
         *empty_splits(dataset),
         *(line for table in dataset.counts for line in doubts(dataset.table(table), table)),
     ]:
-        print(f"warning: {problem}")
-    print(f"{dataset.directory} is ready: moonlib data check {dataset.directory}")
+        say(f"warning: {problem}")
+    say(f"{dataset.directory} is ready: moonlib data check {dataset.directory}")

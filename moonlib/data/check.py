@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from moonlib.console import Terminal
 from moonlib.data.contact_sheet import contact_sheet
 from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, first_line
 from moonlib.data.jpeg import to_jpeg
@@ -127,8 +127,8 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
 
 def print_report(report: Report) -> None:
     """Print a report to the terminal."""
-    console = Console()
-    console.print(report.dataset, highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
+    console.print(report.dataset, soft_wrap=True)
     table = Table("table", "rows", "images", *get_args(Split))
     for name, rows in report.counts.items():
         images = f"{report.images[name]:,}" if name in report.images else ""
@@ -138,10 +138,13 @@ def print_report(report: Report) -> None:
     for name, words in report.contents.items():
         console.print(f"{name}: {words}", highlight=False, markup=False, soft_wrap=True)
     for line in report.problems:
-        console.print(f"[red]problem[/red] {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(Text("problem", "red"), line, soft_wrap=True)
     for line in report.warnings:
-        console.print(f"[yellow]warning[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
-    console.print("[green]ok[/green]" if report.ok else f"[red]problems: {len(report.problems)}[/red]")
+        console.print(Text("warning", "yellow"), line, soft_wrap=True)
+    if report.ok:
+        console.print("ok", style="green")
+    else:
+        console.print(f"problems: {len(report.problems)}", style="red")
 
 
 def _has_content(dataset: Dataset) -> bool:

@@ -57,6 +57,18 @@ def query_contents(dataset: Dataset) -> pl.DataFrame:
     return dataset.table("queries", ("query_id", "text", "image")).select("query_id", asked=asked)
 
 
+def segment_label(value: object) -> str:
+    """A value, or the name of a column or an attribute, as part of a key of results.
+
+    An ``@`` parts a key from its segment, so that of a value is written ``%40``.
+
+    Example:
+        >>> segment_label("red @ home")
+        'red %40 home'
+    """
+    return str(value).replace("@", "%40")
+
+
 def segment_columns(dataset: Dataset, declared: Sequence[str]) -> dict[str, pl.DataFrame]:
     """Look up the columns of users and products that part impressions into segments.
 

@@ -36,9 +36,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
-from rich.console import Console
 from rich.progress import track
 
+from moonlib.console import Terminal
 from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
@@ -46,6 +46,7 @@ from moonlib.data.workers import worker_pool
 from moonlib.directories import LOCK, attempt
 from moonlib.disk import writing
 from moonlib.representations.store import Representations
+from moonlib.terminal import say
 
 FORMAT = 1
 """The version of this layout."""
@@ -108,7 +109,7 @@ _building = threading.Lock()
 
 
 def _announce(directory: Path) -> Callable[[str], None]:
-    return lambda holder: print(f"{directory} is being built by {holder}: waiting for it", file=sys.stderr)
+    return lambda holder: say(f"{directory} is being built by {holder}: waiting for it", file=sys.stderr)
 
 
 def _empty(draft: Path) -> None:
@@ -182,9 +183,9 @@ def write_dataset(
     bad: list[dict[str, Any]] = []
     images = track(
         _read_images(wanted, read_image, workers),
-        f"Writing {name}",
+        "Writing images",
         len(wanted),
-        console=Console(stderr=True),
+        console=Terminal(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 import moonlib
 from moonlib.directories import write_json
+from moonlib.disk import writing
 from moonlib.representations.store import Representations, unit, write_array
 
 Kind = Literal["flat", "hnsw", "ivf"]
@@ -23,6 +26,8 @@ BLOCK = 16_384
 """Vectors read at once."""
 SAMPLE = 200
 """Queries that an index is compared with the exact search on."""
+TRIES = 40
+"""How often an index that is replaced meanwhile is read again."""
 TIE = 1e-6
 """Cosines this close are a tie, in which either item is right."""
 
@@ -78,7 +83,8 @@ class Index:
     Attributes:
         faiss: the index.
         ids: int64 [n], the id of each of its vectors.
-        about: what is known of it: kind, parameters, the encoder its vectors are of, recall.
+        about: what is known of it: kind, parameters, the encoder its vectors are of, recall, and under ``sha256`` the
+            checksums of index and ids.
     """
 
     faiss: Any
@@ -104,25 +110,50 @@ class Index:
 
     @classmethod
     def open(cls, path: Path) -> Index:
-        """Open what `build_index` wrote.
+        """Open what `build_index` wrote, also while it is built anew: then the old one or the new one, never a mixture.
 
         Raises:
-            BrokenIndex: it is missing or broken.
+            BrokenIndex: it is missing or broken, or its files are of different builds.
         """
+        for _ in range(TRIES):
+            index = cls._read(path)
+            if index is not None:
+                return index
+            time.sleep(0.05)  # a build that replaces its three files is done with it in a moment
+        raise BrokenIndex(f"{path} and the two files beside it are not of one build: build the index again")
+
+    @classmethod
+    def _read(cls, path: Path) -> Index | None:
+        """Read the three files once; None if they are of different builds."""
         faiss = _faiss()
         ids_file, about_file = _beside(path)
         for file in (path, ids_file, about_file):
             if not file.is_file():
                 raise BrokenIndex(f"{file} is missing: an index is three files, which `moonlib index` writes together")
+        digests = {}
         try:
             about = json.loads(about_file.read_text(encoding="utf-8"))
-            ids = np.load(ids_file, allow_pickle=False)
-            index = faiss.read_index(str(path))
+            with ids_file.open("rb") as stream:
+                ids = np.load(stream, allow_pickle=False)
+            digests["ids"] = hashlib.sha256(ids.data).hexdigest()
+            with path.open("rb") as stream:
+                digest = hashlib.sha256()
+
+                def read(size: int) -> bytes:
+                    part = stream.read(size)
+                    digest.update(part)
+                    return part
+
+                # Through one open file: by its name, faiss may read another build than the one that is hashed.
+                index = faiss.read_index(faiss.PyCallbackIOReader(read, 1 << 20))
+                while read(1 << 20):
+                    pass
+            digests["index"] = digest.hexdigest()
         except (RuntimeError, ValueError, EOFError) as error:
             raise BrokenIndex(f"{path} is broken ({str(error).splitlines()[0]}): build it again") from None
-        if index.ntotal != len(ids):
+        if index.ntotal != len(ids) and "sha256" not in about:  # of an earlier version
             raise BrokenIndex(f"{path} has {index.ntotal} vectors, {ids_file} {len(ids)} ids: build the index again")
-        return cls(index, ids, about)
+        return cls(index, ids, about) if about.get("sha256", digests) == digests else None
 
 
 def _faiss() -> Any:
@@ -180,18 +211,22 @@ def build_index(
         found.about.update(_compare(found, store, store.vectors[represented] if queries is None else queries))
     finally:
         faiss.omp_set_num_threads(threads)
-    ids_file, about_file = _beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    about_file.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        faiss.write_index(index, str(partial))
-    except RuntimeError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path} can't be written (is the disk full?): {str(error).splitlines()[0]}") from error
-    partial.replace(path)
-    write_array(ids_file, found.ids)
-    write_json(about_file, found.about)
+    # Each build in a folder of its own; then its files take their names one right after the other. Who reads in between
+    # sees by the description that they do not belong together.
+    with writing(path), tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        parts = [Path(folder, name) for name in ("index", "ids", "about")]
+        try:
+            faiss.write_index(index, str(parts[0]))
+        except RuntimeError as error:
+            raise OSError(f"{path} can't be written (is the disk full?): {str(error).splitlines()[0]}") from error
+        write_array(parts[1], found.ids)
+        with parts[0].open("rb") as stream:
+            written = hashlib.file_digest(stream, "sha256").hexdigest()
+        found.about["sha256"] = {"ids": hashlib.sha256(found.ids.data).hexdigest(), "index": written}
+        write_json(parts[2], found.about)
+        for part, file in zip(parts, (path, *_beside(path)), strict=True):
+            part.replace(file)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from moonlib.directories import unfinished
 from moonlib.disk import writing
 
 _BLOCK = 16_384
@@ -22,7 +23,7 @@ Chunks = Callable[[int], Iterable[NDArray[np.float32]]]
 
 def write_array(path: Path, array: NDArray[np.generic]) -> None:
     """Write an array as ``.npy`` under a temporary name, then rename it into place."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = unfinished(path)
     with writing(path):
         with partial.open("wb") as file:
             np.save(file, array, allow_pickle=False)
@@ -54,7 +55,8 @@ def write_vectors(
     """
     if np.any(ids[1:] <= ids[:-1]):
         raise ValueError("ids to write vectors of must ascend, each of them once")
-    file, partial = directory / f"{name}.npy", directory / f".{name}.npy.partial"
+    file = directory / f"{name}.npy"
+    partial = unfinished(file)
     header = _header(len(ids), dim)
     if not _holds(directory / f"{name}.ids.npy", ids):
         file.unlink(missing_ok=True)
@@ -100,7 +102,7 @@ def write_parquet(directory: Path, name: str, key: str) -> None:
 
     store = Representations.open(directory, name)
     schema = pa.schema([(key, pa.int64()), ("vector", pa.list_(pa.float32(), store.dim))])
-    partial = directory / f".{name}.parquet.partial"
+    partial = unfinished(directory / f"{name}.parquet")
     with writing(directory / f"{name}.parquet"), parquet.ParquetWriter(partial, schema) as writer:
         for start in range(0, len(store.ids), 16_384):
             block = slice(start, start + 16_384)

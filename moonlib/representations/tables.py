@@ -16,6 +16,7 @@ from moonlib.data.content import Modalities
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
 from moonlib.data.tables import KEYS, cast_part, missing_column, refuse_near_misses
+from moonlib.directories import unfinished
 from moonlib.disk import writing
 
 
@@ -53,7 +54,7 @@ class TableReader:
             raise ValueError(missing_column(names, table, KEYS[table], str(path)))
         refuse_near_misses(names, table, str(path), self.columns)
         ids, named, starts = [np.empty(0, np.int64)], 0, [0]
-        partial = copy.with_name(f".{copy.name}.partial")
+        partial = unfinished(copy)
         writer: pa.ipc.RecordBatchFileWriter | None = None
         try:
             for frame in table_files.scan(path, self.columns):

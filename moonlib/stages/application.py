@@ -26,7 +26,7 @@ from moonlib.adapters.id_features import id_features
 from moonlib.data.dataset import Dataset
 from moonlib.data.features import Features, FeatureSizes, Kind
 from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
-from moonlib.data.segments import SEGMENTS, product_segments, segment_columns
+from moonlib.data.segments import SEGMENTS, product_segments, segment_columns, segment_label
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.metrics.ctr import ctr_metrics
@@ -269,7 +269,8 @@ class Application(Stage):
             for column in declared:
                 for part in split.partition_by(column, maintain_order=True):
                     value = part[column][0]
-                    parts[f"{column}={str(value).lower() if isinstance(value, bool) else value}"] = part
+                    text = str(value).lower() if isinstance(value, bool) else value
+                    parts[segment_label(f"{column}={text}")] = part
             for segment, part in parts.items():
                 # A metric of clicks needs both outcomes; a small segment may lack one and is then left out.
                 if part["clicked"].n_unique() == 2:

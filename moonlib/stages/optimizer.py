@@ -7,6 +7,7 @@ import math
 import moonlib.compat  # noqa: F401
 import torch
 from lightning import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
@@ -57,14 +58,16 @@ def adamw(
             name = name.replace(WRAPPED, "")
             own = factor(name.removeprefix("encoder.")) if factor and name.startswith("encoder.") else 1.0
             groups.setdefault((own, name in decayed), []).append(parameter)
+    mixed = isinstance(stage.trainer.precision_plugin, MixedPrecision)
     optimizer = torch.optim.AdamW(
         [
             {"params": found, "lr": own * learning_rate, "weight_decay": weight_decay if decays else 0.0}
             for (own, decays), found in groups.items()
         ],
         lr=learning_rate,
-        # Ten times faster on a CPU. Elsewhere torch knows best, and Lightning can't clip gradients of a fused one.
-        fused=True if stage.device.type == "cpu" else None,
+        # Ten times faster on a CPU. Elsewhere torch knows best, and Lightning can't clip gradients of a fused one; nor
+        # here under mixed precision.
+        fused=True if stage.device.type == "cpu" and not (mixed and stage.trainer.gradient_clip_val) else None,
     )
     total = stage.trainer.max_steps
     rising = max(1, round(warmup * total))

@@ -13,7 +13,7 @@ from moonlib.data.filters.apply import apply_filters
 from moonlib.data.filters.filter import Encoded, Filter
 from moonlib.data.pairs import Pairs, search_pairs
 from moonlib.data.tables import Tables
-from moonlib.directories import write_json
+from moonlib.directories import unfinished, write_json
 from moonlib.disk import writing
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import NegativeSampler
@@ -113,7 +113,7 @@ class Posttraining(Contrastive):
                     self.filters, self.training_tables(context, searches), lambda: self.encoded(context, searches)
                 )
                 write_json(context.directory / REPORT, report)
-                partial = file.with_name(f".{FILTERED}.partial")
+                partial = unfinished(file)
                 with writing(file):
                     tables.searches.write_parquet(partial)
                     partial.replace(file)

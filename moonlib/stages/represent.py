@@ -18,7 +18,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.evaluation import EVALUATED, Task, evaluation_searches, microseconds
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
-from moonlib.data.segments import SEGMENTS, product_segments
+from moonlib.data.segments import SEGMENTS, product_segments, segment_label
 from moonlib.data.splits import Split
 from moonlib.data.tables import KEYS
 from moonlib.disk import writing
@@ -47,7 +47,8 @@ class RepresentData:
             on (``searched``), for studies of retrieval alone, or those that `measured_queries` names (``measured``),
             for an application that reads no past queries.
         segments: columns of the queries table whose values are reported apart: ``[language]`` adds
-            ``text_search/recall@10@en``.
+            ``text_search/recall@10@en``. A value that another segment has taken, such as ``new``, is reported as
+            ``@language=new``, and an ``@`` in a value is written ``%40``.
         batch_size: rows encoded at once.
         workers: processes that read, decode and, on a CPU, encode; has no effect on the result.
     """
@@ -204,12 +205,17 @@ class Represent(Stage):
         with writing(context.directory / "searches.parquet"):
             table.write_parquet(context.directory / "searches.parquet")
         metrics: dict[str, float] = {}
+        dimensions = {f"@{d}d" for d in self.dims}
         for (task, split), group in table.group_by("task", "split", maintain_order=True):
             prefix = f"{task}/" if split == "test" else f"{split}/{task}/"
             parts = {"": group} | {f"@{segment}": group.filter(pl.col(segment)) for segment in SEGMENTS}
             for column in context.data.segments:
                 named = group.drop_nulls(column).partition_by(column, as_dict=True)
-                parts |= {f"@{value}": part for (value,), part in sorted(named.items())}
+                for (value,), part in sorted(named.items()):
+                    label = f"@{segment_label(value)}"
+                    # A value may be called as another segment is, or not at all: then its column tells them apart.
+                    taken = not value or label in parts or label in dimensions
+                    parts[f"@{segment_label(column)}={label[1:]}" if taken else label] = part
             for k in self.ks:
                 for suffix, part in parts.items():
                     if len(part):

@@ -26,10 +26,12 @@ import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moonlib.data.impressions import BatchRows
+from moonlib.directories import unfinished
 from moonlib.disk import writing
 from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.interruption import Interruption
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHECKPOINT = "checkpoint.ckpt"
+OURS = ("moonlib.", "lightning.")
+"""Modules whose stages and callbacks log nothing at the end of an epoch that they did not log before."""
 SNAPSHOTS = "snapshots"
 """Folder of a stage that holds ``<step>/weights.safetensors``, the encoder on its way."""
 
@@ -58,6 +62,25 @@ class NotFinite(ValueError):
     collective = True
 
 
+class NotLogged(ValueError):
+    """A callback of the recipe waits for a metric that the training does not log; raised in all processes at once."""
+
+    collective = True
+
+
+def require_monitored(trainer: Trainer) -> None:
+    """Raise `NotLogged` if a callback, such as an ``EarlyStopping``, monitors what was not logged up to now."""
+    logged = trainer.callback_metrics
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None) if getattr(callback, "strict", True) else None
+        if monitor is not None and monitor not in (*logged, "epoch", "step"):
+            stage = type(trainer.lightning_module).__name__
+            raise NotLogged(
+                f"{stage}: trainer.callbacks: {type(callback).__name__} monitors '{monitor}', and this training logs "
+                f"no such metric, only {', '.join(logged) or 'none'}; let it monitor one of these, or leave it out"
+            )
+
+
 def train(stage: Stage, context: StageContext) -> None:
     """Fit a stage, from its last checkpoint where there is one.
 
@@ -72,6 +95,7 @@ def train(stage: Stage, context: StageContext) -> None:
     Raises:
         ValueError: the checkpoint is broken, unsafe to load, or of another architecture.
         NotFinite: the loss became NaN or infinite.
+        NotLogged: a callback monitors a metric that there is none of.
         Interrupted: the run was asked to end; the checkpoint was written.
     """
     file = context.directory / CHECKPOINT
@@ -91,7 +115,11 @@ def train(stage: Stage, context: StageContext) -> None:
     if context.trainer.is_global_zero:
         set_aside(log)
     with context.interruption.deferred():
-        context.trainer.fit(stage, ckpt_path=file if state else None, weights_only=True)
+        try:
+            context.trainer.fit(stage, ckpt_path=file if state else None, weights_only=True)
+        except (RuntimeError, MisconfigurationException):
+            require_monitored(context.trainer)  # which is what Lightning's callbacks raise these for
+            raise
     context.interruption.check()
     if context.trainer.is_global_zero:
         join(log)
@@ -156,7 +184,7 @@ def join(log: Path) -> None:
         pl.read_csv(part, ignore_errors=True, truncate_ragged_lines=True) for part in (*parts, log) if part.exists()
     ]
     whole = pl.concat(rows, how="diagonal_relaxed").unique("step", keep="last").sort("step")
-    partial = log.with_name(f".{log.name}.partial")
+    partial = unfinished(log)
     whole.write_csv(partial)
     partial.replace(log)
     for part in parts:
@@ -222,6 +250,9 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        ours = (type(part).__module__.startswith(OURS) for part in (pl_module, *trainer.callbacks))  # type: ignore[attr-defined]
+        if self.last is None and all(ours):
+            require_monitored(trainer)  # now, and not after an epoch: these log all they do at every step
         before, self.last = self.last, (outputs["loss"] if isinstance(outputs, Mapping) else outputs, batch)
         # At the last batch of an epoch Lightning's counters are between two epochs; and within an accumulated step
         # the gradients would be lost.
@@ -250,7 +281,7 @@ class Checkpoints(Callback):
         """Write the checkpoint; called by all processes, written by the first."""
         for logger in trainer.loggers:
             logger.save()
-        partial = self.file.with_name(f".{self.file.name}.partial")
+        partial = unfinished(self.file)
         with writing(self.file):
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:

@@ -13,11 +13,12 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from moonlib import lock, points
-from moonlib.directories import LOCK, write_json
+from moonlib.console import Terminal
+from moonlib.directories import LOCK, STAGES, write_json
 from moonlib.fingerprint import material_stage
 from moonlib.interruption import Interruption
 from moonlib.iteration import Iteration, quiet
@@ -101,7 +102,7 @@ def exchange(
     opened = [Run(run) for run in runs]
     refuse_other_kinds(opened)
     quiet()
-    console = Console(quiet=True)
+    console = Terminal(quiet=True)
     measured = distinct([measure(run, split, console) for run in opened])
     found = rates(measured, samples, seed)
     file = Path(out) if out else opened[0].directory.resolve().parent / "exchange.json"
@@ -137,10 +138,10 @@ def iteration_key(config: Mapping[str, Any]) -> str:
     return fingerprint({"encoder": config.get("encoder"), "stages": stages})
 
 
-def measure(run: Run, split: Literal["valid", "test"], console: Console) -> list[Measured]:
+def measure(run: Run, split: Literal["valid", "test"], console: Terminal) -> list[Measured]:
     """Evaluate the points of a run where they are not yet, and read the metrics of a split's days."""
-    recipe, dataset, directory = run.recipe, run.dataset(), run.directory
-    stages = directory.resolve().parent / ".stages"
+    recipe, dataset, directory = run.recipe, run.dataset(), run.directory.resolve()
+    stages = run.runs / STAGES  # the points of a study lie deeper than other runs
     try:
         with lock.held(directory / LOCK), Interruption().listening() as interruption:
             iteration = Iteration(recipe, dataset, stages, directory, console, {}, interruption, 30.0)

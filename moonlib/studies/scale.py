@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from moonlib import processes
+from moonlib.console import Terminal
 from moonlib.directories import write_json
 from moonlib.run import RunError
 from moonlib.studies.power_law import PowerLaw, fit_power_law
@@ -90,16 +89,17 @@ def scale(
     """
     study = Study(config, overrides, runs, name)
     study.check()  # all of them before the first is run
-    console = Console() if Console().is_terminal else Console(width=120)
+    processes.heed_launcher(study.recipe.stages.values())
+    console = Terminal(120)
     failed: dict[str, str] = {}
     measured = False
     for point in () if gather_only else study.points:
-        console.print(f"point {point.index} of {len(study.points)}: {point.name}", style="bold", highlight=False)
+        console.print(f"point {point.index} of {len(study.points)}: {point.name}", style="bold")
         try:
             study.run(point, replace=replace, checkpoint_seconds=checkpoint_seconds)
         except Exception as error:  # whatever is wrong with one point, the others are worth having
             failed[point.name] = " ".join(str(error).split()) or type(error).__name__
-            console.print(f"{point.name} failed: {failed[point.name]}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"{point.name} failed: {failed[point.name]}", soft_wrap=True)
             continue
         if not measured and processes.is_first():
             study.values(point)  # a metric that the first run lacks, the others would lack too
@@ -115,7 +115,7 @@ def scale(
     return file
 
 
-def gather(study: Study, console: Console) -> Path:
+def gather(study: Study, console: Terminal) -> Path:
     """Read the points that are there, fit, print the tables, and write scale.json and scale.png.
 
     Raises:
@@ -137,18 +137,18 @@ def gather(study: Study, console: Console) -> Path:
     ]
     for one in every:
         console.print(points_table(one, points, axes))
-        console.print(*law_lines(one, list(axes)), sep="\n", highlight=False, soft_wrap=True, markup=False)
+        console.print(*law_lines(one, list(axes)), sep="\n", soft_wrap=True)
     for index, why in missing.items():
-        console.print(f"missing: {study.points[index].name}: {why}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"missing: {study.points[index].name}: {why}", soft_wrap=True)
     head, *more = (_json(one, points, study) for one in every)
     file, figure = study.directory / "scale.json", study.directory / "scale.png"
     told = [{"x": study.points[i].x, "seed": study.points[i].seed, "why": why} for i, why in missing.items()]
     about = {"study": study.name, "axes": list(axes), "units": {title: axis.unit for title, axis in axes.items()}}
     write_json(file, {**about, **head, "more": more, "missing": told})
     scaling_figure(figure, every, points, {title: axis.unit for title, axis in axes.items()})
-    console.print(f"{file}\n{figure}", highlight=False, soft_wrap=True)
+    console.print(f"{file}\n{figure}", soft_wrap=True)
     if missing:
-        console.print(f"next: {study.command(study.points[next(iter(missing))])}", highlight=False, soft_wrap=True)
+        console.print(f"next: {study.command(study.points[next(iter(missing))])}", soft_wrap=True)
     return file
 
 
@@ -166,7 +166,7 @@ def points_table(one: Series, points: Sequence[Point], axes: dict[str, Axis]) ->
     """A row per point: mean and sample standard deviation over the seeds, each of them, and what the law says."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=one.metric, title_justify="left")
     seeds = sorted({point.seed for point in points})
-    columns = [escape(f"{title} [{axis.unit}]" if axis.unit else title) for title, axis in axes.items()]
+    columns = [f"{title} [{axis.unit}]" if axis.unit else title for title, axis in axes.items()]
     for title in (*columns, "mean", "spread", *(f"seed {seed}" for seed in seeds), "law"):
         table.add_column(title, justify="right", no_wrap=True)
     for x, same in _by_place(points):

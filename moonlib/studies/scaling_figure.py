@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moonlib.directories import unfinished
 from moonlib.disk import writing
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def scaling_figure(file: Path, every: Sequence[Series], points: Sequence[Point],
     for row, one in enumerate(every, 1):
         _panel(figure.add_subplot(len(every), 1, row), one, points, units)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.stem}.partial.png")
+    partial = unfinished(file)
     with writing(file):
-        figure.savefig(partial)
+        figure.savefig(partial, format="png")
         partial.replace(file)
     return file
 

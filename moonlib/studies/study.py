@@ -27,6 +27,7 @@ from typing import Any, Literal
 from moonlib import recipe as recipes
 from moonlib.fingerprint import material_recipe
 from moonlib.iteration import fit
+from moonlib.names import run_name
 from moonlib.recipe import Recipe, RecipeError
 from moonlib.recipe_merge import hint
 from moonlib.recipe_typing import construct
@@ -170,6 +171,7 @@ class Study:
 
     Raises:
         RecipeError: for anything wrong in the recipe or in its section.
+        BadNameError: for what cannot be the name of a run.
         StudyError: it is no study.
     """
 
@@ -179,7 +181,7 @@ class Study:
         self.config, self.overrides, self.runs = str(config), tuple(overrides), Path(runs)
         self.recipe = recipes.load(config, list(overrides))
         self.scale = scale_section(self.recipe)
-        self.name = name or self.recipe.name
+        self.name = run_name(self.recipe.name if name is None else name)
         self.points = self.scale.points()
         self.directory = self.runs / self.name
         self._configs: dict[int, dict[str, Any]] = {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import get_args
 
@@ -81,7 +82,9 @@ def test_few_vectors_are_indexed_by_every_kind(tmp_path: Path) -> None:
         assert index.search(np.eye(3, dtype=np.float32), 10)[0][:, 0].tolist() == [0, 1, 2]
 
 
-def test_nothing_to_index_and_broken_files_are_told(store: Representations, tmp_path: Path) -> None:
+def test_nothing_to_index_and_broken_files_are_told(
+    store: Representations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(BrokenIndex, match="none of 2 vectors"):
         build_index(Representations(np.arange(2), np.zeros((2, 3), np.float32)), "flat", tmp_path / "n", encoder="e")
     with pytest.raises(BrokenIndex, match="is missing"):
@@ -93,6 +96,76 @@ def test_nothing_to_index_and_broken_files_are_told(store: Representations, tmp_
     with pytest.raises(BrokenIndex, match=r"i\.faiss is broken"):
         Index.open(path)
     path.write_bytes(whole)
+    ids = np.load(tmp_path / "i.faiss.ids.npy")
+    monkeypatch.setattr(module, "TRIES", 2)
+    for wrong in (np.arange(4), ids[::-1].copy()):
+        np.save(tmp_path / "i.faiss.ids.npy", wrong)
+        with pytest.raises(BrokenIndex, match="are not of one build: build the index again"):
+            Index.open(path)
+
+
+def test_an_index_that_an_earlier_version_wrote_is_read(store: Representations, tmp_path: Path) -> None:
+    path = tmp_path / "i.faiss"
+    about = dict(build_index(store, "flat", path, encoder="e").about)
+    del about["sha256"]
+    (tmp_path / "i.faiss.json").write_text(json.dumps(about))
+    assert Index.open(path).about == about
     np.save(tmp_path / "i.faiss.ids.npy", np.arange(4))
     with pytest.raises(BrokenIndex, match="4 ids"):
         Index.open(path)
+
+
+def test_who_opens_an_index_while_it_is_built_anew_sees_one_build(tmp_path: Path) -> None:
+    """Two builds take turns; each has ids and vectors of its own, and says whose they are."""
+    path = tmp_path / "i.faiss"
+    ids = np.arange(64)
+    stores = {
+        str(turn): Representations(ids + 1000 * turn, np.roll(np.eye(64, dtype=np.float32), turn, axis=1))
+        for turn in range(2)
+    }
+    build_index(stores["0"], "flat", path, encoder="0")
+    opened: list[tuple[str, int, int]] = []
+    errors: list[Exception] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                index = Index.open(path)
+                found = index.search(np.eye(64, dtype=np.float32)[5:6], 1)[0][0, 0]
+                opened.append((index.about["encoder"], int(found), int(index.ids[0])))
+            except Exception as error:
+                errors.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for turn in range(1, 60):
+            build_index(stores[str(turn % 2)], "flat", path, encoder=str(turn % 2))
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert not errors
+    assert {encoder for encoder, _, _ in opened} == {"0", "1"}
+    assert set(opened) <= {("0", 5, 0), ("1", 1004, 1000)}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["i.faiss", "i.faiss.ids.npy", "i.faiss.json"]
+
+
+def test_a_build_that_fails_leaves_the_index_that_was_there(
+    store: Representations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "i.faiss"
+    build_index(store, "flat", path, encoder="old")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_json", full)
+    with pytest.raises(OSError, match=r"make room") as caught:
+        build_index(store, "hnsw", path, encoder="new")
+    assert caught.value.filename == str(path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert Index.open(path).about["encoder"] == "old"

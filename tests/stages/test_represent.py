@@ -85,6 +85,30 @@ def test_chance_is_about_k_of_the_gallery_and_segments_part_the_searches(tiny: D
         assert metrics[f"image_search/recall@10@{value}"] == sum(hits) / len(hits)
 
 
+def test_values_that_look_like_keys_stay_apart_from_other_segments(tiny: Dataset, tmp_path: Path) -> None:
+    """``new`` is a segment of products, and ``en`` the value of two columns."""
+    values = {"language": ["en", "new", "32d", "a@b", "", "a/b=c"], "spoken": ["en", "fr", "fr", "fr", "fr", "fr"]}
+    dataset = Dataset(tiny.directory)
+    columns = {name: pl.Series(given * len(tiny.queries))[: len(tiny.queries)] for name, given in values.items()}
+    dataset.__dict__["queries"] = tiny.queries.with_columns(**columns)
+    stage = Represent(of="chance")
+    plain = stage.run(context(dataset, tmp_path))
+    metrics = stage.run(context(dataset, tmp_path, segments=["language", "spoken"]))
+    assert {key: metrics[key] for key in plain} == plain
+    searches = pl.read_parquet(tmp_path / "searches.parquet").filter(
+        pl.col("task") == "image_search", pl.col("split") == "test"
+    )
+    for column, value, label in (
+        *(("language", "en", "en"), ("language", "new", "language=new"), ("language", "32d", "32d")),
+        *(("language", "a@b", "a%40b"), ("language", "", "language="), ("language", "a/b=c", "a/b=c")),
+        *(("spoken", "en", "spoken=en"), ("spoken", "fr", "fr")),
+    ):
+        ranks = searches.filter(pl.col(column) == value)["rank"]
+        assert len(ranks) and metrics[f"image_search/recall@10@{label}"] == sum(rank < 10 for rank in ranks) / len(
+            ranks
+        )
+
+
 def test_a_segment_that_is_no_column_is_named(tiny: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no column 'langauge'"):
         Represent(of="chance").run(context(tiny, tmp_path, segments=["langauge"]))

@@ -232,6 +232,27 @@ def test_the_command_evaluates_what_is_missing_and_then_only_reads(probed: Path,
     exchange_tables(again)
 
 
+@pytest.mark.parametrize("reached", ["study", "linked"])
+def test_points_of_a_study_lie_deeper_than_other_runs(
+    reached: str, probed: Path, short_iter2: list[str], tmp_path: Path
+) -> None:
+    """Their stages are those of all runs, also where the study is reached through a link."""
+    runs = probed.parent
+    point = fit("iter2", [*short_iter2, *PROBED], runs=runs, name=f"{reached}/64-seed0")
+    place = point.parent
+    if reached == "linked":
+        place = tmp_path / "elsewhere"
+        place.symlink_to(point.parent)
+    shutil.rmtree(point / "points")
+    before = {path.name for path in (runs / ".stages").iterdir()}
+    found = exchange([place / "64-seed0"], split="test", out=tmp_path / "exchange.json")
+    assert len(found["points"]) == 5
+    assert {path.name for path in (runs / ".stages").iterdir()} == before
+    assert sorted(path.name for path in place.iterdir()) == ["64-seed0"]
+    links = [path for path in (point / "points").rglob("*") if path.is_symlink()]
+    assert links and all(link.is_dir() for link in links)
+
+
 def test_runs_of_other_data_and_unfinished_ones_are_refused(probed: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(probed, other, symlinks=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
-from rich.console import Console
-from rich.progress import Progress
+
+from moonlib.console import progress
+from moonlib.terminal import visible
 
 Layout = Literal["raw", "joined"]
 Period = Literal["train", "test"]
@@ -177,12 +177,12 @@ def read(path: Path, schema: Mapping[str, pa.DataType], columns: tuple[str, ...]
         with parquet.ParquetFile(path, buffer_size=1 << 23) as file:
             _check(path, file.schema_arrow, schema)
             first, total = 0, file.metadata.num_rows
-            with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-                task = progress.add_task(path.name, total=total)
+            with progress() as bars:
+                task = bars.add_task(visible(path.name), total=total)
                 for batch in file.iter_batches(rows, columns=list(columns)):
                     yield Rows(path, first, _plain(path, first, batch, schema))
                     first += len(batch)
-                    progress.update(task, completed=first)
+                    bars.update(task, completed=first)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} can't be read ({str(error).splitlines()[0]}): download it again") from error
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moonlib.data.segments import segment_label
 from moonlib.representations.probe import Probe, Represented
 from moonlib.representations.probes.held_out import Labelled
 
@@ -77,7 +78,7 @@ class Attributes(Probe):
             labels = pairs.filter(pl.col("key") == name).select("item_id", label="value")
             rows = Labelled.of(represented, labels)
             if rows is not None:
-                found[f"attribute_accuracy@{name}"] = self.accuracy(rows)
+                found[f"attribute_accuracy@{segment_label(name)}"] = self.accuracy(rows)
         return {"attribute_accuracy": mean(found.values()), **found} if found else {}
 
     def accuracy(self, rows: Labelled) -> float:

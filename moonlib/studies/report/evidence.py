@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from moonlib.data.segments import segment_label
 from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
 from moonlib.run import Run, RunError
 from moonlib.studies.paired import predictions, resampled_ctr, resampled_recall, searches
@@ -240,7 +241,9 @@ def _segment(table: pl.DataFrame, segment: str) -> np.ndarray[Any, np.dtype[np.b
         return table[segment].fill_null(False).to_numpy()
     for column in table.columns:
         if table[column].dtype == pl.String and column not in ("task", "split"):
-            inside = (table[column] == segment).fill_null(False).to_numpy()
+            label = table[column].str.replace_all("@", "%40", literal=True)
+            named = pl.Series([f"{segment_label(column)}="]) + label
+            inside = ((label == segment) | (named == segment)).fill_null(False).to_numpy()
             if inside.any():
                 return inside
     return np.zeros(len(table), dtype=bool)

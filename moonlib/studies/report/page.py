@@ -18,6 +18,7 @@ from moonlib.studies.report.sections import sections
 from moonlib.studies.report.sheets import Sheet
 from moonlib.studies.report.told import Report
 from moonlib.studies.report.verdict import verdict
+from moonlib.terminal import visible
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -86,7 +87,7 @@ def page(told: Report) -> str:
         "missing": list(dict.fromkeys([*problems, *told.missing])),
         "version": moonlib.__version__,
     }
-    return environment.get_template("page.html").render(values)
+    return visible(environment.get_template("page.html").render(values))
 
 
 def breakable(key: str) -> Markup:

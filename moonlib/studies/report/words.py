@@ -57,7 +57,7 @@ def bare(value: float) -> Interval:
 
 def tone(key: str, found: Interval | None) -> str:
     """Whether a difference is one for the better, by an interval that leaves out zero."""
-    metric = key.rpartition("/")[2].partition("@")[0]
+    metric = key.partition("@")[0].rpartition("/")[2]
     if found is None or metric in NO_DIRECTION or not (found.low > 0 or found.high < 0):
         return ""
     return "better" if (found.low > 0) != (metric in LOWER_IS_BETTER) else "worse"

@@ -13,9 +13,10 @@ from moonlib.data.shards import build_once, write_dataset
 from moonlib.testing.examples import EXAMPLE_SPLITS, example_picture, example_tables
 
 MARKUP = "<script>alert(1)</script>"
+CONTROLS = "\x1b[31m\0\x9b"
 
 RECIPE = """
-changes: {{training: "{training} <script>alert(2)</script>"}}
+changes: {{training: "{training} <script>alert(2)</script> \\e[2J\\0"}}
 seed: {seed}
 data: {{class_path: shards, init_args: {{path: {dataset}}}}}
 encoder:
@@ -45,7 +46,7 @@ def lineage(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two iterations on one dataset, then one on another dataset; read them, and copy to change."""
     place = tmp_path_factory.mktemp("report")
     tables = example_tables()
-    titles = tables.products.with_columns(title=pl.col("title") + f" {MARKUP}")
+    titles = tables.products.with_columns(title=pl.col("title") + f" {MARKUP} {CONTROLS}")
     for name, rows in (("shop", titles), ("other", tables.products)):
 
         def build(draft: Path, name: str = name, rows: pl.DataFrame = rows) -> None:

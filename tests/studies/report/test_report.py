@@ -302,3 +302,9 @@ def test_headings_descend_one_level_at_a_time(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_controls_of_titles_and_recipes_are_shown_as_what_they_are(lineage: list[Path], tmp_path: Path) -> None:
+    page = report(lineage[:2], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page)
+    assert r"\x1b[2J\x00" in page and r"\x1b[31m\x00\x9b" in page
