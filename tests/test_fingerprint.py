@@ -65,9 +65,9 @@ def test_a_callback_that_has_a_say_retrains_and_one_that_watches_does_not(
     scheduler = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
     slower = f"[{{class_path: {scheduler}, init_args: {{scheduling: {{0: 2}}}}}}]"
     assert fit(f"{callbacks}{slower}", name="slower")["pretrain"]
-    assert not fit(name="plain again")["pretrain"]
+    assert not fit(name="plain-again")["pretrain"]
     weights = [
-        (runs / name / "pretrain/weights.safetensors").read_bytes() for name in ("plain", "slower", "plain again")
+        (runs / name / "pretrain/weights.safetensors").read_bytes() for name in ("plain", "slower", "plain-again")
     ]
     assert weights[0] == weights[2] != weights[1]
 

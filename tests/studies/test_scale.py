@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from moonlib.cli import main
+from moonlib.console import Terminal
 from moonlib.recipe import RecipeError, load, shipped
 from moonlib.run import Run
 from moonlib.studies.scale import gather, scale
@@ -149,7 +149,7 @@ def test_every_shipped_study_has_six_points_of_two_seeds() -> None:
 def test_gather_fits_what_is_there(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = Study(write(), runs=tmp_path / "runs")
     pretend(study, lambda x, seed: 1 - (0.2 + 2 * x**-0.5) * (0.999 if seed == 3 else 1.001))
-    file = gather(study, Console(width=120))
+    file = gather(study, Terminal(120))
     found = json.loads(file.read_text())
     assert file == tmp_path / "runs/steps/scale.json"
     assert found["study"] == "steps" and found["axes"] == ["training samples"]
@@ -187,7 +187,7 @@ def test_gather_says_what_is_missing(write: Write, runs: Path, capsys: pytest.Ca
 
     recipe = study.directory / second.name / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("max_steps: 16", "max_steps: 17"))
-    gather(study, Console(width=120))
+    gather(study, Terminal(120))
     found = json.loads((study.directory / "scale.json").read_text())
     assert found["fit"]["verdict"] == "not fitted: a power law of 3 parameters needs at least 4 points, got 3"
     assert f"{STEPS} 17 (now 16)" in found["missing"][1]["why"]
@@ -211,7 +211,7 @@ def test_a_grid_of_two_axes(write: Write, tmp_path: Path) -> None:
         run.mkdir(parents=True)
         (run / "recipe.yaml").write_text(yaml.safe_dump(study.config_of(point)))
         (run / "results.json").write_text(json.dumps({"other": 1 / (2 + index)}))
-    found = json.loads(gather(study, Console(width=120)).read_text())
+    found = json.loads(gather(study, Terminal(120)).read_text())
     assert found["fit"]["variables"] == {"N": "samples", "D": "width"}
     assert set(found["fit"]["parameters"]) == {"E", "A", "alpha", "B", "beta"}
     assert found["fit"]["of"] == "other"  # one to be minimised is fitted as it is
