@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
+
+from moonlib.data.casts import cast_column, own_column, refuse_row
 
 ACTIONS = ("click", "cart", "order")
 """What a shopper may do with an item that a search led to."""
@@ -150,20 +148,20 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     names = {table: (files or {}).get(table, table) for table in SCHEMAS}
     cast = Tables(**{f.name: _cast_table(tables[f.name], f.name, names[f.name]) for f in fields(Tables)})
     for table, key in KEYS.items():
-        _check(cast[table], names[table], key, ~cast[table][key].is_first_distinct(), "appears a second time")
+        refuse_row(cast[table], names[table], key, ~cast[table][key].is_first_distinct(), "appears a second time")
     for table in ("products", "queries"):
         _check_boxes(cast[table], names[table])
     for table in ("searches", "impressions"):
         for owner, key in KEYS.items():
             ids = cast[table][key]
             known = ids.is_in(cast[owner][key].implode())
-            _check(cast[table], names[table], key, ~known, f"is the {key} of no row in {names[owner]}")
+            refuse_row(cast[table], names[table], key, ~known, f"is the {key} of no row in {names[owner]}")
     action = cast.searches["action"]
-    _check(cast.searches, names["searches"], "action", ~action.is_in(ACTIONS), f"is none of {', '.join(ACTIONS)}")
+    refuse_row(cast.searches, names["searches"], "action", ~action.is_in(ACTIONS), f"is none of {', '.join(ACTIONS)}")
     position, propensity = cast.impressions["position"], cast.impressions["propensity"]
-    _check(cast.impressions, names["impressions"], "position", position < 0, "is negative")
+    refuse_row(cast.impressions, names["impressions"], "position", position < 0, "is negative")
     outside = (propensity <= 0) | (propensity > 1)
-    _check(cast.impressions, names["impressions"], "propensity", outside, "is not a probability above 0")
+    refuse_row(cast.impressions, names["impressions"], "propensity", outside, "is not a probability above 0")
     _check_histories(cast, names)
     return cast
 
@@ -198,7 +196,7 @@ def to_ids(series: pl.Series, name: str) -> pl.Series:
     Raises:
         ValueError: a value is no int64, or would not be the same text again, such as one with leading zeros.
     """
-    return _cast(series, pl.Int64(), name)
+    return cast_column(series, pl.Int64(), name)
 
 
 def near_misses(columns: Iterable[str], table: str) -> dict[str, str]:
@@ -283,22 +281,15 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
         if column not in frame.columns:
             cast.append(pl.Series(column, [None] * frame.height, dtype=target[column]))
             continue
-        series = _cast(frame[column], target[column], name, first)
+        series = cast_column(frame[column], target[column], name, first)
         if column == key:
             problem = "is missing; this column must have a value in every row"
-            _check(frame, name, column, series.is_null(), problem, first)
+            refuse_row(frame, name, column, series.is_null(), problem, first)
         cast.append(series)
     part = pl.DataFrame(cast)
     if "box" in part.columns:
         _check_boxes(part, name, first)
     return part
-
-
-def _check(frame: pl.DataFrame, name: str, column: str, bad: pl.Series, problem: str, first: int = 0) -> None:
-    """Raise for the first row marked bad; ``first`` rows stand before the frame's."""
-    row = bad.fill_null(False).arg_max() if bad.any() else None
-    if row is not None:
-        raise ValueError(f"{name}: row {first + row + 1}, column {column!r}: {_show(frame[column][row])} {problem}")
 
 
 def _check_boxes(frame: pl.DataFrame, name: str, first: int = 0) -> None:
@@ -316,18 +307,18 @@ def _check_boxes(frame: pl.DataFrame, name: str, first: int = 0) -> None:
         & (pl.col("y1") <= 1)
     ).to_series()
     bad = frame["box"].is_not_null() & ~fits.fill_null(False)
-    _check(frame, name, "box", bad, "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1", first)
+    refuse_row(frame, name, "box", bad, "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1", first)
 
 
 def _check_histories(tables: Tables, names: Mapping[str, str]) -> None:
     frame, name = tables.histories, names["histories"]
     known = frame["user_id"].is_in(tables.users["user_id"].implode())
-    _check(frame, name, "user_id", ~known, f"is the user_id of no row in {names['users']}")
+    refuse_row(frame, name, "user_id", ~known, f"is the user_id of no row in {names['users']}")
     again = frame.select(~pl.struct("user_id", "ts").is_first_distinct()).to_series()
-    _check(frame, name, "user_id", again, "appears a second time with the same ts")
+    refuse_row(frame, name, "user_id", again, "appears a second time with the same ts")
     if frame.height and frame["item_ids"].explode(empty_as_null=False).null_count():
         holes = frame["item_ids"].list.eval(pl.element().is_null()).list.any()
-        _check(frame, name, "item_ids", holes, "holds an item_id that is missing")
+        refuse_row(frame, name, "item_ids", holes, "holds an item_id that is missing")
 
 
 def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
@@ -336,206 +327,15 @@ def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
     for schema_field in SCHEMAS[table]:
         column, dtype = schema_field.name, target[schema_field.name]
         if column in frame.columns:
-            series = _cast(frame[column], dtype, name)
+            series = cast_column(frame[column], dtype, name)
             if not schema_field.nullable:
-                _check(frame, name, column, series.is_null(), "is missing; this column must have a value in every row")
+                refuse_row(
+                    frame, name, column, series.is_null(), "is missing; this column must have a value in every row"
+                )
             columns.append(series)
         elif schema_field.nullable:
             columns.append(pl.Series(column, [None] * frame.height, dtype=dtype))
         else:
             raise ValueError(missing_column(frame.columns, table, column, name))
-    own = [_own(frame[column], table, name) for column in frame.columns if column not in target]
+    own = [own_column(frame[column], table in SAMPLE_TABLES, name) for column in frame.columns if column not in target]
     return pl.DataFrame(columns + own)
-
-
-def _own(series: pl.Series, table: str, name: str) -> pl.Series:
-    """Check that a column of the user's own can be stored; NaN becomes a missing value."""
-    if unfit := _unfit(series.dtype, table in SAMPLE_TABLES):
-        problem = f"is {unfit}, which can't be stored; make the column text or numbers, or leave it out"
-        _check(series.to_frame(), name, series.name, series.is_not_null(), problem)
-        raise ValueError(f"{name}: column {series.name!r}: {problem}")
-    if series.dtype.is_float():
-        series = series.fill_nan(None)
-        _check(series.to_frame(), name, series.name, series.is_infinite(), "is not finite")
-    return series
-
-
-def _unfit(dtype: pl.DataType, as_json: bool) -> pl.DataType | None:
-    """Return the type within a column's that has no place in a dataset, if there is one."""
-    if isinstance(dtype, pl.List | pl.Array):
-        return _unfit(dtype.inner, as_json)  # type: ignore[arg-type]
-    if isinstance(dtype, pl.Struct):
-        return next((unfit for field in dtype.fields if (unfit := _unfit(field.dtype, as_json))), None)  # type: ignore[arg-type]
-    wide = dtype in (pl.Binary, pl.Object, pl.Int128, pl.UInt128)
-    return dtype if wide or (as_json and dtype == pl.Duration) else None
-
-
-def _cast(series: pl.Series, dtype: pl.DataType, name: str, first: int = 0) -> pl.Series:
-    """Cast one column; every value that the new type can't hold exactly is an error."""
-    if series.dtype != dtype or isinstance(dtype, pl.Datetime):
-        read, expected = _reader(series.dtype, dtype)
-        if read is None:
-            problem = f"{series.dtype} is not {expected}"
-            raise ValueError(f"{name}: column {series.name!r}: {problem}; write it as {_show_type(dtype)}")
-        cast = read(series)
-        lost = cast.is_null() & series.is_not_null()
-        # A time that is out of range can't be shown as one.
-        shown = series.to_physical() if series.dtype.is_temporal() else series
-        _check(shown.to_frame(), name, series.name, lost, f"is not {expected}", first)
-        if dtype == pl.Int64 and series.dtype == pl.String:
-            problem = "would lose its sign or leading zeros as an int64, and ids are that; use ids without them"
-            _check(series.to_frame(), name, series.name, cast.cast(pl.String) != series, problem, first)
-        series = cast
-    if dtype == pl.Float64:
-        series = series.fill_nan(None)
-        _check(series.to_frame(), name, series.name, series.is_infinite(), "is not finite", first)
-    return series
-
-
-_Read = Callable[[pl.Series], pl.Series]
-
-
-def _reader(source: pl.DataType, target: pl.DataType) -> tuple[_Read | None, str]:
-    """Return how a column becomes the target type (None: it can't), and the words for the target type."""
-
-    def plain(series: pl.Series) -> pl.Series:
-        return series.cast(target, strict=False)
-
-    def parsed(parse: Callable[[Any], Any]) -> _Read:
-        return partial(_each, parse=parse, dtype=target)
-
-    text = source == pl.String
-    read: _Read | None = None
-    if target.is_integer():
-        expected = f"an {'int64' if target == pl.Int64 else 'int32'}"
-        read = plain if source.is_integer() or text else None
-    elif target == pl.Float64:
-        expected = "a number"
-        read = plain if source.is_numeric() or text else None
-    elif target == pl.Boolean:
-        expected = "true or false (or 1 or 0)"
-        read = parsed(_parse_bool) if source.is_integer() or text else None
-    elif isinstance(target, pl.Datetime):
-        expected = "a time in ISO 8601, such as 2025-01-31T12:00:00Z"
-        if isinstance(source, pl.Datetime | pl.Date):
-            read, expected = _to_utc, f"a time from the year 1 to 9999 (the number is in {_UNITS[_unit(source)]})"
-        elif text:
-            read = parsed(_parse_time)
-            expected += " (a number, such as of seconds since 1970, doesn't say its unit)"
-    elif isinstance(target, pl.Map):
-        expected = 'a mapping of text to text, as JSON {"colour": "red"}'
-        if isinstance(source, pl.Map | pl.List):
-            read = plain
-        elif text or isinstance(source, pl.Struct):
-            read = parsed(_parse_mapping)
-    elif target == pl.List(pl.Int64):
-        expected = "a list of int64, as JSON [1, 2]"
-        if isinstance(source, pl.List | pl.Array):
-            read = plain if source.inner.is_integer() or source.inner == pl.Null else None
-        elif text:
-            read = parsed(_parse_integers)
-    elif isinstance(target, pl.List):
-        expected = "a box, as JSON [x0, y0, x1, y1]"
-        if isinstance(source, pl.List | pl.Array):
-            read = plain
-        elif text:
-            read = parsed(_parse_numbers)
-    else:
-        expected = "text"
-        read = plain if isinstance(source, pl.Categorical | pl.Enum) else None
-    return (plain if source == pl.Null else read), expected
-
-
-_UNITS = {"d": "days", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-_MICROSECONDS = {"d": 86_400_000_000, "ms": 1000, "us": 1}
-_FIRST, _LAST = (
-    (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    for moment in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-)
-
-
-def _unit(dtype: pl.DataType) -> str:
-    return dtype.time_unit if isinstance(dtype, pl.Datetime) else "d"
-
-
-def _to_utc(series: pl.Series) -> pl.Series:
-    """Bring times and days to microseconds in UTC; what Python knows no date for becomes null."""
-    # Underneath, a time with a zone counts from 1970 in UTC already, and one without a zone is taken for UTC.
-    count = series.to_physical().cast(pl.Int64)
-    unit = _unit(series.dtype)
-    if unit == "ns":
-        count = count // 1000
-    else:
-        scale = _MICROSECONDS[unit]
-        count = count.set(~count.is_between(_FIRST // scale, _LAST // scale), None) * scale
-    return count.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-
-
-def _each(series: pl.Series, parse: Callable[[Any], Any], dtype: pl.DataType) -> pl.Series:
-    """Parse value by value; what can't be parsed becomes null."""
-
-    def values() -> Iterable[Any]:
-        for value in series:
-            try:
-                yield None if value is None else parse(value)
-            except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-                yield None
-
-    return pl.Series(series.name, list(values()), dtype=dtype)
-
-
-def _parse_bool(value: str | int) -> bool | None:
-    return {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
-
-
-_TIME_TEXT = re.compile(
-    r"(?P<date>\d{4}-\d\d-\d\d|\d{8}|\d{4}-?W\d\d(-?\d)?)"
-    r"([Tt ](?P<time>[0-9:.,]+)( ?(?P<zone>[Zz]|UTC|GMT|[+-][0-9:]+))?)?",
-    re.ASCII,
-)
-"""Stricter than Python, which takes any character between date and time, and digits alone for a date and a time."""
-
-
-def _parse_time(value: str) -> datetime:
-    found = _TIME_TEXT.fullmatch(value)
-    if found is None:
-        raise ValueError
-    date, time, zone = found["date"], found["time"], found["zone"] or ""
-    zone = "+00:00" if zone in ("Z", "z", "UTC", "GMT") else zone
-    moment = datetime.fromisoformat(date if time is None else f"{date}T{time}{zone}")
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _parse_mapping(value: str | dict[str, Any]) -> dict[str, str]:
-    mapping = json.loads(value) if isinstance(value, str) else value
-    there = {key: v for key, v in mapping.items() if v is not None and v == v}  # NaN is a missing value
-    return {key: v if isinstance(v, str) else json.dumps(v, allow_nan=False) for key, v in there.items()}
-
-
-def _parse_numbers(value: str) -> list[float]:
-    numbers = json.loads(value)
-    if not isinstance(numbers, list):
-        raise ValueError
-    return [float(number) for number in numbers]
-
-
-def _parse_integers(value: str) -> list[int]:
-    integers = json.loads(value)
-    if not isinstance(integers, list) or not all(type(integer) is int for integer in integers):
-        raise ValueError
-    if any(not -(2**63) <= integer < 2**63 for integer in integers):
-        raise ValueError
-    return integers
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, pl.Series):
-        value = value.to_list()
-    shown = "the value" if value is None else repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:199]}…"
-
-
-def _show_type(dtype: pl.DataType) -> str:
-    if isinstance(dtype, pl.List) and dtype.inner == pl.Int64:
-        return "a list of int64"
-    return "int64 or text" if dtype == pl.Int64 else f"{dtype} or text"
