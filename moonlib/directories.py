@@ -10,11 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moonlib import lock
-from moonlib.disk import writing
-
-LOCK = ".lock"
-STAGES = ".stages"
-"""Folder of all stages, in that of all runs."""
+from moonlib.checksums import LOCK, STAGES, SUMS, seal
+from moonlib.disk import rename, replacing, unfinished
 
 
 @contextmanager
@@ -22,7 +19,8 @@ def attempt(directory: Path, announce: Callable[[str], None]) -> Iterator[Path |
     """Work on a directory that takes its real name once everything in it is written.
 
     What is written goes to ``<name>.partial``; an attempt that is cut off leaves it there for the next. Of several
-    processes one works and the others wait for it.
+    processes one works and the others wait for it. When it takes its name, all of it is on the disk, and its checksums
+    are noted, see `moonlib.checksums`.
 
     Args:
         directory: the real name.
@@ -44,9 +42,11 @@ def attempt(directory: Path, announce: Callable[[str], None]) -> Iterator[Path |
             shutil.rmtree(partial, ignore_errors=True)
             yield None
             return
+        (partial / SUMS).unlink(missing_ok=True)  # of an attempt that ended just before it took its name
         yield partial
+        seal(partial)
         (partial / LOCK).unlink()
-        partial.replace(directory)
+        rename(partial, directory)
 
 
 def refuse_links(path: Path, below: Path) -> None:
@@ -71,14 +71,6 @@ def links_to_stage(path: Path) -> bool:
     return path.is_symlink() and path.readlink().parent.name == STAGES
 
 
-def unfinished(path: Path) -> Path:
-    """The name under which a file is written before it takes its own; a link that lies there is not followed."""
-    partial = path.with_name(f".{path.name}.partial")
-    if partial.is_symlink():
-        partial.unlink()
-    return partial
-
-
 def link(path: Path, target: Path) -> None:
     """Point a run's relative link at a stage, replacing an older one in one step.
 
@@ -96,13 +88,11 @@ def link(path: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it."""
-    partial = unfinished(path)
-    with writing(path):
+    """Write a file whole or not at all."""
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON under a temporary name and rename it."""
+    """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n")

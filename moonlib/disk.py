@@ -1,4 +1,4 @@
-"""Errors of writing, told as what happened to which file and what to do."""
+"""Writing files: under a temporary name, on the disk before they take their own, with errors that name them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RUST = re.compile(r"\(os error (\d+)\)")
 
@@ -30,7 +31,9 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         number = error.errno if isinstance(error, OSError) else None
         if number is None and (found := _RUST.search(str(error))):
             number = int(found[1])
@@ -40,3 +43,68 @@ def writing(path: Path) -> Iterator[None]:
         if number is None or getattr(error, "filename", None) is not None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: it takes its name when all of it is on the disk.
+
+    Args:
+        path: what is being written. What is there stays until then.
+
+    Yields:
+        The temporary name to write to, in the same folder.
+
+    Raises:
+        OSError: see `writing`.
+
+    Example: ``with replacing(path) as temporary: temporary.write_bytes(data)``
+    """
+    partial = unfinished(path)
+    with writing(path):
+        try:
+            yield partial
+            rename(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def rename(finished: Path, path: Path) -> None:
+    """Give a finished file its name: first it is on the disk, then it is renamed, then the disk knows its name.
+
+    Without that a machine that loses its power may know the name and not the content.
+
+    Args:
+        finished: a file, or a directory of which everything is on the disk already.
+        path: in the same folder; a file there is replaced.
+    """
+    if not finished.is_dir():
+        sync(finished)
+    finished.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems have no such thing for folders
+        if error.errno not in _NO_FOLDERS or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def unfinished(path: Path) -> Path:
+    """The name under which a file is written before it takes its own; a link that lies there is not followed."""
+    partial = path.with_name(f".{path.name}.partial")
+    if partial.is_symlink():
+        partial.unlink()
+    return partial
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of a library written in Rust, which Python's ``Exception`` does not cover."""
+    return type(error).__name__ == "PanicException"
