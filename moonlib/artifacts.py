@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moonlib.checksums import Damaged, made_again, verified
+from moonlib.checksums import Damaged, again, verified
 from moonlib.disk import is_panic
 
 
@@ -48,7 +48,7 @@ def reading(file: Path, kind: str) -> Iterator[None]:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise Unreadable(f"{file} is no {kind} that can be read ({reason}); {made_again(file)}") from error
+        raise Unreadable(f"{file} is no {kind} that can be read ({reason}); {again(file)}") from error
 
 
 def read_json(file: Path) -> Any:
@@ -61,7 +61,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object; see `reading` for what it raises."""
     found = read_json(file)
     if not isinstance(found, dict):
-        raise Unreadable(f"{file} holds no JSON object, but {str(found)[:40]!r}; {made_again(file)}")
+        raise Unreadable(f"{file} holds no JSON object, but {str(found)[:40]!r}; {again(file)}")
     return found
 
 
@@ -78,9 +78,7 @@ def read_table(file: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
     with reading(file, "Parquet file"):
         table = pl.read_parquet(file)
         if missing := [column for column in columns if column not in table.columns]:
-            raise Unreadable(
-                f"{file} has no column {missing[0]!r} (it has {', '.join(table.columns)}); {made_again(file)}"
-            )
+            raise Unreadable(f"{file} has no column {missing[0]!r} (it has {', '.join(table.columns)}); {again(file)}")
     return table
 
 
@@ -98,6 +96,6 @@ def read_array(file: Path) -> NDArray[Any]:
         expected = getattr(array, "offset", 0) + array.nbytes
         if file.stat().st_size != expected:
             raise Unreadable(
-                f"{file} has {file.stat().st_size:,} bytes, and its header says {expected:,}; {made_again(file)}"
+                f"{file} has {file.stat().st_size:,} bytes, and its header says {expected:,}; {again(file)}"
             )
     return array

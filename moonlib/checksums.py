@@ -8,37 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
 from moonlib.disk import sync, writing
+from moonlib.remedies import made_again
 
 SUMS = "SHA256SUMS"
 LOCK = ".lock"
-STAGES = ".stages"
-"""Folder of all stages, in that of all runs."""
-DATASETS = ".data"
-"""Folder of the datasets that runs have built, in that of all runs."""
 
 
 class Damaged(ValueError):
     """A file whose content is not what was written; the message names it and says how to have it made anew."""
 
 
-def seal(directory: Path) -> None:
+def seal(directory: Path, but: Collection[str] = ()) -> None:
     """Note the checksums of all files of a finished directory, and have all of it on the disk before returning.
 
     Args:
-        directory: nothing in it is written afterwards. Links in it are left out, and so is the lock.
+        directory: what is noted of it is not written afterwards. Links in it are left out, and so is the lock.
+        but: names of files in it that may change later.
 
     Raises:
         OSError: it can't be read or written.
     """
     lines = []
+    left_out = {directory / name for name in (LOCK, SUMS, *but)}
     folders = [directory]
     with writing(directory / SUMS):
         for path in sorted(directory.rglob("*")):
-            if path.is_symlink() or path in (directory / LOCK, directory / SUMS):
+            if path.is_symlink() or path in left_out:
                 continue
             if path.is_dir():
                 folders.append(path)
@@ -58,18 +58,24 @@ def verified(file: Path) -> Path:
     again. Nothing is compared where nothing was noted: in a directory that is not finished, or older than checksums.
 
     Args:
-        file: in a sealed directory, at any depth, or elsewhere.
+        file: in a sealed directory, at any depth, or elsewhere; or such a directory, for all that is noted of it.
 
     Returns:
         ``file``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        Damaged: the content differs.
+        Damaged: the content differs, or a file of the directory is missing.
 
     Example: ``np.load(verified(stage / "products.npy"))``
     """
     real = file.resolve(strict=True)
+    if real.is_dir():
+        for name in sums(real):
+            if not (file / name).exists():
+                raise Damaged(f"{file / name} is missing; {made_again(real)}")
+            verified(file / name)
+        return file
     found = real.stat()
     key = (str(real), found.st_ino, found.st_size, found.st_mtime_ns)
     if key in _verified:
@@ -122,6 +128,12 @@ def sealed_in(path: Path) -> Path | None:
     return next((above for above in path.parents if (above / SUMS).is_file()), None)
 
 
+def again(file: Path) -> str:
+    """What to do to have a file made anew, see `moonlib.remedies.made_again`."""
+    real = file.resolve()
+    return made_again(sealed_in(real) or real.parent)
+
+
 def sums(directory: Path) -> dict[str, str]:
     """The noted checksums of a directory: SHA-256 in hexadecimal digits by the file's name; empty without any.
 
@@ -139,36 +151,3 @@ def _parsed(file: Path, changed: int) -> dict[str, str]:
         return {name: digest for digest, name in lines}
     except ValueError as error:
         raise Damaged(f"{file} is damaged ({error}); {made_again(file.parent)}") from None
-
-
-def made_again(place: Path) -> str:
-    """What to do to have a file made anew: a clause for the end of an error.
-
-    Args:
-        place: the file, or the directory of a stage, a dataset, or of what another command wrote.
-    """
-    place = place.resolve()
-    directory = place if place.is_dir() else sealed_in(place) or place.parent
-    above = directory.parent
-    if above.name == STAGES:
-        if run := _run_of(directory, above.parent):
-            runs = os.path.relpath(above.parent)
-            name = run.relative_to(above.parent)
-            config = Path(runs, name, "recipe.yaml")
-            command = f"`moonlib fit --config {config} --runs {runs} --name {name}` makes it again"
-        else:
-            command = "the next `moonlib fit` that needs it makes it again"
-        return f"remove {directory}, and {command}"
-    if above.name == DATASETS:
-        return f"remove {directory}, and the next `moonlib fit` builds it again"
-    if (directory / "dataset.json").exists():
-        return "copy the dataset again, or remove it and build it again"
-    return "copy it again, or remove it and write it again with the command that wrote it"
-
-
-def _run_of(stage: Path, runs: Path) -> Path | None:
-    """A run that links to a stage."""
-    for recipe in sorted(runs.glob("**/recipe.yaml")):
-        if any(path.is_symlink() and path.resolve() == stage for path in recipe.parent.iterdir()):
-            return recipe.parent
-    return None

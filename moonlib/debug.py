@@ -21,10 +21,11 @@ from moonlib import lock, processes
 from moonlib import recipe as recipes
 from moonlib.claim import RunExistsError
 from moonlib.console import Terminal
-from moonlib.directories import LOCK, STAGES, refuse_links
+from moonlib.directories import LOCK, refuse_links
 from moonlib.iteration import fit
 from moonlib.names import run_name
 from moonlib.recipe import StageRecipe
+from moonlib.remedies import DATASETS, STAGES
 
 Preset = Literal["overfit", "limit", "profile"]
 
@@ -128,10 +129,10 @@ def prepared(root: Path, runs: Path) -> Iterator[None]:
         with lock.held(root / LOCK):
             if (root / STAGES).exists():
                 shutil.rmtree(root / STAGES)
-            (runs / ".data").mkdir(exist_ok=True)
-            if (root / ".data").is_symlink():
-                (root / ".data").unlink()
-            (root / ".data").symlink_to(os.path.relpath(runs / ".data", root))
+            (runs / DATASETS).mkdir(exist_ok=True)
+            if (root / DATASETS).is_symlink():
+                (root / DATASETS).unlink()
+            (root / DATASETS).symlink_to(os.path.relpath(runs / DATASETS, root))
             yield
     except lock.InUse as holder:
         raise RunExistsError(f"{root} is in use by {holder}: wait for it to end, or give another --name") from None

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moonlib import lock
-from moonlib.checksums import LOCK, STAGES, SUMS, seal
-from moonlib.disk import rename, replacing, unfinished
+from moonlib.checksums import LOCK, SUMS, seal
+from moonlib.disk import rename, replacing, sync, unfinished
+from moonlib.remedies import STAGES
 
 
 @contextmanager
@@ -85,6 +86,7 @@ def link(path: Path, target: Path) -> None:
     partial.unlink(missing_ok=True)
     partial.symlink_to(os.path.relpath(target, path.parent))
     partial.replace(path)
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,8 @@
     tokenizer.json      what the encoder's preprocessing consists of, under the names that it has in the run
     text/, image/, ...  configuration and tokenizer of a part that had them from elsewhere, such as the hub
     recipe.yaml         what it was trained with
-    README.md           the model card, see `moonlib.model_card`
+    README.md           the model card, see `moonlib.model_card`; yours to edit
+    SHA256SUMS          checksums of all but the model card, see `moonlib.checksums`
 
 Nothing in the folder points out of it: neither the run nor its data nor a network is needed to open it.
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import filecmp
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -33,9 +33,11 @@ from PIL import Image
 from torch import nn
 
 import moonlib
+from moonlib.artifacts import Unreadable, read_json
+from moonlib.checksums import SUMS, Damaged, seal
 from moonlib.data.content import Content, Modalities, Side
 from moonlib.directories import write_json, write_text
-from moonlib.disk import writing
+from moonlib.disk import rename, writing
 from moonlib.encoders.weights import save_weights
 from moonlib.model_card import model_card
 from moonlib.run import Run, RunError, ready
@@ -79,11 +81,11 @@ class Export:
         self.directory = Path(directory)
         file = self.directory / CONFIG
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
+            config = read_json(file)
         except FileNotFoundError:
             raise RunError(f"{directory} is not an export, it has no {CONFIG}") from None
-        except ValueError as error:
-            raise RunError(f"{file} is broken ({error}); export the run again") from None
+        except (Unreadable, Damaged) as error:
+            raise RunError(str(error)) from None
         written = config.get("moonlib_export") if isinstance(config, dict) else None
         if not isinstance(written, int):
             raise RunError(f"{file} was not written by `moonlib export`: it is another kind of model's")
@@ -203,7 +205,7 @@ def export(run: str | Path, out: str | Path, *, license: str = "unknown") -> Pat
         if _occupied(target):
             _require_same(out, folder)
         else:
-            folder.replace(target)
+            rename(folder, target)
     return out
 
 
@@ -218,7 +220,8 @@ def _refuse_others(out: Path, source: Run) -> None:
     try:
         found = Export(out).fingerprint
     except (RunError, OSError) as error:
-        raise FileExistsError(f"{out} is there already, and is no export; choose another place") from error
+        problem = "is there already, and can't be opened as an export"
+        raise FileExistsError(f"{out} {problem} ({error}); choose another place") from error
     if found != source.fingerprint:
         raise FileExistsError(f"{out} holds the export of another encoder, {found}; choose another place")
 
@@ -236,10 +239,10 @@ def _require_same(out: Path, folder: Path) -> None:
 def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
     preprocessing = source.directory / "preprocessing"
     for path in sorted(preprocessing.iterdir()):
+        if path.name in ("identity.json", SUMS) or path.name.startswith("."):
+            continue
         if path.name in OURS:
             raise RunError(f"{path}: an export has a {path.name} of its own; the encoder must name this file otherwise")
-        if path.name == "identity.json" or path.name.startswith("."):
-            continue
         if path.is_dir():
             shutil.copytree(path, folder / path.name)
         else:
@@ -270,6 +273,7 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
     recipe = yaml.safe_dump(source.config, sort_keys=False, allow_unicode=True, width=120)
     write_text(folder / "recipe.yaml", recipe)
     write_text(folder / "README.md", model_card(source, encoder, described, recipe, license))
+    seal(folder, but=["README.md"])  # which is for people to edit
 
 
 def _detached(config: Mapping[str, Any], module: nn.Module, place: Path, folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import resource
@@ -26,17 +25,20 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from moonlib import points, processes
 from moonlib import recipe as recipes
+from moonlib.artifacts import read_json, read_mapping
+from moonlib.checksums import verified
 from moonlib.claim import claimed
 from moonlib.closing_table import closing_tables, spread_table
 from moonlib.console import Terminal
 from moonlib.data.dataset import Dataset
-from moonlib.directories import STAGES, attempt, link, write_json
+from moonlib.directories import attempt, link, write_json
 from moonlib.disk import writing
 from moonlib.encoders.encoder import Encoder
 from moonlib.fingerprint import made_with, material_stage
 from moonlib.interruption import Interruption
 from moonlib.names import run_name
 from moonlib.recipe import Recipe, StageRecipe, fingerprint
+from moonlib.remedies import DATASETS, STAGES
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.stages.training import CHECKPOINT
 
@@ -131,7 +133,7 @@ def fit(
     costs: dict[str, dict[str, Any]] = {}
     with Interruption().listening() as interruption, claimed(run, recipe, replace, runs=runs):
         with costed(costs, "data"):
-            dataset = Dataset(recipe.source().prepare(runs / ".data"))
+            dataset = Dataset(recipe.source().prepare(runs / DATASETS))
         iteration = Iteration(recipe, dataset, runs / STAGES, run, console, costs, interruption, checkpoint_seconds)
         results, references = iteration.run_stages()
     if processes.is_first():
@@ -186,7 +188,7 @@ def fit_seeds(
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]
     if processes.is_first():
-        results = {run.name: json.loads((run / "results.json").read_text()) for run in found}
+        results = {run.name: read_mapping(run / "results.json") for run in found}
         Terminal(120).print(spread_table(results))
     return found
 
@@ -219,7 +221,7 @@ class Iteration:
         """
         results: dict[str, float] = {}
         titles: dict[str, str] = {}
-        before = read_json(self.run / "results.json") if (self.run / "results.json").exists() else {}
+        before = read_mapping(self.run / "results.json") if (self.run / "results.json").exists() else {}
         self.fit_preprocessing()
         for stage in self.recipe.stages.values():
             module = stage.module()
@@ -283,7 +285,7 @@ class Iteration:
         encoder = self.recipe.encoder()
         assert encoder is not None
         seed_everything(seed_of(self.recipe.seed, "encoder"), verbose=False)
-        encoder.setup(products, preprocessing)
+        encoder.setup(products, verified(preprocessing))
         return encoder
 
     def step(self, stage: StageRecipe, module: Stage, prefix: str = "") -> Step:
@@ -326,13 +328,12 @@ class Iteration:
                 write_json(partial / "cost.json", {"seconds": round(time.perf_counter() - start, 2)})
                 (partial / CHECKPOINT).unlink(missing_ok=True)
         if cost["reused"]:
-            cost["first_run"] = read_json(directory / "cost.json")
+            cost["first_run"] = read_mapping(directory / "cost.json")
         link(self.run / step.link, directory)
         took = "taken over" if cost["reused"] else f"{cost['seconds']:.1f} s"
         self.console.print(f"{step.link:28s} {took:>10s}  {directory}", soft_wrap=True)
         self.report_quarantine(directory)
-        found: dict[str, float] = read_json(directory / "metrics.json")
-        return found
+        return read_mapping(directory / "metrics.json")
 
     def run_module(self, step: Step, partial: Path) -> dict[str, float]:
         """Let a stage do its work, together with the other processes where its trainer has several devices."""
@@ -434,18 +435,6 @@ class Iteration:
             checkpoint_seconds=self.checkpoint_seconds,
             snapshot_every=step.recipe.probe.every if step.recipe.probe else None,
         )
-
-
-def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote.
-
-    Raises:
-        StageError: it is missing or broken.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StageError(f"{path} is missing or broken ({error}): delete {path.parent} to make it again") from error
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +13,8 @@ import torch
 import yaml
 
 from moonlib import registry
+from moonlib.artifacts import Unreadable, read_mapping
+from moonlib.checksums import verified
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
 from moonlib.data.existing import Shards
@@ -23,6 +23,7 @@ from moonlib.iteration import seed_of
 from moonlib.recipe import Recipe, RecipeError, StageRecipe, fingerprint
 from moonlib.recipe import load as load_recipe
 from moonlib.recipe_typing import construct_component
+from moonlib.remedies import DATASETS, fit_command, runs_of
 from moonlib.representations.store import Representations
 from moonlib.stages.represent import RepresentData
 from moonlib.stages.stage import Stage, StageContext
@@ -100,12 +101,11 @@ class Run:
         """
         file = self.directory / "results.json"
         try:
-            found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+            return read_mapping(file)
         except FileNotFoundError:
             raise RunError(f"{self.directory} has no results yet; {self._command} continues the run") from None
-        except ValueError as error:
-            raise RunError(f"{file} is broken ({error}); {self._command} writes it again") from None
-        return found
+        except Unreadable as error:
+            raise RunError(str(error)) from None
 
     @cached_property
     def represent(self) -> StageRecipe | None:
@@ -235,7 +235,7 @@ class Run:
         file = directory / "identity.json"
         if not file.is_file():
             raise RunError(f"{file} is missing: runs of moonlib 0.1 did not note how a stage was made; fit it again")
-        identity = json.loads(file.read_text(encoding="utf-8"))
+        identity = read_mapping(file)
         if identity["dataset"] != dataset.hash:
             raise RunError(f"{directory} was not made from {dataset.directory} ({dataset.name}), but from other data")
         try:
@@ -261,13 +261,12 @@ class Run:
     @property
     def runs(self) -> Path:
         """The folder of all runs, where their stages and datasets are; the points of a study lie deeper in it."""
-        above = self.directory.resolve().parents
-        return next((folder for folder in above if (folder / ".stages").is_dir()), above[0])
+        return runs_of(self.directory)
 
     @property
     def cache(self) -> Path:
         """Where this run's `moonlib fit` keeps datasets."""
-        return self.runs / ".data"
+        return self.runs / DATASETS
 
     def _declares_encoder(self) -> None:
         """Refuse what only an encoder can do, for a run that started from given representations."""
@@ -277,9 +276,7 @@ class Run:
 
     @property
     def _command(self) -> str:
-        name = self.directory.resolve().relative_to(self.runs)
-        runs = self.runs if self.directory.is_absolute() else os.path.relpath(self.runs)
-        return f"`moonlib fit --config {self.directory / 'recipe.yaml'} --runs {runs} --name {name}`"
+        return f"`{fit_command(self.directory)}`"
 
     def class_of(self, name: str) -> type[Stage]:
         """The class of a stage.
@@ -309,7 +306,7 @@ class Run:
     def _identities(self) -> list[dict[str, Any]]:
         """What the preprocessing and the stages noted of their making; runs of moonlib 0.1 noted nothing."""
         files = [self.directory / name / "identity.json" for name in ("preprocessing", *self.config["stages"])]
-        return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+        return [read_mapping(file) for file in files if file.is_file()]
 
     def _not_usable(self, error: Exception) -> RunError:
         """Say what the run was made with and what of that is not installed."""
@@ -334,13 +331,14 @@ def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Pa
     Raises:
         RecipeError: it cannot be constructed.
         PolarsError: the preprocessing is not there.
+        Damaged: a file of it, or the weights, are not what was written.
         ValueError: the weights belong to another encoder.
     """
     encoder: Encoder = construct_component("encoders", config, ("encoder",)).build()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # A table without columns: preprocessing that is not there must not be fitted on nothing in silence.
-        encoder.setup(pl.DataFrame(), preprocessing)
+        encoder.setup(pl.DataFrame(), verified(preprocessing))
     if weights is not None:
         load_weights(encoder, weights)
     return encoder.eval()

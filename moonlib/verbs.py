@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 import time
@@ -21,6 +20,8 @@ from numpy.typing import NDArray
 
 import moonlib
 from moonlib import lock
+from moonlib.artifacts import Unreadable, read_mapping
+from moonlib.checksums import SUMS, again, seal, verified
 from moonlib.console import progress
 from moonlib.data import table_files
 from moonlib.data.content import Content, Side
@@ -28,7 +29,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import KEYS
-from moonlib.directories import write_json
+from moonlib.directories import LOCK, write_json
 from moonlib.export import Export, opened
 from moonlib.iteration import quiet
 from moonlib.recipe import RecipeError, StageRecipe
@@ -91,6 +92,7 @@ def embed(
 
     Raises:
         RunError: see `Run.encoder`.
+        Damaged: ``out`` is complete, and a file in it is not what was written.
         ValueError: ``out`` holds another embedding, ``dim`` is wider than the vectors, or a table is not as it should.
 
     Example: ``embed("runs/iter2", "catalogue.parquet", "vectors", images="photos")``
@@ -179,12 +181,9 @@ def _embedding(out: Path, identity: dict[str, Any], run: Run | Export) -> Iterat
         raise FileExistsError(f"{out} is not empty and holds no embedding; choose another place")
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with lock.held(out / ".lock"):
+        with lock.held(out / LOCK):
             if file.exists():
-                try:
-                    before = json.loads(file.read_text(encoding="utf-8"))["identity"]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{file} is broken ({error!r}); choose another place") from None
+                before = _identity(file)
                 keys = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]
                 if keys:
                     lines = ", ".join(f"{key} {before.get(key)} (now {identity.get(key)})" for key in keys)
@@ -193,8 +192,20 @@ def _embedding(out: Path, identity: dict[str, Any], run: Run | Export) -> Iterat
                 about = {"run": str(run.directory), "moonlib": moonlib.__version__, "identity": identity}
                 write_json(file, about)
             yield
+            if (out / SUMS).is_file():
+                verified(out)
+            else:
+                seal(out)
     except lock.InUse as holder:
         raise ValueError(f"{out} is in use by {holder}: wait for it to end, or choose another place") from None
+
+
+def _identity(file: Path) -> dict[str, Any]:
+    """What an embedding was made of, from its description."""
+    found = read_mapping(file).get("identity")
+    if not isinstance(found, dict):
+        raise Unreadable(f"{file} does not say what it is an embedding of; {again(file)}")
+    return found
 
 
 def _hash(path: Path) -> str:
@@ -237,7 +248,7 @@ def index(
     if (place / "embedding.json").is_file():
         if (place / "products.parquet").exists():
             raise ValueError(f"{place} holds Parquet; an index is built from --format npy")
-        encoder = json.loads((place / "embedding.json").read_text(encoding="utf-8"))["identity"]["encoder"]
+        encoder = str(_identity(place / "embedding.json").get("encoder"))
         if not (place / "products.npy").exists():
             raise ValueError(f"{place} is not complete; the `moonlib embed` that wrote it continues it")
         products = Representations.open(place, "products")

@@ -18,6 +18,7 @@ import yaml
 
 import moonlib
 from moonlib import export as exporting
+from moonlib.checksums import SUMS
 from moonlib.cli import main
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
@@ -283,9 +284,12 @@ def test_the_same_run_gives_the_same_bytes_and_nothing_is_overwritten(
     assert (copied / "README.md").read_text() == "my own words"
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"fingerprint": "0" * 16}))
+    with pytest.raises(FileExistsError, match=r"is there already, and can't be opened .*config\.json is damaged"):
+        export(finished_run, copied)
+    (copied / SUMS).unlink()
     with pytest.raises(FileExistsError, match="holds the export of another encoder, 0000"):
         export(finished_run, copied)
-    with pytest.raises(FileExistsError, match="is there already, and is no export"):
+    with pytest.raises(FileExistsError, match="is there already, and can't be opened as an export"):
         export(finished_run, finished_run.parent)
     (tmp_path / "empty").mkdir()
     assert Export(export(finished_run, tmp_path / "empty")).fingerprint == Run(finished_run).fingerprint
@@ -298,8 +302,12 @@ def test_what_is_neither_a_run_nor_an_export_is_told(copied: Path, tmp_path: Pat
     with pytest.raises(RunError, match=r"neither a run directory, it has no recipe\.yaml, nor an export"):
         moonlib.load(tmp_path / "empty")
     config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text("{")
+    with pytest.raises(RunError, match=r"config\.json is damaged.*remove it and export the run again"):
+        moonlib.load(copied)
+    (copied / SUMS).unlink()  # whoever writes an export by hand notes no checksums
     for text, told in (
-        ("{", "is broken"),
+        ("{", "is no JSON file"),
         ('{"model_type": "bert"}', "was not written by `moonlib export`"),
         (json.dumps(config | {"moonlib_export": 99, "moonlib_version": "9.1"}), r"moonlib 9\.1; .*pip install"),
         (json.dumps({key: config[key] for key in config if key != "encoder"}), "it has no encoder"),
@@ -409,4 +417,4 @@ def test_the_command(
     assert main(["export", "shipped", "twice"]) == 2
     assert main(["export", str(finished_run), str(finished_run)]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2 and "needs a run directory" in told[0] and "is no export" in told[1]
+    assert len(told) == 2 and "needs a run directory" in told[0] and "is not an export" in told[1]

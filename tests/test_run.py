@@ -11,6 +11,7 @@ import torch
 import yaml
 
 import moonlib
+from moonlib.checksums import SUMS, Damaged
 from moonlib.data.content import Content, Modalities
 from moonlib.data.dataset import Dataset
 from moonlib.representations.store import Representations
@@ -90,6 +91,9 @@ def test_a_dangling_link_is_a_stage_that_is_missing(copied: Path) -> None:
 
 def test_missing_preprocessing_is_not_fitted_on_nothing(copied: Path) -> None:
     (copied / "preprocessing/tokenizer.json").unlink()
+    with pytest.raises(Damaged, match=r"tokenizer\.json is missing; remove .*`moonlib fit .* makes it again"):
+        Run(copied).encoder()
+    (copied / "preprocessing" / SUMS).unlink()  # as of a version without checksums
     with pytest.raises(RunError, match="lacks the encoder's fitted preprocessing"):
         Run(copied).encoder()
     assert not (copied / "preprocessing/tokenizer.json").exists()
@@ -108,6 +112,7 @@ def test_a_plugin_that_is_gone_is_named_with_its_distribution(copied: Path) -> N
     identity = json.loads((copied / "preprocessing/identity.json").read_text())
     identity["versions"]["moonlib-gone"] = "0.7.1"
     (copied / "preprocessing/identity.json").write_text(json.dumps(identity))
+    (copied / "preprocessing" / SUMS).unlink()
     change(copied, encoder=encoder)
     with pytest.raises(RunError, match=r"moonlib_gone\.towers\.Tall.*pip install moonlib-gone==0\.7\.1"):
         Run(copied).encoder()
@@ -127,6 +132,7 @@ def test_a_loss_that_is_gone_does_not_keep_the_encoder_from_being_used(copied: P
 def test_a_run_of_a_version_that_noted_nothing_is_read(copied: Path) -> None:
     for name in ("preprocessing", "pretrain", "represent"):
         (copied / name / "identity.json").unlink()
+        (copied / name / SUMS).unlink()
     run = Run(copied)
     assert run.encoder().dim == 32 and len(run.representations()[0].ids)
 
@@ -146,9 +152,12 @@ def test_data_that_is_gone_is_told(copied: Path) -> None:
 
 
 def test_results_that_are_not_there_or_broken_are_told(copied: Path) -> None:
-    (copied / "results.json").write_text("{")
-    with pytest.raises(RunError, match="is broken"):
-        _ = Run(copied).results
+    for text, told in (("{", "is no JSON file"), ("[1]", "holds no JSON object")):
+        (copied / "results.json").write_text(text)
+        with pytest.raises(
+            RunError, match=rf"results\.json {told}.*remove it, and `moonlib fit --config .* writes it again"
+        ):
+            _ = Run(copied).results
     (copied / "results.json").unlink()
     with pytest.raises(RunError, match="no results yet"):
         _ = Run(copied).results
@@ -205,6 +214,7 @@ def test_a_stage_that_is_not_there_or_of_other_data_is_told(copied: Path, tiny: 
         Run(copied).reopen("rank", tiny)
     file = (copied / "represent").resolve() / "identity.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": "another"}))
+    (file.parent / SUMS).unlink()
     with pytest.raises(RunError, match=r"was not made from .* but from other data"):
         Run(copied).reopen("represent", tiny)
     file.unlink()

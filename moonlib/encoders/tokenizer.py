@@ -13,7 +13,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from moonlib.disk import writing
+from moonlib.disk import replacing
 
 FILE_NAME = "tokenizer.json"
 
@@ -88,13 +88,8 @@ def load_or_fit_tokenizer(products: pl.DataFrame, directory: Path, vocab_size: i
             raise ValueError(f"{path} is not a tokenizer ({error}); remove it to fit a new one") from None
     tokenizer = fit_tokenizer(catalogue_texts(products), vocab_size)
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f".{FILE_NAME}.{os.getpid()}"
-    try:
-        with writing(path):
-            tokenizer.save(str(temporary))
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        tokenizer.save(str(temporary))
     return tokenizer
 
 

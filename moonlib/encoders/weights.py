@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 
-from moonlib.disk import writing
+from moonlib.checksums import verified
+from moonlib.disk import replacing
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -19,19 +19,13 @@ def save_weights(module: nn.Module, path: Path) -> None:
     Tensors that modules share are written once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing(path):
-            save_model(module, str(temporary))
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        save_model(module, str(temporary))
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors by name to ``path`` as `save_weights` does those of a module, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     kept: dict[str, Tensor] = {}
     # The same memory under another name is written once, and the metadata says under which.
     names: dict[tuple[int, tuple[int, ...]], str] = {}
@@ -42,12 +36,8 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
             kept[name] = tensor.contiguous()
         else:
             metadata[name] = first
-    try:
-        with writing(path):
-            save_file(kept, str(temporary), metadata=metadata)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        save_file(kept, str(temporary), metadata=metadata)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -55,10 +45,12 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
+        Damaged: its content is not what was written, see `moonlib.checksums`.
         ValueError: the file is not a safetensors file, or belongs to a module of other names or shapes.
     """
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}")
+    verified(path)
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import moonlib
 from moonlib.directories import write_json
-from moonlib.disk import writing
+from moonlib.disk import rename, writing
 from moonlib.representations.store import Representations, unit, write_array
 
 Kind = Literal["flat", "hnsw", "ivf"]
@@ -226,7 +226,7 @@ def build_index(
         found.about["sha256"] = {"ids": hashlib.sha256(found.ids.data).hexdigest(), "index": written}
         write_json(parts[2], found.about)
         for part, file in zip(parts, (path, *_beside(path)), strict=True):
-            part.replace(file)
+            rename(part, file)
     return found
 
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.directories import unfinished
-from moonlib.disk import writing
+from moonlib.artifacts import Unreadable, read_array
+from moonlib.checksums import again
+from moonlib.disk import rename, replacing, unfinished, writing
 
 _BLOCK = 16_384
 """Vectors converted at once."""
@@ -22,12 +23,9 @@ Chunks = Callable[[int], Iterable[NDArray[np.float32]]]
 
 
 def write_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Write an array as ``.npy`` under a temporary name, then rename it into place."""
-    partial = unfinished(path)
-    with writing(path):
-        with partial.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        partial.replace(path)
+    """Write an array as ``.npy``, whole or not at all."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def write_vectors(
@@ -83,9 +81,8 @@ def write_vectors(
             place = growing.tell()
         if place != total:
             raise ValueError(f"{partial}: the vectors end at byte {place}, and should at {total}")
-        with writing(file):
-            os.fsync(growing.fileno())
-    partial.replace(file)
+    with writing(file):
+        rename(partial, file)
     return Representations.open(directory, name)
 
 
@@ -102,14 +99,12 @@ def write_parquet(directory: Path, name: str, key: str) -> None:
 
     store = Representations.open(directory, name)
     schema = pa.schema([(key, pa.int64()), ("vector", pa.list_(pa.float32(), store.dim))])
-    partial = unfinished(directory / f"{name}.parquet")
-    with writing(directory / f"{name}.parquet"), parquet.ParquetWriter(partial, schema) as writer:
+    with replacing(directory / f"{name}.parquet") as partial, parquet.ParquetWriter(partial, schema) as writer:
         for start in range(0, len(store.ids), 16_384):
             block = slice(start, start + 16_384)
             values = pa.array(np.ascontiguousarray(store.read(block)).reshape(-1))
             vectors = pa.FixedSizeListArray.from_arrays(values, store.dim)
             writer.write_table(pa.table([pa.array(store.ids[block]), vectors], schema=schema))
-    partial.replace(directory / f"{name}.parquet")
     Representations.remove(directory, name)
 
 
@@ -131,9 +126,13 @@ def _holds(path: Path, ids: NDArray[np.int64]) -> bool:
     if not path.exists():
         return False
     try:
-        return np.array_equal(np.load(path, mmap_mode="r", allow_pickle=False), ids)
-    except (ValueError, EOFError):  # no array, or cut off
+        return np.array_equal(read_array(path), ids)
+    except Unreadable:  # no array, or cut off
         return False
+
+
+def _kind(array: NDArray[Any]) -> str:
+    return f"{array.dtype} {list(array.shape)}"
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -184,12 +183,30 @@ class Representations:
 
     @classmethod
     def open(cls, directory: Path, name: str) -> Representations:
-        """Open ``{name}.ids.npy`` and ``{name}.npy`` without reading the vectors into memory."""
+        """Open ``{name}.ids.npy`` and ``{name}.npy`` without holding the vectors in memory.
+
+        Raises:
+            FileNotFoundError: one of them is missing.
+            Damaged: one is not what was written, see `moonlib.checksums`.
+            Unreadable: one is no ``.npy`` file, or not of ids and their vectors.
+        """
         ids_file, vectors_file = directory / f"{name}.ids.npy", directory / f"{name}.npy"
         for file in (ids_file, vectors_file):
             if not file.exists():
                 raise FileNotFoundError(f"{file} is missing: run the represent stage of the iteration again")
-        return cls(np.load(ids_file), np.load(vectors_file, mmap_mode="r"))
+        ids, vectors = read_array(ids_file), read_array(vectors_file)
+        if ids.dtype != np.int64 or ids.ndim != 1:
+            raise Unreadable(f"{ids_file} holds {_kind(ids)}, expected ids, int64 [N]; {again(ids_file)}")
+        if (
+            vectors.dtype not in (np.float32, np.float16, np.int8)
+            or vectors.shape[:1] != ids.shape
+            or vectors.ndim != 2
+        ):
+            raise Unreadable(
+                f"{vectors_file} holds {_kind(vectors)}, expected float32, float16 or int8 [{len(ids)}, D], a vector "
+                f"for each id of {ids_file.name}; {again(vectors_file)}"
+            )
+        return cls(np.array(ids), vectors)
 
     @staticmethod
     def remove(directory: Path, name: str) -> None:

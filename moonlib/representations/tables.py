@@ -16,8 +16,7 @@ from moonlib.data.content import Modalities
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
 from moonlib.data.tables import KEYS, cast_part, missing_column, refuse_near_misses
-from moonlib.directories import unfinished
-from moonlib.disk import writing
+from moonlib.disk import rename, unfinished, writing
 
 
 class TableReader:
@@ -81,7 +80,7 @@ class TableReader:
             raise ValueError(f"{path}: no rows; there is nothing to represent")
         if named and images is None:
             raise ValueError(f"{path} names {named} images, but no image folder was given (--images DIR)")
-        partial.replace(copy)
+        rename(partial, copy)
         self.ids: NDArray[np.int64] = np.concatenate(ids)
         """The ids in the order of the table, int64 [N]."""
         self.quarantine = Quarantine(quarantine, total=len(self.ids))

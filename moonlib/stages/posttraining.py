@@ -9,12 +9,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import polars as pl
 
+from moonlib.artifacts import read_table
 from moonlib.data.filters.apply import apply_filters
 from moonlib.data.filters.filter import Encoded, Filter
 from moonlib.data.pairs import Pairs, search_pairs
 from moonlib.data.tables import Tables
-from moonlib.directories import unfinished, write_json
-from moonlib.disk import writing
+from moonlib.directories import write_json
+from moonlib.disk import replacing
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import NegativeSampler
 from moonlib.representations.store import Representations
@@ -113,15 +114,13 @@ class Posttraining(Contrastive):
                     self.filters, self.training_tables(context, searches), lambda: self.encoded(context, searches)
                 )
                 write_json(context.directory / REPORT, report)
-                partial = unfinished(file)
-                with writing(file):
+                with replacing(file) as partial:
                     tables.searches.write_parquet(partial)
-                    partial.replace(file)
                 for side in ("products", "queries"):
                     Representations.remove(context.directory, f"filters.{side}")
             else:
                 time.sleep(0.05)
-        return pl.read_parquet(file)
+        return read_table(file)
 
     def training_tables(self, context: StageContext, searches: pl.DataFrame) -> Tables:
         """What training may see: products and events from before its end, and nothing that these do not name."""

@@ -31,8 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moonlib.data.impressions import BatchRows
-from moonlib.directories import unfinished
-from moonlib.disk import writing
+from moonlib.disk import rename, replacing, unfinished, writing
 from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.interruption import Interruption
 
@@ -184,9 +183,8 @@ def join(log: Path) -> None:
         pl.read_csv(part, ignore_errors=True, truncate_ragged_lines=True) for part in (*parts, log) if part.exists()
     ]
     whole = pl.concat(rows, how="diagonal_relaxed").unique("step", keep="last").sort("step")
-    partial = unfinished(log)
-    whole.write_csv(partial)
-    partial.replace(log)
+    with replacing(log) as partial:
+        whole.write_csv(partial)
     for part in parts:
         part.unlink()
 
@@ -285,7 +283,7 @@ class Checkpoints(Callback):
         with writing(self.file):
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
-                partial.replace(self.file)
+                rename(partial, self.file)
         self.saved = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -18,11 +18,12 @@ from rich.table import Table
 
 from moonlib import lock, points
 from moonlib.console import Terminal
-from moonlib.directories import LOCK, STAGES, write_json
+from moonlib.directories import LOCK, write_json
 from moonlib.fingerprint import material_stage
 from moonlib.interruption import Interruption
 from moonlib.iteration import Iteration, quiet
 from moonlib.recipe import fingerprint
+from moonlib.remedies import STAGES
 from moonlib.run import Run, RunError
 from moonlib.studies.rates import Floats, Ints, Pairs, resampled_runs
 

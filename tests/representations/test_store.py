@@ -186,5 +186,5 @@ def test_what_a_type_cannot_hold_is_refused(kind: Literal["float16", "int8"], va
 def test_integers_that_are_not_int8_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.ids.npy", np.arange(2))
     np.save(tmp_path / "x.npy", np.zeros((2, 3), np.int16))
-    with pytest.raises(ValueError, match="vectors are int16; expected float32, float16 or int8"):
+    with pytest.raises(ValueError, match=r"x\.npy holds int16 \[2, 3\], expected float32, float16 or int8"):
         Representations.open(tmp_path, "x")

@@ -1,0 +1,68 @@
+"""What to do about a file that is damaged or missing: the command that makes it anew, by where the file lies."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+STAGES = ".stages"
+"""Folder of all stages, in that of all runs."""
+DATASETS = ".data"
+"""Folder of the datasets that runs have built, in that of all runs."""
+
+
+def made_again(directory: Path) -> str:
+    """What to do to have the content of a directory made anew: a clause for the end of an error.
+
+    Args:
+        directory: a stage's, a run's, a dataset's, an export's, or one that another command wrote.
+
+    Example: ``remove runs/.stages/0b1c…, and `moonlib fit --config runs/iter3/recipe.yaml …` makes it again``
+    """
+    directory = directory.resolve()
+    above = directory.parent
+    if above.name == STAGES:
+        run = _run_of(directory, above.parent)
+        command = f"`{fit_command(run)}`" if run else "the next `moonlib fit` that needs it"
+        return f"remove {_shown(directory)}, and {command} makes it again"
+    if above.name == DATASETS:
+        return f"remove {_shown(directory)}, and the next `moonlib fit` builds it again"
+    if (directory / "dataset.json").exists():
+        return "copy the dataset again, or remove it and build it again"
+    if (directory / "recipe.yaml").exists():
+        if (directory / "config.json").exists():
+            return "copy the export again, or remove it and export the run again"
+        return f"remove it, and `{fit_command(directory)}` writes it again"
+    return "copy it again, or remove it and write it again with the command that wrote it"
+
+
+def fit_command(run: Path) -> str:
+    """The command that continues a run, or makes anew what is missing of it.
+
+    Args:
+        run: its directory.
+    """
+    run = run.resolve()
+    runs = runs_of(run)
+    words = ["moonlib", "fit", "--config", _shown(run / "recipe.yaml"), "--runs", _shown(runs)]
+    return shlex.join([*words, "--name", str(run.relative_to(runs))])
+
+
+def runs_of(run: Path) -> Path:
+    """The folder of all runs, where their stages and datasets are; the points of a study lie deeper in it."""
+    above = run.resolve().parents
+    return next((folder for folder in above if (folder / STAGES).is_dir()), above[0])
+
+
+def _run_of(stage: Path, runs: Path) -> Path | None:
+    """A run that links to a stage."""
+    for recipe in sorted(runs.glob("**/recipe.yaml")):
+        if any(path.is_symlink() and path.resolve() == stage for path in recipe.parent.iterdir()):
+            return recipe.parent
+    return None
+
+
+def _shown(path: Path) -> str:
+    """A path as one would type it: relative where it is below the current directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
