@@ -65,24 +65,25 @@ def verified(file: Path) -> Path:
 
     Raises:
         FileNotFoundError: there is no such file.
-        Damaged: the content differs, or a file of the directory is missing.
+        Damaged: the content differs, or a noted file is missing.
 
     Example: ``np.load(verified(stage / "products.npy"))``
     """
-    real = file.resolve(strict=True)
+    real = file.resolve()
     if real.is_dir():
         for name in sums(real):
-            if not (file / name).exists():
-                raise Damaged(f"{file / name} is missing; {made_again(real)}")
             verified(file / name)
         return file
+    directory = sealed_in(real)
+    noted = sums(directory).get(real.relative_to(directory).as_posix()) if directory else None
+    if directory and noted and not real.exists():
+        raise Damaged(f"{file} is missing; {made_again(directory)}")
     found = real.stat()
     key = (str(real), found.st_ino, found.st_size, found.st_mtime_ns)
     if key in _verified:
         return file
-    directory = sealed_in(real)
-    if directory:
-        _compare(file, directory, sums(directory).get(real.relative_to(directory).as_posix()))
+    if directory and noted:
+        _compare(file, directory, noted)
     _verified.add(key)
     return file
 
@@ -110,10 +111,8 @@ def verify_all(directory: Path) -> list[str]:
     return problems
 
 
-def _compare(file: Path, directory: Path, expected: str | None) -> None:
-    """Raise `Damaged` if a file's content has another checksum than the noted one; None if none was noted."""
-    if expected is None:
-        return
+def _compare(file: Path, directory: Path, expected: str) -> None:
+    """Raise `Damaged` if a file's content has another checksum than the noted one."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != expected:

@@ -191,10 +191,12 @@ class Representations:
             Unreadable: one is no ``.npy`` file, or not of ids and their vectors.
         """
         ids_file, vectors_file = directory / f"{name}.ids.npy", directory / f"{name}.npy"
-        for file in (ids_file, vectors_file):
-            if not file.exists():
-                raise FileNotFoundError(f"{file} is missing: run the represent stage of the iteration again")
-        ids, vectors = read_array(ids_file), read_array(vectors_file)
+        try:
+            ids, vectors = read_array(ids_file), read_array(vectors_file)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error.filename} is missing: run the represent stage of the iteration again"
+            ) from None
         if ids.dtype != np.int64 or ids.ndim != 1:
             raise Unreadable(f"{ids_file} holds {_kind(ids)}, expected ids, int64 [N]; {again(ids_file)}")
         if (
