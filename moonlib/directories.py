@@ -104,5 +104,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON under a temporary name and rename it."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write JSON under a temporary name and rename it.
+
+    Raises:
+        ValueError: a number in it is NaN or infinite, which JSON has no word for.
+    """
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -20,6 +20,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.existing import Shards
 from moonlib.encoders.weights import load_weights
 from moonlib.iteration import seed_of
+from moonlib.metrics import undefined
 from moonlib.recipe import Recipe, RecipeError, StageRecipe, fingerprint
 from moonlib.recipe import load as load_recipe
 from moonlib.recipe_typing import construct_component
@@ -100,11 +101,26 @@ class Run:
         """
         file = self.directory / "results.json"
         try:
-            found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+            found, _ = undefined.parted(json.loads(file.read_text(encoding="utf-8")))  # earlier versions wrote NaN
         except FileNotFoundError:
             raise RunError(f"{self.directory} has no results yet; {self._command} continues the run") from None
         except ValueError as error:
             raise RunError(f"{file} is broken ({error}); {self._command} writes it again") from None
+        return found
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Why a metric is not among `results`, by its key, of those that the run's data does not define.
+
+        Raises:
+            ValueError: a file is broken.
+        """
+        found: dict[str, str] = {}
+        for stage in self.config["stages"]:
+            for link in (stage, *(path.name for path in sorted(self.directory.glob(f"{stage}.*")))):
+                prefix = link.partition(".")[2].replace(".", "/")
+                reasons = undefined.noted((self.directory / link).resolve())
+                found |= {f"{prefix}/{key}" if prefix else key: why for key, why in reasons.items()}
         return found
 
     @cached_property
