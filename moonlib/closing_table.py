@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from moonlib.metrics.undefined import is_of_validation
+
 COLUMNS = 10
 """Columns of values that a terminal of ordinary width has room for."""
 
@@ -72,12 +74,19 @@ def metric_table(keys: list[str], columns: Sequence[Around], results: Mapping[st
         table.add_column(title, justify="right", no_wrap=True)
     for key in keys:
         values = [results.get(f"{before}{key}{after}") for _, before, after in columns]
-        table.add_row(key, *("" if value is None else f"{value:.4f}" for value in values))
+        table.add_row(key, *map(cell, values))
     return table
+
+
+def cell(value: float | None) -> str:
+    """A value as a table shows it, a dash where there is none."""
+    return "–" if value is None else f"{value:.4f}"
 
 
 def spread_table(results: Mapping[str, Mapping[str, float]]) -> Table:
     """A row per result of test days: mean and sample standard deviation over several runs, then each of them.
+
+    A result that a run lacks has no mean.
 
     Args:
         results: flat keys as in ``results.json``, by the name of the run; at least two runs.
@@ -85,11 +94,13 @@ def spread_table(results: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table("test days", box=SIMPLE_HEAD, pad_edge=False)
     for title in ("mean", "spread", *results):
         table.add_column(title, justify="right", no_wrap=True)
-    shared = set.intersection(*(set(values) for values in results.values()))
-    for key in next(iter(results.values())):
-        if key in shared and not key.startswith("valid/") and "/valid/" not in key:
-            values = [values[key] for values in results.values()]
-            table.add_row(key, f"{mean(values):.4f}", f"{stdev(values):.4f}", *(f"{value:.4f}" for value in values))
+    for key in dict.fromkeys(key for values in results.values() for key in values):
+        if not is_of_validation(key):
+            values = [values.get(key) for values in results.values()]
+            there = [value for value in values if value is not None]
+            whole = len(there) == len(values)
+            spread = (mean(there), stdev(there)) if whole else (None, None)
+            table.add_row(key, *map(cell, (*spread, *values)))
     return table
 
 

@@ -101,6 +101,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a run's encoder on another dataset."""
     from moonlib.closing_table import metric_tables
     from moonlib.console import Terminal
+    from moonlib.metrics.undefined import is_of_validation, sentences
     from moonlib.verbs import evaluate
 
     found = evaluate(arguments.run, arguments.data, arguments.out, workers=arguments.workers)
@@ -108,6 +109,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     prefixes = (*(f"{prefix}/" for prefix in references), "valid/")
     keys = [key for key in results if not key.startswith(prefixes) and key.rpartition("@")[0] not in results]
     Terminal(120).print(*metric_tables(keys, Path(found["run"]).name, results, references))
+    for sentence in sentences({key: why for key, why in found["undefined"].items() if not is_of_validation(key)}):
+        say(sentence)
     say(found["file"])
     return 0
 

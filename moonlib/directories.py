@@ -96,5 +96,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write JSON, whole or not at all.
+
+    Raises:
+        ValueError: a number in it is NaN or infinite, which JSON has no word for.
+    """
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -40,6 +40,7 @@ from moonlib.directories import write_json, write_text
 from moonlib.disk import rename, writing
 from moonlib.encoders.weights import save_weights
 from moonlib.model_card import model_card
+from moonlib.recipe import spelled
 from moonlib.run import Run, RunError, ready
 from moonlib.versions import DISTRIBUTION, version_hint, versions_of
 
@@ -263,7 +264,7 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
         "moonlib_export": FORMAT,
         "moonlib_version": moonlib.__version__,
         "fingerprint": source.fingerprint,
-        "encoder": config,
+        "encoder": spelled(config),
         "dim": encoder.dim,
         "reads": {side: str(source.modalities(side)) for side in sides},
         "batch_size": source.batch_size,

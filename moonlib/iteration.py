@@ -36,8 +36,9 @@ from moonlib.disk import writing
 from moonlib.encoders.encoder import Encoder
 from moonlib.fingerprint import made_with, material_stage
 from moonlib.interruption import Interruption
+from moonlib.metrics import undefined
 from moonlib.names import run_name
-from moonlib.recipe import Recipe, StageRecipe, fingerprint
+from moonlib.recipe import Recipe, StageRecipe, fingerprint, spelled
 from moonlib.remedies import DATASETS, STAGES
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.stages.training import CHECKPOINT
@@ -222,6 +223,7 @@ class Iteration:
         results: dict[str, float] = {}
         titles: dict[str, str] = {}
         before = read_mapping(self.run / "results.json") if (self.run / "results.json").exists() else {}
+        before, _ = undefined.parted(before)  # earlier versions wrote NaN
         self.fit_preprocessing()
         for stage in self.recipe.stages.values():
             module = stage.module()
@@ -272,7 +274,7 @@ class Iteration:
             cost["reused"] = partial is None
             if partial is not None:
                 self.encoder(partial, self.dataset.splits.known(self.dataset.table("products")))
-                write_json(partial / "identity.json", identity)
+                write_json(partial / "identity.json", spelled(identity))
         link(self.run / "preprocessing", directory)
 
     def encoder(self, preprocessing: Path, products: pl.DataFrame) -> Encoder:
@@ -322,8 +324,8 @@ class Iteration:
             cost["reused"] = partial is None
             if partial is not None:
                 start = time.perf_counter()
-                metrics = self.run_module(step, partial)
-                write_json(partial / "identity.json", step.identity)
+                metrics = undefined.leave_out(self.run_module(step, partial), partial)
+                write_json(partial / "identity.json", spelled(step.identity))
                 write_json(partial / "metrics.json", metrics)
                 write_json(partial / "cost.json", {"seconds": round(time.perf_counter() - start, 2)})
                 (partial / CHECKPOINT).unlink(missing_ok=True)
@@ -333,6 +335,7 @@ class Iteration:
         took = "taken over" if cost["reused"] else f"{cost['seconds']:.1f} s"
         self.console.print(f"{step.link:28s} {took:>10s}  {directory}", soft_wrap=True)
         self.report_quarantine(directory)
+        self.report_undefined(directory)
         return read_mapping(directory / "metrics.json")
 
     def run_module(self, step: Step, partial: Path) -> dict[str, float]:
@@ -392,6 +395,11 @@ class Iteration:
         if file.exists():
             lines = len(file.read_text(encoding="utf-8").splitlines())
             self.console.print(f"{'':28s} {lines} samples could not be read, see {file}", soft_wrap=True)
+
+    def report_undefined(self, directory: Path) -> None:
+        """Say which metrics of a stage are not defined, and why."""
+        for sentence in undefined.sentences(undefined.noted(directory)):
+            self.console.print(f"{'':28s} {sentence}, see {directory / undefined.FILE}", soft_wrap=True)
 
     def trainer(self, step: Step, directory: Path) -> Trainer:
         """The trainer of a stage, writing its logs to ``directory``."""

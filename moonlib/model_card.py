@@ -11,6 +11,7 @@ import yaml
 
 import moonlib
 from moonlib.data.marketplace.source import Marketplace
+from moonlib.metrics.undefined import is_of_validation, sentences
 from moonlib.recipe_typing import class_path
 from moonlib.run import Run, RunError
 from moonlib.terminal import visible
@@ -194,7 +195,7 @@ def _results(run: Run) -> list[str]:
     for key in own:
         tasks.setdefault(key.partition("/")[0], []).append(key)
     if not tasks:
-        return ["The run has no results."]
+        return ["The run has no results.", *_undefined(run)]
     parts = [
         "On test days, beside the same measurement of baselines and, where the data is simulated, of upper bounds. "
         "`@new` is of products listed after the end of training, `@32d` of the first 32 dimensions, and so on."
@@ -207,11 +208,17 @@ def _results(run: Run) -> list[str]:
         }
         rows = [[plain(key), *(_number(results.get(f"{prefix}{key}")) for prefix in columns.values())] for key in keys]
         parts.append(table(["metric", *map(plain, columns)], rows))
-    return parts
+    return parts + _undefined(run)
+
+
+def _undefined(run: Run) -> list[str]:
+    """Which metrics of test days the run's data does not define."""
+    found = {key: why for key, why in run.undefined.items() if not is_of_validation(key)}
+    return ["\n".join(f"- {plain(sentence)}" for sentence in sentences(found))] if found else []
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _prefixes(run: Run) -> dict[str, str]:

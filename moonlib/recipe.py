@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,6 +258,22 @@ def fingerprint(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def spelled(value: Any) -> Any:
+    """Write infinity and NaN, which a recipe may hold and JSON has no word for, as YAML does; a recipe reads that too.
+
+    Example:
+        >>> spelled({"gradient_clip_val": float("inf"), "max_steps": 3})
+        {'gradient_clip_val': '.inf', 'max_steps': 3}
+    """
+    if isinstance(value, Mapping):
+        return {key: spelled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [spelled(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return value
 
 
 def _typed(path: Path, merged: dict[str, Any]) -> Recipe:

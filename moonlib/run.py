@@ -14,12 +14,13 @@ import yaml
 
 from moonlib import registry
 from moonlib.artifacts import Unreadable, read_mapping
-from moonlib.checksums import verified
+from moonlib.checksums import again, verified
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
 from moonlib.data.existing import Shards
 from moonlib.encoders.weights import load_weights
 from moonlib.iteration import seed_of
+from moonlib.metrics import undefined
 from moonlib.recipe import Recipe, RecipeError, StageRecipe, fingerprint
 from moonlib.recipe import load as load_recipe
 from moonlib.recipe_typing import construct_component
@@ -101,11 +102,28 @@ class Run:
         """
         file = self.directory / "results.json"
         try:
-            return read_mapping(file)
+            found, _ = undefined.parted(read_mapping(file))  # earlier versions wrote NaN
         except FileNotFoundError:
             raise RunError(f"{self.directory} has no results yet; {self._command} continues the run") from None
-        except Unreadable as error:
-            raise RunError(str(error)) from None
+        except (Unreadable, TypeError) as error:
+            problem = error if isinstance(error, Unreadable) else f"{file} holds other than numbers; {again(file)}"
+            raise RunError(str(problem)) from None
+        return found
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Why a metric is not among `results`, by its key, of those that the run's data does not define.
+
+        Raises:
+            ValueError: a file is broken.
+        """
+        found: dict[str, str] = {}
+        for stage in self.config["stages"]:
+            for link in (stage, *(path.name for path in sorted(self.directory.glob(f"{stage}.*")))):
+                prefix = link.partition(".")[2].replace(".", "/")
+                reasons = undefined.noted((self.directory / link).resolve())
+                found |= {f"{prefix}/{key}" if prefix else key: why for key, why in reasons.items()}
+        return found
 
     @cached_property
     def represent(self) -> StageRecipe | None:

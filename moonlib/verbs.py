@@ -32,6 +32,7 @@ from moonlib.data.tables import KEYS
 from moonlib.directories import LOCK, write_json
 from moonlib.export import Export, opened
 from moonlib.iteration import quiet
+from moonlib.metrics import undefined
 from moonlib.recipe import RecipeError, StageRecipe
 from moonlib.recipe_typing import construct_component
 from moonlib.representations.embed import Contents
@@ -360,7 +361,8 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
 
     Returns:
         What the file holds: ``run``, ``encoder``, ``dataset`` (name, version, hash, directory), ``references`` (title
-        of each reference's prefix) and ``results`` (flat keys as in results.json).
+        of each reference's prefix), ``results`` (flat keys as in results.json) and ``undefined`` (why a metric is not
+        among them, by its key).
 
     Raises:
         RunError: see `Run.encoder`.
@@ -380,6 +382,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
     file = Path(out) if out else source.directory / "evaluations" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, float] = {}
+    left_out: dict[str, str] = {}
     quiet()
     for prefix, step in steps:
         module = step.module()
@@ -390,6 +393,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
         with tempfile.TemporaryDirectory(prefix=f".{file.stem}.", dir=file.parent) as scratch:
             context = StageContext(dataset, settings, trainer, Path(scratch), seed=0, encoder=encoder)
             metrics = module.retrieval(context)
+            left_out |= {f"{prefix}{key}": why for key, why in undefined.noted(context.directory).items()}
         if not metrics:
             raise ValueError(f"{dataset.directory} has no search of validation or test days that ended in an order")
         results |= {f"{prefix}{key}": value for key, value in metrics.items()}
@@ -404,6 +408,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
         },
         "references": titles,
         "results": dict(sorted(results.items())),
+        "undefined": dict(sorted(left_out.items())),
     }
     write_json(file, found)
     return found | {"file": str(file)}

@@ -27,6 +27,8 @@ from PIL import Image
 
 from moonlib import recipe_merge
 from moonlib.cli import main
+from moonlib.closing_table import spread_table
+from moonlib.console import Terminal
 from moonlib.data.build import build
 from moonlib.data.check import check
 from moonlib.data.dataset import BrokenShard, Dataset
@@ -35,6 +37,7 @@ from moonlib.data.images import UnreadableImage, decode_image
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
+from moonlib.data.splits import Split
 from moonlib.encoders.timm_tower import TimmTower
 from moonlib.encoders.tokenizer import load_or_fit_tokenizer
 from moonlib.encoders.weights import load_weights, save_weights
@@ -377,6 +380,8 @@ READ_ONLY = """
 import os, sys
 import moonlib.data.build, moonlib.data.marketplace.source
 from moonlib.cli import main
+from moonlib.closing_table import spread_table
+from moonlib.console import Terminal
 os.setgid(65534); os.setuid(65534)
 sys.exit(main(sys.argv[1:]))
 """
@@ -780,3 +785,70 @@ def test_a_picture_with_flipped_bits_is_decoded_or_refused(
         assert "picture" in str(error) or "pixels" in str(error)
     else:
         assert decode_image(kept_or_encoded).ndim == 3
+
+
+def of_one_class(shop: Shop, *splits: Split, clicked: bool = False) -> pl.DataFrame:
+    """The shop's impressions, all or none of those of some days clicked."""
+    rows = shop.tables["impressions"]
+    within = [shop.source.splits.window(split) for split in splits]
+    inside = pl.any_horizontal((pl.col("ts") >= start) & (pl.col("ts") < end) for start, end in within)
+    return rows.with_columns(clicked=pl.when(inside).then(clicked).otherwise("clicked"))
+
+
+def strict(file: Path) -> Any:
+    """Read JSON as any other tool does: without NaN and infinity."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{file}: {word} is no JSON")
+
+    return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_metrics_that_test_days_without_a_click_do_not_define_are_left_out_and_told(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shop.build("unclicked", impressions=of_one_class(shop, "test"))
+    runs = tmp_path / "runs"
+    assert main(["data", "check", str(data), "--samples", "5"]) == 0
+    assert "no impression of the test days was clicked" in " ".join(capsys.readouterr().out.split())
+    segments = "--stages.application.data.segments=[products.category]"
+    assert main(fit_words(data, runs, segments)) == 0
+    out = capsys.readouterr().out
+    run = runs / "iter2"
+    for file in run.rglob("*.json"):
+        strict(file)
+    results = strict(run / "results.json")
+    assert {"ctr/logloss", "ctr/ece", "ctr/logloss@new", "valid/ctr/auc", "image_search/recall@10"} <= set(results)
+    left_out = {"ctr/auc", "ctr/gauc", "ctr/ne", "ctr/pcoc", "ctr/auc@new"}
+    assert not left_out & set(results)
+    for link in ("application", "application.baseline", "application.baseline.shuffled"):
+        file = run / link / "undefined.json"
+        assert left_out <= set(strict(file))
+        assert f"unclicked ones), see {file.parent.resolve()}/undefined.json" in out
+    assert "ctr/pcoc, " in out and "(it needs a clicked row)" in out
+    # Read by whatever reads results, without an AUC.
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "not defined, and so not among the results: ctr/auc" in page and "no finished application" not in page
+    assert main(["export", str(run), str(tmp_path / "export")]) == 0
+    card = (tmp_path / "export/README.md").read_text(encoding="utf-8")
+    assert "ctr/auc" in card and "not defined, and so not among the results" in card
+    assert main(["fit", "--debug", "limit", *fit_words(data, runs, segments)[1:]]) == 0
+
+
+def test_a_table_of_seeds_shows_a_dash_for_what_one_of_them_lacks() -> None:
+    console = Terminal(80, file=io.StringIO())
+    console.print(spread_table({"a": {"ctr/auc": 0.5, "ctr/ece": 0.25}, "b": {"ctr/ece": 0.75}}))
+    assert isinstance(console.file, io.StringIO)
+    rows = [line.split() for line in console.file.getvalue().splitlines()]
+    assert ["ctr/auc", "–", "–", "0.5000", "–"] in rows
+    assert ["ctr/ece", "0.5000", "0.3536", "0.2500", "0.7500"] in rows
+
+
+def test_validation_days_with_nothing_but_clicks_leave_the_test_days_alone(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shop.build("all clicked", impressions=of_one_class(shop, "valid", clicked=True))
+    results = run(data, tmp_path / "runs")
+    assert "ctr/auc" in results and "valid/ctr/pcoc" in results and "valid/ctr/auc" not in results
+    assert "every impression of the valid days was clicked: AUC" in " ".join(check(data, samples=5).warnings)

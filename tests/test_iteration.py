@@ -19,6 +19,9 @@ from moonlib.data.build import build
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
 from moonlib.iteration import fit
+from moonlib.recipe import StageRecipe, spelled
+from moonlib.run import Run
+from moonlib.stages.application import Application
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parent.parent
@@ -260,3 +263,21 @@ def test_the_command_line_runs_a_recipe_and_ends_with_table_path_and_next_comman
     typo = cli("fit", "--config", "iter2", "--stages.posttrain.trainer.max_step", "7")
     assert typo.returncode == 2
     assert typo.stderr.count("\n") == 1 and "max_steps" in typo.stderr
+
+
+def test_infinity_in_a_recipe_is_noted_in_json_that_any_tool_reads(runs: Path) -> None:
+    own = ["--stages.pretrain.trainer.gradient_clip_val=.inf", "--stages.represent=null", "--stages.application=null"]
+    run = fit(ITER1, [*SHORT, *own], runs=runs)
+    text = (run / "pretrain/identity.json").read_text()
+    assert "Infinity" not in text and '"gradient_clip_val": ".inf"' in text
+    # And read back as the number that it was.
+    init_args = spelled({"adapter": "id_only", "predictor": "mlp", "learning_rate": float("-inf")})
+    module = StageRecipe("application", {"module": {"class_path": "application", "init_args": init_args}}).module()
+    assert isinstance(module, Application) and module.learning_rate == float("-inf")
+
+
+def test_results_of_an_earlier_version_that_hold_nan_are_read_without_it(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "old", symlinks=True)
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(results | {"ctr/auc": float("nan")}))
+    assert Run(run).results == results

@@ -71,7 +71,8 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     Problems are tables that don't fit their schema, samples whose row or image can't be read, shards that hold other
     samples than their index says, events without a split
     that has any, and leaks: a search_id, or a query photo (the same query or the same bytes), in more than one split.
-    Warnings are events before their product was listed, after the last split or long ago, rows that are there twice,
+    Warnings are days without a click, or with nothing else, events before their product was listed, after the last
+    split or long ago, rows that are there twice,
     searches whose clock differs from that of their impressions, a search_id with several users or queries, query
     photos that are also a product's image, images lost when the dataset was built, products without titles and images,
     and what `moonlib.data.table_contents.doubts` finds in the tables.
@@ -110,6 +111,7 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     _check_splits(dataset, report)
     _check_leaks(dataset, digests["queries"], report)
     _check_events(dataset, report)
+    _check_clicks(dataset, report)
     shared = digests["queries"].join(digests["products"], on="digest", how="semi")["id"]
     _note(
         report.warnings,
@@ -274,6 +276,17 @@ def _check_leaks(dataset: Dataset, photos: pl.DataFrame, report: Report) -> None
 
 def _in_several(used: pl.DataFrame, key: str) -> pl.Series:
     return used.group_by(key).agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)[key]
+
+
+def _check_clicks(dataset: Dataset, report: Report) -> None:
+    for split in NEEDED["impressions"]:
+        clicked = dataset.splits.select(dataset.impressions, split)["clicked"]
+        if clicked.n_unique() == 1:
+            trained = split == "train"
+            lost = "a click model has nothing to tell apart" if trained else "AUC, for one, is not defined there"
+            report.warnings.append(
+                f"{'every' if clicked[0] else 'no'} impression of the {split} days was clicked: {lost}"
+            )
 
 
 def _check_events(dataset: Dataset, report: Report) -> None:

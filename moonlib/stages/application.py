@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +29,7 @@ from moonlib.data.segments import SEGMENTS, product_segments, segment_columns, s
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.metrics.ctr import ctr_metrics
+from moonlib.metrics.undefined import leave_out
 from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
@@ -272,11 +272,8 @@ class Application(Stage):
                     text = str(value).lower() if isinstance(value, bool) else value
                     parts[segment_label(f"{column}={text}")] = part
             for segment, part in parts.items():
-                # A metric of clicks needs both outcomes; a small segment may lack one and is then left out.
-                if part["clicked"].n_unique() == 2:
-                    found = {key: value for key, value in ctr_metrics(part).items() if not math.isnan(value)}
-                    metrics |= {f"{prefix}{key}@{segment}": value for key, value in found.items()}
-        return metrics
+                metrics |= {f"{prefix}{key}@{segment}": value for key, value in ctr_metrics(part).items()}
+        return leave_out(metrics, context.directory)
 
     def fit_and_predict(
         self, context: StageContext, rows: dict[Split, pl.DataFrame]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -25,6 +24,7 @@ from moonlib.disk import writing
 from moonlib.encoders.weights import save_weights
 from moonlib.metrics.auc import auc
 from moonlib.metrics.ndcg import Gain, gains, ndcg
+from moonlib.metrics.undefined import leave_out
 from moonlib.predictors.mlp import MLP
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
@@ -233,7 +233,7 @@ class Relevance(Stage):
         for name in EVALUATED:
             prefix = "relevance/" if name == "test" else f"{name}/relevance/"
             metrics |= self.metrics(predictions.filter(pl.col("split") == name), prefix)
-        return metrics
+        return leave_out(metrics, context.directory)
 
     def check(self, rows: dict[Split, pl.DataFrame]) -> dict[Split, Tensor]:
         """What the grades are worth, float64 [n] each; refuse what nothing can be learned from, or measured on."""
@@ -299,8 +299,7 @@ class Relevance(Stage):
             for suffix, part in searches.items():
                 score, grade, search = (part[name].to_torch() for name in ("score", "relevance", "search_id"))
                 metrics[f"{prefix}ndcg@{k}{suffix}"] = float(ndcg(score, grade, search, k, self.gain))
-        # A segment may lack a class, or a search with two grades: it is left out.
-        return {key: value for key, value in metrics.items() if not math.isnan(value)}
+        return metrics
 
 
 def judged_impressions(dataset: Dataset, split: Split) -> pl.DataFrame:

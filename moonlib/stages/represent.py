@@ -26,6 +26,7 @@ from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.thumbnail import Thumbnail
 from moonlib.encoders.weights import load_weights
 from moonlib.metrics.recall import ranks, recall_at
+from moonlib.metrics.undefined import leave_out
 from moonlib.representations.embed import Contents, embed
 from moonlib.representations.store import Representations, write_vectors
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
@@ -217,16 +218,13 @@ class Represent(Stage):
                     taken = not value or label in parts or label in dimensions
                     parts[f"@{segment_label(column)}={label[1:]}" if taken else label] = part
             for k in self.ks:
+                gallery = int(group["gallery"].to_numpy().min())  # one for the whole split
                 for suffix, part in parts.items():
-                    if len(part):
-                        gallery = int(part["gallery"].to_numpy().min())
-                        metrics[f"{prefix}recall@{k}{suffix}"] = float(recall_at(part["rank"].to_torch(), k, gallery))
+                    metrics[f"{prefix}recall@{k}{suffix}"] = float(recall_at(part["rank"].to_torch(), k, gallery))
                 for d in self.dims:
                     rank = group[f"rank@{d}d"].to_torch()
-                    metrics[f"{prefix}recall@{k}@{d}d"] = float(
-                        recall_at(rank, k, int(group["gallery"].to_numpy().min()))
-                    )
-        return metrics
+                    metrics[f"{prefix}recall@{k}@{d}d"] = float(recall_at(rank, k, gallery))
+        return leave_out(metrics, context.directory)
 
     def rank_searches(
         self, context: StageContext, task: Task, split: Split, products: Representations, queries: Representations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -19,6 +20,7 @@ from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_conte
 from moonlib.data.splits import Split
 from moonlib.disk import writing
 from moonlib.metrics.recall import TIE, recall_at
+from moonlib.metrics.undefined import leave_out
 from moonlib.representations.store import Representations, unit
 from moonlib.stages.represent import EVALUATED, evaluation_searches, microseconds, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
@@ -365,7 +367,7 @@ class Retrieval(Stage):
             table.write_parquet(context.directory / "searches.parquet")
         for (split,), part in table.group_by("split", maintain_order=True):
             metrics |= self.metrics(part, "retrieval/" if split == "test" else f"{split}/retrieval/")
-        return metrics
+        return leave_out(metrics, context.directory)
 
     def make_scorer(self, context: StageContext) -> Scorer:
         """What scores the gallery for a search."""
@@ -429,15 +431,19 @@ class Retrieval(Stage):
         """Recall and share of new products: of all searches, by what was ordered, and by what was asked with."""
         parts = {"": searches} | {f"@{name}": searches.filter(pl.col(name)) for name in SEGMENTS}
         parts |= {f"@{name}": searches.filter(pl.col("asked") == name) for name in ASKED}
-        metrics: dict[str, float | None] = {}
+        metrics: dict[str, float] = {}
         for k in self.ks:
             for suffix, part in parts.items():
-                if len(part):
-                    recall = recall_at(part["rank"].to_torch(), k, len(self.gallery.item_id))
-                    metrics[f"{prefix}recall@{k}{suffix}"] = float(recall)
+                recall = recall_at(part["rank"].to_torch(), k, len(self.gallery.item_id))
+                metrics[f"{prefix}recall@{k}{suffix}"] = float(recall)
         for k in self.ks:
             for suffix, part in parts.items():
-                metrics[f"{prefix}share_new@{k}{suffix}"] = part[f"share_new@{k}"].mean()  # type: ignore[assignment]
-        metrics[f"{prefix}share_new_gallery"] = searches["share_new_gallery"].mean()  # type: ignore[assignment]
-        # A segment without a search, or without one that retrieves anything, has no mean.
-        return {key: value for key, value in metrics.items() if value is not None}
+                metrics[f"{prefix}share_new@{k}{suffix}"] = _mean(part[f"share_new@{k}"])
+        metrics[f"{prefix}share_new_gallery"] = _mean(searches["share_new_gallery"])
+        return metrics
+
+
+def _mean(column: pl.Series) -> float:
+    """The mean of what is not null, NaN where nothing is."""
+    mean = column.mean()
+    return float(mean) if isinstance(mean, float) else math.nan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,7 +21,7 @@ from moonlib.directories import write_json
 from moonlib.run import RunError
 from moonlib.studies.power_law import PowerLaw, fit_power_law
 from moonlib.studies.scaling_figure import scaling_figure
-from moonlib.studies.study import Axis, Point, Study, StudyError
+from moonlib.studies.study import Axis, NotDefined, Point, Study, StudyError
 
 FORMS = ("E + A·N^-alpha", "E + A·N^-alpha + B·D^-beta")
 """Of one axis and of two."""
@@ -102,8 +103,9 @@ def scale(
             console.print(f"{point.name} failed: {failed[point.name]}", soft_wrap=True)
             continue
         if not measured and processes.is_first():
-            study.values(point)  # a metric that the first run lacks, the others would lack too
-            measured = True
+            with suppress(NotDefined):  # by this point's data
+                study.values(point)  # a metric that the first run lacks, the others would lack too
+                measured = True
     file = study.directory / "scale.json"
     if processes.is_first() and len(failed) < len(study.points):
         file = gather(study, console)

@@ -38,6 +38,10 @@ class StudyError(ValueError):
     """A study that cannot go on; the message says why and what to do."""
 
 
+class NotDefined(StudyError):
+    """A metric that the data of one point does not define; that of another may."""
+
+
 @dataclass
 class Axis:
     """What one axis of a study moves.
@@ -234,6 +238,7 @@ class Study:
         Raises:
             RunError: it is missing or has no results.
             StudyError: it is of another recipe, or lacks a metric.
+            NotDefined: its data does not define a metric.
         """
         run = Run(self.directory / point.name)
         differing = [
@@ -244,6 +249,8 @@ class Study:
             raise StudyError(f"{run.directory} is the run of another recipe: {', '.join(differing)}; see --replace")
         results = run.results
         for metric in self.scale.metrics:
+            if why := run.undefined.get(metric):
+                raise NotDefined(f"{run.directory}: '{metric}' is not defined: {why}")
             if metric not in results:
                 raise StudyError(f"{run.directory} has no result '{metric}'; {hint(metric, results)}")
         return {metric: results[metric] for metric in self.scale.metrics}

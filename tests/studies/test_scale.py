@@ -273,6 +273,12 @@ def test_points_are_runs_and_one_that_fails_leaves_the_others(
     assert "1-seed1 has no result 'image_search/recal@10'; did you mean 'image_search/recall@10'?" in err
     assert "point 1 of 3" not in printed  # the others would lack it too
 
+    undefined = [*words, "--scale.metrics={valid/text_search/recall@10@new: max}"]
+    assert main(undefined) == 2
+    printed, err = capsys.readouterr()
+    assert "steps/1-seed1: 'valid/text_search/recall@10@new' is not defined: there is no search" in err
+    assert "point 1 of 3" in printed  # another point's data may define it
+
     (runs / "mine").mkdir()
     (runs / "mine/recipe.yaml").touch()
     assert main([*words, "--name", "mine", "--point", "0"]) == 2

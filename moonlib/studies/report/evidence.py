@@ -39,6 +39,7 @@ class Evidence:
         run: the run.
         label: how the report calls it.
         results: of results.json; empty if the run has none.
+        undefined: why a metric is not among them, by its key.
         costs: of costs.json.
         dataset: hash of its data; empty if unknown.
         represent: directory of the stage whose recall stands in the results.
@@ -50,6 +51,7 @@ class Evidence:
     run: Run
     label: str
     results: dict[str, float] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     dataset: str = ""
     represent: Path | None = None
@@ -81,6 +83,7 @@ def read(directory: str | Path, label: str) -> Evidence:
     found = Evidence(Run(directory), label)
     try:
         found.results = {key: float(value) for key, value in found.run.results.items()}
+        found.undefined = found.run.undefined
     except (RunError, TypeError, ValueError, AttributeError) as error:
         found.problems.append(str(error))
     found.costs = _json(found.run.directory / "costs.json", found.problems) or {}
@@ -90,7 +93,7 @@ def read(directory: str | Path, label: str) -> Evidence:
         metrics = _json(stage / "metrics.json", found.problems) or {}
         if any(key.startswith(SEARCH_TASKS) for key in metrics) and (stage / "searches.parquet").is_file():
             found.represent = stage
-        if "ctr/auc" in metrics and (stage / "predictions.parquet").is_file():
+        if any(key.startswith("ctr/") for key in metrics) and (stage / "predictions.parquet").is_file():
             found.application = stage
         _references(found, name)
     return found
@@ -279,6 +282,8 @@ def _measure_clicks(runs: Sequence[Evidence], measured: Measured) -> None:
             measured.add(f"ctr/{metric}{suffix}", ours, resampled)
         if segment:
             measured.add(f"ctr/auc{suffix}", ours, resampled_auc(rows, clicked[inside], users[inside]))
+    if len(np.unique(clicked)) < 2:
+        return
     # AUC of all, which takes the time, once for runs and references.
     measured.add("ctr/auc", list(tables), resampled_auc(np.stack(list(probability.values())), clicked, users))
 

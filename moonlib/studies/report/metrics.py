@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from moonlib.metrics.undefined import is_of_validation, sentences
 from moonlib.studies.report.evidence import TITLES, Evidence
 from moonlib.studies.report.figures import Axis, Figure, Row, forest, swatch
 from moonlib.studies.report.parts import Cell, Section, Table
@@ -45,6 +46,9 @@ def metrics(report: Report) -> Section:
     known = [task for task in ("image_search", "text_search", "ctr") if task in tasks]
     for task in [*known, *(task for task in tasks if task not in known)]:
         section.parts.append(_metric_table(report, task))
+    for run in report.runs:
+        of_test = {key: why for key, why in run.undefined.items() if not is_of_validation(key)}
+        report.missing += [("Metrics", f"{run.label}: {sentence}") for sentence in sentences(of_test)]
     return section
 
 
@@ -98,7 +102,7 @@ def _metric_table(report: Report, task: str) -> Table:
         rows = []
         for key in of_segment:
             cells = [_metric_cell(report, run, key) for run in newest_first]
-            cells += [Cell(number(last.results.get(f"{prefix}/{key}"))) for prefix in beside]
+            cells += [Cell(number(last.results.get(f"{prefix}/{key}")) or "–") for prefix in beside]
             base = key.removesuffix(f"@{segment}") if segment else key
             rows.append((metric_name(base), cells))
         if task == "ctr" and not segment and (share := _share_row(report)):
@@ -131,7 +135,7 @@ def _share_row(report: Report) -> tuple[str, list[Cell]] | None:
 def _metric_cell(report: Report, run: Evidence, key: str) -> Cell:
     value = run.results.get(key)
     if value is None:
-        return Cell("")
+        return Cell("–", "not defined" if key in run.undefined else "")
     measured, previous = report.of(run), report.previous(run)
     gain = measured.difference(key, _stage(run, key), _stage(previous, key)) if previous else None
     if gain is None:

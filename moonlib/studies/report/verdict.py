@@ -60,7 +60,7 @@ def verdict(report: Report) -> tuple[str, list[Tile]]:
         if gain:
             words[tone("ctr/auc", gain)].append("click AUC")
         tiles += _share_tile(report)
-    else:
+    elif last.application is None:
         report.missing.append(("Click metrics", f"{last.label} has no finished application stage; {continued(last)}"))
     tiles += _lift_tile(report)
     if previous and any(words.values()):

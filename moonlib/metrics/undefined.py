@@ -1,0 +1,114 @@
+"""Metrics that their rows do not define, such as the AUC of rows of one class: what is left out, and why."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from moonlib.artifacts import read_mapping
+from moonlib.directories import write_json
+
+FILE = "undefined.json"
+"""In a stage's directory: why, by the key of each metric that was left out."""
+
+REASONS = {
+    "auc": "it needs rows of both classes, such as clicked and unclicked ones",
+    "gauc": "it needs a user with a clicked and an unclicked row",
+    "ne": "it needs clicked and unclicked rows",
+    "pcoc": "it needs a clicked row",
+    "logloss": "there is no row",
+    "ece": "there is no row",
+    "ndcg": "it needs a search with at least two different grades",
+    "recall": "there is no search",
+    "share_new": "there is no search that retrieves anything",
+    "share_new_gallery": "there is no search",
+}
+"""What a metric needs to be defined, by its name."""
+
+SHOWN = 3
+"""Keys that a sentence names."""
+
+
+def parted(metrics: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+    """Part metrics into those that are defined and those that are not.
+
+    Args:
+        metrics: flat keys such as ``ctr/auc@new``; a value that is NaN or infinite is not defined.
+
+    Returns:
+        The defined ones, and of each of the others the reason.
+
+    Example:
+        >>> parted({"ctr/logloss": 0.5, "ctr/pcoc": float("nan")})
+        ({'ctr/logloss': 0.5}, {'ctr/pcoc': 'it needs a clicked row'})
+    """
+    defined = {key: value for key, value in metrics.items() if math.isfinite(value)}
+    return defined, {key: _reason(key, value) for key, value in metrics.items() if key not in defined}
+
+
+def leave_out(metrics: Mapping[str, float], directory: Path) -> dict[str, float]:
+    """Leave out of a stage's metrics what is not defined, and note it in ``undefined.json`` of the stage's directory.
+
+    Args:
+        metrics: as `parted` takes them.
+        directory: of the stage; what is noted there already stays.
+
+    Returns:
+        The defined ones.
+    """
+    defined, undefined = parted(metrics)
+    if undefined:
+        write_json(directory / FILE, noted(directory) | undefined)
+    return defined
+
+
+def noted(directory: Path) -> dict[str, str]:
+    """Why a metric was left out, by its key, as `leave_out` noted it in a stage's directory.
+
+    Raises:
+        ValueError: the file is damaged, see `moonlib.artifacts.reading`.
+    """
+    file = directory / FILE
+    if not file.exists():
+        return {}
+    return read_mapping(file)
+
+
+def sentences(undefined: Mapping[str, str]) -> Iterator[str]:
+    """Say which metrics are left out, in a sentence for each reason.
+
+    Args:
+        undefined: reason by key, as `parted` returns them.
+
+    Example:
+        >>> list(sentences({"ctr/pcoc": "it needs a clicked row"}))
+        ['not defined, and so not among the results: ctr/pcoc (it needs a clicked row)']
+    """
+    # Those of test days and of all rows are the ones to name.
+    ordered = sorted(undefined, key=lambda key: (is_of_validation(key), is_of_segment(key)))
+    for reason in dict.fromkeys(undefined[key] for key in ordered):
+        keys = [key for key in ordered if undefined[key] == reason]
+        more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+        yield f"not defined, and so not among the results: {', '.join(keys[:SHOWN])}{more} ({reason})"
+
+
+def is_of_validation(key: str) -> bool:
+    """Whether a key is of validation days, the run's own or a reference's."""
+    return key.startswith("valid/") or "/valid/" in key
+
+
+def is_of_segment(key: str) -> bool:
+    """Whether a key is of a part of the rows, which other data may lack.
+
+    Example:
+        >>> is_of_segment("image_search/recall@10"), is_of_segment("image_search/recall@10@new")
+        (False, True)
+    """
+    return re.search(r"@(?!\d+(@|$))", key) is not None
+
+
+def _reason(key: str, value: float) -> str:
+    name = key.partition("@")[0].rpartition("/")[2]
+    return REASONS[name] if name in REASONS and math.isnan(value) else f"its value is {value}"
