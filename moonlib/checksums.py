@@ -122,6 +122,13 @@ def _compare(file: Path, directory: Path, expected: str) -> None:
         )
 
 
+def is_noted(file: Path) -> bool:
+    """Whether `verified` has something to compare a file with."""
+    real = file.resolve()
+    directory = sealed_in(real)
+    return directory is not None and real.relative_to(directory).as_posix() in sums(directory)
+
+
 def sealed_in(path: Path) -> Path | None:
     """The nearest directory above a file that has checksums; None if none has."""
     return next((above for above in path.parents if (above / SUMS).is_file()), None)
@@ -146,7 +153,10 @@ def sums(directory: Path) -> dict[str, str]:
 @lru_cache(maxsize=64)
 def _parsed(file: Path, changed: int) -> dict[str, str]:
     try:
-        lines = [line.split("  ", 1) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
-        return {name: digest for digest, name in lines}
+        text = file.read_bytes().decode()
+        parsed = {name: digest for digest, name in (line.split("  ", 1) for line in text.split("\n")[:-1])}
+        if text != "".join(f"{digest}  {name}\n" for name, digest in parsed.items()):
+            raise ValueError("it ends within a line, or names a file twice")
+        return parsed
     except ValueError as error:
         raise Damaged(f"{file} is damaged ({error}); {made_again(file.parent)}") from None

@@ -43,6 +43,7 @@ from moonlib.encoders.tokenizer import load_or_fit_tokenizer
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.iteration import fit
 from moonlib.representations.store import Representations
+from moonlib.testing.data import forget_checksums
 from moonlib.testing.processes import run_program
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
@@ -191,6 +192,7 @@ def write_index(path: Path, rows: pl.DataFrame) -> None:
 def test_an_index_that_is_not_of_its_tar_is_refused_at_once(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    forget_checksums(copy)  # which would notice it before
     exchange(copy / "shards/products-000000.tar", copy / "shards/queries-000000.tar")
     line = refused(capsys, *fit_words(copy, tmp_path / "runs"))
     assert "products-000000.tar has" in line and "by its index; copy the dataset again" in line
@@ -204,6 +206,7 @@ def test_an_index_that_is_not_of_its_tar_is_refused_at_once(
 def test_exchanged_rows_of_an_index_stop_the_run_and_are_no_wrong_images(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
 ) -> None:
+    forget_checksums(copy)  # which would notice it before
     path = copy / "shards/products-000000.arrow"
     rows = index(path)
     write_index(path, rows.with_columns(pl.col("item_id").reverse()))
@@ -213,6 +216,7 @@ def test_exchanged_rows_of_an_index_stop_the_run_and_are_no_wrong_images(
 
 
 def test_an_image_offset_of_another_product_is_refused(copy: Path) -> None:
+    forget_checksums(copy)  # which would notice it before
     path = copy / "shards/products-000000.arrow"
     rows = index(path)
     write_index(path, rows.with_columns(pl.col("jpg_offset", "jpg_size").shift(1).fill_null(strategy="backward")))
@@ -221,6 +225,7 @@ def test_an_image_offset_of_another_product_is_refused(copy: Path) -> None:
 
 
 def test_a_row_of_another_product_is_refused(copy: Path) -> None:
+    forget_checksums(copy)  # which would notice it before
     first = index(copy / "shards/products-000000.arrow").row(0, named=True)
     tar = copy / "shards/products-000000.tar"
     data = bytearray(tar.read_bytes())
@@ -239,7 +244,8 @@ def test_a_row_of_another_product_is_refused(copy: Path) -> None:
 
 
 def damage_images(dataset: Path, table: str, number: int) -> list[int]:
-    """Overwrite the first images with zeros; return their ids."""
+    """Overwrite the first images with zeros, of which their checksums know nothing; return their ids."""
+    forget_checksums(dataset)
     path = dataset / f"shards/{table}-000000.arrow"
     rows = index(path).filter(pl.col("jpg_size") > 0).head(number)
     with path.with_suffix(".tar").open("r+b") as tar:

@@ -18,6 +18,7 @@ from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
 from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, users_of, validate
+from moonlib.disk import replacing
 from moonlib.terminal import say
 
 
@@ -79,7 +80,8 @@ def build(
             )
         except ValueError as error:
             if (draft / "quarantine.jsonl").exists():
-                shutil.copy(draft / "quarantine.jsonl", rejected)
+                with replacing(rejected) as partial:
+                    shutil.copy(draft / "quarantine.jsonl", partial)
                 raise ValueError(f"{error}; all are listed in {rejected}") from error
             raise
 

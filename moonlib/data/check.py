@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from moonlib.artifacts import reading
+from moonlib.checksums import LOCK, SUMS, Damaged, made_again, sums, verify_all
 from moonlib.console import Terminal
 from moonlib.data.contact_sheet import contact_sheet
 from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, first_line
@@ -68,26 +69,33 @@ class Report:
 def check(directory: Path, sheet: Path | None = None, *, samples: int | None = None) -> Report:
     """Look for what would spoil a run.
 
-    Problems are tables that don't fit their schema, samples whose row or image can't be read, shards that hold other
-    samples than their index says, events without a split
-    that has any, and leaks: a search_id, or a query photo (the same query or the same bytes), in more than one split.
+    Problems are files that are missing or not as they were written, tables that don't fit their schema, samples whose
+    row or image can't be read, shards that hold other samples than their index says, events without a split that has
+    any, and leaks: a search_id, or a query photo (the same query or the same bytes), in more than one split.
     Warnings are days without a click, or with nothing else, events before their product was listed, after the last
     split or long ago, rows that are there twice,
     searches whose clock differs from that of their impressions, a search_id with several users or queries, query
     photos that are also a product's image, images lost when the dataset was built, products without titles and images,
-    and what `moonlib.data.table_contents.doubts` finds in the tables.
+    what `moonlib.data.table_contents.doubts` finds in the tables, files that are no part of the dataset, and a dataset
+    without checksums, of which nobody can tell whether it is as it was written.
 
     Args:
         directory: a dataset's directory.
         sheet: where to draw a contact sheet, if anywhere.
-        samples: how many samples per table to decode, spread evenly; None decodes all, and reads the shards without
-            their index too. Leaks by bytes are found among these only.
+        samples: how many samples per table to decode, spread evenly; None decodes all, compares every file with its
+            checksum, and reads the shards without their index too. Leaks by bytes are found among these only.
 
     Raises:
         ValueError: the directory is no dataset.
     """
-    dataset = Dataset(directory)
-    report = Report(repr(dataset), dataset.counts)
+    damaged, warnings = _compare(directory, samples)
+    try:
+        dataset = Dataset(directory)
+    except ValueError:
+        if not damaged:
+            raise
+        return Report(str(directory), {}, problems=damaged, warnings=warnings)
+    report = Report(repr(dataset), dataset.counts, problems=damaged, warnings=warnings)
     try:
         for name in dataset.counts:
             try:
@@ -96,8 +104,9 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
                 raise BrokenShard(f"{name}: {first_line(error)}; {REMEDY}") from error
         verify(directory)
         validate(Tables(**{name: dataset.table(name) for name in dataset.counts}))
-    except ValueError as error:
-        report.problems.append(str(error))
+    except (ValueError, OSError) as error:
+        # Of damaged files it is the consequence, and they are named already.
+        report.problems = report.problems or [str(error)]
         return report
     for name in dataset.counts:
         report.contents[name] = describe(dataset.table(name), name)
@@ -120,11 +129,50 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     )
     quarantine = directory / "quarantine.jsonl"
     if quarantine.exists():
-        lost = len(quarantine.read_text(encoding="utf-8").splitlines())
-        report.warnings.append(f"images that could not be read when the dataset was built: {lost} (see {quarantine})")
+        try:
+            with reading(quarantine, "list of images"):
+                lost = len(quarantine.read_text(encoding="utf-8").splitlines())
+            line = f"images that could not be read when the dataset was built: {lost} (see {quarantine})"
+            report.warnings.append(line)
+        except ValueError as error:
+            report.problems += [str(error)] if str(error) not in report.problems else []
     if sheet is not None:
         contact_sheet(dataset, sheet)
     return report
+
+
+def _compare(directory: Path, samples: int | None) -> tuple[list[str], list[str]]:
+    """Compare the files of a dataset with their checksums.
+
+    Args:
+        directory: a dataset's directory.
+        samples: if not None, only what is opened is compared, when it is opened.
+
+    Returns:
+        Problems and warnings.
+    """
+    if not (directory / SUMS).exists():
+        unknown = "it was built before moonlib kept checksums, or has lost them, and damage may go unnoticed"
+        return [], [f"{directory} has no {SUMS}: {unknown}; build it again"] if directory.is_dir() else []
+    try:
+        noted = sums(directory)
+        problems = [] if samples is not None else verify_all(directory)
+    except (Damaged, OSError) as error:
+        return [str(error)], []
+    warnings = []
+    if samples is not None:
+        parts = "truth, the list of unreadable images and, but for these samples, shards of products and queries"
+        warnings.append(f"not compared with their checksums: {parts}; without --samples all files are")
+    ours = {"dataset.json", "quarantine.jsonl", "shards", "representations"}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        if not path.is_file() or path.is_symlink() or name.as_posix() in (*noted, SUMS, LOCK):
+            continue
+        if name.parts[0] in ours and not path.name.startswith("."):
+            problems.append(f"{path} is not in {SUMS}: one of them was changed; {made_again(directory)}")
+        else:
+            warnings.append(f"{path} is no part of the dataset: it is not in {SUMS}")
+    return problems, warnings
 
 
 def print_report(report: Report) -> None:
@@ -207,8 +255,8 @@ def _check_stream(dataset: Dataset, table: str, report: Report) -> None:
                 problem = f"{sample['__key__']} with {', '.join(members)}"
                 break
             read += 1
-    except (ValueError, OSError, tarfile.TarError) as error:
-        problem = str(error)
+    except Exception as error:  # webdataset hands on whatever its parser of tars meets
+        problem = first_line(error)
     if problem is None and read == len(ids):
         return
     after = f"after {read:,} of {len(ids):,} samples"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
-from moonlib.data.shards import FORMAT, OFFSETS, SAMPLE_TABLES
+from moonlib.artifacts import Unreadable, read_array, read_mapping
+from moonlib.checksums import Damaged, is_noted, verified
+from moonlib.data.shards import CHECKSUM, FORMAT, OFFSETS, SAMPLE_TABLES
 from moonlib.data.splits import Splits
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
+from moonlib.disk import is_panic
 from moonlib.representations.store import Representations
 
 REMEDY = "copy the dataset again, or remove it and build it again"
@@ -26,6 +29,9 @@ class BrokenShard(ValueError):
 
 class Dataset:
     """Opens a directory that `moonlib.data.shards.write_dataset` wrote. Tables are mapped into memory, not read.
+
+    Each file is compared with its checksum when a process first opens it; a dataset that was built before there were
+    checksums is validated as far as Arrow can tell.
 
     Attributes:
         directory: where it lies.
@@ -40,6 +46,7 @@ class Dataset:
 
     Raises:
         ValueError: the directory is missing or holds no dataset that this version of moonlib can read.
+        Damaged: its description is not what was written.
     """
 
     def __init__(self, directory: Path | str) -> None:
@@ -51,7 +58,7 @@ class Dataset:
                 "`moonlib data build TABLES --images DIR --out DIR` or `moonlib data make small --out DIR`"
             )
         try:
-            described = json.loads(file.read_text(encoding="utf-8"))
+            described = read_mapping(file)
             written = described["format"]
             self.name: str = described["name"]
             self.version: str = described["version"]
@@ -62,7 +69,9 @@ class Dataset:
             self._more: pa.Table | None = None
             self._given: dict[str, int] = dict(described.get("representations", {}))
             self.splits = Splits.from_json(described["splits"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (Damaged, Unreadable):
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} was not written by moonlib ({error!r}); build the dataset again") from error
         if written != FORMAT:
             raise ValueError(f"{file}: this moonlib reads format {FORMAT}, not {written}; build the dataset again")
@@ -77,9 +86,11 @@ class Dataset:
 
         Raises:
             BrokenShard: a shard is missing, cut off or damaged.
+            Damaged: the content of one is not what was written.
         """
         arrow = self.arrow(name)
-        frame = pl.from_arrow(arrow if columns is None else arrow.select(list(columns)), rechunk=False)
+        with _told_of(self.directory / "shards", f"{name}: "):
+            frame = pl.from_arrow(arrow if columns is None else arrow.select(list(columns)), rechunk=False)
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -91,7 +102,7 @@ class Dataset:
             return SCHEMAS[name].empty_table()
         shards = self.directory / "shards"
         if name in SAMPLE_TABLES:
-            parts = [read_index(path).drop_columns(list(OFFSETS)) for path in index_files(self.directory, name)]
+            parts = [_without_places(read_index(path)) for path in index_files(self.directory, name)]
         else:
             parts = [part for shard in sorted(shards.glob(f"{name}-*.tar")) for part in _read_events(shard)]
         rows = sum(map(len, parts))
@@ -158,16 +169,20 @@ class Dataset:
         return self.directory / "representations" if self._given else None
 
     def verify_representations(self) -> None:
-        """Check that the given representations are there and as many as were written.
+        """Check that the given representations are there, as they were written and as many.
 
         Raises:
             BrokenShard: naming the first that is not.
+            Damaged: its content is not what was written.
         """
         for name, rows in self._given.items():
             place = self.directory / "representations" / f"{name}.npy"
             try:
-                found = len(Representations.open(place.parent, name).ids)
-            except (OSError, ValueError) as error:
+                ids, vectors = (read_array(place.with_name(f"{name}{end}.npy")) for end in (".ids", ""))
+                found = len(Representations(ids, vectors).ids)
+            except Damaged:
+                raise
+            except (OSError, ValueError, TypeError) as error:
                 raise BrokenShard(f"{place} is missing or broken ({first_line(error)}); {REMEDY}") from error
             if found != rows:
                 raise BrokenShard(f"{place} holds {found} of {rows} representations; {REMEDY}")
@@ -188,38 +203,69 @@ def index_files(directory: Path, table: str) -> list[Path]:
 
 
 def read_index(path: Path) -> pa.Table:
-    """Map an index into memory: the rows of one shard and the `OFFSETS` of their members.
+    """Map an index into memory: the rows of one shard, the `OFFSETS` of their members, and mostly their `CHECKSUM`.
 
     Raises:
-        BrokenShard: it is no whole Arrow file.
+        BrokenShard: it is no whole Arrow file, or no index.
+        Damaged: its content is not what was written.
     """
-    try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        table.validate()  # of buffers that are too short, before anything is read from them
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise BrokenShard(f"{path} is broken ({first_line(error)}); {REMEDY}") from error
+    with _told_of(verified(path)):
+        table = _read_arrow(pa.memory_map(str(path)), path)
     if missing := [column for column in OFFSETS if column not in table.column_names]:
         raise BrokenShard(f"{path} is no index of a shard (it has no column {missing[0]!r}); {REMEDY}")
+    require_integers(path, table, *OFFSETS)
     return table
+
+
+def require_integers(path: Path, table: pa.Table, *columns: str) -> None:
+    """Refuse an index whose columns are no int64, or have gaps.
+
+    Raises:
+        BrokenShard: naming the first.
+    """
+    for name in columns:
+        column = table.column(name)
+        if column.type != pa.int64() or column.null_count:
+            raise BrokenShard(f"{path} is no index of a shard (its column {name!r} is not all int64); {REMEDY}")
+
+
+def _without_places(index: pa.Table) -> pa.Table:
+    return index.drop_columns([name for name in (*OFFSETS, CHECKSUM) if name in index.column_names])
 
 
 def _read_events(shard: Path) -> list[pa.Table]:
     """Map the Arrow members of one shard into memory."""
-    try:
+    with _told_of(verified(shard)):
         if shard.stat().st_size % tarfile.RECORDSIZE:
             raise tarfile.TarError("it is cut off")
         with tarfile.open(shard) as tar:
             places = [(member.offset_data, member.size) for member in tar.getmembers()]
         with pa.memory_map(str(shard)) as source:
             whole = source.read_buffer()
-        tables = [pa.ipc.open_file(whole.slice(offset, size)).read_all() for offset, size in places]
-        for table in tables:
-            table.validate()
-        return tables
-    except (tarfile.TarError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise BrokenShard(f"{shard} is broken ({first_line(error)}); {REMEDY}") from error
+        return [_read_arrow(whole.slice(offset, size), shard) for offset, size in places]
 
 
-def first_line(error: Exception) -> str:
+def _read_arrow(source: pa.NativeFile | pa.Buffer, file: Path) -> pa.Table:
+    """Read an Arrow file; where no checksum vouches for it, look at all of its content.
+
+    Damaged offsets or texts would lead a reader astray, to the end of the process.
+    """
+    table = pa.ipc.open_file(source).read_all()
+    table.validate(full=not is_noted(file))
+    return table
+
+
+@contextmanager
+def _told_of(path: Path, part: str = "") -> Iterator[None]:
+    """Turn what readers of tar and Arrow raise, which may be almost anything, into a `BrokenShard`."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise BrokenShard(f"{path} is broken ({part}{first_line(error)}); {REMEDY}") from error
+
+
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's text."""
     return str(error).partition("\n")[0]

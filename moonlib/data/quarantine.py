@@ -33,11 +33,11 @@ class Quarantine:
         if not self.path.exists():
             return {}
         found: dict[tuple[str, int], str] = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
                 found[entry["table"], entry["id"]] = entry["reason"]
-            except ValueError:
+            except (ValueError, KeyError, TypeError):
                 continue  # cut off by a full disk or a kill; whoever meets the sample again names it again
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, index_files, read_index
-from moonlib.data.shards import OFFSETS, SAMPLE_TABLES
+from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, index_files, read_index, require_integers
+from moonlib.data.shards import CHECKSUM, OFFSETS, SAMPLE_TABLES
 from moonlib.data.tables import KEYS
 
 _OPEN_FILES = 256
@@ -33,7 +34,8 @@ class SampleReader:
     """Reads samples with one ``pread`` each, where the index says; no tar is parsed.
 
     Picklable. Files open lazily in the process that reads. That every tar is whole is checked at once, by its size;
-    that the index belongs to it, with every sample, by the name of its member and the id of its row.
+    that the index belongs to it, with every sample, by the name of its member and the id of its row. A sample's bytes
+    are compared with the checksum in the index whenever it is read; datasets built before have none.
 
     Args:
         directory: a dataset's directory.
@@ -55,6 +57,7 @@ class SampleReader:
         for path, part in zip(indexes, parts, strict=True):
             if KEYS[table] not in part.column_names:
                 raise BrokenShard(f"{path} is no index of {table} (it has no column {KEYS[table]!r}); {REMEDY}")
+            require_integers(path, part, KEYS[table])
         self.ids: NDArray[np.int64] = _column(parts, KEYS[table])
         """The ids in the order of the shards, int64 [N]."""
         if len(self.ids) != dataset.counts[table]:
@@ -67,6 +70,9 @@ class SampleReader:
         self._shard = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         self._image_start, self._image_size = _column(parts, "jpg_offset"), _column(parts, "jpg_size")
         self._row_start, self._row_size = _column(parts, "json_offset"), _column(parts, "json_size")
+        self._checksum: NDArray[np.int64] = np.concatenate(
+            [np.empty(0, np.int64), *(_checksums(path, part) for path, part in zip(indexes, parts, strict=True))]
+        )
         self._files = [str(path.with_suffix(".tar")) for path in indexes]
         for file, part in zip(self._files, parts, strict=True):
             _check_size(file, part)
@@ -86,7 +92,7 @@ class SampleReader:
 
         Raises:
             KeyError: an id is not in the table.
-            BrokenShard: what lies where the index says is not the sample.
+            BrokenShard: what lies where the index says is not the sample, or not as it was written.
         """
         ids = np.asarray(ids, np.int64)
         place = np.searchsorted(self._sorted, ids)
@@ -97,10 +103,12 @@ class SampleReader:
         rows = self._order[place]
         image_size, end = self._image_size[rows], self._row_start[rows] + self._row_size[rows]
         start = np.where(image_size > 0, self._image_start[rows], self._row_start[rows]) - tarfile.BLOCKSIZE
-        columns = (ids, self._shard[rows], start, end - start, image_size, self._row_size[rows])
+        columns = (ids, self._shard[rows], start, end - start, image_size, self._row_size[rows], self._checksum[rows])
         return [self._sample(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
 
-    def _sample(self, id: int, shard: int, start: int, size: int, image_size: int, row_size: int) -> Sample:
+    def _sample(
+        self, id: int, shard: int, start: int, size: int, image_size: int, row_size: int, checksum: int
+    ) -> Sample:
         # From the header of the sample's first member to the end of its last: the row's follows the image's.
         data = os.pread(self._file(shard), size, start)
         if len(data) != size:
@@ -108,6 +116,8 @@ class SampleReader:
         name = data[:100].partition(b"\0")[0].decode(errors="replace")
         if name != f"{id}.{'jpg' if image_size else 'json'}":
             raise self._broken(id, shard, f"the index points at {name!r}")
+        if checksum >= 0 and (crc := zlib.crc32(data)) != checksum:
+            raise self._broken(id, shard, f"it is damaged: its CRC-32 is {crc:08x}, and was {checksum:08x}")
         try:
             row = json.loads(data[-row_size:])
             found = row[KEYS[self.table]]
@@ -161,7 +171,8 @@ def _check_size(file: str, index: Any) -> None:
     last = row_start + columns["json_size"]
     pictured = columns["jpg_size"] > 0
     follows = image_start + _blocks(columns["jpg_size"]) + tarfile.BLOCKSIZE == row_start
-    if (pictured & ~follows).any() or (last <= row_start).any() or row_start.min(initial=512) < tarfile.BLOCKSIZE:
+    before = (pictured & (image_start < tarfile.BLOCKSIZE)).any() or row_start.min(initial=512) < tarfile.BLOCKSIZE
+    if before or (pictured & ~follows).any() or (last <= row_start).any():
         raise BrokenShard(f"the index of {file} is damaged: its offsets are of no tar that moonlib wrote; {REMEDY}")
     # A tar ends with two blocks of zeros and fills a whole record.
     expected = -(-int(_blocks(last.max(initial=0)) + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
@@ -171,6 +182,14 @@ def _check_size(file: str, index: Any) -> None:
         raise BrokenShard(f"{file} is missing, and its index is there; {REMEDY}") from None
     if size != expected:
         raise BrokenShard(f"{file} has {size:,} bytes, and should have {expected:,} by its index; {REMEDY}")
+
+
+def _checksums(path: Path, index: Any) -> NDArray[np.int64]:
+    """The CRC-32 of every sample, int64 [rows]; -1 in the index of an older dataset, which has none."""
+    if CHECKSUM not in index.column_names:
+        return np.full(len(index), -1, dtype=np.int64)
+    require_integers(path, index, CHECKSUM)
+    return _column([index], CHECKSUM)
 
 
 def _blocks(size: Any) -> Any:

@@ -3,9 +3,10 @@
 A dataset directory holds::
 
     dataset.json                          name, version, counts, splits, hash; written last
+    SHA256SUMS                            the checksum of every file; `build_once` adds it to what is complete
     quarantine.jsonl                      images that could not be read, one per line; only if there are any
     shards/products-000000.tar            <item_id>.jpg (if it has an image), <item_id>.json = the row
-    shards/products-000000.arrow          the same rows, and where each member's data lies in the tar
+    shards/products-000000.arrow          the same rows, where each member's data lies in the tar, and its CRC-32
     shards/queries-000000.tar, .arrow     the same for queries
     shards/users-000000.tar               Arrow files of at most 65,536 rows each; so for searches and impressions
     shards/histories-000000.tar           one Arrow file of one batch; only if the tables have histories
@@ -24,6 +25,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -43,8 +45,8 @@ from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
 from moonlib.data.workers import worker_pool
-from moonlib.directories import LOCK, attempt
-from moonlib.disk import writing
+from moonlib.directories import LOCK, attempt, write_text
+from moonlib.disk import is_panic, writing
 from moonlib.representations.store import Representations
 from moonlib.terminal import say
 
@@ -54,6 +56,9 @@ FORMAT = 1
 EVENT_TABLES = ("users", "searches", "impressions")
 OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
 """What an index adds to the table's columns: where a member's data starts in the tar and its bytes; -1, 0: no image."""
+CHECKSUM = "sample_crc32"
+"""What it adds to them besides: the CRC-32 of a sample, from the header of its first member to the end of its last. The
+indexes of older datasets don't have it."""
 
 UNREADABLE_LIMIT = 0.01
 """The share of images that may be unreadable."""
@@ -174,7 +179,7 @@ def write_dataset(
         ValueError: more than 1 % of the images (and more than one) can't be read; the list is in ``quarantine.jsonl``.
     """
     for table in SAMPLE_TABLES:
-        if taken := set(OFFSETS) & set(tables[table].columns):
+        if taken := {*OFFSETS, CHECKSUM} & set(tables[table].columns):
             raise ValueError(f"{table}: column {min(taken)!r}: this name is taken by the shards' index; rename it")
     shards = directory / "shards"
     shards.mkdir(parents=True, exist_ok=True)
@@ -219,7 +224,7 @@ def write_dataset(
     }
     if representations:
         described["representations"] = {given: len(store.ids) for given, store in sorted(representations.items())}
-    _write_atomically(directory / "dataset.json", described)
+    write_text(directory / "dataset.json", json.dumps(described, indent=2) + "\n")
 
 
 def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
@@ -233,7 +238,7 @@ def _write_samples(
 ) -> list[dict[str, Any]]:
     """Write one shard of samples and its index; return what could not be read."""
     key = KEYS[table]
-    bad, offsets, unreadable = [], [], []
+    bad, places, unreadable = [], [], []
     with tarfile.open(stem.with_suffix(".tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in rows.iter_rows(named=True):
             image = None if row["image"] is None else next(images)
@@ -241,23 +246,33 @@ def _write_samples(
                 bad.append({"table": table, "id": row[key], "image": row["image"], "reason": image})
                 image = row["image"] = None
             unreadable.append(row["image"] is None)
-            jpg = (-1, 0) if image is None else _add(tar, f"{row[key]}.jpg", image, content)
-            offsets.append((*jpg, *_add(tar, f"{row[key]}.json", _row_as_json(row, table), content)))
-    index = pl.DataFrame(offsets, schema=dict.fromkeys(OFFSETS, pl.Int64), orient="row")
+            start, size, checksum = -1, 0, 0
+            if image is not None:
+                start, size, checksum = _add(tar, f"{row[key]}.jpg", image, content)
+                checksum = zlib.crc32(bytes(-size % tarfile.BLOCKSIZE), checksum)
+            places.append((start, size, *_add(tar, f"{row[key]}.json", _row_as_json(row, table), content, checksum)))
+    index = pl.DataFrame(places, schema=dict.fromkeys((*OFFSETS, CHECKSUM), pl.Int64), orient="row")
     rows = rows.with_columns(image=pl.when(~pl.Series(unreadable, dtype=pl.Boolean)).then("image"))
     stem.with_suffix(".arrow").write_bytes(_arrow(rows.hstack(index)))
     return bad
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes, content: hashlib._Hash) -> tuple[int, int]:
-    """Append a member; return the offset and size of its data. Nothing of the clock or the user goes into it."""
+def _add(
+    tar: tarfile.TarFile, name: str, data: bytes, content: hashlib._Hash, checksum: int = 0
+) -> tuple[int, int, int]:
+    """Append a member. Nothing of the clock or the user goes into it.
+
+    Returns:
+        The offset and size of its data, and the CRC-32 of its header and data, after what ``checksum`` is of.
+    """
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
     content.update(f"{name}:{len(data)}:".encode())
     content.update(data)
     blocks = -(-len(data) // tarfile.BLOCKSIZE)
-    return tar.offset - blocks * tarfile.BLOCKSIZE, len(data)
+    checksum = zlib.crc32(data, zlib.crc32(member.tobuf(tarfile.USTAR_FORMAT), checksum))
+    return tar.offset - blocks * tarfile.BLOCKSIZE, len(data), checksum
 
 
 def _write_events(shards: Path, table: str, frame: pl.DataFrame, content: hashlib._Hash) -> None:
@@ -346,12 +361,6 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _write_atomically(path: Path, value: dict[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    draft.rename(path)
-
-
 _read_image: ReadImage
 """The reader of this worker process: sent once, because it may hold much."""
 
@@ -372,7 +381,9 @@ def _read_all(task: list[tuple[str, str]], read_image: ReadImage) -> list[bytes 
         try:
             data = read_image(table, image)
             results.append(data if data.startswith(MAGIC) else to_jpeg(data))
-        except (OSError, ValueError) as error:
+        except BaseException as error:
+            if not isinstance(error, OSError | ValueError) and not is_panic(error):
+                raise
             results.append(str(error))
     return results
 

@@ -18,6 +18,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 
+from moonlib.disk import is_panic
+
 SUFFIXES = (".parquet", ".csv")
 
 _ROWS = 16_384
@@ -128,7 +130,9 @@ def _told_of(path: Path) -> Iterator[None]:
     """Turn what polars raises into one line that names the table."""
     try:
         yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except BaseException as error:
+        if not isinstance(error, pl.exceptions.PolarsError) and not is_panic(error):
+            raise
         if "UTF-8" in str(error):
             _refuse_what_is_no_utf8(path)
         raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
@@ -277,7 +281,9 @@ def _typed(column: pl.Series) -> pl.Series:
     column.alias("value").to_frame().write_csv(source)
     try:
         typed = pl.read_csv(source.getvalue(), infer_schema_length=None)["value"].alias(column.name)
-    except pl.exceptions.PolarsError:  # an integer of more than 128 bits
+    except BaseException as error:  # an integer of more than 128 bits
+        if not isinstance(error, pl.exceptions.PolarsError) and not is_panic(error):
+            raise
         return column
     if typed.dtype.is_integer():
         return typed if typed.dtype == pl.Int64 and (typed.cast(pl.String) == column).all() else column

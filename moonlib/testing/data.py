@@ -9,6 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from unittest import mock
 
+import polars as pl
+
+from moonlib.checksums import SUMS
 from moonlib.data import shards
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
@@ -43,7 +46,7 @@ def check_source(make: Callable[[], Source]) -> None:
         require(directory_state(directory) == before, "prepare: a second call builds anew")
         elsewhere = Dataset(make().prepare(other))
         require(elsewhere.hash == dataset.hash, "prepare: built again, the content differs (its hash does)")
-        no_space = mock.patch.object(shards, "_write_atomically", side_effect=OSError(28, "No space left on device"))
+        no_space = mock.patch.object(shards, "write_text", side_effect=OSError(28, "No space left on device"))
         with no_space, suppress(OSError):
             make().prepare(full)
         try:
@@ -51,6 +54,22 @@ def check_source(make: Callable[[], Source]) -> None:
         except (ValueError, OSError) as error:
             raise AssertionError(f"prepare: after a build that broke off, the next one fails: {error}") from error
         require(repaired.hash == dataset.hash, "prepare: after a build that broke off, the content differs")
+
+
+def forget_checksums(directory: Path) -> Path:
+    """Make of a dataset what moonlib would have built before it kept checksums.
+
+    Args:
+        directory: a dataset's; its list of checksums and those in its indexes are removed.
+
+    Returns:
+        ``directory``.
+    """
+    (directory / SUMS).unlink(missing_ok=True)
+    for index in (directory / "shards").glob("*.arrow"):
+        rows = pl.read_ipc(index.read_bytes()).drop(shards.CHECKSUM, strict=False)
+        rows.write_ipc(index, compat_level=pl.CompatLevel.oldest())
+    return directory
 
 
 def check_filter(make: Callable[[], Filter]) -> None:

@@ -11,11 +11,13 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from moonlib.checksums import seal
 from moonlib.data.build import ImageFolder
 from moonlib.data.check import Report, check, print_report
 from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables
+from moonlib.testing.data import forget_checksums
 
 Checked = Callable[..., Report]
 
@@ -33,8 +35,16 @@ def written(tmp_path: Path, shop: Tables, splits: Splits, image_folder: Path) ->
     return write
 
 
-def test_a_clean_dataset(written: Callable[..., Path]) -> None:
-    report = check(written())
+@pytest.fixture
+def built(written: Callable[..., Path]) -> Path:
+    """`shop` as a build leaves it, with a list of checksums."""
+    directory = written()
+    seal(directory)
+    return directory
+
+
+def test_a_clean_dataset(built: Path) -> None:
+    report = check(built)
     # A single impression is of one class.
     of_one_class = [
         "no impression of the valid days was clicked: AUC, for one, is not defined there",
@@ -52,7 +62,7 @@ def test_a_clean_dataset(written: Callable[..., Path]) -> None:
 
 def test_shards_that_other_tools_would_read_differently(written: Callable[..., Path]) -> None:
     """moonlib reads a row where the index says and needs no header of it; tar readers end at one that is damaged."""
-    directory = written()
+    directory = forget_checksums(written())
     shard = directory / "shards/products-000000.tar"
     data = bytearray(shard.read_bytes())
     with tarfile.open(shard) as tar:
@@ -111,7 +121,7 @@ def test_an_empty_split(written: Callable[..., Path], shop: Tables, splits: Spli
 
 
 def test_a_broken_image_in_a_shard(written: Callable[..., Path]) -> None:
-    directory = written()
+    directory = forget_checksums(written())
     index = pl.read_ipc((directory / "shards" / "products-000000.arrow").read_bytes())
     tar = directory / "shards" / "products-000000.tar"
     data = bytearray(tar.read_bytes())
@@ -146,6 +156,91 @@ def test_an_index_of_another_shard(written: Callable[..., Path]) -> None:
     assert problem.endswith(": 2 (20, 30)")
 
 
+FILES = [
+    "dataset.json",
+    "shards/products-000000.tar",
+    "shards/queries-000000.arrow",
+    "shards/users-000000.tar",
+    "truth/x",
+]
+
+
+@pytest.mark.parametrize("change", ["flip", "remove", "extend"])
+@pytest.mark.parametrize("name", FILES)
+def test_any_file_that_is_not_as_it_was_written(written: Callable[..., Path], name: str, change: str) -> None:
+    directory = written()
+    (directory / "truth").mkdir()
+    (directory / "truth/x").write_text("known to nobody")
+    seal(directory)
+    assert check(directory).ok
+    file = directory / name
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    if change == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(data if change == "flip" else file.read_bytes() + b"!")
+    problems = check(directory).problems
+    assert str(file) in problems[0] and ("is missing" if change == "remove" else "is damaged") in problems[0]
+    assert "again" in problems[0] and "\n" not in problems[0]
+
+
+def test_all_damaged_files_are_named_and_the_samples_that_are_lost(built: Path) -> None:
+    index = pl.read_ipc((built / "shards/products-000000.arrow").read_bytes())
+    for table in ("products", "queries"):
+        shard = built / f"shards/{table}-000000.tar"
+        data = bytearray(shard.read_bytes())
+        data[index["jpg_offset"][0] + 50] ^= 1
+        shard.write_bytes(data)
+    problems = check(built).problems
+    for table, line in zip(("products", "queries"), problems, strict=False):
+        assert f"{table}-000000.tar is damaged: its SHA-256" in line
+    assert any(line.startswith("broken products (") and "its CRC-32" in line for line in problems)
+    assert any(line.startswith("broken queries (") and "its CRC-32" in line for line in problems)
+
+
+def test_a_few_samples_leave_files_uncompared_and_say_so(built: Path) -> None:
+    shard = built / "shards/products-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    report = check(built, samples=2)
+    assert report.ok
+    (warning,) = report.warnings
+    assert warning.startswith("not compared with their checksums: ") and "shards of products and queries" in warning
+    assert "without --samples all files are" in warning
+    (problem,) = check(built).problems
+    assert f"{shard} is damaged" in problem
+
+
+def test_files_that_are_no_part_of_the_dataset(built: Path) -> None:
+    (built / "notes.txt").write_text("mine")
+    (built / "shards/.DS_Store").write_text("the file manager's")
+    report = check(built)
+    assert report.ok
+    assert [line.split(" is no part")[0] for line in report.warnings] == [
+        str(built / "notes.txt"),
+        str(built / "shards/.DS_Store"),
+    ]
+    (built / "shards/users-000001.tar").write_bytes((built / "shards/users-000000.tar").read_bytes())
+    assert f"{built / 'shards/users-000001.tar'} is not in SHA256SUMS" in check(built).problems[0]
+
+
+def test_a_dataset_without_checksums_cannot_be_verified(built: Path) -> None:
+    for samples in (None, 2):
+        (warning,) = check(forget_checksums(built), samples=samples).warnings
+        assert (
+            "has no SHA256SUMS: it was built before moonlib kept checksums" in warning and "build it again" in warning
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\xff\n"])
+def test_a_damaged_list_of_checksums(built: Path, content: bytes) -> None:
+    (built / "SHA256SUMS").write_bytes(content)
+    assert "SHA256SUMS" in check(built).problems[0] and "build it again" in check(built).problems[0]
+    listed = b"0" * 64 + b"  gone\n"
+    (built / "SHA256SUMS").write_bytes(listed)
+    assert f"{built / 'gone'} is missing" in check(built).problems[0]
+
+
 def test_missing_shards(written: Callable[..., Path]) -> None:
     directory = written()
     (directory / "shards" / "queries-000000.arrow").unlink()
@@ -170,7 +265,8 @@ def test_warnings(written: Callable[..., Path], shop: Tables, image_folder: Path
     assert any(
         line.startswith("images that could not be read when the dataset was built: 1") for line in report.warnings
     )
-    assert len(report.warnings) == 5 + 2  # and the two of a clean dataset
+    assert sum("SHA256SUMS" in line for line in report.warnings) == 1  # it was not built, but only written
+    assert len(report.warnings) == 6 + 2  # and the two of a clean dataset
 
 
 def test_fewer_samples_are_decoded_on_request(written: Callable[..., Path]) -> None:

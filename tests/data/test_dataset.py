@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +12,17 @@ import numpy as np
 import polars as pl
 import pytest
 
+from moonlib.checksums import Damaged, seal
 from moonlib.data.build import ImageFolder
 from moonlib.data.check import check
-from moonlib.data.dataset import Dataset
+from moonlib.data.dataset import BrokenShard, Dataset, _read_events
 from moonlib.data.existing import Shards
-from moonlib.data.shards import Given, write_dataset
+from moonlib.data.reader import SampleReader
+from moonlib.data.shards import Given, _to_arrow, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import SCHEMAS, Tables, validate
 from moonlib.representations.store import Representations
+from moonlib.testing.data import forget_checksums
 
 
 @pytest.fixture
@@ -54,7 +59,14 @@ def test_a_directory_without_dataset_says_how_to_build_one(tmp_path: Path) -> No
         Dataset(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "name": "imagenet"}'])
+@pytest.mark.parametrize("content", ["", "[]", "\0\xff", '{"format":'])
+def test_a_description_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "dataset.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"dataset.json (is no JSON file|holds no JSON object).*; copy the"):
+        Dataset(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"format": 1, "name": "imagenet"}'])
 def test_a_foreign_description_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(ValueError, match=r"dataset.json was not written by moonlib .* build the dataset again"):
@@ -83,6 +95,66 @@ def test_a_broken_file_is_named(directory: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(ValueError, match=f"{name} is broken"):
         Dataset(directory).table(name.split("-")[0])
+
+
+@pytest.fixture
+def built(directory: Path) -> Path:
+    """The dataset as a build leaves it, with a list of checksums."""
+    seal(directory)
+    return directory
+
+
+def flip(file: Path, place: int = 0, bit: int = 1) -> None:
+    data = bytearray(file.read_bytes())
+    data[place] ^= bit
+    file.write_bytes(data)
+
+
+def test_labels_that_a_disk_flipped_are_noticed(built: Path, shop: Tables) -> None:
+    """Nothing but their checksum knows of them: the file is as valid as before."""
+    assert Dataset(built).impressions.equals(shop.impressions)
+    file = built / "shards/impressions-000000.tar"
+    table = pl.from_arrow(_read_events(file)[0])
+    with tarfile.open(file) as tar:
+        (member,) = tar.getmembers()
+    flipped = io.BytesIO()
+    _to_arrow(table.with_columns(~pl.col("clicked")), flipped)
+    assert len(flipped.getvalue()) == member.size
+    data = bytearray(file.read_bytes())
+    data[member.offset_data : member.offset_data + member.size] = flipped.getvalue()
+    file.write_bytes(data)
+    with pytest.raises(Damaged, match=r"impressions-000000.tar is damaged: .*; copy the dataset again, or remove it"):
+        _ = Dataset(built).impressions
+    assert Dataset(forget_checksums(built)).impressions["clicked"].to_list() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "shards/products-000001.arrow", "shards/users-000000.tar"])
+def test_any_file_is_compared_when_it_is_opened(built: Path, tmp_path: Path, name: str) -> None:
+    file = built / name
+    flip(file, file.stat().st_size // 2)
+    for read in (lambda: Shards(built).prepare(tmp_path), lambda: [Dataset(built).table(name) for name in SCHEMAS]):
+        with pytest.raises(Damaged, match=f"{name} is damaged: its SHA-256 .*; copy the dataset again"):
+            read()
+
+
+def test_a_dataset_older_than_checksums_is_read_as_before(built: Path, shop: Tables) -> None:
+    samples = SampleReader(built, "products").read(shop.products["item_id"].to_numpy())
+    forget_checksums(built)
+    assert Dataset(built).products.equals(shop.products)
+    assert SampleReader(built, "products").read(shop.products["item_id"].to_numpy()) == samples
+
+
+def test_damaged_texts_of_an_older_dataset_are_refused(built: Path) -> None:
+    """Their offsets would lead a reader astray, to the end of the process."""
+    file = forget_checksums(built) / "shards/searches-000000.tar"
+    data = file.read_bytes()
+    flip(file, data.index(b"ordercli"), 0x80)
+    with pytest.raises(BrokenShard, match=r"searches-000000.tar is broken \(.*UTF8"):
+        _ = Dataset(built).searches
+    file.write_bytes(data)
+    flip(file, data.index(np.array([0, 5, 10, 15], "<i8").tobytes()) + 8, 0x40)
+    with pytest.raises(BrokenShard, match=r"searches-000000.tar is broken .*; copy the dataset again"):
+        _ = Dataset(built).searches
 
 
 def test_an_unknown_table(directory: Path) -> None:
@@ -160,6 +232,18 @@ def test_given_representations_come_back_and_their_loss_is_noticed(
         Shards(tmp_path / "d").prepare(tmp_path)
     file.unlink()
     assert "is missing or broken" in check(tmp_path / "d").problems[0]
+
+
+@pytest.mark.parametrize("name", ["products.npy", "products.ids.npy"])
+def test_given_representations_are_compared(
+    shop: Tables, splits: Splits, image_folder: Path, tmp_path: Path, given: dict[Given, Representations], name: str
+) -> None:
+    read_image = ImageFolder(image_folder, 512)
+    write_dataset(tmp_path / "d", shop, read_image, splits, name="x", version="1", representations=given)
+    seal(tmp_path / "d")
+    flip(tmp_path / "d/representations" / name, -1)
+    with pytest.raises(Damaged, match=f"{name} is damaged: its SHA-256 .*; copy the dataset again"):
+        Shards(tmp_path / "d").prepare(tmp_path)
 
 
 def test_a_lost_shard_of_histories_is_noticed(shop: Tables, splits: Splits, image_folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from moonlib.data.batches import BatchPlanner
 from moonlib.data.catalogue import Catalogue
 from moonlib.data.content import Content, Side, Task
-from moonlib.data.dataset import Dataset
+from moonlib.data.dataset import BrokenShard, Dataset
 from moonlib.data.images import decode_image
 from moonlib.data.loading import PairBatch, PairDataset, give_way
 from moonlib.data.pairs import Pairs, product_pairs, search_pairs, serviceable
@@ -34,6 +35,7 @@ from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables, validate
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.negatives.negative_sampler import NegativeSampler
+from moonlib.testing.data import forget_checksums
 
 DAY = datetime(2025, 1, 1, tzinfo=UTC)
 ITEMS = [10 * n - (2**62 if n % 2 else 0) for n in range(12)]
@@ -266,12 +268,13 @@ def test_augmentation_varies_a_subject_by_draws_of_its_own(dataset: Dataset, tmp
 
 
 def damage(dataset: Dataset, copied: Path, table: str, ids: Sequence[int]) -> Dataset:
-    """Copy a dataset and overwrite the middle of some images."""
+    """Copy a dataset and overwrite the middle of some images, of which their checksums know nothing."""
     for file in dataset.directory.rglob("*"):
         if file.is_file():
             target = copied / file.relative_to(dataset.directory)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
+    forget_checksums(copied)
     for index in sorted((copied / "shards").glob(f"{table}-*.arrow")):
         key = "item_id" if table == "products" else "query_id"
         for row in pl.read_ipc(index).iter_rows(named=True):
@@ -318,6 +321,20 @@ def test_too_many_unreadable_samples_stop_the_run(dataset: Dataset, tmp_path: Pa
     loaded, plans = loading(broken, tmp_path, "image -> image", batch_size=7, floor=2)
     with pytest.raises(TooManyUnreadable, match="3 samples cannot be read, more than the 2 tolerated"):
         list(DataLoader(loaded, sampler=plans, batch_size=None, num_workers=1))
+
+
+def test_a_sample_that_is_not_as_it_was_written_stops_the_run(dataset: Dataset, tmp_path: Path) -> None:
+    """An image that can't be decoded was always so and is left out; of a shard that changed, nothing is trusted."""
+    shard = tmp_path / "copy/shards/products-000000.tar"
+    shutil.copytree(dataset.directory, tmp_path / "copy")
+    data = bytearray(shard.read_bytes())
+    start = pl.read_ipc(shard.with_suffix(".arrow").read_bytes())["jpg_offset"][0]
+    data[start : start + 40] = bytes(40)
+    shard.write_bytes(data)
+    loaded, plans = loading(Dataset(tmp_path / "copy"), tmp_path, "image -> image", batch_size=7, steps=2)
+    with pytest.raises(BrokenShard, match="it is damaged: its CRC-32"):
+        list(DataLoader(loaded, sampler=plans, batch_size=None, num_workers=1))
+    assert not (tmp_path / "quarantine.jsonl").exists()
 
 
 def test_a_batch_without_readable_pairs_says_so(dataset: Dataset, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from moonlib.data.reader import SampleReader
 from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables, validate
+from moonlib.testing.data import forget_checksums
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 
@@ -96,6 +97,25 @@ def test_a_truncated_shard_is_named(reader: SampleReader, tmp_path: Path) -> Non
     assert reader.read(_ids(LOWEST))[0].id == LOWEST
     with pytest.raises(BrokenShard, match=r"products-000001\.tar: item_id 0: the file is shorter than its index says"):
         reader.read(_ids(0))
+
+
+@pytest.mark.parametrize("part", ["jpg_offset", "json_offset"])
+def test_a_flipped_bit_of_a_sample_is_noticed(reader: SampleReader, tmp_path: Path, part: str) -> None:
+    """The picture could still be decoded, and the row be parsed; nothing but their checksum tells."""
+    index = pl.read_ipc((tmp_path / "d/shards/products-000000.arrow").read_bytes())
+    path = tmp_path / "d/shards/products-000000.tar"
+    data = bytearray(path.read_bytes())
+    start = index[part][0]
+    place = start + 300 if part == "jpg_offset" else data.index(b"red lamp", start)
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        BrokenShard, match=rf"item_id {LOWEST}: it is damaged: its CRC-32 is .*; copy the dataset again"
+    ):
+        reader.read(_ids(HIGHEST, LOWEST))
+    assert reader.read(_ids(HIGHEST))[0].row["title"] == "红色 台灯"
+    forget_checksums(tmp_path / "d")
+    assert SampleReader(tmp_path / "d", "products").read(_ids(LOWEST))[0].id == LOWEST
 
 
 @settings(max_examples=20)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -176,10 +177,29 @@ def test_empty_tables_keep_their_columns(write: Write, shop: Tables) -> None:
         assert dataset.table(table).schema == empty(table).schema
 
 
-def test_the_names_of_the_index_are_taken(write: Write, shop: Tables) -> None:
-    products = shop.products.with_columns(jpg_size=1)
-    with pytest.raises(ValueError, match="products: column 'jpg_size': this name is taken"):
+@pytest.mark.parametrize("name", ["jpg_size", "sample_crc32"])
+def test_the_names_of_the_index_are_taken(write: Write, shop: Tables, name: str) -> None:
+    products = shop.products.with_columns(pl.lit(1).alias(name))
+    with pytest.raises(ValueError, match=f"products: column '{name}': this name is taken"):
         write("d", replace(shop, products=products))
+
+
+def test_the_index_has_the_checksum_of_what_is_read_of_a_sample(write: Write) -> None:
+    """From the header of its first member to the end of its last, as any tar reader finds them."""
+    directory = write("d", samples_per_shard=3)
+    for path in sorted((directory / "shards").glob("*.arrow")):
+        data = path.with_suffix(".tar").read_bytes()
+        with tarfile.open(path.with_suffix(".tar")) as tar:
+            members = {member.name: member for member in tar}
+        for row in pl.read_ipc(path).iter_rows(named=True):
+            key = row["item_id"] if "item_id" in row else row["query_id"]
+            last = members[f"{key}.json"]
+            first = members.get(f"{key}.jpg", last)
+            assert row["sample_crc32"] == zlib.crc32(data[first.offset : last.offset_data + last.size])
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
 
 
 def _finish(directory: Path, content: str = "{}") -> None:
@@ -228,7 +248,7 @@ def test_of_two_builders_one_works_and_the_other_takes_its_result(tmp_path: Path
         assert set(pool.map(build_once, [tmp_path / "d"] * 3, [build] * 3)) == {tmp_path / "d"}  # none is refused
     assert len(built) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
-    assert [path.name for path in (tmp_path / "d").iterdir()] == ["dataset.json"]
+    assert _names(tmp_path / "d") == {"SHA256SUMS", "dataset.json"}
 
 
 @pytest.mark.parametrize("left", [[], ["dataset.json", "shards"]])
@@ -238,7 +258,7 @@ def test_a_build_that_begins_or_has_just_ended_is_in_nobodys_way(left: list[str]
     for name in left:
         (tmp_path / "d.partial" / name).write_text("")
     assert build_once(tmp_path / "d", _finish) == tmp_path / "d"
-    assert [path.name for path in (tmp_path / "d").iterdir()] == ["dataset.json"]
+    assert _names(tmp_path / "d") == {"SHA256SUMS", "dataset.json"}
 
 
 BUILDER = """
@@ -270,7 +290,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None
         assert [path.name for path in tmp_path.iterdir()] == ["d.partial"]
     subprocess.run([sys.executable, "-c", BUILDER, str(tmp_path), "whole"], check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
-    assert {path.name for path in (tmp_path / "d").iterdir()} == {"dataset.json", "shards"}
+    assert _names(tmp_path / "d") == {"SHA256SUMS", "dataset.json", "shards"}
 
 
 def test_a_builder_waits_for_another_process_and_says_so(

