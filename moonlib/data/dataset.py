@@ -14,6 +14,7 @@ import pyarrow as pa
 from moonlib.data.shards import FORMAT, OFFSETS, SAMPLE_TABLES
 from moonlib.data.splits import Splits
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
+from moonlib.data.workers import shortage
 from moonlib.representations.store import Representations
 
 REMEDY = "copy the dataset again, or remove it and build it again"
@@ -197,6 +198,8 @@ def read_index(path: Path) -> pa.Table:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate()  # of buffers that are too short, before anything is read from them
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if shortage(error):
+            raise
         raise BrokenShard(f"{path} is broken ({first_line(error)}); {REMEDY}") from error
     if missing := [column for column in OFFSETS if column not in table.column_names]:
         raise BrokenShard(f"{path} is no index of a shard (it has no column {missing[0]!r}); {REMEDY}")
@@ -217,6 +220,8 @@ def _read_events(shard: Path) -> list[pa.Table]:
             table.validate()
         return tables
     except (tarfile.TarError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if shortage(error):
+            raise
         raise BrokenShard(f"{shard} is broken ({first_line(error)}); {REMEDY}") from error
 
 

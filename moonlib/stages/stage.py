@@ -104,6 +104,6 @@ class Stage(LightningModule, ABC):
             context: see `StageContext`.
 
         Returns:
-            Metrics under flat keys such as ``image_search/recall@10``. What the data does not define is left out, by way
-            of `moonlib.metrics.undefined.leave_out`, which makes a note of it.
+            Metrics under flat keys such as ``image_search/recall@10``. What the data does not define is left out, by
+            way of `moonlib.metrics.undefined.leave_out`, which makes a note of it.
         """
