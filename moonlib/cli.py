@@ -311,6 +311,10 @@ def _is_users(error: Exception) -> bool:
 
 
 def _message(error: Exception) -> str:
+    from moonlib.data.workers import shortage
+
+    if isinstance(error, OSError) and (told := shortage(error)):
+        return f"{error.filename or error}: {told}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     text = str(error)

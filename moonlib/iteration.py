@@ -31,6 +31,7 @@ from moonlib.claim import claimed
 from moonlib.closing_table import closing_tables, spread_table
 from moonlib.console import Terminal
 from moonlib.data.dataset import Dataset
+from moonlib.data.workers import FEW_FILES, shortage
 from moonlib.directories import attempt, link, write_json
 from moonlib.disk import writing
 from moonlib.encoders.encoder import Encoder
@@ -348,16 +349,23 @@ class Iteration:
         try:
             with writing(partial):
                 return step.module.run(self.context(step, trainer, partial))
-        except (RuntimeError, ConnectionError, EOFError) as error:
+        except (RuntimeError, OSError, EOFError) as error:
             # A signal to the whole process group ends the loaders too: it is the signal that explains their death.
             self.interruption.check()
+            key = f"stages.{step.recipe.name}.data.workers"
+            if told := shortage(error):
+                raise StageError(
+                    f"{step.link}: {told}, or use fewer loaders (--{key} 0). The same command continues this run"
+                ) from error
             # One that dies while it hands a batch over leaves a broken connection and no other word; and torch words it
             # by whether the signal or the empty queue came first.
-            told = re.search(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", str(error))
-            if told or isinstance(error, (ConnectionError, EOFError)):
+            died = re.search(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", str(error))
+            if died or isinstance(error, (ConnectionError, EOFError)):
+                limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                files = f"; or it may not open more than {limit} files (ulimit -n)" if limit < FEW_FILES else ""
                 raise StageError(
-                    f"{step.link}: a loader process was killed, by hand or by the system for want of memory. The same "
-                    f"command continues this run, also with a lower stages.{step.recipe.name}.data.workers"
+                    f"{step.link}: a loader process was killed, by hand or by the system for want of memory{files}. "
+                    f"The same command continues this run, also with a lower {key}"
                 ) from error
             raise
         finally:

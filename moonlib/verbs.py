@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import KEYS
+from moonlib.data.workers import shortage
 from moonlib.directories import LOCK, write_json
 from moonlib.export import Export, opened
 from moonlib.iteration import quiet
@@ -156,7 +158,9 @@ def _embed_table(
 
         try:
             embed_contents(encoder, contents, out, table, dim=dim, device=device, workers=workers, progress=show)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
+            if told := shortage(error):
+                raise RunError(f"{told}, or use fewer --workers; the same command continues") from error
             if "DataLoader worker" not in str(error):
                 raise
             raise RunError(
@@ -349,8 +353,9 @@ def query_vector(encoder: Encoder, image: bytes | None, text: str | None) -> NDA
 def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *, workers: int = 2) -> dict[str, Any]:
     """Measure a run's encoder on another dataset, as the run's represent stage measures it on its own.
 
-    The encoder, its preprocessing, what products and queries are read for, and the K of recall@K are the run's. The
-    same baselines stand beside, and for a simulated dataset the oracle.
+    The encoder, its preprocessing, what products and queries are read for, the K of recall@K and the segments are the
+    run's. The same baselines stand beside, and for a simulated dataset the oracle. A segment whose column the data
+    lacks is left out, and told. Features and filters are of other stages, and their columns are not needed.
 
     Args:
         run: a run directory.
@@ -361,8 +366,8 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
 
     Returns:
         What the file holds: ``run``, ``encoder``, ``dataset`` (name, version, hash, directory), ``references`` (title
-        of each reference's prefix), ``results`` (flat keys as in results.json) and ``undefined`` (why a metric is not
-        among them, by its key).
+        of each reference's prefix), ``results`` (flat keys as in results.json), ``undefined`` (why a metric is not
+        among them, by its key) and ``left_out`` (columns of queries whose segments are not there).
 
     Raises:
         RunError: see `Run.encoder`.
@@ -378,6 +383,15 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
     for reference in main.references(dataset):
         titles[reference.prefix] = reference.title
         steps.append((f"{reference.prefix}/", stage.override(dict(reference.module))))
+    columns = dataset.arrow("queries").column_names
+    segments = [column for column in stage.data().segments if column in columns]
+    lacking = [column for column in stage.data().segments if column not in columns]
+    if lacking:
+        say(
+            f"segments left out: {', '.join(lacking)}: the queries of {dataset.directory} have no such column; "
+            f"theirs are {', '.join(columns)}",
+            file=sys.stderr,
+        )
     name = f"{dataset.directory.name}-{dataset.hash[:8]}.json"
     file = Path(out) if out else source.directory / "evaluations" / name
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -389,7 +403,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
         assert isinstance(module, Represent)
         trainer = step.trainer(logger=False, enable_checkpointing=False, enable_model_summary=False)
         encoder = source.encoder(trained=module.of == "encoder") if "encoder" in module.needs else None
-        settings = replace(step.data(), workers=workers)
+        settings = replace(step.data(), workers=workers, segments=segments)
         with tempfile.TemporaryDirectory(prefix=f".{file.stem}.", dir=file.parent) as scratch:
             context = StageContext(dataset, settings, trainer, Path(scratch), seed=0, encoder=encoder)
             metrics = module.retrieval(context)
@@ -409,6 +423,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
         "references": titles,
         "results": dict(sorted(results.items())),
         "undefined": dict(sorted(left_out.items())),
+        "left_out": lacking,
     }
     write_json(file, found)
     return found | {"file": str(file)}

@@ -20,6 +20,7 @@ import torch
 
 from moonlib import lock
 from moonlib.claim import RunExistsError
+from moonlib.data.dataset import Dataset
 from moonlib.iteration import StageError, fit
 from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.training import NotFinite, not_finite
@@ -188,6 +189,74 @@ def test_a_killed_loader_process_is_told_in_whatever_way_torch_notices(
     monkeypatch.setattr(Contrastive, "run", run)
     with pytest.raises(StageError, match=r"pretrain: a loader process was killed.*stages\.pretrain\.data\.workers"):
         fit("iter2", short_iter2, runs=runs)
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (
+            RuntimeError(
+                "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: unable to allocate shared "
+                "memory(shm) for file </torch_28986_447771513_1>: No space left on device (28)\n"
+            ),
+            "/dev/shm is full.*--shm-size",
+        ),
+        (RuntimeError("unable to write to file </torch_7_8_1>: No space left on device (28)"), "/dev/shm is full"),
+        (RuntimeError("unable to mmap 8192 bytes from file </torch_7_8_1>: Cannot allocate memory (12)"), "/dev/shm"),
+        (
+            RuntimeError(
+                "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers "
+                "are out of shared memory. Please try to raise your shared memory limit."
+            ),
+            "/dev/shm is full",
+        ),
+        (RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 28. Details are"), "/dev/shm"),
+        (RuntimeError("received 0 items of ancdata"), "files: raise the limit"),
+        (OSError(24, "Too many open files"), "ulimit -n"),
+        (
+            RuntimeError(
+                "unable to open shared memory object </torch_7_8> in read-write mode: Too many open files (24)"
+            ),
+            "ulimit -n",
+        ),
+        (RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 24. Details are"), "ulimit -n"),
+    ],
+)
+def test_what_the_system_is_short_of_is_named(
+    error: Exception, short: str, runs: Path, short_iter2: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Contrastive, context: object) -> dict[str, float]:
+        raise error
+
+    monkeypatch.setattr(Contrastive, "run", run)
+    with pytest.raises(StageError, match=rf"pretrain: .*{short}.*--stages\.pretrain\.data\.workers 0"):
+        fit("iter2", short_iter2, runs=runs)
+
+
+def test_too_few_open_files_are_told_and_the_run_neither_waits_nor_is_lost(runs: Path, short_iter2: list[str]) -> None:
+    """Few more than the program has open when it begins."""
+    code = (
+        "import os, resource, sys; from moonlib.cli import main; import moonlib.iteration;"
+        "limit = len(os.listdir('/proc/self/fd')) + int(sys.argv[1]);"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)); sys.exit(main(sys.argv[2:]))"
+    )
+    words = ["fit", "--config", "iter2", "--runs", str(runs), *short_iter2, "--stages.pretrain.data.workers=2"]
+    done = run_program(["-c", code, "24", *words], timeout=300)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("moonlib: ")]
+    assert "ulimit -n" in line
+    for stage in runs.glob(".stages/[!.]*"):
+        assert stage.suffix == ".partial" or (stage / "identity.json").exists()
+
+
+def test_shards_that_cannot_be_opened_for_want_of_files_are_not_broken(tiny: Dataset) -> None:
+    code = (
+        "import resource, sys; from moonlib.cli import main; import moonlib.data.check;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); sys.exit(main(sys.argv[1:]))"
+    )
+    done = run_program(["-c", code, "data", "check", str(tiny.directory)], timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert "files: raise the limit (ulimit -n" in done.stderr and "broken" not in done.stderr
 
 
 def test_other_errors_of_a_stage_are_no_killed_loader(

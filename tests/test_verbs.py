@@ -301,6 +301,36 @@ def test_evaluating_on_the_runs_own_data_repeats_its_results(
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
 
 
+def test_other_data_need_not_have_the_columns_of_segments_features_and_filters(
+    here: Cli, finished_run: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run", symlinks=True)
+    for link in finished_run.iterdir():
+        if link.is_symlink():
+            (run / link.name).unlink()
+            (run / link.name).symlink_to(link.resolve())
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["stages"]["represent"]["data"]["segments"] = ["language", "dialect"]
+    features = {"users.shoe_size": "categorical", "impressions.weather": "categorical"}
+    application = {"adapter": "id_only", "predictor": "mlp", "features": features}
+    recipe["stages"]["application"] = {
+        "module": {"class_path": "moonlib.stages.application.Application", "init_args": application}
+    }
+    recipe["stages"]["refine"] = {
+        "module": {"class_path": "moonlib.stages.posttraining.Posttraining"},
+        "data": {"filters": ["entity_filter"]},
+    }
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    done = here("evaluate", run, "--data", tiny.directory, "--out", "e.json", "--workers", "0")
+    assert done.returncode == 0, done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if "left out" in line]
+    assert told.startswith("segments left out: language, dialect: the queries of")
+    assert told.endswith("have no such column; theirs are query_id, text, image, box")
+    written = json.loads((tmp_path / "e.json").read_text())
+    assert written["left_out"] == ["language", "dialect"]
+    assert written["results"] == Run(finished_run).results
+
+
 def test_evaluating_on_another_shop_keeps_the_runs_tokenizer(finished_run: Path, tmp_path: Path) -> None:
     tokenizer = (finished_run / "preprocessing/tokenizer.json").read_bytes()
     source = "{class_path: marketplace, init_args: {size: tiny, seed: 1}}"

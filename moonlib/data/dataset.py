@@ -16,6 +16,7 @@ from moonlib.checksums import Damaged, is_noted, verified
 from moonlib.data.shards import CHECKSUM, FORMAT, OFFSETS, SAMPLE_TABLES
 from moonlib.data.splits import Splits
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
+from moonlib.data.workers import shortage
 from moonlib.disk import is_panic
 from moonlib.representations.store import Representations
 
@@ -261,7 +262,7 @@ def _told_of(path: Path, part: str = "") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):
+        if (not isinstance(error, Exception) and not is_panic(error)) or shortage(error):
             raise
         raise BrokenShard(f"{path} is broken ({part}{first_line(error)}); {REMEDY}") from error
 

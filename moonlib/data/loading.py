@@ -21,6 +21,7 @@ from moonlib.data.images import UnreadableImage
 from moonlib.data.pairs import Pairs
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.data.reader import Sample, SampleReader
+from moonlib.data.workers import end_at_a_lost_batch
 from moonlib.encoders.encoder import ContentBatch, Preprocessor
 
 Ids = NDArray[np.int64]
@@ -168,6 +169,7 @@ def give_way(worker: int) -> None:
         worker: number of the process, which has no effect; as DataLoader's ``worker_init_fn`` wants it.
     """
     os.nice(19)
+    end_at_a_lost_batch(worker)
 
 
 def _content(sample: Sample, modalities: Modalities) -> Content:

@@ -19,6 +19,7 @@ from moonlib.data.content import Modalities, Side, compose
 from moonlib.data.images import UnreadableImage
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
+from moonlib.data.workers import end_at_a_lost_batch
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.representations.store import Representations, write_vectors
 
@@ -148,6 +149,7 @@ def encode(
         batch_size=None,
         num_workers=min(workers, len(contents) - start),
         pin_memory=not on_cpu,
+        worker_init_fn=end_at_a_lost_batch,
     )
     try:
         with _one_thread(on_cpu):

@@ -23,6 +23,7 @@ from moonlib.data.loading import PairBatch, PairDataset, give_way
 from moonlib.data.pairs import Ids, Pairs, serviceable
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
+from moonlib.data.workers import end_at_a_lost_batch
 from moonlib.encoders.weights import load_weights
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
@@ -201,7 +202,7 @@ class Contrastive(Stage):
             batch_size=None,
             num_workers=data.workers,
             generator=torch.Generator().manual_seed(self.context.seed),
-            worker_init_fn=give_way if self.trainer.strategy.root_device.type == "cpu" else None,
+            worker_init_fn=give_way if self.trainer.strategy.root_device.type == "cpu" else end_at_a_lost_batch,
         )
 
     def quarantine(self) -> Quarantine:

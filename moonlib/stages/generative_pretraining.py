@@ -28,6 +28,7 @@ from moonlib.data.pairs import product_pairs
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.data.questions import KINDS, Kind, Question, answerable, ask, read_questions
 from moonlib.data.reader import Sample, SampleReader
+from moonlib.data.workers import end_at_a_lost_batch
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.encoders.generative import GenerativeEncoder, QuestionPreprocessor
 from moonlib.encoders.weights import load_weights
@@ -210,7 +211,7 @@ class GenerativePretraining(Stage):
             batch_size=None,
             num_workers=data.workers,
             generator=torch.Generator().manual_seed(context.seed),
-            worker_init_fn=give_way if self.trainer.strategy.root_device.type == "cpu" else None,
+            worker_init_fn=give_way if self.trainer.strategy.root_device.type == "cpu" else end_at_a_lost_batch,
         )
 
     def val_dataloader(self) -> DataLoader[ExamBatch] | list[Any]:

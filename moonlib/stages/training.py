@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moonlib.data.impressions import BatchRows
+from moonlib.data.workers import end_at_a_lost_batch
 from moonlib.disk import rename, replacing, unfinished, writing
 from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.interruption import Interruption
@@ -165,7 +166,14 @@ def row_loader(rows: Dataset[T], context: StageContext) -> DataLoader[T]:
         start=context.position.batch,
     )
     generator = torch.Generator().manual_seed(context.seed)
-    return DataLoader(rows, sampler=sampler, batch_size=None, num_workers=data.workers, generator=generator)
+    return DataLoader(
+        rows,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=data.workers,
+        generator=generator,
+        worker_init_fn=end_at_a_lost_batch,
+    )
 
 
 def set_aside(log: Path) -> None:
