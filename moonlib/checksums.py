@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,9 @@ from moonlib.remedies import made_again
 
 SUMS = "SHA256SUMS"
 LOCK = ".lock"
+
+
+_LINE = re.compile(r"^([0-9a-f]{64})  ([^\0\n]+)\n", re.MULTILINE)
 
 
 class Damaged(ValueError):
@@ -154,9 +158,9 @@ def sums(directory: Path) -> dict[str, str]:
 def _parsed(file: Path, changed: int) -> dict[str, str]:
     try:
         text = file.read_bytes().decode()
-        parsed = {name: digest for digest, name in (line.split("  ", 1) for line in text.split("\n")[:-1])}
+        parsed = {name: digest for digest, name in _LINE.findall(text)}
         if text != "".join(f"{digest}  {name}\n" for name, digest in parsed.items()):
-            raise ValueError("it ends within a line, or names a file twice")
+            raise ValueError("expected lines of a SHA-256, two spaces and a file's name, each file once")
         return parsed
     except ValueError as error:
         raise Damaged(f"{file} is damaged ({error}); {made_again(file.parent)}") from None

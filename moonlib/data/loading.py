@@ -22,6 +22,7 @@ from moonlib.data.pairs import Pairs
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.data.reader import Sample, SampleReader
 from moonlib.data.workers import end_at_a_lost_batch
+from moonlib.disk import is_panic
 from moonlib.encoders.encoder import ContentBatch, Preprocessor
 
 Ids = NDArray[np.int64]
@@ -103,6 +104,14 @@ class PairDataset(Dataset[PairBatch]):
             TooManyUnreadable: no pair of the batch can be read, or the quarantine is full.
             BrokenShard: a shard is damaged.
         """
+        try:
+            return self._load(plan)
+        except BaseException as error:
+            if is_panic(error):  # torch's loaders hand on any other error, and end without a word for this
+                raise RuntimeError(f"step {plan.step}: {error}") from error
+            raise
+
+    def _load(self, plan: BatchPlan) -> PairBatch:
         item_id = np.concatenate([plan.item_ids, plan.extra_ids])
         item_task = np.concatenate([plan.task, plan.task[plan.extra_rows]])
         queries, items = self._read(plan.query_ids, item_id)

@@ -113,13 +113,13 @@ class SampleReader:
         data = os.pread(self._file(shard), size, start)
         if len(data) != size:
             raise self._broken(id, shard, "the file is shorter than its index says")
-        name = data[:100].partition(b"\0")[0].decode(errors="replace")
-        if name != f"{id}.{'jpg' if image_size else 'json'}":
+        if not data.startswith(f"{id}.{'jpg' if image_size else 'json'}\0".encode()):
+            name = data[:100].partition(b"\0")[0].decode(errors="replace")
             raise self._broken(id, shard, f"the index points at {name!r}")
         if checksum >= 0 and (crc := zlib.crc32(data)) != checksum:
             raise self._broken(id, shard, f"it is damaged: its CRC-32 is {crc:08x}, and was {checksum:08x}")
         try:
-            row = json.loads(data[-row_size:])
+            row = json.loads(data[-row_size:].decode())
             found = row[KEYS[self.table]]
         except (ValueError, KeyError, TypeError) as error:
             raise self._broken(id, shard, f"its row is damaged: {error}") from error

@@ -239,40 +239,40 @@ def _write_samples(
     """Write one shard of samples and its index; return what could not be read."""
     key = KEYS[table]
     bad, places, unreadable = [], [], []
-    with tarfile.open(stem.with_suffix(".tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
+    with stem.with_suffix(".tar").open("wb") as tar:
         for row in rows.iter_rows(named=True):
             image = None if row["image"] is None else next(images)
             if isinstance(image, str):
                 bad.append({"table": table, "id": row[key], "image": row["image"], "reason": image})
                 image = row["image"] = None
             unreadable.append(row["image"] is None)
-            start, size, checksum = -1, 0, 0
-            if image is not None:
-                start, size, checksum = _add(tar, f"{row[key]}.jpg", image, content)
-                checksum = zlib.crc32(bytes(-size % tarfile.BLOCKSIZE), checksum)
-            places.append((start, size, *_add(tar, f"{row[key]}.json", _row_as_json(row, table), content, checksum)))
+            picture = b"" if image is None else _member(f"{row[key]}.jpg", image, content)
+            text = _row_as_json(row, table)
+            sample = picture + _padding(picture) + _member(f"{row[key]}.json", text, content)
+            end = tar.tell() + len(sample)
+            jpg = (-1, 0) if image is None else (tar.tell() + tarfile.BLOCKSIZE, len(image))
+            places.append((*jpg, end - len(text), len(text), zlib.crc32(sample)))
+            tar.write(sample + _padding(sample))
+        tar.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar, which fills a whole record
+        tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE))
     index = pl.DataFrame(places, schema=dict.fromkeys((*OFFSETS, CHECKSUM), pl.Int64), orient="row")
     rows = rows.with_columns(image=pl.when(~pl.Series(unreadable, dtype=pl.Boolean)).then("image"))
     stem.with_suffix(".arrow").write_bytes(_arrow(rows.hstack(index)))
     return bad
 
 
-def _add(
-    tar: tarfile.TarFile, name: str, data: bytes, content: hashlib._Hash, checksum: int = 0
-) -> tuple[int, int, int]:
-    """Append a member. Nothing of the clock or the user goes into it.
-
-    Returns:
-        The offset and size of its data, and the CRC-32 of its header and data, after what ``checksum`` is of.
-    """
+def _member(name: str, data: bytes, content: hashlib._Hash) -> bytes:
+    """The header and the data of a tar's member. Nothing of the clock or the user goes into it."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
     content.update(f"{name}:{len(data)}:".encode())
     content.update(data)
-    blocks = -(-len(data) // tarfile.BLOCKSIZE)
-    checksum = zlib.crc32(data, zlib.crc32(member.tobuf(tarfile.USTAR_FORMAT), checksum))
-    return tar.offset - blocks * tarfile.BLOCKSIZE, len(data), checksum
+    return member.tobuf(tarfile.USTAR_FORMAT) + data
+
+
+def _padding(written: bytes) -> bytes:
+    """What fills a tar's last block."""
+    return bytes(-len(written) % tarfile.BLOCKSIZE)
 
 
 def _write_events(shards: Path, table: str, frame: pl.DataFrame, content: hashlib._Hash) -> None:

@@ -135,7 +135,8 @@ def _told_of(path: Path) -> Iterator[None]:
             raise
         if "UTF-8" in str(error):
             _refuse_what_is_no_utf8(path)
-        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} can't be read: {reason}") from error
 
 
 def _refuse_what_is_no_utf8(path: Path) -> None:

@@ -232,12 +232,17 @@ def test_a_dataset_without_checksums_cannot_be_verified(built: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("content", [b"", b"abc", b"\xff\n"])
+LISTED = b"0" * 64 + b"  "
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"abc", b"\xff\n", LISTED + b"a", LISTED + b"a\0b\n", LISTED.upper()[2:] + b"a\n", 2 * (LISTED + b"a\n")],
+)
 def test_a_damaged_list_of_checksums(built: Path, content: bytes) -> None:
     (built / "SHA256SUMS").write_bytes(content)
     assert "SHA256SUMS" in check(built).problems[0] and "build it again" in check(built).problems[0]
-    listed = b"0" * 64 + b"  gone\n"
-    (built / "SHA256SUMS").write_bytes(listed)
+    (built / "SHA256SUMS").write_bytes(LISTED + b"gone\n")
     assert f"{built / 'gone'} is missing" in check(built).problems[0]
 
 

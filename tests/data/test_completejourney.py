@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moonlib.data.completejourney.package import installed, read, week_starts
+from moonlib.data.completejourney.package import COLUMNS, installed, read, week_starts
 from moonlib.data.completejourney.source import CompleteJourney
 from moonlib.data.dataset import Dataset
 from moonlib.data.histories import Histories
@@ -389,6 +389,13 @@ def test_broken_files_are_named(source: Make, tmp_path: Path) -> None:
         read(tmp_path, "promotions")
     with pytest.raises(ValueError, match=r"demographics\.parquet cannot be read"):
         read(tmp_path, "demographics")
+    pages = pl.DataFrame(dict.fromkeys(COLUMNS["promotions"], range(9)))
+    pages.write_parquet(tmp_path / "promotions.parquet", compression="uncompressed")
+    data = bytearray((tmp_path / "promotions.parquet").read_bytes())
+    data[4:40] = bytes(36)  # the header of the first page, which only who reads all comes upon
+    (tmp_path / "promotions.parquet").write_bytes(data)
+    with pytest.raises(ValueError, match=r"promotions\.parquet cannot be read"):
+        read(tmp_path, "promotions")
     rows = pl.DataFrame({"week": [1, 2, 1], "ts": [start(1), start(1), start(2)]})
     with pytest.raises(ValueError, match="week 2 begins before the last transaction"):
         week_starts(rows, tmp_path)

@@ -337,6 +337,18 @@ def test_a_sample_that_is_not_as_it_was_written_stops_the_run(dataset: Dataset, 
     assert not (tmp_path / "quarantine.jsonl").exists()
 
 
+def test_a_panic_in_a_loader_process_is_an_error_like_any_other(dataset: Dataset, tmp_path: Path) -> None:
+    """What tokenizers and others that are written in Rust raise is no ``Exception``, and would end the process."""
+    loaded, plans = loading(dataset, tmp_path, "image -> image")
+
+    def panic(contents: Sequence[Content], side: Side) -> Any:
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    loaded._preprocessor = panic  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="step 0: index out of bounds"):
+        list(DataLoader(loaded, sampler=plans, batch_size=None, num_workers=1))
+
+
 def test_a_batch_without_readable_pairs_says_so(dataset: Dataset, tmp_path: Path) -> None:
     broken = damage(dataset, tmp_path / "copy", "products", ITEMS)
     loaded, plans = loading(broken, tmp_path, "image -> image", floor=100)

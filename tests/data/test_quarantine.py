@@ -22,6 +22,16 @@ def test_records_once_and_survives_a_restart(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    "line", [b"[]", b"3", b"null", b'{"table": "products"}', b'{"table": [], "id": 1, "reason": ""}', b"\xff"]
+)
+def test_a_line_that_is_no_entry_is_left_out(tmp_path: Path, line: bytes) -> None:
+    quarantine = Quarantine(tmp_path / "q.jsonl", total=10)
+    quarantine.record("products", 1, "torn")
+    (tmp_path / "q.jsonl").write_bytes(line + b"\n" + (tmp_path / "q.jsonl").read_bytes())
+    assert quarantine.entries() == {("products", 1): "torn"}
+
+
 def test_nothing_is_written_before_something_is_wrong(tmp_path: Path) -> None:
     assert Quarantine(tmp_path / "q.jsonl", total=10).entries() == {}
     assert list(tmp_path.iterdir()) == []

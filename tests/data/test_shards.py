@@ -170,6 +170,17 @@ def test_a_bug_in_the_reader_is_not_taken_for_a_bad_image(shop: Tables, splits: 
         write_dataset(tmp_path / "d", shop, read_image, splits, name="x", version="1", workers=1)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_panic_of_the_reader_is_a_bad_image(shop: Tables, splits: Splits, tmp_path: Path, workers: int) -> None:
+    """A reader may use a library that is written in Rust, whose panics are no ``Exception``."""
+
+    def read_image(table: str, name: str) -> bytes:
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    with pytest.raises(ValueError, match=r"5 of 5 images can't be read, .*: index out of bounds"):
+        write_dataset(tmp_path / "d", shop, read_image, splits, name="x", version="1", workers=workers)
+
+
 def test_empty_tables_keep_their_columns(write: Write, shop: Tables) -> None:
     dataset = Dataset(write("d", validate(Tables(shop.products))))
     for table in ("queries", "users", "searches", "impressions"):

@@ -82,6 +82,19 @@ def test_what_is_no_csv_is_refused_with_file_row_and_column(
 
 
 @VERBS
+def test_a_panic_of_the_reader_names_the_table(verb: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of some damaged files polars raises what is no ``Exception``."""
+    pl.DataFrame({"item_id": [0], "title": ["a"]}).write_parquet(tmp_path / "products.parquet")
+
+    def panic(*_: object, **__: object) -> pl.LazyFrame:
+        raise pl.exceptions.PanicException("")
+
+    monkeypatch.setattr(pl, "scan_parquet", panic)
+    with pytest.raises(ValueError, match=r"products\.parquet can't be read: "):
+        verb(tmp_path, "products.parquet")
+
+
+@VERBS
 def test_parquet_text_that_is_not_utf8_is_named(verb: Verb, tmp_path: Path) -> None:
     stored = pa.array([b"a", None, b"caf\xe9"])
     text = pa.Array.from_buffers(pa.string(), 3, stored.buffers())
