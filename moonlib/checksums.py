@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -94,7 +95,11 @@ def verify_all(directory: Path) -> list[str]:
         What is wrong, a sentence for each file that is damaged or missing.
     """
     problems = []
-    for name, expected in sums(directory).items():
+    try:
+        noted = sums(directory)
+    except (Damaged, OSError) as error:
+        return [str(error)]
+    for name, expected in noted.items():
         try:
             _compare(directory / name, directory, expected)
         except FileNotFoundError:
@@ -134,11 +139,23 @@ def sums(directory: Path) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _parsed(file: Path, changed: int) -> dict[str, str]:
+    found: dict[str, str] = {}
     try:
-        lines = [line.split("  ", 1) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
-        return {name: digest for digest, name in lines}
+        text = file.read_text(encoding="utf-8")
     except ValueError as error:
         raise Damaged(f"{file} is damaged ({error}); {made_again(file.parent)}") from None
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:-1], 1):
+        if not (parts := _LINE.fullmatch(line)):
+            raise Damaged(f"{file} is damaged: line {number} is no checksum; {made_again(file.parent)}")
+        found[parts[2]] = parts[1]
+    # Cut off, or empty beside files that it should list: without a word nothing would be compared.
+    if lines[-1] or (not found and any(path != file for path in file.parent.iterdir())):
+        raise Damaged(f"{file} is damaged: its end is missing; {made_again(file.parent)}")
+    return found
+
+
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\0]+)")
 
 
 def made_again(place: Path) -> str:
@@ -147,7 +164,7 @@ def made_again(place: Path) -> str:
     Args:
         place: the file, or the directory of a stage, a dataset, or of what another command wrote.
     """
-    place = place.resolve()
+    place = Path(os.path.realpath(place))  # not resolve(), which raises for a link to itself
     directory = place if place.is_dir() else sealed_in(place) or place.parent
     above = directory.parent
     if above.name == STAGES:
@@ -169,6 +186,6 @@ def made_again(place: Path) -> str:
 def _run_of(stage: Path, runs: Path) -> Path | None:
     """A run that links to a stage."""
     for recipe in sorted(runs.glob("**/recipe.yaml")):
-        if any(path.is_symlink() and path.resolve() == stage for path in recipe.parent.iterdir()):
+        if any(path.is_symlink() and os.path.realpath(path) == str(stage) for path in recipe.parent.iterdir()):
             return recipe.parent
     return None

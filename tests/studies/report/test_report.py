@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from moonlib.checksums import SUMS
 from moonlib.cli import main
 from moonlib.metrics.bootstrap import Interval
 from moonlib.run import RunError
@@ -76,11 +77,12 @@ def runs(lineage: list[Path], tmp_path: Path) -> list[Path]:
 
 
 def own(run: Path, stage: str) -> Path:
-    """Give a run a stage's directory of its own in place of the link."""
+    """Give a run a stage's directory of its own, to change, in place of the link."""
     stages = run / stage
     place = stages.resolve()
     stages.unlink()
     shutil.copytree(place, stages)
+    (stages / SUMS).unlink()
     return stages
 
 
@@ -229,8 +231,9 @@ def test_a_broken_file_of_a_study_stops_nothing(runs: list[Path], content: str) 
         place.parent.mkdir(exist_ok=True)
         place.write_text(content)
     page = Page(report(runs))
-    for place in places:
-        assert (f"{place} cannot be read" in page.text) == (content == "{")
+    told = {"{": "is no JSON file that can be read", "[]": "holds no JSON object, but '[]'"}.get(content)
+    for place, key in zip(places, ("points", "points", "lifts"), strict=True):
+        assert (f"{place} {told}" if told else f"{place}: '{key}' is '") in page.text
 
 
 def test_one_run_has_its_page_in_itself(runs: list[Path]) -> None:
