@@ -135,7 +135,8 @@ def read(directory: str | Path, label: str) -> Evidence:
         if str(name) not in found.stages:
             problems.append(f"{place / str(name)} is no directory of a stage; {found.run._command} makes it")
     for name, stage in {"preprocessing": place / "preprocessing", **found.stages}.items():
-        found.dataset = found.dataset or str(mapping(stage / "identity.json", problems).get("dataset") or "")
+        identity = mapping(stage / "identity.json", problems)
+        found.dataset = found.dataset or str(identity.get("dataset") or "")
         metrics = mapping(stage / "metrics.json", problems)
         searched, clicked = any(key.startswith(SEARCH_TASKS) for key in metrics), "ctr/auc" in metrics
         if searched and _there(stage / "searches.parquet", problems):
@@ -156,9 +157,12 @@ def _opened(directory: str | Path, problems: list[str]) -> Run:
             raise
         if (place / "config.json").exists():  # an export has a recipe too
             raise
-        with telling(problems.append):
+        told: list[str] = []
+        with telling(told.append):
             raise
-        problems[-1] += "; its stages are read without it"
+        problems.append(
+            f"{place / 'recipe.yaml'} is no recipe that can be read, its stages are told without: {told[0]}"
+        )
         return WithoutRecipe(place)
 
 

@@ -160,7 +160,8 @@ def exchange(report: Report) -> Section | None:
         if name and downstream in ("ctr/auc", "ctr/auc@new"):
             lead += f"Steer {downstream} by {name}" + (f", chosen by {sure.estimate:.0%} of resamples" if sure else "")
             lead += ". "
-    return Section("exchange", "What recall buys", lead, [figures, *([_rates_table(rates)] if rates else [])])
+    parts = [*([figures] if figures else []), *([_rates_table(rates)] if rates else [])]
+    return Section("exchange", "What recall buys", lead, parts)
 
 
 def _scatter(
