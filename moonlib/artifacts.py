@@ -7,10 +7,10 @@ the file's name and what to do.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,16 @@ from numpy.typing import NDArray
 
 from moonlib.checksums import Damaged, again, verified
 from moonlib.disk import is_panic
+
+Kind = Literal["integers", "floats", "booleans", "texts"]
+"""Of a column's values."""
+
+_KINDS: dict[Kind, Callable[[pl.DataType], bool]] = {
+    "integers": lambda dtype: dtype.is_integer(),
+    "floats": lambda dtype: dtype.is_float(),
+    "booleans": lambda dtype: dtype == pl.Boolean,
+    "texts": lambda dtype: dtype == pl.String,
+}
 
 
 class Unreadable(ValueError):
@@ -37,7 +47,7 @@ def reading(file: Path, kind: str) -> Iterator[None]:
         Damaged: its content is not what was written.
         Unreadable: it can't be parsed.
 
-    Example: ``with reading(file, "Parquet file"): table = pl.read_parquet(file)``
+    Example: ``with reading(file, "Parquet file"): table = pl.read_parquet(file, glob=False, hive_partitioning=False)``
     """
     try:
         verified(file)
@@ -59,26 +69,86 @@ def read_json(file: Path) -> Any:
 
 def read_mapping(file: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object; see `reading` for what it raises."""
-    found = read_json(file)
+    return mapping(read_json(file), file)
+
+
+def mapping(found: Any, file: Path) -> dict[str, Any]:
+    """Refuse what a JSON file held if it is no object.
+
+    Args:
+        found: what was read.
+        file: where.
+
+    Raises:
+        Unreadable: naming the file.
+    """
     if not isinstance(found, dict):
         raise Unreadable(f"{file} holds no JSON object, but {str(found)[:40]!r}; {again(file)}")
     return found
 
 
-def read_table(file: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
+def read_numbers(file: Path) -> dict[str, float]:
+    """Read a JSON file that holds an object of numbers, such as the metrics of a stage; see `reading` for more.
+
+    Raises:
+        Unreadable: it is no JSON file, or a value in it is no number.
+    """
+    return numbers(read_json(file), file)
+
+
+def numbers(found: Any, file: Path) -> dict[str, float]:
+    """Refuse what a JSON file held if it is not an object of numbers.
+
+    Args:
+        found: what was read.
+        file: where.
+
+    Raises:
+        Unreadable: naming the key.
+    """
+    for key, value in mapping(found, file).items():
+        if not is_number(value):
+            raise Unreadable(f"{file}: {key!r} is {str(value)[:40]!r}, and should be a number; {again(file)}")
+    return mapping(found, file)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a number that a float can hold; NaN and the infinities are."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # JSON has integers of any length
+        return False
+    return True
+
+
+def read_table(file: Path, columns: Mapping[str, Kind] | Sequence[str] = ()) -> pl.DataFrame:
     """Read a Parquet file.
 
     Args:
         file: to read.
-        columns: that it must have; it may have more.
+        columns: that it must have; it may have more. Of those that a kind is given for, no value may be missing.
 
     Raises:
-        Unreadable: it is no Parquet file, or lacks one of the columns. See `reading` for others.
+        Unreadable: it is no Parquet file, or lacks one of the columns, or one holds other values. See `reading` for
+            others.
+
+    Example: ``read_table(stage / "predictions.parquet", {"clicked": "booleans"})``
     """
     with reading(file, "Parquet file"):
-        table = pl.read_parquet(file)
-        if missing := [column for column in columns if column not in table.columns]:
-            raise Unreadable(f"{file} has no column {missing[0]!r} (it has {', '.join(table.columns)}); {again(file)}")
+        table = pl.read_parquet(file, glob=False, hive_partitioning=False)
+    if missing := [column for column in columns if column not in table.columns]:
+        raise Unreadable(f"{file} has no column {missing[0]!r} (it has {', '.join(table.columns)}); {again(file)}")
+    for column, kind in columns.items() if isinstance(columns, Mapping) else ():
+        values = table[column]
+        if not _KINDS[kind](values.dtype):
+            problem = f"holds {values.dtype}, and should hold {kind}"
+        elif values.null_count():
+            problem = f"lacks {values.null_count():,} of its {len(values):,} values"
+        else:
+            continue
+        raise Unreadable(f"{file}: column {column!r} {problem}; {again(file)}")
     return table
 
 

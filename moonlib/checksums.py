@@ -1,14 +1,14 @@
 """Checksums of what is finished: noted when a directory is complete, compared when a process first opens a file of it.
 
-They are kept in a file ``SHA256SUMS`` in the directory, which ``sha256sum --check SHA256SUMS`` reads too. A bit that a
-disk, a copy or an editor changed is then an error that names the file, and not a result that nobody can explain.
+They are kept in a file ``checksums.sha256`` in the directory, which ``sha256sum --check`` reads too. Its last line, to
+that program a comment, is the checksum of those above. A bit that a disk, a copy or an editor changed is then an error
+that names the file, and not a result that nobody can explain.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +16,10 @@ from pathlib import Path
 from moonlib.disk import sync, writing
 from moonlib.remedies import made_again
 
-SUMS = "SHA256SUMS"
+SUMS = "checksums.sha256"
 LOCK = ".lock"
 
-
-_LINE = re.compile(r"^([0-9a-f]{64})  ([^\0\n]+)\n", re.MULTILINE)
+_MARK = b"# the lines above: "
 
 
 class Damaged(ValueError):
@@ -50,7 +49,8 @@ def seal(directory: Path, but: Collection[str] = ()) -> None:
                 with path.open("rb") as file:
                     lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(directory)}\n")
                     os.fsync(file.fileno())
-        (directory / SUMS).write_text("".join(lines), encoding="utf-8")
+        listed = "".join(lines).encode()
+        (directory / SUMS).write_bytes(listed + _MARK + hashlib.sha256(listed).hexdigest().encode() + b"\n")
         for path in (directory / SUMS, *reversed(folders)):
             sync(path)
 
@@ -73,7 +73,7 @@ def verified(file: Path) -> Path:
 
     Example: ``np.load(verified(stage / "products.npy"))``
     """
-    real = file.resolve()
+    real = _real(file)
     if real.is_dir():
         for name in sums(real):
             verified(file / name)
@@ -105,7 +105,11 @@ def verify_all(directory: Path) -> list[str]:
         What is wrong, a sentence for each file that is damaged or missing.
     """
     problems = []
-    for name, expected in sums(directory).items():
+    try:
+        noted = sums(directory)
+    except (Damaged, OSError) as error:
+        return [str(error)]
+    for name, expected in noted.items():
         try:
             _compare(directory / name, directory, expected)
         except FileNotFoundError:
@@ -128,7 +132,7 @@ def _compare(file: Path, directory: Path, expected: str) -> None:
 
 def is_noted(file: Path) -> bool:
     """Whether `verified` has something to compare a file with."""
-    real = file.resolve()
+    real = _real(file)
     directory = sealed_in(real)
     return directory is not None and real.relative_to(directory).as_posix() in sums(directory)
 
@@ -140,7 +144,7 @@ def sealed_in(path: Path) -> Path | None:
 
 def again(file: Path) -> str:
     """What to do to have a file made anew, see `moonlib.remedies.made_again`."""
-    real = file.resolve()
+    real = _real(file)
     return made_again(sealed_in(real) or real.parent)
 
 
@@ -148,7 +152,7 @@ def sums(directory: Path) -> dict[str, str]:
     """The noted checksums of a directory: SHA-256 in hexadecimal digits by the file's name; empty without any.
 
     Raises:
-        Damaged: the list itself can't be read.
+        Damaged: the list itself is not as it was written.
     """
     file = directory / SUMS
     return _parsed(file, file.stat().st_mtime_ns) if file.is_file() else {}
@@ -156,11 +160,13 @@ def sums(directory: Path) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _parsed(file: Path, changed: int) -> dict[str, str]:
-    try:
-        text = file.read_bytes().decode()
-        parsed = {name: digest for digest, name in _LINE.findall(text)}
-        if text != "".join(f"{digest}  {name}\n" for name, digest in parsed.items()):
-            raise ValueError("expected lines of a SHA-256, two spaces and a file's name, each file once")
-        return parsed
-    except ValueError as error:
-        raise Damaged(f"{file} is damaged ({error}); {made_again(file.parent)}") from None
+    listed, _, own = file.read_bytes().rpartition(_MARK)
+    if own != hashlib.sha256(listed).hexdigest().encode() + b"\n":
+        raise Damaged(f"{file} is damaged: its lines are not as they were written; {made_again(file.parent)}")
+    pairs = (line.split("  ", 1) for line in listed.decode().split("\n")[:-1])
+    return {name: digest for digest, name in pairs}
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads. `Path.resolve` raises for a link to itself, before Python 3.13."""
+    return Path(os.path.realpath(path))

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from moonlib import lock, processes
 from moonlib import recipe as recipes
+from moonlib.artifacts import reading
 from moonlib.claim import RunExistsError
 from moonlib.console import Terminal
 from moonlib.directories import LOCK, refuse_links
@@ -108,7 +109,8 @@ def debug(
     for name in trained:
         for file in sorted((run / name).rglob("*profile.txt")):
             console.print(name, style="bold")
-            console.print(f"{file.read_text().strip()}\n")
+            with reading(file, "text of a profiler"):
+                console.print(f"{file.read_text().strip()}\n")
     return run
 
 
@@ -166,6 +168,7 @@ def loss_table(run: Path, stages: list[str]) -> Table:
     for title in ("steps", "first loss", "last loss"):
         table.add_column(title, justify="right")
     for name in stages:
-        losses = pl.read_csv(run / name / "csv/metrics.csv")["loss"].drop_nulls()
+        with reading(log := run / name / "csv/metrics.csv", "CSV log of a training"):
+            losses = pl.read_csv(log)["loss"].drop_nulls()
         table.add_row(name, str(len(losses)), f"{losses[0]:.4f}", f"{losses[-1]:.4f}")
     return table

@@ -6,7 +6,7 @@
     text/, image/, ...  configuration and tokenizer of a part that had them from elsewhere, such as the hub
     recipe.yaml         what it was trained with
     README.md           the model card, see `moonlib.model_card`; yours to edit
-    SHA256SUMS          checksums of all but the model card, see `moonlib.checksums`
+    checksums.sha256          checksums of all but the model card, see `moonlib.checksums`
 
 Nothing in the folder points out of it: neither the run nor its data nor a network is needed to open it.
 """

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import moonlib
+from moonlib.artifacts import numbers
+from moonlib.costs import read_costs
 from moonlib.data.marketplace.source import Marketplace
 from moonlib.metrics.undefined import is_of_validation, sentences
 from moonlib.recipe_typing import class_path
@@ -54,6 +56,9 @@ def model_card(run: Run, encoder: Encoder, described: Mapping[str, Any], recipe:
 
     Returns:
         Markdown with the front matter that the Hugging Face hub reads. What users wrote is escaped.
+
+    Raises:
+        RunError, Unreadable: results.json or costs.json can't be read.
     """
     sections = [
         _front_matter(encoder, license),
@@ -185,10 +190,10 @@ cosines = torch.nn.functional.normalize(vectors) @ torch.nn.functional.normalize
 
 def _results(run: Run) -> list[str]:
     """A table per task: a row per metric and segment, a column for the run and for each reference that has it."""
-    try:
-        results = run.results
-    except RunError:
+    file = run.directory / "results.json"
+    if not file.exists():
         return ["The run has no results."]
+    results = numbers(run.results, file)
     prefixes = _prefixes(run)
     own = [key for key in results if not key.startswith((*(f"{prefix}/" for prefix in prefixes), "valid/"))]
     tasks: dict[str, list[str]] = {}
@@ -284,12 +289,12 @@ def _data(run: Run) -> str:
 
 def _cost(run: Run) -> str:
     try:
-        costs = json.loads((run.directory / "costs.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        costs = read_costs(run.directory / "costs.json")
+    except FileNotFoundError:
         return "Not noted."
     rows = []
     for name, cost in costs.items():
-        if name.partition(".")[0] in ("preprocessing", *run.trained_by) and isinstance(cost, Mapping):
+        if name.partition(".")[0] in ("preprocessing", *run.trained_by):
             seconds = (cost.get("first_run") or cost).get("seconds")
             if not cost.get("reused") or "first_run" in cost:
                 rows.append([plain(name), "" if seconds is None else f"{seconds:.1f}"])

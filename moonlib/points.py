@@ -9,12 +9,12 @@ chain is an ordinary stage, in a directory of ``.stages`` that its fingerprint n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moonlib.artifacts import read_numbers
 from moonlib.data.dataset import Dataset
 from moonlib.data.evaluation import EVALUATED, evaluation_searches
 from moonlib.data.splits import Split
@@ -94,7 +94,8 @@ def points_of(run: Path, recipe: Recipe) -> list[Point]:
             steps = stage.written["trainer"].get("max_steps")
             trained = Point(name, steps, directory.name)
             if stage.probe:
-                snapshots = sorted(int(place.name) for place in (directory / SNAPSHOTS).glob("*"))
+                names = [place.name for place in (directory / SNAPSHOTS).glob("*")]
+                snapshots = sorted(int(name) for name in names if name.isdecimal())  # a file browser leaves others
                 found += [Point(name, step, f"{directory.name}/{SNAPSHOTS}/{step}") for step in snapshots]
                 found.append(trained)
         else:
@@ -166,7 +167,7 @@ def evaluated(iteration: Iteration, point: Point, links: Mapping[str, StageRecip
             yield iteration.run_step(replace(represent, link=f"{place}/represent"))
             iteration.lineage.representations = represent.fingerprint
         elif point.representations:
-            yield json.loads((iteration.stages / point.representations / "metrics.json").read_text(encoding="utf-8"))
+            yield read_numbers(iteration.stages / point.representations / "metrics.json")
         for name, stage in links.items():
             iteration.interruption.check()
             step = iteration.step(stage, stage.module())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def runs_of(run: Path) -> Path:
 def _run_of(stage: Path, runs: Path) -> Path | None:
     """A run that links to a stage."""
     for recipe in sorted(runs.glob("**/recipe.yaml")):
-        if any(path.is_symlink() and path.resolve() == stage for path in recipe.parent.iterdir()):
+        if any(path.is_symlink() and os.path.realpath(path) == str(stage) for path in recipe.parent.iterdir()):
             return recipe.parent
     return None
 

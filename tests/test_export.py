@@ -19,7 +19,7 @@ import yaml
 import moonlib
 from moonlib import export as exporting
 from moonlib.checksums import SUMS
-from moonlib.cli import main
+from moonlib.cli import _is_users, main
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
@@ -375,6 +375,28 @@ def test_the_card_tells_results_beside_their_baselines_and_nothing_else(exported
     recipe = re.search(r"```yaml\n(.*?)```", card, re.DOTALL)
     assert recipe and yaml.safe_load(recipe[1]) == Run(finished_run).config
     assert (exported / "recipe.yaml").read_text() == recipe[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("costs.json", "[1]", "costs.json holds no JSON object"),
+        (
+            "costs.json",
+            '{"pretrain": {"seconds": "long"}}',
+            "'seconds' of 'pretrain' is 'long', and should be a number",
+        ),
+        ("results.json", '{"ctr/auc": {"test": 1}}', "results.json: 'ctr/auc' is"),
+    ],
+)
+def test_a_card_is_made_of_numbers_or_not_at_all(
+    finished_run: Path, tmp_path: Path, name: str, content: str, told: str
+) -> None:
+    copied = shutil.copytree(finished_run.parent, tmp_path / "runs", symlinks=True) / finished_run.name
+    (copied / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(told)) as caught:
+        export(copied, tmp_path / "shipped")
+    assert _is_users(caught.value) and not (tmp_path / "shipped").exists()
 
 
 def test_the_cards_snippet_runs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

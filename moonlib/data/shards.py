@@ -3,7 +3,7 @@
 A dataset directory holds::
 
     dataset.json                          name, version, counts, splits, hash; written last
-    SHA256SUMS                            the checksum of every file; `build_once` adds it to what is complete
+    checksums.sha256                            the checksum of every file; `build_once` adds it to what is complete
     quarantine.jsonl                      images that could not be read, one per line; only if there are any
     shards/products-000000.tar            <item_id>.jpg (if it has an image), <item_id>.json = the row
     shards/products-000000.arrow          the same rows, where each member's data lies in the tar, and its CRC-32

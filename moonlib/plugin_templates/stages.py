@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch.nn import functional as F
 
+from moonlib.disk import replacing
 from moonlib.representations.store import Representations
 from moonlib.stages.stage import Need, Stage, StageContext
 
@@ -57,10 +58,8 @@ class Template(Stage):
         products = Representations.open(context.representations, "products")
         known = np.flatnonzero(np.any(products.vectors != 0, axis=1))
         similar = self.similar(products.ids[known], torch.from_numpy(products.read(known)), context.data.batch_size)
-        # Written under another name and renamed: a file of this name is always whole.
-        partial = context.directory / ".similar.parquet"
-        similar.write_parquet(partial)
-        partial.replace(context.directory / "similar.parquet")
+        with replacing(context.directory / "similar.parquet") as partial:  # a file of this name is always whole
+            similar.write_parquet(partial)
 
         category = context.dataset.products.select("item_id", "category")
         first = (

@@ -10,6 +10,8 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from moonlib.artifacts import Kind, Unreadable, read_table
+from moonlib.checksums import again
 from moonlib.metrics.bins import equal_mass_bins
 from moonlib.metrics.bootstrap import (
     Interval,
@@ -23,6 +25,26 @@ from moonlib.metrics.log_loss import row_log_loss
 
 KEYS = ("search_id", "item_id")
 """Of a search or an impression. A shop may show an item twice in one search: rows are paired by their order then."""
+
+SEARCHES: dict[str, Kind] = {
+    "task": "texts",
+    "split": "texts",
+    "search_id": "integers",
+    "user_id": "integers",
+    "item_id": "integers",
+    "rank": "integers",
+}
+"""Columns of ``searches.parquet`` that are always read."""
+
+PREDICTIONS: dict[str, Kind] = {
+    "split": "texts",
+    "search_id": "integers",
+    "user_id": "integers",
+    "item_id": "integers",
+    "clicked": "booleans",
+    "probability": "floats",
+}
+"""Columns of ``predictions.parquet`` that are always read."""
 
 ECE_BINS = 20
 """Bins of equal mass of the calibration error, as `moonlib.metrics.ece` has by default."""
@@ -39,8 +61,11 @@ def searches(stage: Path, task: str = "image_search", split: str = "test") -> pl
     Returns:
         The rows of ``searches.parquet``, by search and item: search_id, user_id, query_id, item_id, rank (0 is the
         best), gallery, new, tail and what the recipe asked for besides.
+
+    Raises:
+        FileNotFoundError, Damaged, Unreadable: see `moonlib.artifacts.read_table`.
     """
-    table = pl.read_parquet(stage / "searches.parquet")
+    table = read_table(stage / "searches.parquet", SEARCHES)
     return table.filter(pl.col("task") == task, pl.col("split") == split).sort(*KEYS, maintain_order=True)
 
 
@@ -54,9 +79,26 @@ def predictions(stage: Path, split: str = "test") -> pl.DataFrame:
     Returns:
         The rows of ``predictions.parquet``, by search and item: search_id, user_id, item_id, clicked, probability,
         new, tail and what the recipe asked for besides.
+
+    Raises:
+        FileNotFoundError, Damaged, Unreadable: see `read_predictions`.
     """
-    table = pl.read_parquet(stage / "predictions.parquet")
+    table = read_predictions(stage / "predictions.parquet")
     return table.filter(pl.col("split") == split).sort(*KEYS, maintain_order=True)
+
+
+def read_predictions(file: Path) -> pl.DataFrame:
+    """The rows of a ``predictions.parquet``, in their order.
+
+    Raises:
+        FileNotFoundError, Damaged: see `moonlib.artifacts.reading`.
+        Unreadable: it is no such table, or a probability in it is none.
+    """
+    table = read_table(file, PREDICTIONS)
+    wrong = table["probability"].filter(~table["probability"].is_between(0, 1))
+    if len(wrong):
+        raise Unreadable(f"{file}: a probability is {wrong[0]}, and should be between 0 and 1; {again(file)}")
+    return table
 
 
 def hits(run: Path, stage: str = "represent", k: int = 10, task: str = "image_search") -> pl.DataFrame:

@@ -16,6 +16,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from moonlib import processes
+from moonlib.artifacts import Unreadable
+from moonlib.checksums import Damaged
 from moonlib.console import Terminal
 from moonlib.directories import write_json
 from moonlib.run import RunError
@@ -128,7 +130,7 @@ def gather(study: Study, console: Terminal) -> Path:
     for point in study.points:
         try:
             found[point.index] = study.values(point)
-        except (RunError, StudyError) as error:
+        except (RunError, StudyError, Unreadable, Damaged, OSError) as error:
             missing[point.index] = str(error)
     if not found:
         raise StudyError(f"{study.directory}: no point is finished; the first: {missing[0]}")

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moonlib.directories import unfinished
-from moonlib.disk import writing
+from moonlib.disk import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,10 +43,8 @@ def scaling_figure(file: Path, every: Sequence[Series], points: Sequence[Point],
     for row, one in enumerate(every, 1):
         _panel(figure.add_subplot(len(every), 1, row), one, points, units)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = unfinished(file)
-    with writing(file):
+    with replacing(file) as partial:
         figure.savefig(partial, format="png")
-        partial.replace(file)
     return file
 
 

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moonlib import recipe as recipes
+from moonlib.artifacts import Unreadable, numbers
+from moonlib.checksums import again
 from moonlib.fingerprint import material_recipe
 from moonlib.iteration import fit
 from moonlib.names import run_name
@@ -239,20 +241,26 @@ class Study:
             RunError: it is missing or has no results.
             StudyError: it is of another recipe, or lacks a metric.
             NotDefined: its data does not define a metric.
+            Unreadable: a file of it is none that a run leaves.
         """
         run = Run(self.directory / point.name)
-        differing = [
-            f"{key} {old} (now {new})"
-            for key, old, new in recipes.diff(material_recipe(run.config), material_recipe(self.config_of(point)))
-        ]
+        expected = material_recipe(self.config_of(point))
+        try:
+            changes = recipes.diff(material_recipe(run.config), expected)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            file, kind = run.directory / "recipe.yaml", type(error).__name__
+            raise Unreadable(f"{file} is no recipe of a run ({kind}: {error}); {again(file)}") from error
+        differing = [f"{key} {old} (now {new})" for key, old, new in changes]
         if differing:
             raise StudyError(f"{run.directory} is the run of another recipe: {', '.join(differing)}; see --replace")
-        results = run.results
+        results = numbers(run.results, run.directory / "results.json")
         for metric in self.scale.metrics:
             if why := run.undefined.get(metric):
                 raise NotDefined(f"{run.directory}: '{metric}' is not defined: {why}")
             if metric not in results:
                 raise StudyError(f"{run.directory} has no result '{metric}'; {hint(metric, results)}")
+            if not math.isfinite(results[metric]):
+                raise StudyError(f"{run.directory} has no result '{metric}', it is {results[metric]}")
         return {metric: results[metric] for metric in self.scale.metrics}
 
     def point(self, index: int) -> Point:

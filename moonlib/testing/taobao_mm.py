@@ -31,7 +31,7 @@ from moonlib.data.taobao_mm.files import (
     VECTOR,
 )
 from moonlib.data.taobao_mm.sample import mixed
-from moonlib.disk import writing
+from moonlib.disk import replacing
 from moonlib.representations.store import Representations
 
 LONGEST = 1000
@@ -159,7 +159,5 @@ def _text_hash(texts: pl.Series) -> pl.Series:
 
 
 def _write(path: Path, table: pa.Table, schema: Mapping[str, pa.DataType]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
+    with replacing(path) as partial:
         parquet.write_table(table.select(list(schema)).cast(pa.schema(list(schema.items()))), partial)
-        partial.replace(path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from moonlib.cli import main
+from moonlib.checksums import SUMS, Damaged
+from moonlib.cli import _is_users, main
 from moonlib.data.dataset import Dataset
 from moonlib.data.marketplace.fresh_requests import draw_requests
 from moonlib.data.marketplace.traffic import BIAS, SHOWN
@@ -217,6 +220,7 @@ def test_runs_of_other_data_are_refused(elsewhere: Path, unbroken: Path) -> None
     for identity in ((elsewhere / "application").resolve(),):
         described = json.loads((identity / "identity.json").read_text())
         (identity / "identity.json").write_text(json.dumps(described | {"dataset": "0" * 64}))
+        (identity / SUMS).unlink()
     with pytest.raises(RunError, match="but from other data"):
         abtest(unbroken / "application.baseline", [elsewhere])
 
@@ -225,3 +229,32 @@ def test_arms_are_named_by_run_and_reference(unbroken: Path) -> None:
     assert Arm.at(unbroken).name == "iter2"
     assert Arm.at(unbroken / "application").name == "iter2"
     assert Arm.at(unbroken / "application.baseline.shuffled").name == "iter2.baseline.shuffled"
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda table: table.cast({"probability": pl.String}), "'probability' holds String, and should hold floats"),
+        (lambda table: table.drop("search_id"), "has no column 'search_id'"),
+        (lambda table: table.with_columns(probability=pl.lit(float("nan"))), "a probability is nan"),
+        (lambda table: table.head(7), "its predictions are not of the test days"),
+        (None, "is no Parquet file that can be read"),
+    ],
+)
+def test_predictions_that_are_none_end_in_one_sentence(
+    elsewhere: Path, harm: Callable[[pl.DataFrame], pl.DataFrame] | None, told: str
+) -> None:
+    file = (elsewhere / "application").resolve() / "predictions.parquet"
+    (file.parent / SUMS).unlink()
+    file.write_bytes(b"") if harm is None else harm(pl.read_parquet(file)).write_parquet(file)
+    with pytest.raises(ValueError, match=re.escape(told)) as caught:
+        abtest(elsewhere / "application.baseline", [elsewhere])
+    assert _is_users(caught.value) and not (elsewhere / "abtest").exists()
+
+
+def test_predictions_of_which_a_bit_has_changed_are_damaged(elsewhere: Path) -> None:
+    file = (elsewhere / "application").resolve() / "predictions.parquet"
+    data = file.read_bytes()
+    file.write_bytes(data[:900] + bytes([data[900] ^ 1]) + data[901:])
+    with pytest.raises(Damaged, match=r"predictions\.parquet is damaged"):
+        abtest(elsewhere / "application.baseline", [elsewhere])

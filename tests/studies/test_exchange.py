@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
+from moonlib.artifacts import Unreadable
+from moonlib.checksums import SUMS, Damaged
 from moonlib.iteration import fit
+from moonlib.points import points_of
+from moonlib.run import Run
+from moonlib.stages.training import SNAPSHOTS
 from moonlib.studies.exchange import (
     ExchangeError,
     Measured,
@@ -268,3 +273,26 @@ def test_runs_of_other_data_and_unfinished_ones_are_refused(probed: Path, tmp_pa
         exchange([unfinished])
     with pytest.raises(ExchangeError, match="at least one run"):
         exchange([])
+
+
+def test_metrics_of_a_point_that_are_none_end_in_one_sentence(probed: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(probed.parent, tmp_path / "runs", symlinks=True) / probed.name
+    file = (run / "represent").resolve() / "metrics.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"0", b"1", 1))
+    with pytest.raises(Damaged, match=r"metrics\.json is damaged"):
+        exchange([run])
+    (file.parent / SUMS).unlink()
+    for content, told in (("[]", "holds no JSON object"), ('{"image_search/recall@10": "0.5"}', "should be a number")):
+        file.write_text(content)
+        with pytest.raises(Unreadable, match=told):
+            exchange([run])
+    assert not (tmp_path / "runs/exchange.json").exists()
+
+
+def test_a_file_that_is_no_snapshot_is_no_point(probed: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(probed.parent, tmp_path / "runs", symlinks=True) / probed.name
+    before = points_of(run, Run(run).recipe)
+    for snapshots in {place.parent for place in (tmp_path / "runs/.stages").glob(f"*/{SNAPSHOTS}/*")}:
+        (snapshots / ".DS_Store").touch()
+    assert points_of(run, Run(run).recipe) == before

@@ -194,6 +194,31 @@ def test_gather_says_what_is_missing(write: Write, runs: Path, capsys: pytest.Ca
     assert (study.directory / "scale.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.json", "[]"),
+        ("results.json", '{"image_search/recall@10": "0.5"}'),
+        ("results.json", '{"image_search/recall@10": {"test": 0.5}}'),
+        ("results.json", '{"image_search/recall@10": NaN}'),
+        ("results.json", ""),
+        ("recipe.yaml", "stages: {pretrain: 3}"),
+        ("recipe.yaml", "stages: [1]"),
+    ],
+)
+def test_a_point_that_cannot_be_read_is_missing_and_the_others_are_fitted(
+    write: Write, runs: Path, name: str, content: str
+) -> None:
+    study = Study(write(seeds=[3]), runs=runs)
+    pretend(study, lambda x, seed: 1 - x**-0.5)
+    (study.directory / study.points[0].name / name).write_text(content)
+    gather(study, Terminal(120))
+    found = json.loads((study.directory / "scale.json").read_text())
+    assert len(found["points"]) == 4
+    (missing,) = found["missing"]
+    assert missing["x"] == study.points[0].x and study.points[0].name in missing["why"]
+
+
 def test_nothing_to_gather_is_said(write: Write, runs: Path) -> None:
     study = write()
     with pytest.raises(StudyError, match=r"no point is finished; the first: .*32-seed3"):

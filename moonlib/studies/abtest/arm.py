@@ -9,6 +9,7 @@ import polars as pl
 
 from moonlib.run import Run, RunError
 from moonlib.stages.application import Application
+from moonlib.studies.paired import read_predictions
 
 
 @dataclass(frozen=True)
@@ -59,4 +60,4 @@ class Arm:
         file = self.run.directory / self.link / "predictions.parquet"
         if not file.is_file():
             raise RunError(f"{file} is missing: {self.link} has not finished, or is no application")
-        return pl.read_parquet(file).filter(pl.col("split") == "test")
+        return read_predictions(file).filter(pl.col("split") == "test")

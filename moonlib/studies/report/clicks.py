@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from moonlib.metrics.bootstrap import resampled_auc
-from moonlib.run import RunError
 from moonlib.studies.paired import predictions, resampled_click_rates
+from moonlib.studies.report.evidence import telling
 from moonlib.studies.report.figures import Axis, Figure, Row, Series, forest, legend, swatch, xy
 from moonlib.studies.report.parts import Cell, Section, Table
 from moonlib.studies.report.told import Report
@@ -26,16 +26,16 @@ CATEGORIES = 24
 def calibration(report: Report) -> Section | None:
     """What was promised and what was clicked, of the last run and of the one before."""
     last, previous = report.last, report.previous(report.last)
-    tables = [
-        (run, style, predictions(run.application))
-        for run, style in ((previous, 1), (last, 0))
-        if run and run.application
-    ]
+    tables = []
+    for run, style in ((previous, 1), (last, 0)):
+        if run and run.application:
+            with telling(run.problems.append):
+                tables.append((run, style, predictions(run.application)))
     figures = []
     for segment, name in SEGMENTS.items():
         series = []
         for run, style, table in tables:
-            if segment and segment not in table.columns:
+            if segment and (segment not in table.columns or table[segment].dtype != pl.Boolean):
                 continue
             rows = table.filter(segment) if segment else table
             probability, clicked = rows["probability"].to_numpy(), rows["clicked"].to_numpy()
@@ -67,14 +67,14 @@ def categories(report: Report) -> Section | None:
     beside.append(("against id only", last.reference("application", "baseline")))
     if last.application is None:
         return None
-    try:
-        products = last.run.dataset().table("products", ("item_id", "category"))
-    except (RunError, ValueError, OSError) as error:
-        report.missing.append(("Categories", str(error)))
-        return None
+    products = last.run.dataset().table("products", ("item_id", "category"))
     table = predictions(last.application).join(products, on="item_id", how="left", maintain_order="left")
     keys = ["search_id", "item_id", "clicked"]
-    others = [(title, predictions(place)) for title, place in beside if place]
+    others = []
+    for title, place in beside:
+        if place:
+            with telling(last.problems.append):
+                others.append((title, predictions(place)))
     others = [(title, other) for title, other in others if other.select(keys).equals(table.select(keys))]
     if not others:
         return None

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from moonlib import artifacts
+from moonlib.artifacts import Unreadable, is_number, read_json, reading
+from moonlib.checksums import again
+from moonlib.costs import read_costs
 from moonlib.data.segments import segment_label
+from moonlib.directories import links_to_stage
+from moonlib.disk import is_panic
 from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
-from moonlib.run import Run, RunError
+from moonlib.run import Run
 from moonlib.studies.paired import predictions, resampled_ctr, resampled_recall, searches
 
 SEARCH_TASKS = ("image_search", "text_search")
@@ -62,12 +70,41 @@ class Evidence:
     @property
     def stages(self) -> dict[str, Path]:
         """Directories of the recipe's stages that have finished, in their order."""
-        names = self.run.config["stages"]
-        return {name: self.run.directory / name for name in names if (self.run.directory / name).is_dir()}
+        places = {str(name): self.run.directory / str(name) for name in self.run.config["stages"]}
+        return {name: place for name, place in places.items() if place.is_dir()}
 
     def reference(self, stage: str, prefix: str) -> Path | None:
         """Directory of a reference of the ``represent`` or ``application`` stage."""
         return self.references.get((stage, prefix))
+
+
+class WithoutRecipe(Run):
+    """What is left of a run whose recipe can't be read; its stages are those that it links to."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        links = [path.name for path in sorted(self.directory.iterdir()) if links_to_stage(path)]
+        self.config = {"stages": {name: {} for name in links if "." not in name and name != "preprocessing"}}
+
+
+@contextmanager
+def telling(tell: Callable[[str], object]) -> Iterator[None]:
+    """Tell of an error instead of raising it: what is wrong with one file, or one section, takes nothing else away.
+
+    Args:
+        tell: called with the problem, and what to do where that is known.
+
+    Example: ``with telling(run.problems.append): table = searches(stage)``
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        tell(" ".join(str(error).split()))
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        tell(f"{told}; copy the run's files again, and if that is no help, report it as a fault of moonlib")
 
 
 def read(directory: str | Path, label: str) -> Evidence:
@@ -80,23 +117,63 @@ def read(directory: str | Path, label: str) -> Evidence:
     Raises:
         RunError: it is no run directory.
     """
-    found = Evidence(Run(directory), label)
-    try:
-        found.results = {key: float(value) for key, value in found.run.results.items()}
+    problems: list[str] = []
+    found = Evidence(_opened(directory, problems), label, problems=problems)
+    place = found.run.directory
+    with telling(problems.append):
+        results = found.run.results
+        found.results = {
+            key: float(value) for key, value in results.items() if is_number(value) and math.isfinite(value)
+        }
+        for key in results.keys() - found.results.keys():
+            problems.append(f"{place / 'results.json'}: {key!r} is {str(results[key])[:40]!r}, and no finite number")
+    with telling(problems.append):
         found.undefined = found.run.undefined
-    except (RunError, TypeError, ValueError, AttributeError) as error:
-        found.problems.append(str(error))
-    found.costs = _json(found.run.directory / "costs.json", found.problems) or {}
-    for name, stage in {"preprocessing": found.run.directory / "preprocessing", **found.stages}.items():
-        identity = _json(stage / "identity.json", found.problems) or {}
+    if os.path.lexists(place / "costs.json"):
+        with telling(problems.append):
+            found.costs = read_costs(place / "costs.json")
+    for name in found.run.config["stages"]:
+        if str(name) not in found.stages:
+            problems.append(f"{place / str(name)} is no directory of a stage; {found.run._command} makes it")
+    for name, stage in {"preprocessing": place / "preprocessing", **found.stages}.items():
+        identity = mapping(stage / "identity.json", problems)
         found.dataset = found.dataset or str(identity.get("dataset") or "")
-        metrics = _json(stage / "metrics.json", found.problems) or {}
-        if any(key.startswith(SEARCH_TASKS) for key in metrics) and (stage / "searches.parquet").is_file():
+        metrics = mapping(stage / "metrics.json", problems)
+        searched, clicked = (any(key.startswith(start) for key in metrics) for start in (SEARCH_TASKS, "ctr/"))
+        if searched and _there(stage / "searches.parquet", problems):
             found.represent = stage
-        if any(key.startswith("ctr/") for key in metrics) and (stage / "predictions.parquet").is_file():
+        if clicked and _there(stage / "predictions.parquet", problems):
             found.application = stage
         _references(found, name)
     return found
+
+
+def _opened(directory: str | Path, problems: list[str]) -> Run:
+    """A run, if need be without its recipe; raises `RunError` for what is no run directory."""
+    try:
+        return Run(directory)
+    except Exception:
+        place = Path(directory)
+        if not any((place / name).exists() for name in ("recipe.yaml", "results.json", "costs.json")):
+            raise
+        if (place / "config.json").exists():  # an export has a recipe too
+            raise
+        told: list[str] = []
+        with telling(told.append):
+            raise
+        problems.append(
+            f"{place / 'recipe.yaml'} is no recipe that can be read, its stages are told without: {told[0]}"
+        )
+        return WithoutRecipe(place)
+
+
+def _there(file: Path, problems: list[str]) -> bool:
+    """Whether a file that belongs there is; a problem if not."""
+    with suppress(PermissionError):  # whoever may not look into a folder is told that nothing is there
+        if file.exists():
+            return True
+    problems.append(f"{file} is missing, and so what was measured on it has no intervals; {again(file)}")
+    return False
 
 
 def _references(found: Evidence, stage: str) -> None:
@@ -123,18 +200,33 @@ def labels(directories: Sequence[str | Path]) -> list[str]:
     return found
 
 
-def _json(file: Path, problems: list[str]) -> Any:
-    """The content of a JSON file; None if there is none, and a problem if it is broken."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        problems.append(f"{file} cannot be read: {error}")
-        return None
+def mapping(file: Path, problems: list[str]) -> dict[str, Any]:
+    """The object that a JSON file holds; empty if there is no file, and with a problem if it holds something else."""
+    found = content(file, problems)
+    with telling(problems.append):
+        return {} if found is None else artifacts.mapping(found, file)
+    return {}
 
 
-read_json = _json
+def content(file: Path, problems: list[str]) -> Any:
+    """The content of a JSON file; None if there is none, and a problem if it can't be read."""
+    with telling(problems.append):
+        try:
+            return read_json(file)
+        except FileNotFoundError:
+            if file.is_symlink():
+                raise
+    return None
+
+
+def typed(file: Path, found: dict[str, Any], types: Mapping[str, type], problems: list[str]) -> dict[str, Any]:
+    """A mapping without the values that are of another type than they should; each of them is a problem."""
+    kept = dict(found)
+    for key, expected in types.items():
+        if kept.get(key) is not None and not isinstance(kept[key], expected):
+            wanted = "a list" if expected is list else "an object"
+            problems.append(f"{file}: {key!r} is {str(kept.pop(key))[:40]!r}, and should be {wanted}; {again(file)}")
+    return kept
 
 
 def interval(value: Any) -> Interval | None:
@@ -147,12 +239,16 @@ def interval(value: Any) -> Interval | None:
     try:
         if isinstance(value, Mapping):
             low, high = (math.nan if value.get(end) is None else float(value[end]) for end in ("low", "high"))
-            return Interval(float(value["estimate"]), low, high)
-        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3:
-            return Interval(*(float(each) for each in value))
-        return None if value is None or isinstance(value, bool) else Interval(float(value), math.nan, math.nan)
-    except (KeyError, TypeError, ValueError):
+            found = Interval(float(value["estimate"]), low, high)
+        elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3:
+            found = Interval(*(float(each) for each in value))
+        elif is_number(value):
+            found = Interval(float(value), math.nan, math.nan)
+        else:
+            return None
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    return found if math.isfinite(found.estimate) else None
 
 
 def mappings(value: Any) -> list[dict[str, Any]]:
@@ -201,20 +297,24 @@ def measure(runs: Sequence[Evidence]) -> Measured:
     say so among their problems.
     """
     measured = Measured()
-    _measure_searches(runs, measured)
-    _measure_clicks(runs, measured)
+    for part in (_measure_searches, _measure_clicks):
+        with telling(runs[-1].problems.append):
+            part(runs, measured)
     return measured
 
 
 def _measure_searches(runs: Sequence[Evidence], measured: Measured) -> None:
     with_searches = [run for run in runs if run.represent]
-    stages = [run.represent for run in with_searches if run.represent]
-    stages += [place for run in with_searches for (kind, _), place in run.references.items() if kind == "represent"]
+    stages = [(run, run.represent) for run in with_searches if run.represent]
+    stages += [
+        (run, place) for run in with_searches for (kind, _), place in run.references.items() if kind == "represent"
+    ]
     for task in SEARCH_TASKS:
-        tables = _same_rows(stages, lambda stage, task=task: searches(stage, task), ("search_id", "item_id"))  # type: ignore[misc]
+        tables, unread = _same_rows(stages, partial(searches, task=task), ("search_id", "item_id"))
         for run in with_searches:
             if any(key.startswith(f"{task}/") for key in run.results):
-                _tell_lost(run, run.represent, tables, task.replace("search", "searches").replace("_", " "))
+                what = task.replace("search", "searches").replace("_", " ")
+                _tell_lost(run, run.represent, {**tables, **unread}, what)
         if not tables:
             continue
         first = next(iter(tables.values()))
@@ -229,13 +329,17 @@ def _measure_searches(runs: Sequence[Evidence], measured: Measured) -> None:
         for segment, of_segment in ks.items():
             shortened = any(f"rank@{segment}" in table.columns for table in tables.values())
             rank = f"rank@{segment}" if shortened else "rank"
-            there = {place: table for place, table in tables.items() if rank in table.columns}
+            there = {place: table for place, table in tables.items() if _whole_numbers(table, rank)}
             whole = not segment or shortened
             inside = np.ones(len(first), dtype=bool) if whole else _segment(first, segment)
-            if inside.any():
+            if inside.any() and there:
                 ranks = np.stack([table[rank].to_numpy()[inside] for table in there.values()])
                 for k, resampled in resampled_recall(ranks, users[inside], of_segment).items():
                     measured.add(f"{task}/recall@{k}{'@' if segment else ''}{segment}", list(there), resampled)
+
+
+def _whole_numbers(table: pl.DataFrame, column: str) -> bool:
+    return column in table.columns and table[column].dtype.is_integer() and not table[column].null_count()
 
 
 def _segment(table: pl.DataFrame, segment: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -254,26 +358,26 @@ def _segment(table: pl.DataFrame, segment: str) -> np.ndarray[Any, np.dtype[np.b
 
 def _measure_clicks(runs: Sequence[Evidence], measured: Measured) -> None:
     with_clicks = [run for run in runs if run.application]
-    own = [run.application for run in with_clicks if run.application]
+    own = [(run, run.application) for run in with_clicks if run.application]
     beside = [
-        place
+        (run, place)
         for run in with_clicks
         for (kind, prefix), place in run.references.items()
         if kind == "application" and (prefix in ("baseline", "oracle") or run is with_clicks[-1])
     ]
-    tables = _same_rows([*own, *beside], predictions, ("search_id", "item_id", "clicked"))
+    tables, unread = _same_rows([*own, *beside], predictions, ("search_id", "item_id", "clicked"))
     for run in with_clicks:
-        _tell_lost(run, run.application, tables, "impressions")
+        _tell_lost(run, run.application, {**tables, **unread}, "impressions")
     if not tables:
         return
     first = next(iter(tables.values()))
     clicked, users = first["clicked"].to_numpy(), first["user_id"].to_numpy()
     probability = {place: table["probability"].to_numpy() for place, table in tables.items()}
-    ours = [place for place in dict.fromkeys(stage.resolve() for stage in own) if place in probability]
+    ours = [place for place in dict.fromkeys(stage.resolve() for _, stage in own) if place in probability]
     for segment in ("", "new", "tail"):
         if segment and segment not in first.columns:
             continue
-        inside = first[segment].to_numpy() if segment else np.ones(len(first), dtype=bool)
+        inside = _segment(first, segment) if segment else np.ones(len(first), dtype=bool)
         if len(np.unique(clicked[inside])) < 2 or not ours:
             continue
         suffix = f"@{segment}" if segment else ""
@@ -289,16 +393,20 @@ def _measure_clicks(runs: Sequence[Evidence], measured: Measured) -> None:
 
 
 def _same_rows(
-    stages: Sequence[Path], load: Callable[[Path], pl.DataFrame], keys: Sequence[str]
-) -> dict[Path, pl.DataFrame]:
-    """The tables of stages, each directory once, that have the same rows as the first that has any."""
+    stages: Sequence[tuple[Evidence, Path]], load: Callable[[Path], pl.DataFrame], keys: Sequence[str]
+) -> tuple[dict[Path, pl.DataFrame], dict[Path, str]]:
+    """The tables of runs' stages, each directory once, that have the same rows as the first that has any.
+
+    Returns:
+        The tables; and why others can't be read, which their runs say among their problems.
+    """
     found: dict[Path, pl.DataFrame] = {}
+    unread: dict[Path, str] = {}
     reference: pl.DataFrame | None = None
-    for stage in dict.fromkeys(stage.resolve() for stage in stages):
-        try:
+    for stage in dict.fromkeys(stage.resolve() for _, stage in stages):
+        table = pl.DataFrame()
+        with telling(partial(unread.__setitem__, stage)):
             table = load(stage)
-        except (OSError, pl.exceptions.PolarsError):
-            continue
         if not len(table):
             continue
         rows = table.select(keys)
@@ -306,30 +414,40 @@ def _same_rows(
             reference = rows
         if rows.equals(reference):
             found[stage] = table
-    return found
+    for run, stage in stages:
+        if (problem := unread.get(stage.resolve())) and problem not in run.problems:
+            run.problems.append(problem)
+    return found, unread
 
 
-def _tell_lost(run: Evidence, stage: Path | None, tables: Mapping[Path, pl.DataFrame], what: str) -> None:
-    """Note that a run's rows are others than those of the runs that it stands beside."""
-    if stage is not None and tables and stage.resolve() not in tables:
+def _tell_lost(run: Evidence, stage: Path | None, told: Mapping[Path, object], what: str) -> None:
+    """Note that a run's rows are others than those of the runs that it stands beside, if nothing is told of it yet."""
+    if stage is not None and told and stage.resolve() not in told:
         run.problems.append(
-            f"{run.label}: its {what} are not those of the first run on the same data, or cannot be read; what was "
-            "measured on them stands without intervals"
+            f"{run.label}: its {what} are not those of the first run on the same data; what was measured on them "
+            "stands without intervals"
         )
 
 
 def curve(file: Path) -> dict[str, list[tuple[float, float]]]:
-    """Training curves: for each column of a Lightning CSV log but epoch and step, its (step, value) pairs."""
+    """Training curves: for each column of a Lightning CSV log but epoch and step, its (step, value) pairs.
+
+    What is not finite is left out, and so is a last row that was cut off.
+
+    Raises:
+        FileNotFoundError: there is no such log.
+        Damaged, Unreadable: it can't be read; see `moonlib.artifacts.reading`.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            for row in csv.DictReader(lines):
-                for column, value in row.items():
-                    if column in ("epoch", "step") or not value or not row.get("step"):
-                        continue
-                    point = (float(row["step"]) + 1, float(value))
-                    if math.isfinite(point[1]):
-                        found.setdefault(str(column), []).append(point)
-    except (OSError, ValueError, csv.Error):
-        return {}
+    with reading(file, "CSV log"), file.open(encoding="utf-8", newline="") as lines:
+        rows = csv.DictReader(lines)
+        if "step" not in (rows.fieldnames or ()):
+            raise Unreadable(f"{file} is no CSV log, it has no column 'step'; {again(file)}")
+        for row in rows:
+            for column, value in row.items():
+                if column is None or column in ("epoch", "step") or not value or not row["step"]:
+                    continue
+                point = (float(row["step"]) + 1, float(value))
+                if all(map(math.isfinite, point)):
+                    found.setdefault(column, []).append(point)
     return found

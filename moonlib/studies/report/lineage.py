@@ -29,7 +29,7 @@ def lineage(report: Report) -> Section:
         facts = f"data {run.dataset[:12] or 'unknown'}, {brief(config.get('data'))}; seed {config.get('seed', 0)}"
         if before is not None and report.previous(run) is None:
             facts += f". Other data than {before.label}: not compared with it"
-        relaxed = [name for name, stage in config["stages"].items() if _reads_train_days(stage)]
+        relaxed = [str(name) for name, stage in config["stages"].items() if _reads_train_days(stage)]
         if relaxed:
             facts += f". {', '.join(relaxed)}: reads searches of the days that the click model trains on (until: train)"
         cards.append(

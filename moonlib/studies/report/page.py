@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 import moonlib
 from moonlib.directories import write_text
-from moonlib.studies.report.evidence import labels, measure, read
+from moonlib.studies.report.evidence import labels, measure, read, telling
 from moonlib.studies.report.figures import Figure
-from moonlib.studies.report.parts import Card, Table
+from moonlib.studies.report.parts import Card, Table, Tile
 from moonlib.studies.report.sections import sections
 from moonlib.studies.report.sheets import Sheet
 from moonlib.studies.report.told import Report
@@ -26,7 +26,8 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
 
     Read are the runs' own files, their data where it still lies (for pictures and categories), and what the other
     studies left: ``exchange.json`` and ``*/scale.json`` beside the first run, ``abtest/*.json`` in a run. What is
-    missing is left out, and the page says how to get it. The same files give the same bytes.
+    missing is left out, and the page says how to get it; so is what can't be read, and the page says why. The same
+    files give the same bytes.
 
     Args:
         runs: run directories, in the order of the iterations. A run is compared with the one before it if both are on
@@ -73,7 +74,9 @@ def page(told: Report) -> str:
     environment.tests["sheet"] = lambda part: isinstance(part, Sheet)
     environment.tests["figures"] = lambda part: isinstance(part, list) and isinstance(part[0], Figure)
     environment.filters["breakable"] = breakable
-    sentence, tiles = verdict(told)
+    sentence, tiles = "The numbers of the last run can't be told here: see what is missing.", list[Tile]()
+    with telling(told.tell("Verdict")):
+        sentence, tiles = verdict(told)
     parts = sections(told)
     problems = [(run.label, problem) for run in told.runs for problem in dict.fromkeys(run.problems)]
     values: dict[str, Any] = {
@@ -87,7 +90,8 @@ def page(told: Report) -> str:
         "missing": list(dict.fromkeys([*problems, *told.missing])),
         "version": moonlib.__version__,
     }
-    return visible(environment.get_template("page.html").render(values))
+    text = visible(environment.get_template("page.html").render(values))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # JSON can hold halves of characters
 
 
 def breakable(key: str) -> Markup:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from moonlib.recipe import RecipeError
-from moonlib.run import RunError
+from collections.abc import Callable
+
 from moonlib.studies.report.clicks import calibration, categories
+from moonlib.studies.report.evidence import telling
 from moonlib.studies.report.lineage import lineage
 from moonlib.studies.report.metrics import metrics
 from moonlib.studies.report.parts import Section
@@ -22,11 +23,9 @@ def retrieval(report: Report) -> Section | None:
         previous = report.previous(run)
         if run.represent is None or (previous is None and run is not report.last):
             continue
-        try:
+        drawn: list[Sheet] = []
+        with telling(report.tell(f"Pictures of {run.label}")):
             drawn = sheets(run, previous, pictures)
-        except (RunError, RecipeError, ValueError, OSError, KeyError) as error:
-            report.missing.append((f"Pictures of {run.label}", str(error)))
-            continue
         found += drawn if run is report.last else drawn[1:]
     found = [sheet for sheet in found if sheet.searches]
     if not found:
@@ -38,19 +37,26 @@ def retrieval(report: Report) -> Section | None:
     return Section("retrieval", "Retrieval", lead, list(found))
 
 
+SECTIONS: dict[str, Callable[[Report], Section | None]] = {
+    "Metrics": metrics,
+    "Lineage": lineage,
+    "A/B test": abtest,
+    "Exchange rate": exchange,
+    "Scaling": scaling,
+    "Retrieval": retrieval,
+    "Categories": categories,
+    "Calibration": calibration,
+    "Training": training,
+    "Filters and quarantine": data,
+    "Costs": costs,
+}
+"""What writes each section, in their order."""
+
+
 def sections(report: Report) -> list[Section]:
-    """All sections that there is something to say in, in their order."""
-    found = [
-        metrics(report),
-        lineage(report),
-        abtest(report),
-        exchange(report),
-        scaling(report),
-        retrieval(report),
-        categories(report),
-        calibration(report),
-        training(report),
-        data(report),
-        costs(report),
-    ]
+    """All sections that there is something to say in, in their order; why one can't be written is told."""
+    found: list[Section | None] = []
+    for title, written in SECTIONS.items():
+        with telling(report.tell(title)):
+            found.append(written(report))
     return [section for section in found if section]

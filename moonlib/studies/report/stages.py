@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moonlib.artifacts import Unreadable, reading
+from moonlib.checksums import again
 from moonlib.data.quarantine import Quarantine
-from moonlib.studies.report.evidence import curve, mappings, read_json
+from moonlib.studies.report.evidence import content, curve, telling
 from moonlib.studies.report.figures import Axis, Figure, Series, legend, xy
 from moonlib.studies.report.parts import Cell, Section, Table
 from moonlib.studies.report.told import Report, continued
@@ -21,7 +24,11 @@ def training(report: Report) -> Section | None:
     by_stage: dict[str, dict[Path, tuple[list[str], dict[str, list[tuple[float, float]]]]]] = {}
     for run in report.runs:
         for name, stage in run.stages.items():
-            if curves := curve(stage / "csv" / "metrics.csv"):
+            curves: dict[str, list[tuple[float, float]]] = {}
+            if os.path.lexists(log := stage / "csv" / "metrics.csv"):
+                with telling(run.problems.append):
+                    curves = curve(log)
+            if curves:
                 of_stage = by_stage.setdefault(name, {})
                 of_stage.setdefault(stage.resolve(), ([], curves))[0].append(run.label)
     styles = {run.label: i for i, run in enumerate(report.runs[::-1])}
@@ -44,7 +51,8 @@ def training(report: Report) -> Section | None:
                 Figure(f"{name}: {unit}", xy(series, Axis("optimizer steps"), Axis(unit), about), "", legend(series))
             )
     if not figures:
-        report.missing.append(("Training curves", "no stage kept a csv/metrics.csv: give its trainer no other logger"))
+        problem = "no stage kept a csv/metrics.csv that can be read: give its trainer no other logger"
+        report.missing.append(("Training curves", problem))
         return None
     lead = "Loss of the logged steps, in nats for InfoNCE and for clicks. Runs that share a stage share its curve."
     return Section("training", "Training", lead, [figures])
@@ -62,10 +70,16 @@ def data(report: Report) -> Section:
             if stage is None or stage.resolve() in seen:
                 continue
             seen.add(stage.resolve())
-            for each in mappings(read_json(stage / "filters.json", run.problems)):
-                rows.setdefault(run.label, []).extend(_filter_rows(name, each))
+            filters = content(file := stage / "filters.json", run.problems)
+            with telling(run.problems.append):
+                if of_stage := _filter_rows(name, filters, file):
+                    rows.setdefault(run.label, []).extend(of_stage)
             file = stage / "quarantine.jsonl"
-            if count := len(Quarantine(file, total=0).entries()):
+            count = 0
+            if os.path.lexists(file):
+                with telling(run.problems.append), reading(file, "list of unreadable samples"):
+                    count = len(Quarantine(file, total=0).entries())
+            if count:
                 unread.setdefault(run.label, []).append((name, [Cell(f"{count:,}"), Cell(str(file))]))
     section = Section("data", "Filters and quarantine")
     words = []
@@ -83,36 +97,38 @@ def data(report: Report) -> Section:
     return section
 
 
-def _filter_rows(stage: str, found: Mapping[str, Any]) -> Iterator[tuple[str, list[Cell]]]:
-    name = str(found.get("filter", "filter")).rpartition(".")[2]
-    tables = found.get("tables")
-    changed = {
-        table: counts
-        for table, counts in (tables.items() if isinstance(tables, dict) else ())
-        if isinstance(counts, dict) and counts.get("in") != counts.get("out")
-    }
-    if not changed:
-        yield f"{stage}: {name}", [Cell("none"), Cell(""), Cell(""), Cell("0.0"), Cell("")]
-    for table, counts in changed.items():
-        before, after = int(counts.get("in") or 0), int(counts.get("out") or 0)
-        why = "; ".join(f"{reason}: {count:,}" for reason, count in (counts.get("removed") or {}).items())
-        share = 100 * (before - after) / before if before else 0.0
-        cells = [Cell(str(table)), Cell(f"{before:,}"), Cell(f"{after:,}"), Cell(number(share, 1)), Cell(why)]
-        yield f"{stage}: {name}", cells
+def _filter_rows(stage: str, filters: Any, file: Path) -> list[tuple[str, list[Cell]]]:
+    """What filters.json says, a row per filter and table that it changed; none for no file."""
+    rows: list[tuple[str, list[Cell]]] = []
+    try:
+        for found in filters or ():
+            name = str(found["filter"]).rpartition(".")[2]
+            changed = {table: counts for table, counts in found["tables"].items() if counts["in"] != counts["out"]}
+            if not changed:
+                rows.append((f"{stage}: {name}", [Cell("none"), Cell(""), Cell(""), Cell("0.0"), Cell("")]))
+            for table, counts in changed.items():
+                before, after = int(counts["in"]), int(counts["out"])
+                why = "; ".join(f"{reason}: {count:,}" for reason, count in (counts.get("removed") or {}).items())
+                share = 100 * (before - after) / before if before else 0.0
+                cells = [Cell(str(table)), Cell(f"{before:,}"), Cell(f"{after:,}"), Cell(number(share, 1)), Cell(why)]
+                rows.append((f"{stage}: {name}", cells))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        raise Unreadable(f"{file} is not what filters leave, a list of what each removed; {again(file)}") from None
+    return rows
 
 
 def costs(report: Report) -> Section | None:
     """Seconds and memory of every stage."""
     stages = list(dict.fromkeys(stage for run in report.runs for stage in run.costs))
     if not stages:
-        report.missing.append(("Costs", f"no costs.json; {continued(report.last)}"))
+        report.missing.append(("Costs", f"no costs.json that can be read; {continued(report.last)}"))
         return None
     rows, newest_first = [], report.runs[::-1]
     for stage in stages:
         cells = []
         for run in newest_first:
             cost = run.costs.get(stage)
-            if not isinstance(cost, dict):
+            if cost is None:
                 cells.append(Cell(""))
                 continue
             seconds, shared = _seconds(cost)
@@ -134,10 +150,5 @@ def costs(report: Report) -> Section | None:
 def _seconds(cost: Mapping[str, Any]) -> tuple[float | None, bool]:
     """What a stage took when it ran, and whether that was in another run."""
     if not cost.get("reused"):
-        return _float(cost.get("seconds")), False
-    first = cost.get("first_run")
-    return _float(first.get("seconds")) if isinstance(first, dict) else None, True
-
-
-def _float(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
+        return cost.get("seconds"), False
+    return cost.get("first_run", {}).get("seconds"), True

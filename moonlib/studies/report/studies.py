@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from moonlib.checksums import again
 from moonlib.metrics.bootstrap import Interval
-from moonlib.studies.report.evidence import Evidence, interval, mappings, read_json
+from moonlib.studies.report.evidence import Evidence, interval, mapping, mappings, telling, typed
 from moonlib.studies.report.figures import Axis, Figure, Row, Series, forest, legend, swatch, xy
 from moonlib.studies.report.parts import Cell, Section, Table
 from moonlib.studies.report.told import Report, headline_keys
@@ -53,20 +55,25 @@ def abtests(run: Evidence) -> list[ABTest]:
     """What RUN/abtest holds, by the name of the base."""
     found = []
     for file in sorted((run.run.directory / "abtest").glob("*.json")):
-        test = read_json(file, run.problems)
-        if not isinstance(test, dict):
-            continue
-        parts = [
-            {str(key): each for key, value in part.items() if (each := interval(value))}
-            if isinstance(part, dict)
-            else {}
-            for part in (test.get("lifts"), test.get("oracle"), test.get("share_of_oracle"))
-        ]
+        of = ("lifts", "oracle", "share_of_oracle")
+        test = typed(file, mapping(file, run.problems), dict.fromkeys(of, dict), run.problems)
+        parts = [_intervals(file, test.get(name) or {}, run.problems) for name in of]
         users = test.get("users")
         base = str(test.get("base") or file.stem)
         method = str(test.get("method", "simulation"))
         found.append(ABTest(base, method, users if isinstance(users, int) else None, *parts))
     return found
+
+
+def _intervals(file: Path, found: Mapping[str, Any], problems: list[str]) -> dict[str, Interval]:
+    """Those of the values that are intervals; others are a problem."""
+    known: dict[str, Interval] = {}
+    for key, value in found.items():
+        if each := interval(value):
+            known[key] = each
+        else:
+            problems.append(f"{file}: {key!r} is {str(value)[:40]!r}, and no interval; {again(file)}")
+    return known
 
 
 def abtest(report: Report) -> Section | None:
@@ -134,12 +141,13 @@ def exchange(report: Report) -> Section | None:
     """Recall against AUC over the runs, and over checkpoints where exchange.json has them."""
     problems: list[str] = []
     file = report.beside / "exchange.json"
-    found = read_json(file, problems)
+    found = typed(file, mapping(file, problems), {"points": list, "rates": list, "steer_by": dict}, problems)
+    rates = [rate for rate in found.get("rates") or () if isinstance(rate, dict) and interval(rate)]
+    if wrong := len(found.get("rates") or ()) - len(rates):
+        problems.append(f"{file}: {wrong:,} of its rates are none; {again(file)}")
     report.missing += [("Exchange rate", problem) for problem in problems]
-    if found is None and not problems:
+    if not file.exists():
         report.missing.append(("Exchange rate", f"no {file}: `{report.command('exchange', *report.runs)}`"))
-    found = found if isinstance(found, dict) else {}
-    rates = mappings(found.get("rates"))
     pairs = [(key, "ctr/auc") for key in headline_keys(report) if key != "ctr/auc"]
     figures = [figure for x, y in pairs if (figure := _scatter(report, found, rates, x, y))]
     if not figures and not rates:
@@ -152,7 +160,8 @@ def exchange(report: Report) -> Section | None:
         if name and downstream in ("ctr/auc", "ctr/auc@new"):
             lead += f"Steer {downstream} by {name}" + (f", chosen by {sure.estimate:.0%} of resamples" if sure else "")
             lead += ". "
-    return Section("exchange", "What recall buys", lead, [figures, *([_rates_table(rates)] if rates else [])])
+    parts = [*([figures] if figures else []), *([_rates_table(rates)] if rates else [])]
+    return Section("exchange", "What recall buys", lead, parts)
 
 
 def _scatter(
@@ -253,17 +262,29 @@ def scaling(report: Report) -> Section | None:
     figures: list[Figure] = []
     for file in sorted(report.beside.glob("*/scale.json")):
         problems: list[str] = []
-        study = read_json(file, problems)
-        report.missing += [("Scaling", problem) for problem in problems]
-        if isinstance(study, dict):
-            for part in [study, *mappings(study.get("more"))]:
-                title = f"{study.get('study', file.parent.name)}: {part.get('metric', 'metric')}"
+        study = typed(file, mapping(file, problems), {"points": list, "more": list, "fit": dict}, problems)
+        for part in [study, *mappings(study.get("more"))]:
+            title = f"{study.get('study', file.parent.name)}: {part.get('metric', 'metric')}"
+            points = part.get("points")
+            if wrong := sum(not _is_point(point) for point in points) if isinstance(points, list) else 0:
+                problems.append(f"{file}: {wrong:,} of its points are none; {again(file)}")
+            with telling(problems.append):
                 figures += _scaling_figures(title, part, study.get("units"))
+        report.missing += [("Scaling", problem) for problem in problems]
     if not figures:
-        report.missing.append(("Scaling curves", f"no {report.beside}/*/scale.json: `moonlib scale --config STUDY`"))
+        report.missing.append(
+            ("Scaling curves", f"no {report.beside}/*/scale.json with points: `moonlib scale --config STUDY`")
+        )
         return None
     lead = "How far more of one thing carries; each point is a run of its own."
     return Section("scaling", "Scaling", lead, [figures])
+
+
+def _is_point(point: object) -> bool:
+    """Whether an entry of a study's points has its place and its value."""
+    if not isinstance(point, dict) or not isinstance(point.get("x"), dict):
+        return False
+    return all(interval(value) for value in (*point["x"].values(), point.get("y")))
 
 
 def _scaling_figures(title: str, study: Mapping[str, Any], units: Any) -> Iterator[Figure]:

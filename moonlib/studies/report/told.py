@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,10 @@ class Report:
     def of(self, run: Evidence) -> Measured:
         """What was measured on the run's data."""
         return self.measured.get(run.dataset) or Measured()
+
+    def tell(self, what: str) -> Callable[[str], None]:
+        """What adds a problem to `missing` under a title."""
+        return lambda problem: self.missing.append((what, problem))
 
     def command(self, verb: str, *runs: Evidence) -> str:
         """A command on runs, as it can be pasted."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
@@ -11,11 +12,13 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from moonlib.checksums import SUMS, seal
 from moonlib.cli import main
 from moonlib.metrics.bootstrap import Interval
 from moonlib.run import RunError
 from moonlib.studies.paired import auc_gain, recall_gain
 from moonlib.studies.report import report
+from moonlib.studies.report.sections import SECTIONS
 
 
 class Page(HTMLParser):
@@ -76,11 +79,12 @@ def runs(lineage: list[Path], tmp_path: Path) -> list[Path]:
 
 
 def own(run: Path, stage: str) -> Path:
-    """Give a run a stage's directory of its own in place of the link."""
+    """Give a run a stage's directory of its own, to change, in place of the link."""
     stages = run / stage
     place = stages.resolve()
     stages.unlink()
     shutil.copytree(place, stages)
+    (stages / SUMS).unlink()
     return stages
 
 
@@ -229,8 +233,85 @@ def test_a_broken_file_of_a_study_stops_nothing(runs: list[Path], content: str) 
         place.parent.mkdir(exist_ok=True)
         place.write_text(content)
     page = Page(report(runs))
-    for place in places:
-        assert (f"{place} cannot be read" in page.text) == (content == "{")
+    told = {"{": "is no JSON file that can be read", "[]": "holds no JSON object, but '[]'"}.get(content)
+    for place, key in zip(places, ("points", "points", "lifts"), strict=True):
+        assert (f"{place} {told}" if told else f"{place}: '{key}' is '") in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("results.json", '{"ctr/auc": {"test": 1}}', "'ctr/auc' is \"{'test': 1}\", and no finite number"),
+        ("results.json", "[1]", "holds no JSON object, but '[1]'"),
+        ("costs.json", "[]", "holds no JSON object, but '[]'"),
+        (
+            "costs.json",
+            '{"represent": {"seconds": "long"}}',
+            "'seconds' of 'represent' is 'long', and should be a number",
+        ),
+        ("costs.json", None, "is no JSON file that can be read"),
+        ("recipe.yaml", "stages: [", "cannot be read"),
+        ("recipe.yaml", "[" * 5000, "is no recipe that can be read"),
+        ("represent/identity.json", "{", "is no JSON file that can be read"),
+        ("represent/metrics.json", "3", "holds no JSON object, but '3'"),
+        ("represent/searches.parquet", "", "is no Parquet file that can be read"),
+        ("application/predictions.parquet", None, "is no Parquet file that can be read"),
+        ("posttrain/csv/metrics.csv", "<html>", "is no CSV log, it has no column 'step'"),
+        ("posttrain/csv/metrics.csv", "step,loss\n1,a\n", "is no CSV log that can be read"),
+        ("posttrain/filters.json", '[{"filter": "x", "tables": 3}]', "is not what filters leave"),
+        ("posttrain/quarantine.jsonl", "3\n", "is no list of unreadable samples that can be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_told(
+    runs: list[Path], name: str, content: str | None, told: str
+) -> None:
+    file = runs[1] / name
+    if "/" in name:
+        own(runs[1], Path(name).parts[0])
+    file.unlink(missing_ok=True)
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_text(content)
+    page = Page(report(runs))
+    assert str(file) in page.text and told in page.text
+    assert page.table("Image search, test days") and page.table("Seconds of each stage")
+
+
+def test_a_flipped_bit_and_a_probability_that_is_text_are_told(runs: list[Path]) -> None:
+    file = own(runs[1], "application") / "predictions.parquet"
+    seal(file.parent)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+    text = Page(report(runs)).text
+    assert f"{file} is damaged: its SHA-256 is" in text
+    (file.parent / SUMS).unlink()
+    pl.read_parquet(io.BytesIO(whole)).cast({"probability": pl.String}).write_parquet(file)
+    assert f"{file}: column 'probability' holds String, and should hold floats" in Page(report(runs)).text
+    pl.read_parquet(io.BytesIO(whole)).with_columns(pl.col("probability") + 1).write_parquet(file)
+    assert f"{file}: a probability is 1." in Page(report(runs)).text
+
+
+def test_without_its_recipe_a_run_still_tells_what_its_stages_left(runs: list[Path]) -> None:
+    before = Page(report(runs[1:])).table("Clicks, test days")
+    (runs[1] / "recipe.yaml").unlink()
+    page = Page(report(runs[1:]))
+    assert f"{runs[1]} is not a run directory, it has no recipe.yaml" in page.text
+    assert page.table("Clicks, test days") == before
+
+
+@pytest.mark.parametrize("name", ["PanicException", "KeyError"])
+def test_a_section_that_cannot_be_written_is_named(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    kind = type(name, (BaseException if name == "PanicException" else Exception,), {})
+
+    def stop(*_: object) -> None:
+        raise kind("index out of bounds")
+
+    monkeypatch.setitem(SECTIONS, "Calibration", stop)
+    page = Page(report(runs))
+    assert f"{name}: index out of bounds; copy the run's files again" in page.text and "Calibration" in page.text
 
 
 def test_one_run_has_its_page_in_itself(runs: list[Path]) -> None:

