@@ -7,6 +7,7 @@ that names the file, and not a result that nobody can explain.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Collection
@@ -102,19 +103,24 @@ def verify_all(directory: Path) -> list[str]:
         directory: a sealed one; of another, nothing is compared.
 
     Returns:
-        What is wrong, a sentence for each file that is damaged or missing.
+        What is wrong, a sentence for each file that is damaged, missing or can't be read.
+
+    Raises:
+        OSError: this process may open no more files.
     """
-    problems = []
     try:
         noted = sums(directory)
-    except (Damaged, OSError) as error:
+    except Damaged as error:
         return [str(error)]
+    problems = []
     for name, expected in noted.items():
         try:
             _compare(directory / name, directory, expected)
         except FileNotFoundError:
             problems.append(f"{directory / name} is missing; {made_again(directory)}")
         except (Damaged, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # says nothing about the file
             problems.append(str(error))
     return problems
 
@@ -143,9 +149,9 @@ def sealed_in(path: Path) -> Path | None:
 
 
 def again(file: Path) -> str:
-    """What to do to have a file made anew, see `moonlib.remedies.made_again`."""
+    """What to do to have a file, or a directory, made anew; see `moonlib.remedies.made_again`."""
     real = _real(file)
-    return made_again(sealed_in(real) or real.parent)
+    return made_again(real if real.is_dir() else sealed_in(real) or real.parent)
 
 
 def sums(directory: Path) -> dict[str, str]:

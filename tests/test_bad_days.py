@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from moonlib import lock
+from moonlib.checksums import SUMS, Damaged
 from moonlib.claim import RunExistsError
 from moonlib.data.dataset import Dataset
 from moonlib.iteration import StageError, fit
@@ -50,6 +51,7 @@ def test_nan_in_a_batch_is_named(copied: Path, short_iter2: list[str]) -> None:
     vectors = np.load(file)
     vectors[:, 0] = np.nan
     np.save(file, vectors)
+    (file.parent / SUMS).unlink()
     with pytest.raises(NotFinite, match=r"Application: the loss is nan.*'target_vector' of the batch is not finite"):
         fit("iter2", [*short_iter2, "--stages.application.module.init_args.adapter=vector"], runs=copied, name="other")
 
@@ -87,7 +89,7 @@ def test_a_broken_recipe_of_a_run_is_replaced_only_when_asked(copied: Path, shor
 def test_a_finished_stage_without_its_metrics_is_named(copied: Path, short_iter2: list[str]) -> None:
     stage = (copied / "iter2/posttrain").resolve()
     (stage / "metrics.json").write_text("{")
-    with pytest.raises(StageError, match=rf"{stage}/metrics\.json is missing or broken.*delete {stage}"):
+    with pytest.raises(Damaged, match=rf"{stage}/metrics\.json is damaged.*remove {stage}"):
         fit("iter2", short_iter2, runs=copied)
     shutil.rmtree(stage)
     fit("iter2", short_iter2, runs=copied)

@@ -158,7 +158,7 @@ def _compare(directory: Path, samples: int | None) -> tuple[list[str], list[str]
     try:
         noted = sums(directory)
         problems = [] if samples is not None else verify_all(directory)
-    except (Damaged, OSError) as error:
+    except Damaged as error:
         return [str(error)], []
     warnings = []
     if samples is not None:

@@ -35,6 +35,13 @@ def written(tmp_path: Path, shop: Tables, splits: Splits, image_folder: Path) ->
     return write
 
 
+OF_ONE_CLASS = [
+    "no impression of the valid days was clicked: AUC, for one, is not defined there",
+    "every impression of the test days was clicked: AUC, for one, is not defined there",
+]
+"""What is said of `shop`: a single impression is of one class."""
+
+
 @pytest.fixture
 def built(written: Callable[..., Path]) -> Path:
     """`shop` as a build leaves it, with a list of checksums."""
@@ -45,12 +52,7 @@ def built(written: Callable[..., Path]) -> Path:
 
 def test_a_clean_dataset(built: Path) -> None:
     report = check(built)
-    # A single impression is of one class.
-    of_one_class = [
-        "no impression of the valid days was clicked: AUC, for one, is not defined there",
-        "every impression of the test days was clicked: AUC, for one, is not defined there",
-    ]
-    assert (report.problems, report.warnings) == ([], of_one_class)
+    assert (report.problems, report.warnings) == ([], OF_ONE_CLASS)
     assert report.ok
     assert report.counts["impressions"] == 4
     assert report.images == {"products": 3, "queries": 2}
@@ -204,7 +206,7 @@ def test_a_few_samples_leave_files_uncompared_and_say_so(built: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1] + b"!")
     report = check(built, samples=2)
     assert report.ok
-    (warning,) = report.warnings
+    (warning,) = (line for line in report.warnings if line not in OF_ONE_CLASS)
     assert warning.startswith("not compared with their checksums: ") and "shards of products and queries" in warning
     assert "without --samples all files are" in warning
     (problem,) = check(built).problems
@@ -216,7 +218,7 @@ def test_files_that_are_no_part_of_the_dataset(built: Path) -> None:
     (built / "shards/.DS_Store").write_text("the file manager's")
     report = check(built)
     assert report.ok
-    assert [line.split(" is no part")[0] for line in report.warnings] == [
+    assert [line.split(" is no part")[0] for line in report.warnings if line not in OF_ONE_CLASS] == [
         str(built / "notes.txt"),
         str(built / "shards/.DS_Store"),
     ]
@@ -226,7 +228,8 @@ def test_files_that_are_no_part_of_the_dataset(built: Path) -> None:
 
 def test_a_dataset_without_checksums_cannot_be_verified(built: Path) -> None:
     for samples in (None, 2):
-        (warning,) = check(forget_checksums(built), samples=samples).warnings
+        warnings = check(forget_checksums(built), samples=samples).warnings
+        (warning,) = (line for line in warnings if line not in OF_ONE_CLASS)
         assert (
             "has no checksums.sha256: it was built before moonlib kept checksums" in warning
             and "build it again" in warning
@@ -243,8 +246,6 @@ LISTED = b"0" * 64 + b"  "
 def test_a_damaged_list_of_checksums(built: Path, content: bytes) -> None:
     (built / "checksums.sha256").write_bytes(content)
     assert "checksums.sha256" in check(built).problems[0] and "build it again" in check(built).problems[0]
-    (built / "checksums.sha256").write_bytes(LISTED + b"gone\n")
-    assert f"{built / 'gone'} is missing" in check(built).problems[0]
 
 
 def test_missing_shards(written: Callable[..., Path]) -> None:
