@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from moonlib import registry
-from moonlib.artifacts import Unreadable, read_mapping
-from moonlib.checksums import again, verified
+from moonlib.artifacts import Unreadable, read_mapping, read_numbers
+from moonlib.checksums import verified
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
 from moonlib.data.existing import Shards
@@ -102,12 +102,11 @@ class Run:
         """
         file = self.directory / "results.json"
         try:
-            found, _ = undefined.parted(read_mapping(file))  # earlier versions wrote NaN
+            found, _ = undefined.parted(read_numbers(file))  # earlier versions wrote NaN
         except FileNotFoundError:
             raise RunError(f"{self.directory} has no results yet; {self._command} continues the run") from None
-        except (Unreadable, TypeError) as error:
-            problem = error if isinstance(error, Unreadable) else f"{file} holds other than numbers; {again(file)}"
-            raise RunError(str(problem)) from None
+        except Unreadable as error:
+            raise RunError(str(error)) from None
         return found
 
     @property

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from moonlib import recipe_merge
+from moonlib.checksums import SUMS
 from moonlib.cli import main
 from moonlib.closing_table import spread_table
 from moonlib.console import Terminal
@@ -737,6 +738,7 @@ def test_weights_of_another_encoder_stop_the_run_that_meets_them(
     assert main([*fit_words(whole, tmp_path, *run_only), "--name", "first"]) == 0
     weights = (tmp_path / "first/pretrain").resolve() / "weights.safetensors"
     save_weights(torch.nn.Linear(2, 2), weights)
+    (weights.parent / SUMS).unlink()
     line = refused(capsys, *fit_words(whole, tmp_path, *later), "--name", "second")
     assert line.startswith(f"moonlib: {weights.relative_to(weights.parents[2])}") or str(weights) in line
     assert "belongs to another encoder: it lacks '" in line

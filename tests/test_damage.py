@@ -114,7 +114,7 @@ def test_a_reused_stage_that_lost_its_numbers_is_told(runs: Path, capsys: pytest
 
 
 def test_an_export_and_an_embedding_are_compared_too(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (dataset,) = (path for path in (runs / ".data").iterdir() if path.is_dir())
+    dataset = Run(runs / "iter1").dataset().directory
     embed = ["embed", "runs/iter1", "--products", str(dataset), "--out", "vectors", "--workers", "0"]
     assert main(embed) == 0
     assert main(embed) == 0  # the same call again finds all of it done

@@ -267,7 +267,7 @@ def test_the_command_line_runs_a_recipe_and_ends_with_table_path_and_next_comman
 
 def test_infinity_in_a_recipe_is_noted_in_json_that_any_tool_reads(runs: Path) -> None:
     own = ["--stages.pretrain.trainer.gradient_clip_val=.inf", "--stages.represent=null", "--stages.application=null"]
-    run = fit(ITER1, [*SHORT, *own], runs=runs)
+    run = fit(ITER1, [*SHORT, *own], runs=runs, name="infinite")
     text = (run / "pretrain/identity.json").read_text()
     assert "Infinity" not in text and '"gradient_clip_val": ".inf"' in text
     # And read back as the number that it was.

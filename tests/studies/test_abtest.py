@@ -177,6 +177,7 @@ def elsewhere(unbroken: Path, tiny: Dataset, tmp_path: Path) -> Path:
     shutil.copytree(tiny.directory, data)
     described = json.loads((data / "dataset.json").read_text())
     (data / "dataset.json").write_text(json.dumps(described | {"name": "shop"}))
+    (data / SUMS).unlink()
     return tmp_path / "runs/iter2"
 
 

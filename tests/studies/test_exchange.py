@@ -277,6 +277,7 @@ def test_runs_of_other_data_and_unfinished_ones_are_refused(probed: Path, tmp_pa
 
 def test_metrics_of_a_point_that_are_none_end_in_one_sentence(probed: Path, tmp_path: Path) -> None:
     run = shutil.copytree(probed.parent, tmp_path / "runs", symlinks=True) / probed.name
+    (tmp_path / "runs/exchange.json").unlink(missing_ok=True)
     file = (run / "represent").resolve() / "metrics.json"
     whole = file.read_bytes()
     file.write_bytes(whole.replace(b"0", b"1", 1))

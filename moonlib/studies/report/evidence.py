@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from moonlib import artifacts
-from moonlib.artifacts import Unreadable, is_number, read_json, reading
+from moonlib.artifacts import Unreadable, is_number, read_json, read_mapping, reading
 from moonlib.checksums import again
 from moonlib.costs import read_costs
 from moonlib.data.segments import segment_label
@@ -121,12 +121,13 @@ def read(directory: str | Path, label: str) -> Evidence:
     found = Evidence(_opened(directory, problems), label, problems=problems)
     place = found.run.directory
     with telling(problems.append):
-        results = found.run.results
+        file = place / "results.json"
+        results = read_mapping(file) if file.is_file() else found.run.results
         found.results = {
             key: float(value) for key, value in results.items() if is_number(value) and math.isfinite(value)
         }
         for key in results.keys() - found.results.keys():
-            problems.append(f"{place / 'results.json'}: {key!r} is {str(results[key])[:40]!r}, and no finite number")
+            problems.append(f"{file}: {key!r} is {str(results[key])[:40]!r}, and no finite number")
     with telling(problems.append):
         found.undefined = found.run.undefined
     if os.path.lexists(place / "costs.json"):

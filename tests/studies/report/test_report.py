@@ -259,7 +259,6 @@ def test_a_broken_file_of_a_study_stops_nothing(runs: list[Path], content: str) 
         ("posttrain/csv/metrics.csv", "<html>", "is no CSV log, it has no column 'step'"),
         ("posttrain/csv/metrics.csv", "step,loss\n1,a\n", "is no CSV log that can be read"),
         ("posttrain/filters.json", '[{"filter": "x", "tables": 3}]', "is not what filters leave"),
-        ("posttrain/quarantine.jsonl", "3\n", "is no list of unreadable samples that can be read"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_told(
