@@ -69,9 +69,17 @@ class NotLogged(ValueError):
 
 
 def require_monitored(trainer: Trainer) -> None:
-    """Raise `NotLogged` if a callback, such as an ``EarlyStopping``, monitors what was not logged up to now."""
+    """Raise `NotLogged` if a callback, such as an ``EarlyStopping``, monitors what was not logged up to now.
+
+    Or if it looks at it after validation only, and this training has none: Lightning would say nothing.
+    """
     logged = trainer.callback_metrics
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if getattr(callback, "_check_on_train_epoch_end", None) is False and not trainer.enable_validation:
+            raise NotLogged(
+                f"{type(trainer.lightning_module).__name__}: trainer.callbacks: {type(callback).__name__} checks after "
+                "validation only, and this training has none: set its check_on_train_epoch_end: true"
+            )
         monitor = getattr(callback, "monitor", None) if getattr(callback, "strict", True) else None
         if monitor is not None and monitor not in (*logged, "epoch", "step"):
             stage = type(trainer.lightning_module).__name__

@@ -97,6 +97,16 @@ def test_a_metric_that_is_logged_may_be_monitored(copied: Path) -> None:
     assert (train(copied, f"--stages.pretrain.trainer.callbacks=[{stop}, {lax}]") / "pretrain").is_dir()
 
 
+def test_a_callback_that_waits_for_a_validation_that_never_comes_is_told(copied: Path) -> None:
+    for name, init_args, more in (
+        ("asked", "monitor: loss, check_on_train_epoch_end: false", []),
+        ("chosen", "monitor: loss, strict: false", ["--stages.pretrain.trainer.check_val_every_n_epoch=2"]),
+    ):
+        stop = f"{{class_path: {PATH}.EarlyStopping, init_args: {{{init_args}}}}}"
+        with pytest.raises(NotLogged, match=r"EarlyStopping checks after validation only.*check_on_train_epoch_end"):
+            train(copied, f"--stages.pretrain.trainer.callbacks=[{stop}]", *more, name=name)
+
+
 def test_a_metric_that_a_callback_of_one_s_own_logs_may_be_monitored(copied: Path) -> None:
     stop = f"{{class_path: {PATH}.EarlyStopping, init_args: {{monitor: mine}}}}"
     own = f"{{class_path: {__name__}.Late}}"
