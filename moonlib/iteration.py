@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from moonlib import points, processes
 from moonlib import recipe as recipes
-from moonlib.artifacts import read_json, read_mapping
+from moonlib.artifacts import read_json, read_mapping, read_numbers
 from moonlib.checksums import verified
 from moonlib.claim import claimed
 from moonlib.closing_table import closing_tables, spread_table
@@ -190,7 +190,7 @@ def fit_seeds(
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]
     if processes.is_first():
-        results = {run.name: read_mapping(run / "results.json") for run in found}
+        results = {run.name: read_numbers(run / "results.json") for run in found}
         Terminal(120).print(spread_table(results))
     return found
 
@@ -223,7 +223,7 @@ class Iteration:
         """
         results: dict[str, float] = {}
         titles: dict[str, str] = {}
-        before = read_mapping(self.run / "results.json") if (self.run / "results.json").exists() else {}
+        before = read_numbers(self.run / "results.json") if (self.run / "results.json").exists() else {}
         before, _ = undefined.parted(before)  # earlier versions wrote NaN
         self.fit_preprocessing()
         for stage in self.recipe.stages.values():
@@ -337,7 +337,7 @@ class Iteration:
         self.console.print(f"{step.link:28s} {took:>10s}  {directory}", soft_wrap=True)
         self.report_quarantine(directory)
         self.report_undefined(directory)
-        return read_mapping(directory / "metrics.json")
+        return read_numbers(directory / "metrics.json")
 
     def run_module(self, step: Step, partial: Path) -> dict[str, float]:
         """Let a stage do its work, together with the other processes where its trainer has several devices."""

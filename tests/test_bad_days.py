@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from moonlib import lock
+from moonlib.artifacts import Unreadable
 from moonlib.checksums import SUMS, Damaged
 from moonlib.claim import RunExistsError
 from moonlib.data.dataset import Dataset
@@ -93,6 +94,17 @@ def test_a_finished_stage_without_its_metrics_is_named(copied: Path, short_iter2
         fit("iter2", short_iter2, runs=copied)
     shutil.rmtree(stage)
     fit("iter2", short_iter2, runs=copied)
+
+
+def test_results_that_are_no_numbers_are_told_and_made_again(copied: Path, short_iter2: list[str]) -> None:
+    file = copied / "iter2/results.json"
+    before = file.read_bytes()
+    file.write_text('{"ctr/auc": {"test": 0.7}}')
+    with pytest.raises(Unreadable, match=r"results\.json: 'ctr/auc' is .*, and should be a number; remove it, and"):
+        fit("iter2", short_iter2, runs=copied)
+    file.unlink()
+    fit("iter2", short_iter2, runs=copied)
+    assert file.read_bytes() == before
 
 
 def test_a_pass_that_is_cut_off_keeps_the_results_of_the_one_before(
