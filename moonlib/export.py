@@ -170,6 +170,27 @@ def opened(place: str | Path) -> Run | Export:
     return Run(directory)
 
 
+def load(place: str | Path) -> Encoder:
+    """The trained encoder of a run or of an export of one, ready to use.
+
+    Args:
+        place: a run directory, or what `moonlib export` wrote; that needs neither the run nor its data nor a network.
+
+    Returns:
+        The encoder in eval mode; `encoder.preprocessor` makes its input.
+
+    Raises:
+        RunError: it is neither; see also `Run.encoder` and `moonlib.export.Export.encoder`.
+
+    Example:
+        >>> from moonlib.data.content import Content
+        >>> encoder = load("runs/iter2")  # doctest: +SKIP
+        >>> encoder(encoder.preprocessor([Content(image=None, text="red mug")], "query")).shape  # doctest: +SKIP
+        torch.Size([1, 128])
+    """
+    return opened(place).encoder()
+
+
 def export(run: str | Path, out: str | Path, *, license: str = "unknown") -> Path:
     """Write a run's encoder to a folder of its own that `moonlib.load` opens without the run, its data or a network.
 

@@ -359,26 +359,3 @@ def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Pa
     if weights is not None:
         load_weights(encoder, weights)
     return encoder.eval()
-
-
-def load(place: str | Path) -> Encoder:
-    """The trained encoder of a run or of an export of one, ready to use.
-
-    Args:
-        place: a run directory, or what `moonlib export` wrote; that needs neither the run nor its data nor a network.
-
-    Returns:
-        The encoder in eval mode; `encoder.preprocessor` makes its input.
-
-    Raises:
-        RunError: it is neither; see also `Run.encoder` and `moonlib.export.Export.encoder`.
-
-    Example:
-        >>> from moonlib.data.content import Content
-        >>> encoder = load("runs/iter2")  # doctest: +SKIP
-        >>> encoder(encoder.preprocessor([Content(image=None, text="red mug")], "query")).shape  # doctest: +SKIP
-        torch.Size([1, 128])
-    """
-    from moonlib.export import opened  # which reads runs, and so imports this module
-
-    return opened(place).encoder()

@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.interruption import Interruption
-from moonlib.stages.training import Position
+from moonlib.stages.position import Position
 
 Need = Literal["encoder", "weights", "representations"]
 

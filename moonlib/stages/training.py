@@ -16,7 +16,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +35,7 @@ from moonlib.data.workers import end_at_a_lost_batch
 from moonlib.disk import rename, replacing, unfinished, writing
 from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.interruption import Interruption
+from moonlib.stages.position import Position
 
 if TYPE_CHECKING:
     from moonlib.stages.stage import Stage, StageContext
@@ -46,14 +47,6 @@ OURS = ("moonlib.", "lightning.")
 """Modules whose stages and callbacks log nothing at the end of an epoch that they did not log before."""
 SNAPSHOTS = "snapshots"
 """Folder of a stage that holds ``<step>/weights.safetensors``, the encoder on its way."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """The next batch of a training: number ``batch`` of epoch ``epoch``, both counted from 0."""
-
-    epoch: int = 0
-    batch: int = 0
 
 
 class NotFinite(ValueError):

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -21,40 +20,13 @@ from moonlib.checksums import Damaged
 from moonlib.console import Terminal
 from moonlib.directories import write_json
 from moonlib.run import RunError
-from moonlib.studies.power_law import PowerLaw, fit_power_law
+from moonlib.studies.power_law import fit_power_law
 from moonlib.studies.scaling_figure import scaling_figure
+from moonlib.studies.series import Series
 from moonlib.studies.study import Axis, NotDefined, Point, Study, StudyError
 
 FORMS = ("E + A·N^-alpha", "E + A·N^-alpha + B·D^-beta")
 """Of one axis and of two."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """One metric along a study.
-
-    Attributes:
-        metric: its key in results.json.
-        goal: whether more or less of it is better.
-        values: by point.
-        law: of the error; None where there are too few points.
-        problem: why there is none.
-    """
-
-    metric: str
-    goal: Literal["max", "min"]
-    values: dict[int, float]
-    law: PowerLaw | None
-    problem: str = ""
-
-    @property
-    def of(self) -> str:
-        """What the law is of."""
-        return f"1 - {self.metric}" if self.goal == "max" else self.metric
-
-    def error(self, value: Any) -> Any:
-        """A metric as the error that is fitted, and the other way round."""
-        return 1 - value if self.goal == "max" else value
 
 
 def scale(

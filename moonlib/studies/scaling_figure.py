@@ -14,7 +14,7 @@ from moonlib.disk import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from moonlib.studies.scale import Series
+    from moonlib.studies.series import Series
     from moonlib.studies.study import Point
 
 CURVE = 200

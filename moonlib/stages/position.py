@@ -1,0 +1,13 @@
+"""Where the data of a training continues."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Position:
+    """The next batch of a training: number ``batch`` of epoch ``epoch``, both counted from 0."""
+
+    epoch: int = 0
+    batch: int = 0
