@@ -6,6 +6,7 @@ the file's name and what to do.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 
 from moonlib.checksums import Damaged, again, verified
 from moonlib.disk import is_panic
+
+_NO_FILE = (errno.EISDIR, errno.ELOOP)
+"""What the system says of a name that is no file's."""
 
 Kind = Literal["integers", "floats", "booleans", "texts"]
 """Of a column's values."""
@@ -43,7 +47,7 @@ def reading(file: Path, kind: str) -> Iterator[None]:
         kind: what it should be, such as ``JSON file``.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: the system can't read it; it may be missing, for one.
         Damaged: its content is not what was written.
         Unreadable: it can't be parsed.
 
@@ -52,11 +56,13 @@ def reading(file: Path, kind: str) -> Iterator[None]:
     try:
         verified(file)
         yield
-    except (FileNotFoundError, Damaged, Unreadable):
+    except (MemoryError, Damaged, Unreadable):
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
+        if isinstance(error, OSError) and error.errno not in _NO_FILE:
+            raise  # the system's trouble says nothing about the file
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise Unreadable(f"{file} is no {kind} that can be read ({reason}); {again(file)}") from error
 

@@ -1,6 +1,6 @@
 """Checksums of what is finished: noted when a directory is complete, compared when a process first opens a file of it.
 
-They are kept in a file ``checksums.sha256`` in the directory, which ``sha256sum --check`` reads too. Its last line, to
+They are kept in a file ``moonlib.sha256`` in the directory, which ``sha256sum --check`` reads too. Its last line, to
 that program a comment, is the checksum of those above. A bit that a disk, a copy or an editor changed is then an error
 that names the file, and not a result that nobody can explain.
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from moonlib.disk import sync, writing
+from moonlib.disk import replacing, sync, writing
 from moonlib.remedies import made_again
 
-SUMS = "checksums.sha256"
+SUMS = "moonlib.sha256"
 LOCK = ".lock"
 
 _MARK = b"# the lines above: "
@@ -27,33 +27,33 @@ class Damaged(ValueError):
     """A file whose content is not what was written; the message names it and says how to have it made anew."""
 
 
-def seal(directory: Path, but: Collection[str] = ()) -> None:
-    """Note the checksums of all files of a finished directory, and have all of it on the disk before returning.
+def seal(directory: Path, files: Iterable[Path] | None = None) -> None:
+    """Note the checksums of a finished directory's files, and have these on the disk before returning.
 
     Args:
-        directory: what is noted of it is not written afterwards. Links in it are left out, and so is the lock.
-        but: names of files in it that may change later.
+        directory: what is noted of it is not written afterwards.
+        files: those to note; by default all in it, at any depth. Links are left out, and so is the lock.
 
     Raises:
         OSError: it can't be read or written.
     """
     lines = []
-    left_out = {directory / name for name in (LOCK, SUMS, *but)}
-    folders = [directory]
+    noted = [path for path in sorted(directory.rglob("*") if files is None else files) if _is_noted(path, directory)]
     with writing(directory / SUMS):
-        for path in sorted(directory.rglob("*")):
-            if path.is_symlink() or path in left_out:
-                continue
-            if path.is_dir():
-                folders.append(path)
-            else:
-                with path.open("rb") as file:
-                    lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(directory)}\n")
-                    os.fsync(file.fileno())
-        listed = "".join(lines).encode()
-        (directory / SUMS).write_bytes(listed + _MARK + hashlib.sha256(listed).hexdigest().encode() + b"\n")
-        for path in (directory / SUMS, *reversed(folders)):
-            sync(path)
+        for path in noted:
+            with path.open("rb") as file:
+                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(directory)}\n")
+                os.fsync(file.fileno())
+        for folder in {above for path in noted for above in path.parents}:
+            if folder.is_relative_to(directory):
+                sync(folder)
+    listed = "".join(lines).encode()
+    with replacing(directory / SUMS) as temporary:
+        temporary.write_bytes(listed + _MARK + hashlib.sha256(listed).hexdigest().encode() + b"\n")
+
+
+def _is_noted(path: Path, directory: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path not in (directory / LOCK, directory / SUMS)
 
 
 def verified(file: Path) -> Path:

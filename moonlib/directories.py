@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from moonlib.remedies import STAGES
 
 
 @contextmanager
-def attempt(directory: Path, announce: Callable[[str], None]) -> Iterator[Path | None]:
+def attempt(directory: Path, announce: Callable[[str], None], but: Collection[str] = ()) -> Iterator[Path | None]:
     """Work on a directory that takes its real name once everything in it is written.
 
     What is written goes to ``<name>.partial``; an attempt that is cut off leaves it there for the next. Of several
@@ -26,6 +26,7 @@ def attempt(directory: Path, announce: Callable[[str], None]) -> Iterator[Path |
     Args:
         directory: the real name.
         announce: called with who works on it already, before waiting for them.
+        but: names of files that only an unfinished attempt needs; deleted once the directory has its name.
 
     Yields:
         Where to write, or None if the directory is finished.
@@ -45,9 +46,14 @@ def attempt(directory: Path, announce: Callable[[str], None]) -> Iterator[Path |
             return
         (partial / SUMS).unlink(missing_ok=True)  # of an attempt that ended just before it took its name
         yield partial
-        seal(partial)
+        for left in partial.rglob(".*.partial"):  # of an attempt that was killed while it wrote a file
+            left.unlink()
+        kept = [partial / name for name in but]  # if all else fails from here on, it is not begun anew
+        seal(partial, [path for path in partial.rglob("*") if path not in kept])
         (partial / LOCK).unlink()
         rename(partial, directory)
+        for name in but:
+            (directory / name).unlink(missing_ok=True)
 
 
 def refuse_links(path: Path, below: Path) -> None:

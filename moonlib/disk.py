@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Example: ``with replacing(path) as temporary: temporary.write_bytes(data)``
     """
-    partial = unfinished(path)
+    partial = unfinished(path.with_name(f"{path.name}.{os.getpid()}"))  # of several that write it the last one wins
     with writing(path):
         try:
             yield partial

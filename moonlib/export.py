@@ -6,7 +6,7 @@
     text/, image/, ...  configuration and tokenizer of a part that had them from elsewhere, such as the hub
     recipe.yaml         what it was trained with
     README.md           the model card, see `moonlib.model_card`; yours to edit
-    checksums.sha256          checksums of all but the model card, see `moonlib.checksums`
+    moonlib.sha256      checksums of all but the model card, see `moonlib.checksums`
 
 Nothing in the folder points out of it: neither the run nor its data nor a network is needed to open it.
 """
@@ -295,7 +295,7 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
     recipe = yaml.safe_dump(source.config, sort_keys=False, allow_unicode=True, width=120)
     write_text(folder / "recipe.yaml", recipe)
     write_text(folder / "README.md", model_card(source, encoder, described, recipe, license))
-    seal(folder, but=["README.md"])  # which is for people to edit
+    seal(folder, [path for path in folder.rglob("*") if path != folder / "README.md"])  # which is for people to edit
 
 
 def _detached(config: Mapping[str, Any], module: nn.Module, place: Path, folder: Path) -> dict[str, Any]:

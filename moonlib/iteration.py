@@ -321,7 +321,8 @@ class Iteration:
     def run_step(self, step: Step) -> dict[str, float]:
         """Run a stage, or take its finished directory over; link it into the run."""
         directory = self.stages / step.fingerprint
-        with costed(self.costs, step.link) as cost, attempt(directory, self.waiting_for(step.link)) as partial:
+        waiting = self.waiting_for(step.link)
+        with costed(self.costs, step.link) as cost, attempt(directory, waiting, but=[CHECKPOINT]) as partial:
             cost["reused"] = partial is None
             if partial is not None:
                 start = time.perf_counter()
@@ -329,7 +330,6 @@ class Iteration:
                 write_json(partial / "identity.json", spelled(step.identity))
                 write_json(partial / "metrics.json", metrics)
                 write_json(partial / "cost.json", {"seconds": round(time.perf_counter() - start, 2)})
-                (partial / CHECKPOINT).unlink(missing_ok=True)
         if cost["reused"]:
             cost["first_run"] = read_mapping(directory / "cost.json")
         link(self.run / step.link, directory)
@@ -364,8 +364,8 @@ class Iteration:
                 limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
                 files = f"; or it may not open more than {limit} files (ulimit -n)" if limit < FEW_FILES else ""
                 raise StageError(
-                    f"{step.link}: a loader process was killed, by hand or by the system for want of memory{files}. "
-                    f"The same command continues this run, also with a lower {key}"
+                    f"{step.link}: a loader process was killed, by hand or by the system for want of memory{files}, or "
+                    f"ended at an error shown above. The same command continues this run, also with a lower {key}"
                 ) from error
             raise
         finally:
@@ -401,7 +401,7 @@ class Iteration:
         """Say how many samples a stage could not read."""
         file = directory / "quarantine.jsonl"
         if file.exists():
-            lines = len(file.read_text(encoding="utf-8").splitlines())
+            lines = len(file.read_bytes().splitlines())
             self.console.print(f"{'':28s} {lines} samples could not be read, see {file}", soft_wrap=True)
 
     def report_undefined(self, directory: Path) -> None:

@@ -21,6 +21,7 @@ def made_again(directory: Path) -> str:
     Example: ``remove runs/.stages/0b1c…, and `moonlib fit --config runs/iter3/recipe.yaml …` makes it again``
     """
     directory = directory.resolve()
+    directory = next((place for place in (directory, *directory.parents) if place.parent.name == STAGES), directory)
     above = directory.parent
     if above.name == STAGES:
         run = _run_of(directory, above.parent)
@@ -34,7 +35,9 @@ def made_again(directory: Path) -> str:
         if (directory / "config.json").exists():
             return "copy the export again, or remove it and export the run again"
         return f"remove it, and `{fit_command(directory)}` writes it again"
-    return "copy it again, or remove it and write it again with the command that wrote it"
+    if (directory / "embedding.json").exists():
+        return f"remove {_shown(directory)}, and the `moonlib embed` that wrote it makes it again"
+    return f"copy {_shown(directory)} again, or remove it and give the command that wrote it once more"
 
 
 def fit_command(run: Path) -> str:
@@ -57,9 +60,11 @@ def runs_of(run: Path) -> Path:
 
 def _run_of(stage: Path, runs: Path) -> Path | None:
     """A run that links to a stage."""
-    for recipe in sorted(runs.glob("**/recipe.yaml")):
-        if any(path.is_symlink() and os.path.realpath(path) == str(stage) for path in recipe.parent.iterdir()):
-            return recipe.parent
+    for folder, folders, files in os.walk(runs):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [Path(folder, name) for name in (*folders, *files)] if "recipe.yaml" in files else []
+        if any(path.is_symlink() and os.path.realpath(path) == str(stage) for path in links):
+            return Path(folder)
     return None
 
 

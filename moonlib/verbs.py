@@ -200,7 +200,8 @@ def _embedding(out: Path, identity: dict[str, Any], run: Run | Export) -> Iterat
             if (out / SUMS).is_file():
                 verified(out)
             else:
-                seal(out)
+                names = ("npy", "ids.npy", "parquet", "quarantine.jsonl")
+                seal(out, [file, *(out / f"{table}.{name}" for table in KEYS for name in names)])
     except lock.InUse as holder:
         raise ValueError(f"{out} is in use by {holder}: wait for it to end, or choose another place") from None
 

@@ -129,7 +129,7 @@ def test_any_content_is_read_or_ends_in_one_sentence(kind: str, data: bytes) -> 
             READERS[kind](file)
         except Exception as error:
             assert isinstance(error, Unreadable) and _is_users(error), repr(error)
-            assert str(file) in str(error) and "copy it again" in str(error)
+            assert str(file) in str(error) and "again" in str(error)
             assert _message(error) == str(error) and "\n" not in str(error)
 
 
@@ -186,7 +186,7 @@ def test_the_sentence_says_which_file_what_is_wrong_and_what_to_do(
         READERS[kind](file)
     text = str(caught.value)
     assert text.startswith(str(file)) and told in text
-    assert text.endswith("; copy it again, or remove it and write it again with the command that wrote it")
+    assert text.endswith("again, or remove it and give the command that wrote it once more")
 
 
 @pytest.mark.parametrize("kind", sorted(READERS))

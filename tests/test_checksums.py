@@ -53,7 +53,7 @@ def test_whatever_differs_is_named(sealed: Path, name: str, how: str) -> None:
     with pytest.raises(Damaged, match=rf"^{file} is damaged: its SHA-256 is [0-9a-f]{{16}}…, and was [0-9a-f]{{16}}…"):
         verified(file)
     (problem,) = verify_all(sealed)
-    assert str(file) in problem and "copy it again" in problem
+    assert str(file) in problem and f"copy {sealed} again" in problem
 
 
 def test_a_file_that_changes_after_the_first_look_is_compared_again(sealed: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_file_that_changes_after_the_first_look_is_compared_again(sealed: Path
 def test_a_missing_file_is_told_and_one_added_later_is_left_alone(sealed: Path) -> None:
     (sealed / "vectors.npy").unlink()
     (sealed / "index.faiss").write_bytes(b"later")
-    with pytest.raises(Damaged, match=r"vectors\.npy is missing; copy it again"):
+    with pytest.raises(Damaged, match=r"vectors\.npy is missing; copy .* again"):
         verified(sealed / "vectors.npy")
     with pytest.raises(FileNotFoundError):
         verified(sealed / "never.npy")
@@ -179,6 +179,33 @@ def test_what_to_do_depends_on_who_wrote_it(tmp_path: Path) -> None:
     assert again(stage) == f"remove {stage}, and the next `moonlib fit` that needs it makes it again"
     assert again(dataset) == f"remove {dataset}, and the next `moonlib fit` builds it again"
     assert again(built / "products.arrow") == "copy the dataset again, or remove it and build it again"
-    assert again(tmp_path / "vectors/a.npy").startswith("copy it again")
+    assert again(tmp_path / "vectors/a.npy").startswith(f"copy {tmp_path / 'vectors'} again, or remove it and give")
     (tmp_path / "loop").symlink_to("loop")
-    assert again(tmp_path / "loop").startswith("copy it again")
+    assert again(tmp_path / "loop").startswith("copy ")
+
+
+def test_a_list_that_another_program_wrote_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    (tmp_path / "checksums.sha256").write_text("0" * 64 + "  place/a\n")
+    (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  place/a\n")
+    (tmp_path / "place/a").write_text("a")
+    assert verified(tmp_path / "place/a")
+
+
+def test_the_list_itself_is_written_whole_or_not_at_all(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (sealed / SUMS).read_bytes()
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:40])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="make room"):
+        seal(sealed)
+    assert (sealed / SUMS).read_bytes() == before
+
+
+def test_only_what_is_named_is_noted(sealed: Path) -> None:
+    seal(sealed, [sealed / "vectors.npy", sealed / "never.npy"])
+    assert list(sums(sealed)) == ["vectors.npy"]

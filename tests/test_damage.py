@@ -118,6 +118,13 @@ def test_an_export_and_an_embedding_are_compared_too(runs: Path, capsys: pytest.
     embed = ["embed", "runs/iter1", "--products", str(dataset), "--out", "vectors", "--workers", "0"]
     assert main(embed) == 0
     assert main(embed) == 0  # the same call again finds all of it done
+    assert main(["index", "vectors", "--kind", "flat"]) == 0
+    Path("vectors/notes.txt").write_text("mine")
+    Path("vectors/moonlib.sha256").unlink()  # as an embedding that is older than checksums, and gets them now
+    assert main(embed) == 0
+    Path("vectors/products.flat.faiss").unlink()
+    Path("vectors/notes.txt").write_text("other words")
+    assert main(embed) == 0
     flip(Path("vectors/products.npy"))
     for command in (embed, ["index", "vectors", "--kind", "flat"]):
         assert main(command) == 2

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from moonlib import lock
+from moonlib.checksums import SUMS, sums
 from moonlib.claim import RunExistsError
 from moonlib.debug import debug
 from moonlib.directories import attempt, link, write_text
@@ -240,3 +241,26 @@ def test_a_runs_directory_that_is_a_link_is_the_user_s_own_choice(copied: Path, 
     (tmp_path / "linked").symlink_to(copied)
     assert load(copied / "iter1/recipe.yaml").stages
     assert fit(copied / "iter1/recipe.yaml", runs=tmp_path / "linked", name="iter1") == tmp_path / "linked/iter1"
+
+
+def test_what_only_an_attempt_needs_is_there_until_the_directory_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(directory: Path) -> None:
+        with attempt(directory, print, but=["checkpoint.ckpt"]) as partial:
+            if partial is not None:
+                (partial / "weights").write_text("trained")
+                (partial / "checkpoint.ckpt").write_text("all that resume needs")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("moonlib.directories.seal", full)
+        with pytest.raises(OSError, match="No space left"):
+            fill(tmp_path / "stage")
+    assert (tmp_path / "stage.partial/checkpoint.ckpt").exists()
+    (tmp_path / "stage.partial/.weights.7.partial").write_text("half")  # of a process that was killed
+    fill(tmp_path / "stage")
+    assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [SUMS, "weights"]
+    assert list(sums(tmp_path / "stage")) == ["weights"]

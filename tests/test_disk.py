@@ -38,7 +38,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypa
         temporary.write_text("whole")
         assert not happened
     assert (tmp_path / "a.txt").read_text() == "whole"
-    assert happened == [("sync", ".a.txt.partial"), ("rename", "a.txt"), ("sync", tmp_path.name)]
+    assert happened == [("sync", f".a.txt.{os.getpid()}.partial"), ("rename", "a.txt"), ("sync", tmp_path.name)]
 
 
 def test_what_fails_leaves_the_file_that_was_there(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_what_fails_leaves_the_file_that_was_there(tmp_path: Path) -> None:
 
 def test_a_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("mine")
-    unfinished(tmp_path / "a.txt").symlink_to(tmp_path / "victim")
+    unfinished(tmp_path / f"a.txt.{os.getpid()}").symlink_to(tmp_path / "victim")
     with replacing(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
     assert (tmp_path / "victim").read_text() == "mine" and (tmp_path / "a.txt").read_text() == "new"

@@ -182,7 +182,7 @@ def _report(dataset: Dataset, files: dict[str, str]) -> None:
         say(f"{files[table]}: {describe(dataset.table(table), table)}")
     quarantine = dataset.directory / "quarantine.jsonl"
     if quarantine.exists():
-        lost = len(quarantine.read_text(encoding="utf-8").splitlines())
+        lost = len(quarantine.read_bytes().splitlines())
         say(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
     for problem in [
         *empty_splits(dataset),

@@ -132,7 +132,7 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     if quarantine.exists():
         try:
             with reading(quarantine, "list of images"):
-                lost = len(quarantine.read_text(encoding="utf-8").splitlines())
+                lost = len(quarantine.read_bytes().splitlines())
             line = f"images that could not be read when the dataset was built: {lost} (see {quarantine})"
             report.warnings.append(line)
         except ValueError as error:

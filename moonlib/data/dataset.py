@@ -31,8 +31,9 @@ class BrokenShard(ValueError):
 class Dataset:
     """Opens a directory that `moonlib.data.shards.write_dataset` wrote. Tables are mapped into memory, not read.
 
-    Each file is compared with its checksum when a process first opens it; a dataset that was built before there were
-    checksums is validated as far as Arrow can tell.
+    Each file is compared with its checksum when a process first opens it, but for the tars of products and queries, of
+    which `moonlib.data.reader.SampleReader` compares each sample as it reads it. A dataset that was built before there
+    were checksums is validated as far as Arrow can tell.
 
     Attributes:
         directory: where it lies.

@@ -3,7 +3,7 @@
 A dataset directory holds::
 
     dataset.json                          name, version, counts, splits, hash; written last
-    checksums.sha256                            the checksum of every file; `build_once` adds it to what is complete
+    moonlib.sha256                        the checksum of every file; `build_once` adds it to what is complete
     quarantine.jsonl                      images that could not be read, one per line; only if there are any
     shards/products-000000.tar            <item_id>.jpg (if it has an image), <item_id>.json = the row
     shards/products-000000.arrow          the same rows, where each member's data lies in the tar, and its CRC-32
@@ -78,7 +78,8 @@ def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     """Return a dataset's directory, building it first if it isn't there.
 
     The build happens in ``<directory>.partial``, which is renamed when it is complete. Of several builders one works
-    and the others wait for it. What a failed build wrote is removed; what a killed one left, by the next.
+    and the others wait for it. What a failed build wrote is removed; what a killed one left, or one
+    that failed at its very end, by the next.
 
     Args:
         directory: where the dataset belongs.

@@ -10,6 +10,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,7 +45,7 @@ def shortage(error: BaseException) -> str | None:
     if files or re.search(rf"Too many open files|items of ancdata|exit code {errno.EMFILE}\b", text):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"a process may open no more than {limit} files: raise the limit (ulimit -n 65536)"
-    shared = re.search(r"shared memory|shm|/torch_\d", text)
+    shared = re.search(r"shared memory|\bshm_|</torch_\d|/dev/shm/torch_", text)
     full = re.search(r"No space left on device|Cannot allocate memory", text)
     if (shared and full) or re.search(rf"signal: Bus error|exit code {errno.ENOSPC}\b", text):
         return "/dev/shm is full, through which loaders hand batches over: make it larger (docker run --shm-size 8g)"
@@ -62,7 +63,8 @@ def end_at_a_lost_batch(worker: int) -> None:
 
 
 def _end_with_its_number(error: BaseException, item: object) -> None:
-    """End with the number of the system's error, which `shortage` finds in what torch makes of it."""
+    """Show the error, and end with the number of the system's, which `shortage` finds in what torch makes of it."""
+    traceback.print_exception(error)
     told = re.search(r"\((\d+)\)$", str(error).strip())
     number = getattr(error, "errno", None) or (int(told[1]) if told else 1)
     os._exit(number)

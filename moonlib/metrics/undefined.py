@@ -57,7 +57,13 @@ def leave_out(metrics: Mapping[str, float], directory: Path) -> dict[str, float]
 
     Returns:
         The defined ones.
+
+    Raises:
+        ValueError: one is no number.
     """
+    for key, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{directory}: the stage's metric {key!r} is {value!r}; a metric is a float or an int")
     defined, undefined = parted(metrics)
     if undefined:
         write_json(directory / FILE, noted(directory) | undefined)

@@ -189,7 +189,9 @@ def join(log: Path) -> None:
     if not parts:
         return
     rows = [
-        pl.read_csv(part, ignore_errors=True, truncate_ragged_lines=True) for part in (*parts, log) if part.exists()
+        pl.read_csv(part, ignore_errors=True, truncate_ragged_lines=True)
+        for part in (*parts, log)
+        if part.exists() and part.stat().st_size  # a kill, or a full disk, may have left an empty one
     ]
     whole = pl.concat(rows, how="diagonal_relaxed").unique("step", keep="last").sort("step")
     with replacing(log) as partial:

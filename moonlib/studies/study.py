@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 from moonlib import recipe as recipes
 from moonlib.artifacts import Unreadable, numbers
-from moonlib.checksums import again
 from moonlib.fingerprint import material_recipe
 from moonlib.iteration import fit
 from moonlib.names import run_name
@@ -249,7 +248,8 @@ class Study:
             changes = recipes.diff(material_recipe(run.config), expected)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             file, kind = run.directory / "recipe.yaml", type(error).__name__
-            raise Unreadable(f"{file} is no recipe of a run ({kind}: {error}); {again(file)}") from error
+            remedy = f"remove {run.directory}, and the study makes this point again"
+            raise Unreadable(f"{file} is no recipe of a run ({kind}: {error}); {remedy}") from error
         differing = [f"{key} {old} (now {new})" for key, old, new in changes]
         if differing:
             raise StudyError(f"{run.directory} is the run of another recipe: {', '.join(differing)}; see --replace")

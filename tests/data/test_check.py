@@ -223,7 +223,7 @@ def test_files_that_are_no_part_of_the_dataset(built: Path) -> None:
         str(built / "shards/.DS_Store"),
     ]
     (built / "shards/users-000001.tar").write_bytes((built / "shards/users-000000.tar").read_bytes())
-    assert f"{built / 'shards/users-000001.tar'} is not in checksums.sha256" in check(built).problems[0]
+    assert f"{built / 'shards/users-000001.tar'} is not in moonlib.sha256" in check(built).problems[0]
 
 
 def test_a_dataset_without_checksums_cannot_be_verified(built: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_dataset_without_checksums_cannot_be_verified(built: Path) -> None:
         warnings = check(forget_checksums(built), samples=samples).warnings
         (warning,) = (line for line in warnings if line not in OF_ONE_CLASS)
         assert (
-            "has no checksums.sha256: it was built before moonlib kept checksums" in warning
+            "has no moonlib.sha256: it was built before moonlib kept checksums" in warning
             and "build it again" in warning
         )
 
@@ -244,8 +244,8 @@ LISTED = b"0" * 64 + b"  "
     [b"", b"abc", b"\xff\n", LISTED + b"a", LISTED + b"a\0b\n", LISTED.upper()[2:] + b"a\n", 2 * (LISTED + b"a\n")],
 )
 def test_a_damaged_list_of_checksums(built: Path, content: bytes) -> None:
-    (built / "checksums.sha256").write_bytes(content)
-    assert "checksums.sha256" in check(built).problems[0] and "build it again" in check(built).problems[0]
+    (built / "moonlib.sha256").write_bytes(content)
+    assert "moonlib.sha256" in check(built).problems[0] and "build it again" in check(built).problems[0]
 
 
 def test_missing_shards(written: Callable[..., Path]) -> None:
@@ -272,7 +272,7 @@ def test_warnings(written: Callable[..., Path], shop: Tables, image_folder: Path
     assert any(
         line.startswith("images that could not be read when the dataset was built: 1") for line in report.warnings
     )
-    assert sum("checksums.sha256" in line for line in report.warnings) == 1  # it was not built, but only written
+    assert sum("moonlib.sha256" in line for line in report.warnings) == 1  # it was not built, but only written
     assert len(report.warnings) == 6 + 2  # and the two of a clean dataset
 
 

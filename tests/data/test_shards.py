@@ -259,7 +259,7 @@ def test_of_two_builders_one_works_and_the_other_takes_its_result(tmp_path: Path
         assert set(pool.map(build_once, [tmp_path / "d"] * 3, [build] * 3)) == {tmp_path / "d"}  # none is refused
     assert len(built) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
-    assert _names(tmp_path / "d") == {"checksums.sha256", "dataset.json"}
+    assert _names(tmp_path / "d") == {"moonlib.sha256", "dataset.json"}
 
 
 @pytest.mark.parametrize("left", [[], ["dataset.json", "shards"]])
@@ -269,7 +269,7 @@ def test_a_build_that_begins_or_has_just_ended_is_in_nobodys_way(left: list[str]
     for name in left:
         (tmp_path / "d.partial" / name).write_text("")
     assert build_once(tmp_path / "d", _finish) == tmp_path / "d"
-    assert _names(tmp_path / "d") == {"checksums.sha256", "dataset.json"}
+    assert _names(tmp_path / "d") == {"moonlib.sha256", "dataset.json"}
 
 
 BUILDER = """
@@ -301,7 +301,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None
         assert [path.name for path in tmp_path.iterdir()] == ["d.partial"]
     subprocess.run([sys.executable, "-c", BUILDER, str(tmp_path), "whole"], check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
-    assert _names(tmp_path / "d") == {"checksums.sha256", "dataset.json", "shards"}
+    assert _names(tmp_path / "d") == {"moonlib.sha256", "dataset.json", "shards"}
 
 
 def test_a_builder_waits_for_another_process_and_says_so(

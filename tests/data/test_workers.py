@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from moonlib.data.workers import WorkerKilled, worker_pool
+from moonlib.data.workers import WorkerKilled, shortage, worker_pool
 
 _started: list[int] = []
 
@@ -69,3 +70,41 @@ def _alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize(
+    "file", ["/home/hashmi/runs/weights.npy", "/dev/shm/runs/weights.npy", "/data/shm/x", "/data/shared/memory"]
+)
+def test_a_full_disk_is_no_full_shared_memory(file: str) -> None:
+    assert shortage(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/dev/shm/torch_7_1"),
+        RuntimeError("unable to write to file </torch_7_1>: No space left on device (28)"),
+        RuntimeError(
+            "unable to open shared memory object </torch_7_1> in read-write mode: No space left on device (28)"
+        ),
+    ],
+)
+def test_full_shared_memory_is_told(error: Exception) -> None:
+    assert "/dev/shm is full" in str(shortage(error))
+
+
+def test_a_batch_that_cannot_be_handed_over_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    code = """
+import torch
+from torch.utils.data import DataLoader
+from moonlib.data.workers import end_at_a_lost_batch
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self): return 2
+    def __getitem__(self, i): return lambda: i
+
+list(DataLoader(Rows(), num_workers=1, collate_fn=list, worker_init_fn=end_at_a_lost_batch))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pickle" in done.stderr and "exited unexpectedly" in done.stderr

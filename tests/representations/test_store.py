@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -97,6 +98,20 @@ def test_what_is_complete_is_not_made_again_and_what_is_of_other_ids_or_width_is
         store = write_vectors(tmp_path, "x", ids, dim, 2, chunked(changed, 2))
         np.testing.assert_array_equal(store.ids, ids)
         np.testing.assert_array_equal(store.vectors, changed)
+
+
+def test_what_the_system_could_not_open_is_not_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.ones((4, 2), np.float32)
+    write_vectors(tmp_path, "x", np.arange(4), 2, 2, chunked(vectors, 2))
+    before = (tmp_path / "x.npy").read_bytes()
+
+    def refuse(file: Path) -> Path:
+        raise OSError(errno.EMFILE, "Too many open files", str(file))
+
+    monkeypatch.setattr("moonlib.artifacts.verified", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        write_vectors(tmp_path, "x", np.arange(4), 2, 2, chunked(vectors, 2))
+    assert (tmp_path / "x.npy").read_bytes() == before
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((1, 2), np.float32), np.zeros((2, 3), np.float32)])

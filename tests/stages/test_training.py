@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from moonlib.cli import main
 from moonlib.iteration import fit
-from moonlib.stages.training import NotLogged, require_monitored
+from moonlib.stages.training import NotLogged, join, require_monitored
 
 PATH = "lightning.pytorch.callbacks"
 
@@ -119,3 +119,12 @@ def test_a_metric_that_a_callback_of_one_s_own_logs_may_be_monitored(copied: Pat
 def test_other_callbacks_monitor_nothing() -> None:
     trainer: Any = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     require_monitored(trainer)
+
+
+def test_an_empty_log_of_an_attempt_that_was_cut_off_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "metrics.0.csv").touch()
+    (tmp_path / "metrics.1.csv").write_text("step,loss\n0,0.5\n1,0.4\n")
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,0.3\n2,0.2\n")
+    join(tmp_path / "metrics.csv")
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss\n0,0.5\n1,0.3\n2,0.2\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]

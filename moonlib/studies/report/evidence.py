@@ -162,9 +162,8 @@ def _opened(directory: str | Path, problems: list[str]) -> Run:
         told: list[str] = []
         with telling(told.append):
             raise
-        problems.append(
-            f"{place / 'recipe.yaml'} is no recipe that can be read, its stages are told without: {told[0]}"
-        )
+        file = place / "recipe.yaml"
+        problems.append(f"{file}: {told[0].removeprefix(f'{file} ')}; the run's stages are told without it")
         return WithoutRecipe(place)
 
 

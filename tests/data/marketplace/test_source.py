@@ -51,7 +51,7 @@ def test_prepare_builds_once(tiny: Dataset) -> None:
 
 
 def test_a_dataset_is_shards_and_truth_and_nothing_else(tiny: Dataset) -> None:
-    assert {path.name for path in tiny.directory.iterdir()} == {"checksums.sha256", "dataset.json", "shards", "truth"}
+    assert {path.name for path in tiny.directory.iterdir()} == {"moonlib.sha256", "dataset.json", "shards", "truth"}
 
 
 def test_seeds_are_different_worlds() -> None:

@@ -251,7 +251,7 @@ def test_a_broken_file_of_a_study_stops_nothing(runs: list[Path], content: str) 
         ),
         ("costs.json", None, "is no JSON file that can be read"),
         ("recipe.yaml", "stages: [", "cannot be read"),
-        ("recipe.yaml", "[" * 5000, "is no recipe that can be read"),
+        ("recipe.yaml", "[" * 5000, "the run's stages are told without it"),
         ("represent/identity.json", "{", "is no JSON file that can be read"),
         ("represent/metrics.json", "3", "holds no JSON object, but '3'"),
         ("represent/searches.parquet", "", "is no Parquet file that can be read"),
