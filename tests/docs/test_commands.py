@@ -49,6 +49,9 @@ DOCUMENTS += sorted([*(ROOT / "moonlib/docs/pages").glob("*.md"), *ROOT.glob("pl
 COMMAND = re.compile(r"(\$ )?(\S*/)?(moonlib|make|pip|python3?|npm|git|pytest|mkdocs|ruff|mypy) ")
 
 _TO_SITE = "pip install -q --no-index --no-deps --no-build-isolation --target site"
+OF_MAKE = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "ARGS", "RECIPE", "PYTHON")
+"""What `make test ARGS=...` leaves in the environment, and a make within would take for its own."""
+
 _NEEDS = "what it needs is here, and nothing of it stays in this environment"
 
 SUBSTITUTIONS = [
@@ -165,11 +168,10 @@ class Session:
     def environment(self) -> dict[str, str]:
         """What commands find in their environment."""
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in OF_MAKE},
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(self.site),
             "COLUMNS": "160",
-            "MAKEFLAGS": "",  # `make test ARGS=...` would hand its ARGS on
         }
 
     def program(self, words: list[str]) -> tuple[int, str]:
@@ -345,3 +347,11 @@ def test_an_unknown_command_fails(session: Session) -> None:
         session.run("moonlib fit --config iter1 --stages.pretrain.trainer.max_step 3")
     with pytest.raises(AssertionError, match="make"):
         session.run("make nothing-like-this")
+
+
+def test_a_make_around_the_tests_is_none_of_theirs(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARGS", "-n8")
+    monkeypatch.setenv("RECIPE", "recipes/nothing.yaml")
+    monkeypatch.setenv("MAKEFLAGS", " -- ARGS=-n8")
+    code, printed = session.bash("make --dry-run fit")
+    assert code == 0 and "--config recipes/iter3.yaml \n" in printed + "\n", printed
