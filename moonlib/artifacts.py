@@ -112,10 +112,11 @@ def numbers(found: Any, file: Path) -> dict[str, float]:
     Raises:
         Unreadable: naming the key.
     """
-    for key, value in mapping(found, file).items():
+    values = mapping(found, file)
+    for key, value in values.items():
         if not is_number(value):
             raise Unreadable(f"{file}: {key!r} is {str(value)[:40]!r}, and should be a number; {again(file)}")
-    return mapping(found, file)
+    return values
 
 
 def is_number(value: object) -> bool:

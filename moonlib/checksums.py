@@ -36,9 +36,10 @@ def seal(directory: Path, files: Iterable[Path] | None = None) -> None:
 
     Raises:
         OSError: it can't be read or written.
+        ValueError: a name holds a line break.
     """
     lines = []
-    noted = [path for path in sorted(directory.rglob("*") if files is None else files) if _is_noted(path, directory)]
+    noted = [path for path in sorted(directory.rglob("*") if files is None else files) if _is_content(path, directory)]
     with writing(directory / SUMS):
         for path in noted:
             with path.open("rb") as file:
@@ -52,7 +53,10 @@ def seal(directory: Path, files: Iterable[Path] | None = None) -> None:
         temporary.write_bytes(listed + _MARK + hashlib.sha256(listed).hexdigest().encode() + b"\n")
 
 
-def _is_noted(path: Path, directory: Path) -> bool:
+def _is_content(path: Path, directory: Path) -> bool:
+    """Whether a path is a file of a directory's own; of what has a line break in its name, a list can't speak."""
+    if "\n" in str(path.relative_to(directory)):
+        raise ValueError(f"{str(path)!r}: a line break in the name of a file can't be noted in {SUMS}; rename the file")
     return path.is_file() and not path.is_symlink() and path not in (directory / LOCK, directory / SUMS)
 
 

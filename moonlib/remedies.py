@@ -37,7 +37,7 @@ def made_again(directory: Path) -> str:
         return f"remove it, and `{fit_command(directory)}` writes it again"
     if (directory / "embedding.json").exists():
         return f"remove {_shown(directory)}, and the `moonlib embed` that wrote it makes it again"
-    return f"copy {_shown(directory)} again, or remove it and give the command that wrote it once more"
+    return f"copy {_shown(directory)} again, or remove it and run the command that wrote it once more"
 
 
 def fit_command(run: Path) -> str:

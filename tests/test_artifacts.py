@@ -186,7 +186,7 @@ def test_the_sentence_says_which_file_what_is_wrong_and_what_to_do(
         READERS[kind](file)
     text = str(caught.value)
     assert text.startswith(str(file)) and told in text
-    assert text.endswith("again, or remove it and give the command that wrote it once more")
+    assert text.endswith("again, or remove it and run the command that wrote it once more")
 
 
 @pytest.mark.parametrize("kind", sorted(READERS))
