@@ -23,7 +23,7 @@ from rich.table import Table
 
 from moonlib import fit
 from moonlib.metrics.bootstrap import Interval, paired_mean_difference
-from moonlib.run import Run
+from moonlib.runs.run import Run
 from moonlib.studies.paired import hits, show
 
 STUDIES = Path(__file__).parents[1] / "recipes/studies"

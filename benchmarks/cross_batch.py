@@ -37,13 +37,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from moonlib.data.catalogue import Catalogue
-from moonlib.data.pairs import Pairs
 from moonlib.data.tables import empty
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.masks import positive_and_ignore
 from moonlib.negatives.negative_sampler import Candidates, TrainingData
 from moonlib.negatives.queue import Queue
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import Pairs
 
 TEMPERATURE = 0.07
 

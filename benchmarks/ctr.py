@@ -35,8 +35,8 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from moonlib.adapters.target_attention import TargetAttention
+from moonlib.clicks.impressions import ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.data.dataset import Dataset
-from moonlib.data.impressions import ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.metrics.auc import auc
 from moonlib.predictors.mlp import MLP
 from moonlib.representations.store import Representations

@@ -24,14 +24,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from moonlib import recipe as recipes
+from moonlib.config import recipe as recipes
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
-from moonlib.data.marketplace.source import Marketplace
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
-from moonlib.representations.embed import Contents, embed
+from moonlib.embedding.embed import Contents, embed
 from moonlib.representations.store import Representations
+from moonlib.sources.marketplace.source import Marketplace
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from moonlib import recipe as recipes
-from moonlib.data.loading import PairBatch
+from moonlib.batches.loading import PairBatch
+from moonlib.config import recipe as recipes
 from moonlib.data.tables import SCHEMAS
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.losses.info_nce import InfoNCE

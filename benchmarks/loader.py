@@ -41,21 +41,21 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from moonlib.data.batches import BatchPlanner
-from moonlib.data.catalogue import Catalogue
+from moonlib.batches.loading import PairDataset
+from moonlib.batches.planner import BatchPlanner
 from moonlib.data.content import Task
 from moonlib.data.dataset import Dataset
 from moonlib.data.images import decode_image
-from moonlib.data.loading import PairDataset
-from moonlib.data.marketplace.source import Marketplace
-from moonlib.data.marketplace.world import World
-from moonlib.data.pairs import product_pairs
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.data.shards import build_once, write_dataset
 from moonlib.data.tables import Tables
 from moonlib.encoders.dual import DualPreprocessor
 from moonlib.encoders.tokenizer import BPETokenize, catalogue_texts, fit_tokenizer
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import product_pairs
+from moonlib.sources.marketplace.source import Marketplace
+from moonlib.sources.marketplace.world import World
 
 EPOCHS = 1000
 """More than a round needs: both sides go on until they are stopped."""

@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.marketplace.source import Marketplace
 from moonlib.data.reader import SampleReader
 from moonlib.data.shards import write_dataset
+from moonlib.sources.marketplace.source import Marketplace
 
 FIT = [
     "--stages.pretrain.trainer.max_steps=30",

@@ -34,12 +34,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from moonlib import recipe as recipes
+from moonlib.config import recipe as recipes
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.mllm.encoder import MLLM
 from moonlib.encoders.mllm.processor import IMAGE, SPECIAL
 from moonlib.encoders.tokenizer import load_or_fit_tokenizer
-from moonlib.iteration import quiet, seed_of
+from moonlib.runs.iteration import quiet, seed_of
 from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.generative_pretraining import GenerativePretraining
 from moonlib.stages.stage import StageContext

@@ -28,12 +28,12 @@ from moonlib.data.content import Modalities, Side
 from moonlib.data.evaluation import evaluation_searches
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
+from moonlib.embedding.embed import Contents, embed
 from moonlib.metrics.recall import recall_at
-from moonlib.representations.embed import Contents, embed
-from moonlib.representations.probe import Represented
-from moonlib.representations.probes.search import ranks_of
+from moonlib.probes.probe import Represented
+from moonlib.probes.search import ranks_of
 from moonlib.representations.store import Representations
-from moonlib.run import Run
+from moonlib.runs.run import Run
 
 TASKS = (
     ("text", "rich"),

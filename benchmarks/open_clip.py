@@ -59,18 +59,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from moonlib.batches.loading import PairBatch
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
-from moonlib.data.loading import PairBatch
-from moonlib.data.marketplace.source import Marketplace
-from moonlib.data.pairs import Pairs, product_pairs
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import empty
 from moonlib.encoders.dual import DualEncoder
 from moonlib.fusion.fusion import Fusion
-from moonlib.iteration import quiet
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.in_batch import InBatch
+from moonlib.pairs.pairs import Pairs, product_pairs
+from moonlib.runs.iteration import quiet
+from moonlib.sources.marketplace.source import Marketplace
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.stages.contrastive import PairData
 from moonlib.stages.pretraining import Pretraining

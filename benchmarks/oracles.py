@@ -48,8 +48,6 @@ from rich.table import Table
 from torch import Tensor, multiprocessing
 from torch.nn import functional as F
 
-from moonlib.data.catalogue import Catalogue
-from moonlib.data.pairs import Pairs
 from moonlib.losses.circle import Circle
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.losses.loss import Loss
@@ -59,6 +57,8 @@ from moonlib.negatives.gathered import Gathered
 from moonlib.negatives.masks import positive_and_ignore
 from moonlib.negatives.negative_sampler import Candidates, TrainingData
 from moonlib.negatives.queue import Queue
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import Pairs
 
 LIMITS = {torch.float64: 1e-6, torch.float32: 1e-5}
 DRAWS = 5

@@ -24,12 +24,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
-from moonlib import recipe as recipes
+from moonlib.config import recipe as recipes
 from moonlib.data.dataset import Dataset
-from moonlib.iteration import quiet, seed_of
+from moonlib.optimizers.adamw import warmup_cosine
+from moonlib.runs.iteration import quiet, seed_of
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.stages.contrastive import Contrastive
-from moonlib.stages.optimizer import warmup_cosine
 from moonlib.stages.stage import StageContext
 
 

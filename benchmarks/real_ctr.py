@@ -25,7 +25,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.metrics.auc import auc
 from moonlib.metrics.bootstrap import Interval, paired_auc_difference, paired_mean_difference
 from moonlib.metrics.gauc import gauc, user_auc
-from moonlib.run import Run
+from moonlib.runs.run import Run
 from moonlib.studies.paired import show
 
 STAGES = {

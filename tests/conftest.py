@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.marketplace.source import Marketplace
+from moonlib.sources.marketplace.source import Marketplace
 from moonlib.testing.processes import run_program
 
 # How fast a machine is proves nothing: no example is too slow. And the same examples every time: a suite that fails by
@@ -58,7 +58,7 @@ def tiny(data_cache: Path) -> Dataset:
 @pytest.fixture(scope="session")
 def finished_run(data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of iter1 on the tiny marketplace, of three steps, without an application; read it, and copy to change."""
-    from moonlib.iteration import fit
+    from moonlib.runs.iteration import fit
 
     runs = tmp_path_factory.mktemp("finished")
     (runs / ".data").symlink_to(data_cache)
@@ -104,7 +104,7 @@ def short_iter2() -> list[str]:
 @pytest.fixture(scope="session")
 def unbroken(data_cache: Path, tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of iter2 with `short_iter2` that nothing happened to; read it, and copy to change."""
-    from moonlib.iteration import fit
+    from moonlib.runs.iteration import fit
 
     runs = tmp_path_factory.mktemp("unbroken")
     (runs / ".data").symlink_to(data_cache)

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-from moonlib import lock
-from moonlib.artifacts import Unreadable
-from moonlib.checksums import SUMS, Damaged
-from moonlib.claim import RunExistsError
+from moonlib.artifacts.checksums import SUMS, Damaged
+from moonlib.artifacts.reading import Unreadable
 from moonlib.data.dataset import Dataset
-from moonlib.iteration import StageError, fit
+from moonlib.runs.iteration import StageError, fit
+from moonlib.runs.ownership import RunExistsError
 from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.training import NotFinite, not_finite
+from moonlib.system import lock
 from moonlib.testing.processes import Program, run_program
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -111,7 +111,7 @@ def test_a_pass_that_is_cut_off_keeps_the_results_of_the_one_before(
     copied: Path, short_iter2: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (copied / "iter2/results.json").read_bytes()
-    monkeypatch.setattr("moonlib.iteration.Iteration.report_quarantine", _interrupt)
+    monkeypatch.setattr("moonlib.runs.iteration.Iteration.report_quarantine", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit("iter2", short_iter2, runs=copied)
     assert (copied / "iter2/results.json").read_bytes() == before
@@ -250,7 +250,7 @@ def test_what_the_system_is_short_of_is_named(
 def test_too_few_open_files_are_told_and_the_run_neither_waits_nor_is_lost(runs: Path, short_iter2: list[str]) -> None:
     """Few more than the program has open when it begins."""
     code = (
-        "import os, resource, sys; from moonlib.cli import main; import moonlib.iteration;"
+        "import os, resource, sys; from moonlib.cli import main; import moonlib.runs.iteration;"
         "limit = len(os.listdir('/proc/self/fd')) + int(sys.argv[1]);"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)); sys.exit(main(sys.argv[2:]))"
     )
@@ -332,8 +332,8 @@ def test_a_checkpoint_from_another_encoder_is_refused(copied: Path, short_iter2:
 def test_a_read_only_directory_is_named(runs: Path, short_iter2: list[str], unbroken: Path) -> None:
     # Everything is imported first: the interpreter itself may lie where the other user cannot look.
     code = (
-        "import os, sys, moonlib.iteration, moonlib.stages.application, moonlib.stages.represent\n"
-        "import moonlib.stages.pretraining, moonlib.stages.posttraining, moonlib.data.marketplace.source\n"
+        "import os, sys, moonlib.runs.iteration, moonlib.stages.application, moonlib.stages.represent\n"
+        "import moonlib.stages.pretraining, moonlib.stages.posttraining, moonlib.sources.marketplace.source\n"
         "from moonlib.cli import main\n"
         "os.setuid(65534)\n"
         "sys.exit(main(sys.argv[1:]))"

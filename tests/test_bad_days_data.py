@@ -25,15 +25,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from moonlib import recipe_merge
-from moonlib.checksums import SUMS
+from moonlib.artifacts.checksums import SUMS
 from moonlib.cli import main
-from moonlib.closing_table import spread_table
-from moonlib.console import Terminal
+from moonlib.clicks.histories import Histories
+from moonlib.config import merge as recipe_merge
 from moonlib.data.build import build
 from moonlib.data.check import check
 from moonlib.data.dataset import BrokenShard, Dataset
-from moonlib.data.histories import Histories
 from moonlib.data.images import UnreadableImage, decode_image
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.quarantine import Quarantine
@@ -42,8 +40,10 @@ from moonlib.data.splits import Split
 from moonlib.encoders.timm_tower import TimmTower
 from moonlib.encoders.tokenizer import load_or_fit_tokenizer
 from moonlib.encoders.weights import load_weights, save_weights
-from moonlib.iteration import fit
 from moonlib.representations.store import Representations
+from moonlib.runs.iteration import fit
+from moonlib.runs.tables import spread_table
+from moonlib.system.console import Terminal
 from moonlib.testing.data import forget_checksums
 from moonlib.testing.processes import run_program
 
@@ -385,10 +385,10 @@ def test_weights_without_room_leave_the_old_ones(tmp_path: Path) -> None:
 
 READ_ONLY = """
 import os, sys
-import moonlib.data.build, moonlib.data.marketplace.source
+import moonlib.data.build, moonlib.sources.marketplace.source
 from moonlib.cli import main
-from moonlib.closing_table import spread_table
-from moonlib.console import Terminal
+from moonlib.runs.tables import spread_table
+from moonlib.system.console import Terminal
 os.setgid(65534); os.setuid(65534)
 sys.exit(main(sys.argv[1:]))
 """

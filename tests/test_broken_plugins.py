@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from moonlib.config.recipe import RecipeError, load
 from moonlib.data.dataset import Dataset
-from moonlib.recipe import RecipeError, load
 from moonlib.registry import API, components
-from moonlib.versions import DISTRIBUTION
+from moonlib.system.versions import DISTRIBUTION
 
 LOSS = """
 from moonlib.losses.loss import Loss

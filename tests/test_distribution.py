@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import moonlib
-from moonlib import versions
-from moonlib.new_plugin import new_plugin
 from moonlib.registry import RegistryError
-from moonlib.versions import DISTRIBUTION, version_hint, versions_of
+from moonlib.system import versions
+from moonlib.system.versions import DISTRIBUTION, version_hint, versions_of
+from moonlib.templates.new_plugin import new_plugin
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

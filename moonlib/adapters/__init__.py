@@ -1,1 +1,5 @@
-"""(target, behaviours, query) → features for a downstream model."""
+"""Adapters: target, behaviours and query to features of a click model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

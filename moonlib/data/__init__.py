@@ -1,1 +1,5 @@
-"""The five tables, the shards made of them, and the batches read from those."""
+"""Tables of a shop, the shards made of them, and what reads those."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

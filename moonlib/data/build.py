@@ -18,8 +18,8 @@ from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
 from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, users_of, validate
-from moonlib.disk import replacing
-from moonlib.terminal import say
+from moonlib.system.disk import replacing
+from moonlib.system.terminal import say
 
 
 def build(

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from moonlib.artifacts import reading
-from moonlib.checksums import LOCK, SUMS, Damaged, sums, verify_all
-from moonlib.console import Terminal
+from moonlib.artifacts.checksums import LOCK, SUMS, Damaged, sums, verify_all
+from moonlib.artifacts.reading import reading
+from moonlib.artifacts.remedies import made_again
 from moonlib.data.contact_sheet import contact_sheet
 from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, first_line
 from moonlib.data.jpeg import to_jpeg
@@ -28,7 +28,7 @@ from moonlib.data.splits import Split
 from moonlib.data.stream import stream
 from moonlib.data.table_contents import describe, doubts
 from moonlib.data.tables import KEYS, Tables, validate
-from moonlib.remedies import made_again
+from moonlib.system.console import Terminal
 
 NEEDED: dict[str, tuple[Split, ...]] = {"searches": ("behaviour", "test"), "impressions": ("train", "valid", "test")}
 """The splits that a run reads events from."""

@@ -11,14 +11,14 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from moonlib.artifacts import Unreadable, read_array, read_mapping
-from moonlib.checksums import Damaged, is_noted, verified
+from moonlib.artifacts.checksums import Damaged, is_noted, verified
+from moonlib.artifacts.reading import Unreadable, read_array, read_mapping
 from moonlib.data.shards import CHECKSUM, FORMAT, OFFSETS, SAMPLE_TABLES
 from moonlib.data.splits import Splits
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
-from moonlib.data.workers import shortage
-from moonlib.disk import is_panic
 from moonlib.representations.store import Representations
+from moonlib.system.disk import is_panic
+from moonlib.system.workers import shortage
 
 REMEDY = "copy the dataset again, or remove it and build it again"
 """What to do about a `BrokenShard`."""

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from moonlib.disk import writing
+from moonlib.system.disk import writing
 
 
 class TooManyUnreadable(ValueError):

@@ -40,15 +40,15 @@ import polars.selectors as cs
 import pyarrow as pa
 from rich.progress import track
 
-from moonlib.console import Terminal
+from moonlib.artifacts.directories import LOCK, attempt, write_text
 from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
-from moonlib.data.workers import worker_pool
-from moonlib.directories import LOCK, attempt, write_text
-from moonlib.disk import is_panic, writing
 from moonlib.representations.store import Representations
-from moonlib.terminal import say
+from moonlib.system.console import Terminal
+from moonlib.system.disk import is_panic, writing
+from moonlib.system.terminal import say
+from moonlib.system.workers import worker_pool
 
 FORMAT = 1
 """The version of this layout."""

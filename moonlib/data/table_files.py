@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 
-from moonlib.disk import is_panic
+from moonlib.system.disk import is_panic
 
 SUFFIXES = (".parquet", ".csv")
 

@@ -27,17 +27,18 @@ import moonlib.compat  # noqa: F401
 import yaml
 from lightning import Trainer
 
-from moonlib import cli, registry
+from moonlib.cli import app
+from moonlib.config.merge import shipped
+from moonlib.config.recipe import Header
 from moonlib.data.contact_sheet import contact_sheet
 from moonlib.data.dataset import Dataset
-from moonlib.data.marketplace import traffic
-from moonlib.data.marketplace.latents import BLOCKS
-from moonlib.data.marketplace.source import Marketplace
-from moonlib.data.marketplace.traffic import TOLD
-from moonlib.data.marketplace.world import SIZES, VERSION
 from moonlib.data.tables import SCHEMAS
-from moonlib.recipe import Header
-from moonlib.recipe_merge import shipped
+from moonlib.registry import registry
+from moonlib.sources.marketplace import traffic
+from moonlib.sources.marketplace.latents import BLOCKS
+from moonlib.sources.marketplace.source import Marketplace
+from moonlib.sources.marketplace.traffic import TOLD
+from moonlib.sources.marketplace.world import SIZES, VERSION
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -129,7 +130,7 @@ def components() -> str:
 
 def commands() -> str:
     """The help of every verb, as the command line prints it."""
-    return "\n\n".join(f"## {parser.prog}\n\n```text\n{_help(parser)}\n```" for parser in _leaves(cli._parser()))
+    return "\n\n".join(f"## {parser.prog}\n\n```text\n{_help(parser)}\n```" for parser in _leaves(app.parser()))
 
 
 def tables() -> str:

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from moonlib.disk import replacing
+from moonlib.system.disk import replacing
 
 FILE_NAME = "tokenizer.json"
 

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 
-from moonlib.checksums import verified
-from moonlib.disk import replacing
+from moonlib.artifacts.checksums import verified
+from moonlib.system.disk import replacing
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -45,7 +45,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        Damaged: its content is not what was written, see `moonlib.checksums`.
+        Damaged: its content is not what was written, see `moonlib.artifacts.checksums`.
         ValueError: the file is not a safetensors file, or belongs to a module of other names or shapes.
     """
     if not path.exists():

@@ -1,1 +1,5 @@
-"""Heads that join the modalities of a dual encoder."""
+"""Fusions: heads that join the modalities of a dual encoder."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

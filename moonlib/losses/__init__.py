@@ -1,1 +1,5 @@
-"""Functions of scores and masks: one value per query."""
+"""Losses: functions of scores and masks, one value per query."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

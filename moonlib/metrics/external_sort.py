@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.disk import writing
+from moonlib.system.disk import writing
 
 ROWS = 2_000_000
 """How many rows are sorted at once."""

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from moonlib.artifacts import read_mapping
-from moonlib.directories import write_json
+from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.reading import read_mapping
 
 FILE = "undefined.json"
 """In a stage's directory: why, by the key of each metric that was left out."""
@@ -74,7 +74,7 @@ def noted(directory: Path) -> dict[str, str]:
     """Why a metric was left out, by its key, as `leave_out` noted it in a stage's directory.
 
     Raises:
-        ValueError: the file is damaged, see `moonlib.artifacts.reading`.
+        ValueError: the file is damaged, see `moonlib.artifacts.reading.reading`.
     """
     file = directory / FILE
     if not file.exists():

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moonlib.data.pairs import Pairs
 from moonlib.negatives.draw import draw_distinct
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
+from moonlib.pairs.pairs import Pairs
 
 log = logging.getLogger(__name__)
 

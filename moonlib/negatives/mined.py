@@ -7,11 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moonlib.data.batches import PLANNED_AHEAD
-from moonlib.data.pairs import Pairs
 from moonlib.negatives.draw import draw_distinct
 from moonlib.negatives.mining import mine
-from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
+from moonlib.negatives.negative_sampler import PLANNED_AHEAD, NegativeSampler, TrainingData
+from moonlib.pairs.pairs import Pairs
 from moonlib.representations.store import Representations
 
 

@@ -12,9 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from moonlib.data.catalogue import Catalogue
-from moonlib.data.pairs import Pairs
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import Pairs
 from moonlib.representations.store import Representations
+
+PLANNED_AHEAD = 64
+"""Batches that may be planned before they are trained on. A sampler whose proposals follow from the encoder is told so
+many batches before they are made use of: which batches these are then depends on no number of workers."""
 
 
 @dataclass
@@ -85,7 +89,7 @@ class NegativeSampler(nn.Module, ABC):
 
     Attributes:
         refresh_every: batches after which `refresh` is due again; None for a sampler that needs no vectors. At least
-            `moonlib.data.batches.PLANNED_AHEAD`.
+            `PLANNED_AHEAD`.
         spatial: True for a sampler that adds what the other processes have encoded. Where items are contrasted with
             queries, the stage then reads the queries of all processes, too.
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.data.pairs import Pairs
 from moonlib.negatives.draw import draw_distinct
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
+from moonlib.pairs.pairs import Pairs
 
 
 class SameCategory(NegativeSampler):

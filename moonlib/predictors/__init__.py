@@ -1,1 +1,5 @@
-"""Heads that turn an adapter's features into click logits."""
+"""Predictors: heads that turn features into logits."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moonlib.data.features import FeatureBatch, FeatureSizes
+from moonlib.clicks.features import FeatureBatch, FeatureSizes
 
 
 class FeatureEncoder(nn.Module):
@@ -17,7 +17,7 @@ class FeatureEncoder(nn.Module):
     Args:
         sizes: of the features.
         id_dim: width E of an embedding.
-        sparse: give the tables sparse gradients, for `moonlib.stages.lazy_adam.LazyAdam`.
+        sparse: give the tables sparse gradients, for `moonlib.optimizers.lazy_adam.LazyAdam`.
 
     Attributes:
         out_features: (C + K) E + 2 N, of C categorical, K multi-valued and N numeric features.

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import moonlib
-from moonlib.directories import write_json
-from moonlib.disk import rename, writing
+from moonlib.artifacts.directories import write_json
 from moonlib.representations.store import Representations, unit, write_array
+from moonlib.system.disk import rename, writing
 
 Kind = Literal["flat", "hnsw", "ivf"]
 

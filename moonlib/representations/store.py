@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.artifacts import Unreadable, read_array
-from moonlib.checksums import again
-from moonlib.disk import rename, replacing, unfinished, writing
+from moonlib.artifacts.checksums import again
+from moonlib.artifacts.reading import Unreadable, read_array
+from moonlib.system.disk import rename, replacing, unfinished, writing
 
 _BLOCK = 16_384
 """Vectors converted at once."""
@@ -187,7 +187,7 @@ class Representations:
 
         Raises:
             FileNotFoundError: one of them is missing.
-            Damaged: one is not what was written, see `moonlib.checksums`.
+            Damaged: one is not what was written, see `moonlib.artifacts.checksums`.
             Unreadable: one is no ``.npy`` file, or not of ids and their vectors.
         """
         ids_file, vectors_file = directory / f"{name}.ids.npy", directory / f"{name}.npy"

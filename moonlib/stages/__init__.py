@@ -1,1 +1,5 @@
-"""The LightningModules of an iteration, one per stage."""
+"""Stages: the LightningModules of an iteration."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -22,19 +22,19 @@ from torch.utils.data import DataLoader
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.id_features import id_features
+from moonlib.clicks.features import Features, FeatureSizes, Kind
+from moonlib.clicks.impressions import BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.data.dataset import Dataset
-from moonlib.data.features import Features, FeatureSizes, Kind
-from moonlib.data.impressions import BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.data.segments import SEGMENTS, product_segments, segment_columns, segment_label
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.metrics.ctr import ctr_metrics
 from moonlib.metrics.undefined import leave_out
+from moonlib.optimizers.lazy_adam import LazyAdam
 from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
 from moonlib.stages.clipping import clip_gradients
-from moonlib.stages.lazy_adam import LazyAdam
 from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import row_loader, train
@@ -179,7 +179,7 @@ class Application(Stage):
             because it learns to trust embeddings that have memorised the training clicks; with 1, ids are trained
             for one epoch and everything else for all. Null for never.
         features: more columns of users, products, queries and impressions as features, ``table.column: kind``, see
-            `moonlib.data.features.Kind`.
+            `moonlib.clicks.features.Kind`.
         min_count: users, items and values of features seen less often in training share the row of the unknown.
         buckets: hash users, items and values of features into so many rows each, in place of exact vocabularies.
         sparse: sparse gradients of embedding tables, with lazy Adam: a step costs what the batch costs and not what

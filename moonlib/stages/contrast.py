@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from moonlib.data.loading import PairBatch
+from moonlib.batches.loading import PairBatch
 from moonlib.encoders.encoder import Encoder
 from moonlib.losses.loss import Loss
 from moonlib.negatives.gathered import gather

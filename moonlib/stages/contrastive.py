@@ -16,24 +16,24 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from moonlib.data.batches import PLANNED_AHEAD, BatchPlanner
-from moonlib.data.catalogue import Catalogue
+from moonlib.batches.loading import PairBatch, PairDataset, give_way
+from moonlib.batches.planner import BatchPlanner
 from moonlib.data.content import Modalities, Side, Task
-from moonlib.data.loading import PairBatch, PairDataset, give_way
-from moonlib.data.pairs import Ids, Pairs, serviceable
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
-from moonlib.data.workers import end_at_a_lost_batch
+from moonlib.embedding.embed import Contents, embed
 from moonlib.encoders.weights import load_weights
 from moonlib.losses.loss import Loss
-from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
-from moonlib.representations.embed import Contents, embed
+from moonlib.negatives.negative_sampler import PLANNED_AHEAD, NegativeSampler, TrainingData
+from moonlib.optimizers.adamw import adamw, matrices
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import Ids, Pairs, serviceable
 from moonlib.representations.store import Representations
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.stages.grad_cache import refuse_batch_statistics
-from moonlib.stages.optimizer import adamw, matrices
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.stages.training import save_encoder, train
+from moonlib.system.workers import end_at_a_lost_batch
 
 EMBEDDED_AT_ONCE = 256
 """Rows that are encoded at once where all of the training data is."""

@@ -20,25 +20,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from moonlib.data.batches import BatchPlan, BatchPlanner
+from moonlib.batches.loading import augmented, give_way
+from moonlib.batches.planner import BatchPlan, BatchPlanner
 from moonlib.data.content import Content, Modalities, compose
 from moonlib.data.images import UnreadableImage
-from moonlib.data.loading import augmented, give_way
-from moonlib.data.pairs import product_pairs
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
-from moonlib.data.questions import KINDS, Kind, Question, answerable, ask, read_questions
 from moonlib.data.reader import Sample, SampleReader
-from moonlib.data.workers import end_at_a_lost_batch
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.encoders.generative import GenerativeEncoder, QuestionPreprocessor
 from moonlib.encoders.weights import load_weights
-from moonlib.stages.optimizer import adamw, matrices
+from moonlib.optimizers.adamw import adamw, matrices
+from moonlib.pairs.pairs import product_pairs
+from moonlib.pairs.questions import KINDS, Kind, Question, answerable, ask, read_questions
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.stages.training import save_encoder, train
+from moonlib.system.workers import end_at_a_lost_batch
 
 COLUMNS = ("item_id", "title", "category", "attributes", "image", "listed_at")
 
-# Independent random streams of one seed, beside those of `moonlib.data.batches`.
+# Independent random streams of one seed, beside those of `moonlib.batches.planner`.
 _WORDING, _SAMPLE = 100, 101
 
 

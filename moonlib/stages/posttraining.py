@@ -9,18 +9,18 @@ from typing import ClassVar, Literal
 import numpy as np
 import polars as pl
 
-from moonlib.artifacts import read_table
-from moonlib.data.filters.apply import apply_filters
-from moonlib.data.filters.filter import Encoded, Filter
-from moonlib.data.pairs import Pairs, search_pairs
+from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.reading import read_table
 from moonlib.data.tables import Tables
-from moonlib.directories import write_json
-from moonlib.disk import replacing
+from moonlib.filters.apply import apply_filters
+from moonlib.filters.filter import Encoded, Filter
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import NegativeSampler
+from moonlib.pairs.pairs import Pairs, search_pairs
 from moonlib.representations.store import Representations
 from moonlib.stages.contrastive import Contrastive, PairData
 from moonlib.stages.stage import StageContext
+from moonlib.system.disk import replacing
 
 FILTERED = "searches.parquet"
 REPORT = "filters.json"

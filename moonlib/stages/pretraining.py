@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import polars as pl
 
-from moonlib.data.pairs import Pairs, product_pairs
 from moonlib.data.tables import empty
+from moonlib.pairs.pairs import Pairs, product_pairs
 from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.stage import StageContext
 

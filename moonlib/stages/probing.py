@@ -9,13 +9,13 @@ from typing import ClassVar
 import moonlib.compat  # noqa: F401
 
 from moonlib.data.evaluation import EVALUATED
-from moonlib.representations.probe import Probe, Represented
-from moonlib.representations.probes.alignment import Alignment
-from moonlib.representations.probes.attributes import Attributes
-from moonlib.representations.probes.categories import Categories
-from moonlib.representations.probes.clusters import Clusters
-from moonlib.representations.probes.contrastive import Contrastive
-from moonlib.representations.probes.search import Search
+from moonlib.probes.alignment import Alignment
+from moonlib.probes.attributes import Attributes
+from moonlib.probes.categories import Categories
+from moonlib.probes.clusters import Clusters
+from moonlib.probes.contrastive import Contrastive
+from moonlib.probes.probe import Probe, Represented
+from moonlib.probes.search import Search
 from moonlib.stages.represent import read_representations
 from moonlib.stages.stage import Need, Stage, StageContext
 

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from moonlib.clicks.impressions import BatchRows
 from moonlib.data.dataset import Dataset
-from moonlib.data.impressions import BatchRows
 from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
 from moonlib.data.splits import Split
-from moonlib.disk import writing
 from moonlib.encoders.weights import save_weights
 from moonlib.metrics.auc import auc
 from moonlib.metrics.ndcg import Gain, gains, ndcg
@@ -31,6 +30,7 @@ from moonlib.representations.store import Representations
 from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import row_loader, train
+from moonlib.system.disk import writing
 
 
 @dataclass

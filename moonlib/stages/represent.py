@@ -21,15 +21,15 @@ from moonlib.data.reader import SampleReader
 from moonlib.data.segments import SEGMENTS, product_segments, segment_label
 from moonlib.data.splits import Split
 from moonlib.data.tables import KEYS
-from moonlib.disk import writing
+from moonlib.embedding.embed import Contents, embed
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.thumbnail import Thumbnail
 from moonlib.encoders.weights import load_weights
 from moonlib.metrics.recall import ranks, recall_at
 from moonlib.metrics.undefined import leave_out
-from moonlib.representations.embed import Contents, embed
 from moonlib.representations.store import Representations, write_vectors
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
+from moonlib.system.disk import writing
 
 BLOCK = 8192
 """Searches ranked at once, and vectors drawn at once."""

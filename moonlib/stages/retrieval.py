@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moonlib.clicks.histories import Histories
 from moonlib.data.dataset import Dataset
-from moonlib.data.histories import Histories
 from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
 from moonlib.data.splits import Split
-from moonlib.disk import writing
 from moonlib.metrics.recall import TIE, recall_at
 from moonlib.metrics.undefined import leave_out
 from moonlib.representations.store import Representations, unit
 from moonlib.stages.represent import EVALUATED, evaluation_searches, microseconds, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
+from moonlib.system.disk import writing
 
 BUDGET = 2**22
 """Scores held at once: memory is a few times this many floats, beside a few numbers per product."""

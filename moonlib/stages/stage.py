@@ -13,8 +13,8 @@ from lightning import LightningModule, Trainer
 
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
-from moonlib.interruption import Interruption
 from moonlib.stages.position import Position
+from moonlib.system.interruption import Interruption
 
 Need = Literal["encoder", "weights", "representations"]
 

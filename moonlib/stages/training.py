@@ -30,12 +30,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from moonlib.data.impressions import BatchRows
-from moonlib.data.workers import end_at_a_lost_batch
-from moonlib.disk import rename, replacing, unfinished, writing
+from moonlib.clicks.impressions import BatchRows
 from moonlib.encoders.weights import first_difference, save_state, save_weights
-from moonlib.interruption import Interruption
 from moonlib.stages.position import Position
+from moonlib.system.disk import rename, replacing, unfinished, writing
+from moonlib.system.interruption import Interruption
+from moonlib.system.workers import end_at_a_lost_batch
 
 if TYPE_CHECKING:
     from moonlib.stages.stage import Stage, StageContext

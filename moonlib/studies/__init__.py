@@ -1,1 +1,1 @@
-"""Studies across runs: what a representation buys, and how that scales."""
+"""Across runs: exchange rates, scaling laws, A/B tests, and the report."""

@@ -16,16 +16,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
-from moonlib import lock, points
-from moonlib.console import Terminal
-from moonlib.directories import LOCK, write_json
-from moonlib.fingerprint import material_stage
-from moonlib.interruption import Interruption
-from moonlib.iteration import Iteration, quiet
-from moonlib.recipe import fingerprint
-from moonlib.remedies import STAGES
-from moonlib.run import Run, RunError
+from moonlib.artifacts.directories import LOCK, write_json
+from moonlib.artifacts.remedies import STAGES
+from moonlib.config.fingerprint import material_stage
+from moonlib.config.recipe import fingerprint
+from moonlib.runs import points
+from moonlib.runs.iteration import Iteration, quiet
+from moonlib.runs.run import Run, RunError
 from moonlib.studies.rates import Floats, Ints, Pairs, resampled_runs
+from moonlib.system import lock
+from moonlib.system.console import Terminal
+from moonlib.system.interruption import Interruption
 
 DOWNSTREAM = re.compile(r"(ctr/(auc|gauc)|retrieval/recall@\d+|relevance/(auc|ndcg@\d+))(@(new|tail))?")
 """Keys of what a gain is wanted in."""
@@ -62,9 +63,9 @@ def exchange(
     """Find the exchange rate of every intermediate metric to every downstream metric.
 
     Points are the snapshots of trainings that had ``probe: {every: N}``, the ends of these stages, and each run's final
-    representations; those that are not evaluated yet are (see `moonlib.points`), into ``.stages``, so that a second
-    call only reads. A point that several runs share, because one took a stage over from the other, counts once, for
-    the run with the fewest points.
+    representations; those that are not evaluated yet are (see `moonlib.runs.points`), into ``.stages``, so that a
+    second call only reads. A point that several runs share, because one took a stage over from the other, counts once,
+    for the run with the fewest points.
 
     The rate is a slope: downstream gain per unit of the intermediate metric, by least squares over the points, with a
     level of its own for every data set. Its 95 % interval resamples whole runs. The rank correlation (Spearman) is that

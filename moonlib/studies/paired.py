@@ -10,8 +10,8 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from moonlib.artifacts import Kind, Unreadable, read_table
-from moonlib.checksums import again
+from moonlib.artifacts.checksums import again
+from moonlib.artifacts.reading import Kind, Unreadable, read_table
 from moonlib.metrics.bins import equal_mass_bins
 from moonlib.metrics.bootstrap import (
     Interval,
@@ -63,7 +63,7 @@ def searches(stage: Path, task: str = "image_search", split: str = "test") -> pl
         best), gallery, new, tail and what the recipe asked for besides.
 
     Raises:
-        FileNotFoundError, Damaged, Unreadable: see `moonlib.artifacts.read_table`.
+        FileNotFoundError, Damaged, Unreadable: see `moonlib.artifacts.reading.read_table`.
     """
     table = read_table(stage / "searches.parquet", SEARCHES)
     return table.filter(pl.col("task") == task, pl.col("split") == split).sort(*KEYS, maintain_order=True)
@@ -91,7 +91,7 @@ def read_predictions(file: Path) -> pl.DataFrame:
     """The rows of a ``predictions.parquet``, in their order.
 
     Raises:
-        FileNotFoundError, Damaged: see `moonlib.artifacts.reading`.
+        FileNotFoundError, Damaged: see `moonlib.artifacts.reading.reading`.
         Unreadable: it is no such table, or a probability in it is none.
     """
     table = read_table(file, PREDICTIONS)

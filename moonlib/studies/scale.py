@@ -14,16 +14,16 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from moonlib import processes
-from moonlib.artifacts import Unreadable
-from moonlib.checksums import Damaged
-from moonlib.console import Terminal
-from moonlib.directories import write_json
-from moonlib.run import RunError
+from moonlib.artifacts.checksums import Damaged
+from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.reading import Unreadable
+from moonlib.runs.run import RunError
 from moonlib.studies.power_law import fit_power_law
 from moonlib.studies.scaling_figure import scaling_figure
 from moonlib.studies.series import Series
 from moonlib.studies.study import Axis, NotDefined, Point, Study, StudyError
+from moonlib.system import processes
+from moonlib.system.console import Terminal
 
 FORMS = ("E + A·N^-alpha", "E + A·N^-alpha + B·D^-beta")
 """Of one axis and of two."""
@@ -64,7 +64,7 @@ def scale(
     """
     study = Study(config, overrides, runs, name)
     study.check()  # all of them before the first is run
-    processes.heed_launcher(study.recipe.stages.values())
+    processes.heed_launcher(stage.world_size for stage in study.recipe.stages.values())
     console = Terminal(120)
     failed: dict[str, str] = {}
     measured = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moonlib.disk import replacing
+from moonlib.system.disk import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,15 +24,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from moonlib import recipe as recipes
-from moonlib.artifacts import Unreadable, numbers
-from moonlib.fingerprint import material_recipe
-from moonlib.iteration import fit
-from moonlib.names import run_name
-from moonlib.recipe import Recipe, RecipeError
-from moonlib.recipe_merge import hint
-from moonlib.recipe_typing import construct
-from moonlib.run import Run
+from moonlib.artifacts.reading import Unreadable, numbers
+from moonlib.config import recipe as recipes
+from moonlib.config.fingerprint import material_recipe
+from moonlib.config.merge import hint
+from moonlib.config.names import run_name
+from moonlib.config.recipe import Recipe, RecipeError
+from moonlib.config.typing import construct
+from moonlib.runs.iteration import fit
+from moonlib.runs.run import Run
 
 
 class StudyError(ValueError):

@@ -11,13 +11,13 @@ from unittest import mock
 
 import polars as pl
 
-from moonlib.checksums import SUMS
+from moonlib.artifacts.checksums import SUMS
 from moonlib.data import shards
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
-from moonlib.data.filters.filter import Encoded, Filter, Filtered
-from moonlib.data.source import Source
 from moonlib.data.tables import SCHEMAS, Tables, empty, validate
+from moonlib.filters.filter import Encoded, Filter, Filtered
+from moonlib.sources.source import Source
 from moonlib.testing.examples import example_representations, example_tables
 from moonlib.testing.promises import directory_state, require
 

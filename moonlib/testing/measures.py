@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from moonlib.representations.probe import Probe, Represented
+from moonlib.probes.probe import Probe, Represented
 from moonlib.testing.examples import example_dataset, example_representations
 from moonlib.testing.promises import check_metrics, directory_state, require
 

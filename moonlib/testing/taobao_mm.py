@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.taobao_mm.files import (
+from moonlib.representations.store import Representations
+from moonlib.sources.taobao_mm.files import (
     ATTRIBUTES,
     CATEGORY,
     EMBEDDING,
@@ -30,9 +31,8 @@ from moonlib.data.taobao_mm.files import (
     USERS,
     VECTOR,
 )
-from moonlib.data.taobao_mm.sample import mixed
-from moonlib.disk import replacing
-from moonlib.representations.store import Representations
+from moonlib.sources.taobao_mm.sample import mixed
+from moonlib.system.disk import replacing
 
 LONGEST = 1000
 """Behaviours in a published history, at most."""
@@ -72,7 +72,7 @@ def write_layout(
         representations: of its products; those it has none of are not in the file of vectors. Written as int8, so only
             their directions are kept.
         directory: where the files are written; made if missing.
-        layout: see `moonlib.data.taobao_mm.files.Files`.
+        layout: see `moonlib.sources.taobao_mm.files.Files`.
         rows: in a shard of the joined layout, at most.
 
     Example: ``write_layout(dataset, Representations.open(run / "represent", "products"), Path("mm"), "raw")``

@@ -11,11 +11,10 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from moonlib.data.batches import PLANNED_AHEAD
-from moonlib.data.catalogue import Catalogue
-from moonlib.data.pairs import search_pairs
 from moonlib.losses.loss import Loss
-from moonlib.negatives.negative_sampler import Candidates, NegativeSampler, TrainingData
+from moonlib.negatives.negative_sampler import PLANNED_AHEAD, Candidates, NegativeSampler, TrainingData
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import search_pairs
 from moonlib.representations.store import Representations
 from moonlib.testing.examples import EXAMPLE_SPLITS, example_representations, example_tables
 from moonlib.testing.promises import check_gradients, check_restored, close, require

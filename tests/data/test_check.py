@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from moonlib.checksums import seal
+from moonlib.artifacts.checksums import seal
 from moonlib.data.build import ImageFolder
 from moonlib.data.check import Report, check, print_report
 from moonlib.data.shards import write_dataset

@@ -12,16 +12,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moonlib.checksums import Damaged, seal
+from moonlib.artifacts.checksums import Damaged, seal
 from moonlib.data.build import ImageFolder
 from moonlib.data.check import check
 from moonlib.data.dataset import BrokenShard, Dataset, _read_events
-from moonlib.data.existing import Shards
 from moonlib.data.reader import SampleReader
 from moonlib.data.shards import Given, _to_arrow, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import SCHEMAS, Tables, validate
 from moonlib.representations.store import Representations
+from moonlib.sources.shards import Shards
 from moonlib.testing.data import forget_checksums
 
 

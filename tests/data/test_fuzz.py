@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from moonlib.cli import _is_users, _message
+from moonlib.cli.app import is_users, message
 from moonlib.data.build import build
 from moonlib.data.check import check
 from moonlib.data.content import Modalities
@@ -23,7 +23,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.images import UnreadableImage, decode_image
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.reader import SampleReader
-from moonlib.representations.tables import TableReader
+from moonlib.embedding.tables import TableReader
 
 MORSELS = [
     *("1", "2", "01", "-0", "9223372036854775808", "1.5", "nan", "inf", "", " ", "\\N", "NULL", "a", "红", "a/b"),
@@ -68,8 +68,8 @@ def csv_of(draw: st.DrawFn, table: str) -> bytes:
 
 
 def one_line(error: Exception) -> None:
-    assert _is_users(error), repr(error)
-    assert _message(error) and "\n" not in _message(error), repr(error)
+    assert is_users(error), repr(error)
+    assert message(error) and "\n" not in message(error), repr(error)
 
 
 def strict(text: bytes | str) -> Any:
@@ -168,7 +168,7 @@ def test_any_picture(picture: bytes, changes: list[tuple[int, bytes]], end: int 
     try:
         stored = to_jpeg(torn, 12)
     except ValueError as error:
-        assert _is_users(error) and "\n" not in str(error)
+        assert is_users(error) and "\n" not in str(error)
     else:
         assert decode_image(stored).shape[0] == 3
     try:

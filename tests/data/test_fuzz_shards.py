@@ -16,17 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonlib.checksums import SUMS, seal
-from moonlib.cli import _is_users, _message
+from moonlib.artifacts.checksums import SUMS, seal
+from moonlib.cli.app import is_users, message
 from moonlib.data.build import ImageFolder
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
-from moonlib.data.existing import Shards
 from moonlib.data.reader import SampleReader
 from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables, validate
 from moonlib.representations.store import Representations
+from moonlib.sources.shards import Shards
 from moonlib.testing.data import forget_checksums
 from moonlib.testing.processes import run_program
 
@@ -116,9 +116,9 @@ def attempt(call: Callable[[Path], Any], directory: Path) -> Any:
     try:
         return call(directory)
     except BaseException as error:
-        assert isinstance(error, Exception) and _is_users(error), repr(error)
-        assert _message(error) and "\n" not in _message(error), repr(error)
-        return _message(error)
+        assert isinstance(error, Exception) and is_users(error), repr(error)
+        assert message(error) and "\n" not in message(error), repr(error)
+        return message(error)
 
 
 def test_every_change_is_noticed(whole: Path) -> None:

@@ -16,8 +16,8 @@ import pytest
 from moonlib.data import table_files
 from moonlib.data.build import read_tables
 from moonlib.data.content import Modalities
-from moonlib.data.questions import read_questions
-from moonlib.representations.tables import TableReader
+from moonlib.embedding.tables import TableReader
+from moonlib.pairs.questions import read_questions
 
 HEADER = "item_id,title,question,answer"
 

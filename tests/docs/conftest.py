@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moonlib.recipe_merge import merge_layers, read_layers
+from moonlib.config.merge import merge_layers, read_layers
 from moonlib.testing.mllm import example_mllm_config
 
 Shorten = Callable[[Path], list[str]]

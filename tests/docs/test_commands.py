@@ -38,9 +38,9 @@ import yaml
 from markdown_it import MarkdownIt
 
 from moonlib.cli import main
+from moonlib.config.merge import find
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
-from moonlib.recipe_merge import find
 from moonlib.testing.processes import run_program
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from moonlib import registry
 from moonlib.cli import main
-from moonlib.iteration import fit
-from moonlib.recipe_merge import shipped
+from moonlib.config.merge import shipped
+from moonlib.registry import registry
+from moonlib.runs.iteration import fit
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from moonlib import registry
+from moonlib.config.recipe import load
 from moonlib.data.tables import SCHEMAS
 from moonlib.docs import reference
-from moonlib.recipe import load
-from moonlib.versions import DISTRIBUTION
+from moonlib.registry import registry
+from moonlib.system.versions import DISTRIBUTION
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parents[2]

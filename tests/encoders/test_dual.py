@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from moonlib import recipe
+from moonlib.config import recipe
 from moonlib.data.content import Content
 from moonlib.data.images import UnreadableImage
 from moonlib.encoders.convnet import ConvNet
@@ -19,7 +19,7 @@ from moonlib.encoders.transformer import Transformer
 from moonlib.fusion.concat import Concat
 from moonlib.fusion.gated import Gated
 from moonlib.fusion.sum import Sum
-from moonlib.stages.optimizer import adamw, matrices
+from moonlib.optimizers.adamw import adamw, matrices
 from moonlib.testing import check_encoder, example_contents, example_jpeg, example_products
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonlib.data.catalogue import Catalogue
-from moonlib.data.pairs import Pairs, product_pairs, search_pairs
 from moonlib.data.tables import empty
 from moonlib.negatives.clicked_not_bought import ClickedNotBought
 from moonlib.negatives.negative_sampler import TrainingData
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import Pairs, product_pairs, search_pairs
 from moonlib.testing import check_negative_sampler, example_tables
 
 ITEM = np.array([-(2**63), -5, 0, 1, 2, 3, 4, 2**63 - 1])

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from moonlib.data.pairs import Pairs
 from moonlib.negatives.in_batch import InBatch
 from moonlib.negatives.negative_sampler import Candidates
+from moonlib.pairs.pairs import Pairs
 
 
 def test_asks_for_nothing_and_adds_nothing() -> None:

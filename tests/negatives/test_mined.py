@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 import torch
 
-from moonlib.data.catalogue import Catalogue
-from moonlib.data.pairs import Pairs
 from moonlib.negatives.mined import Mined
 from moonlib.negatives.negative_sampler import TrainingData
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import Pairs
 from moonlib.representations.store import Representations
 from moonlib.testing import check_negative_sampler
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moonlib.data.catalogue import Catalogue
-from moonlib.data.pairs import Pairs
 from moonlib.negatives.same_category import SameCategory
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import Pairs
 from moonlib.testing import check_negative_sampler
 from moonlib.testing.training import example_training_data
 

@@ -108,7 +108,7 @@ def test_what_the_system_could_not_open_is_not_begun_anew(tmp_path: Path, monkey
     def refuse(file: Path) -> Path:
         raise OSError(errno.EMFILE, "Too many open files", str(file))
 
-    monkeypatch.setattr("moonlib.artifacts.verified", refuse)
+    monkeypatch.setattr("moonlib.artifacts.reading.verified", refuse)
     with pytest.raises(OSError, match="Too many open files"):
         write_vectors(tmp_path, "x", np.arange(4), 2, 2, chunked(vectors, 2))
     assert (tmp_path / "x.npy").read_bytes() == before

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moonlib.data.loading import PairBatch
+from moonlib.batches.loading import PairBatch
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.in_batch import InBatch
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
+from moonlib.optimizers.adamw import warmup_cosine
 from moonlib.stages.contrast import contrastive_loss, hardness_weights
 from moonlib.stages.contrastive import PairData
-from moonlib.stages.optimizer import warmup_cosine
 from moonlib.stages.pretraining import Pretraining
 
 

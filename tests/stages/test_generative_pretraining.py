@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moonlib.data.batches import BatchPlan
+from moonlib.batches.planner import BatchPlan
 from moonlib.data.dataset import Dataset
-from moonlib.data.questions import KINDS, Question, ask
 from moonlib.encoders.mllm.encoder import MLLM
-from moonlib.iteration import fit
+from moonlib.pairs.questions import KINDS, Question, ask
+from moonlib.runs.iteration import fit
 from moonlib.stages.generative_pretraining import (
     Exams,
     GenerativePretraining,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moonlib.data.loading import PairBatch
+from moonlib.batches.loading import PairBatch
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.stages.contrast import contrastive_loss

@@ -13,9 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from moonlib.data.catalogue import Catalogue
-from moonlib.data.loading import PairBatch
-from moonlib.data.pairs import Pairs
+from moonlib.batches.loading import PairBatch
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.losses.circle import Circle
 from moonlib.losses.info_nce import InfoNCE
@@ -25,6 +23,8 @@ from moonlib.losses.triplet import Triplet
 from moonlib.negatives.gathered import Gathered
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.negatives.queue import Queue
+from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pairs import Pairs
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.testing.processes import process_group, run_processes
 

@@ -10,7 +10,7 @@ import pytest
 
 from moonlib.data.dataset import Dataset
 from moonlib.representations.store import Representations
-from moonlib.run import Run
+from moonlib.runs.run import Run
 from moonlib.stages.represent import Represent, RepresentData, evaluation_searches, oracle_representations
 from moonlib.stages.stage import StageContext
 

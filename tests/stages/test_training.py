@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from safetensors.numpy import load_file
 
 from moonlib.cli import main
-from moonlib.iteration import fit
+from moonlib.runs.iteration import fit
 from moonlib.stages.training import NotLogged, join, require_monitored
 
 PATH = "lightning.pytorch.callbacks"

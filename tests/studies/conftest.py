@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from moonlib.data.marketplace.world import World
+from moonlib.sources.marketplace.world import World
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,14 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from moonlib.checksums import SUMS, Damaged
-from moonlib.cli import _is_users, main
+from moonlib.artifacts.checksums import SUMS, Damaged
+from moonlib.cli.app import is_users, main
 from moonlib.data.dataset import Dataset
-from moonlib.data.marketplace.fresh_requests import draw_requests
-from moonlib.data.marketplace.traffic import BIAS, SHOWN
-from moonlib.data.marketplace.world import World
 from moonlib.metrics.bootstrap import resampled_sums
-from moonlib.run import Run, RunError
+from moonlib.runs.run import Run, RunError
+from moonlib.sources.marketplace.fresh_requests import draw_requests
+from moonlib.sources.marketplace.traffic import BIAS, SHOWN
+from moonlib.sources.marketplace.world import World
 from moonlib.studies.abtest import abtest
 from moonlib.studies.abtest.arm import Arm
 from moonlib.studies.abtest.outcome import ORACLE, Outcome
@@ -250,7 +250,7 @@ def test_predictions_that_are_none_end_in_one_sentence(
     file.write_bytes(b"") if harm is None else harm(pl.read_parquet(file)).write_parquet(file)
     with pytest.raises(ValueError, match=re.escape(told)) as caught:
         abtest(elsewhere / "application.baseline", [elsewhere])
-    assert _is_users(caught.value) and not (elsewhere / "abtest").exists()
+    assert is_users(caught.value) and not (elsewhere / "abtest").exists()
 
 
 def test_predictions_of_which_a_bit_has_changed_are_damaged(elsewhere: Path) -> None:

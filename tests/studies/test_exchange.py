@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from moonlib.artifacts import Unreadable
-from moonlib.checksums import SUMS, Damaged
-from moonlib.iteration import fit
-from moonlib.points import points_of
-from moonlib.run import Run
+from moonlib.artifacts.checksums import SUMS, Damaged
+from moonlib.artifacts.reading import Unreadable
+from moonlib.runs.iteration import fit
+from moonlib.runs.points import points_of
+from moonlib.runs.run import Run
 from moonlib.stages.training import SNAPSHOTS
 from moonlib.studies.exchange import (
     ExchangeError,

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from moonlib.cli import main
-from moonlib.console import Terminal
-from moonlib.recipe import RecipeError, load, shipped
-from moonlib.run import Run
+from moonlib.config.recipe import RecipeError, load, shipped
+from moonlib.runs.run import Run
 from moonlib.studies.scale import gather, scale
 from moonlib.studies.study import Study, StudyError
+from moonlib.system.console import Terminal
 
 STEPS = "stages.pretrain.trainer.max_steps"
 SCALE: dict[str, Any] = {

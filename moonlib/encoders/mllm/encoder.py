@@ -23,7 +23,7 @@ from moonlib.encoders.mllm.lora import LoRA, add_lora
 from moonlib.encoders.mllm.presets import PRESETS
 from moonlib.encoders.mllm.processor import IMAGE, SPECIAL, Layout, MLLMProcessor
 from moonlib.encoders.tokenizer import load_or_fit_tokenizer
-from moonlib.versions import DISTRIBUTION
+from moonlib.system.versions import DISTRIBUTION
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

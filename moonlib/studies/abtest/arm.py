@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from moonlib.run import Run, RunError
+from moonlib.runs.run import Run, RunError
 from moonlib.stages.application import Application
 from moonlib.studies.paired import read_predictions
 

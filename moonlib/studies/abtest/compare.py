@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moonlib.data.marketplace.fresh_requests import marketplace_of
-from moonlib.directories import write_json
-from moonlib.iteration import quiet
-from moonlib.run import RunError
+from moonlib.artifacts.directories import write_json
+from moonlib.runs.iteration import quiet
+from moonlib.runs.run import RunError
+from moonlib.sources.marketplace.fresh_requests import marketplace_of
 from moonlib.stages.application import Application
 from moonlib.studies.abtest.arm import Arm
 from moonlib.studies.abtest.logged import from_log

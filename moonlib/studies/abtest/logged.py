@@ -9,7 +9,7 @@ import numpy as np
 
 from moonlib.data.dataset import Dataset
 from moonlib.metrics.bootstrap import resampled_sums
-from moonlib.run import RunError
+from moonlib.runs.run import RunError
 from moonlib.studies.abtest.arm import Arm
 from moonlib.studies.abtest.outcome import Floats, plain
 from moonlib.studies.off_policy import effective_sample_size, importance_weights, policy_value, randomised, reordered

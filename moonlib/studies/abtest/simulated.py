@@ -1,8 +1,8 @@
 """Fresh requests, ranked by every arm and clicked on by the marketplace's own shoppers.
 
-Every arm ranks the same candidates of the same fresh requests (`moonlib.data.marketplace.fresh_requests`) and shows its
-best `SHOWN`. A shopper clicks with the simulation's true probability of the item at its position. Arms differ in the
-order alone, so they are paired request by request.
+Every arm ranks the same candidates of the same fresh requests (`moonlib.sources.marketplace.fresh_requests`) and
+shows its best `SHOWN`. A shopper clicks with the simulation's true probability of the item at its position. Arms
+differ in the order alone, so they are paired request by request.
 
 Lifts are of *expected* clicks, the sum of the true probabilities of what an arm shows. Sampling a click for each would
 add its Bernoulli noise to an estimate of that same sum, so the expectation is the estimator of lower variance; what
@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
-from moonlib.data.marketplace.fresh_requests import FreshRequests, draw_requests
-from moonlib.data.marketplace.traffic import SHOWN
-from moonlib.data.marketplace.world import World
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.segments import product_segments
-from moonlib.representations.embed import Contents, encode
+from moonlib.embedding.embed import Contents, encode
 from moonlib.representations.store import Representations
-from moonlib.run import Run, RunError
+from moonlib.runs.run import Run, RunError
+from moonlib.sources.marketplace.fresh_requests import FreshRequests, draw_requests
+from moonlib.sources.marketplace.traffic import SHOWN
+from moonlib.sources.marketplace.world import World
 from moonlib.stages.application import Application
 from moonlib.stages.represent import Represent
 from moonlib.studies.abtest.arm import Arm

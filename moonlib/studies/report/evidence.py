@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moonlib import artifacts
-from moonlib.artifacts import Unreadable, is_number, read_json, read_mapping, reading
-from moonlib.checksums import again
-from moonlib.costs import read_costs
+from moonlib.artifacts import reading
+from moonlib.artifacts.checksums import again
+from moonlib.artifacts.costs import read_costs
+from moonlib.artifacts.directories import links_to_stage
+from moonlib.artifacts.reading import Unreadable, is_number, read_json, read_mapping
 from moonlib.data.segments import segment_label
-from moonlib.directories import links_to_stage
-from moonlib.disk import is_panic
 from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
-from moonlib.run import Run
+from moonlib.runs.run import Run
 from moonlib.studies.paired import predictions, resampled_ctr, resampled_recall, searches
+from moonlib.system.disk import is_panic
 
 SEARCH_TASKS = ("image_search", "text_search")
 TITLES = {
@@ -204,7 +204,7 @@ def mapping(file: Path, problems: list[str]) -> dict[str, Any]:
     """The object that a JSON file holds; empty if there is no file, and with a problem if it holds something else."""
     found = content(file, problems)
     with telling(problems.append):
-        return {} if found is None else artifacts.mapping(found, file)
+        return {} if found is None else reading.mapping(found, file)
     return {}
 
 
@@ -436,10 +436,10 @@ def curve(file: Path) -> dict[str, list[tuple[float, float]]]:
 
     Raises:
         FileNotFoundError: there is no such log.
-        Damaged, Unreadable: it can't be read; see `moonlib.artifacts.reading`.
+        Damaged, Unreadable: it can't be read; see `moonlib.artifacts.reading.reading`.
     """
     found: dict[str, list[tuple[float, float]]] = {}
-    with reading(file, "CSV log"), file.open(encoding="utf-8", newline="") as lines:
+    with reading.reading(file, "CSV log"), file.open(encoding="utf-8", newline="") as lines:
         rows = csv.DictReader(lines)
         if "step" not in (rows.fieldnames or ()):
             raise Unreadable(f"{file} is no CSV log, it has no column 'step'; {again(file)}")

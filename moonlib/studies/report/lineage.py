@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from moonlib.recipe import diff
+from moonlib.config.recipe import diff
 from moonlib.studies.report.evidence import Evidence
 from moonlib.studies.report.parts import Card, Cell, Section, Table
 from moonlib.studies.report.told import Report

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 import moonlib
-from moonlib.directories import write_text
+from moonlib.artifacts.directories import write_text
 from moonlib.studies.report.evidence import labels, measure, read, telling
 from moonlib.studies.report.figures import Figure
 from moonlib.studies.report.parts import Card, Table, Tile
@@ -18,7 +18,7 @@ from moonlib.studies.report.sections import sections
 from moonlib.studies.report.sheets import Sheet
 from moonlib.studies.report.told import Report
 from moonlib.studies.report.verdict import verdict
-from moonlib.terminal import visible
+from moonlib.system.terminal import visible
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:

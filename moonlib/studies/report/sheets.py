@@ -22,8 +22,8 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.pixels import open_image
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
+from moonlib.embedding.embed import Contents, encode
 from moonlib.encoders.encoder import Encoder
-from moonlib.representations.embed import Contents, encode
 from moonlib.representations.store import Representations
 from moonlib.stages.represent import evaluation_searches
 from moonlib.studies.paired import searches

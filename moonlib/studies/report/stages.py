@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moonlib.artifacts import Unreadable, reading
-from moonlib.checksums import again
+from moonlib.artifacts.checksums import again
+from moonlib.artifacts.reading import Unreadable, reading
 from moonlib.data.quarantine import Quarantine
 from moonlib.studies.report.evidence import content, curve, telling
 from moonlib.studies.report.figures import Axis, Figure, Series, legend, xy

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from moonlib.checksums import again
+from moonlib.artifacts.checksums import again
 from moonlib.metrics.bootstrap import Interval
 from moonlib.studies.report.evidence import Evidence, interval, mapping, mappings, telling, typed
 from moonlib.studies.report.figures import Axis, Figure, Row, Series, forest, legend, swatch, xy

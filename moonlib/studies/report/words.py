@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from moonlib.config.recipe import NOT_SET
 from moonlib.metrics.bootstrap import Interval
-from moonlib.recipe import NOT_SET
 
 NAMES = {
     "ctr/auc": "AUC",

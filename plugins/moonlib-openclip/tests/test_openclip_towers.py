@@ -30,7 +30,7 @@ from moonlib_openclip.text_tower import OpenClipText
 from safetensors.torch import load_file, save_file
 
 import moonlib
-from moonlib import recipe as recipes
+from moonlib.config import recipe as recipes
 from moonlib.data.images import UnreadableImage
 from moonlib.encoders.dual import DualEncoder
 from moonlib.fusion.sum import Sum

@@ -71,7 +71,7 @@ def test_a_broken_image_is_unreadable(processor: MLLMProcessor) -> None:
 
 
 def test_augmentation_keeps_to_the_image(processor: MLLMProcessor, tmp_path: Path) -> None:
-    from moonlib.data.loading import augmented
+    from moonlib.batches.loading import augmented
 
     contents = [Content(example_jpeg(0, 96, 32), None), Content(example_jpeg(1, 32, 48), None), Content(None, "x")]
     batch = processor(contents, "product")

@@ -17,10 +17,10 @@ import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from moonlib.checksums import SUMS
-from moonlib.cli import _is_users, _message
-from moonlib.costs import read_costs
-from moonlib.points import read_numbers
+from moonlib.artifacts.checksums import SUMS
+from moonlib.artifacts.costs import read_costs
+from moonlib.cli.app import is_users, message
+from moonlib.runs.points import read_numbers
 from moonlib.studies.abtest.arm import Arm
 from moonlib.studies.paired import auc_gain, predictions, recall_gain, searches
 from moonlib.studies.report import report
@@ -232,7 +232,7 @@ def test_the_other_readers_end_in_one_sentence(target: Harm, data: st.DataObject
             try:
                 read()
             except Exception as error:
-                assert _is_users(error), repr(error)
-                assert _message(error) and "\n" not in _message(error)
+                assert is_users(error), repr(error)
+                assert message(error) and "\n" not in message(error)
     finally:
         target.mend()

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from moonlib.checksums import SUMS, seal
+from moonlib.artifacts.checksums import SUMS, seal
 from moonlib.cli import main
 from moonlib.metrics.bootstrap import Interval
-from moonlib.run import RunError
+from moonlib.runs.run import RunError
 from moonlib.studies.paired import auc_gain, recall_gain
 from moonlib.studies.report import report
 from moonlib.studies.report.sections import SECTIONS

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moonlib.disk import replacing
+from moonlib.system.disk import replacing
 
 IMAGE_MODEL = "tf_efficientnet_lite0"
 """The architecture in timm: EfficientNet-Lite0 with TensorFlow's padding, which these weights were trained with."""

@@ -13,9 +13,9 @@ from typing import get_args
 import polars as pl
 
 from moonlib.data.shards import build_once, write_dataset
-from moonlib.data.source import Source
 from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables, validate
+from moonlib.sources.source import Source
 from moonlib_emoji.concepts import Concept, Part, read_concepts
 from moonlib_emoji.packages import installed_versions
 from moonlib_emoji.pictures import Pictures

@@ -1,0 +1,26 @@
+from .adapter import Adapter, BehaviourBatch
+from .concat import Concat
+from .cube import Cube
+from .id_only import IdOnly
+from .make import Make
+from .sa_ta import SATA
+from .semantic_id import SemanticId
+from .similarity import Similarity
+from .simtier import SimTier
+from .target_attention import TargetAttention
+from .vector import Vector
+
+__all__ = [
+    "SATA",
+    "Adapter",
+    "BehaviourBatch",
+    "Concat",
+    "Cube",
+    "IdOnly",
+    "Make",
+    "SemanticId",
+    "SimTier",
+    "Similarity",
+    "TargetAttention",
+    "Vector",
+]

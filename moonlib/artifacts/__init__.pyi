@@ -1,0 +1,17 @@
+from .checksums import SUMS, Damaged, seal, verified
+from .directories import attempt, write_json, write_text
+from .reading import Unreadable, read_json, read_mapping, read_numbers
+
+__all__ = [
+    "SUMS",
+    "Damaged",
+    "Unreadable",
+    "attempt",
+    "read_json",
+    "read_mapping",
+    "read_numbers",
+    "seal",
+    "verified",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,4 @@
+from .loading import PairBatch, PairDataset
+from .planner import BatchPlanner
+
+__all__ = ["BatchPlanner", "PairBatch", "PairDataset"]

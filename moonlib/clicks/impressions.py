@@ -1,0 +1,399 @@
+"""Impressions as batches of columns: ids, histories cut at load time, representations looked up by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from moonlib.clicks.features import FeatureBatch, Features
+from moonlib.clicks.histories import Histories, Ids
+from moonlib.clicks.snapshots import Snapshots
+from moonlib.clicks.vocabulary import HashedVocabulary, Vocabulary
+from moonlib.data.dataset import Dataset
+from moonlib.representations.similarity_topk import similarity_topk
+from moonlib.representations.store import Representations
+
+
+@dataclass
+class ImpressionBatch:
+    """B impressions, histories of L items and M queries; representations of width D (D = 0 without any).
+
+    Attributes:
+        user: int64 [B], row of the user in the vocabulary; so are ``category``, ``merchant``, ``target``.
+        price: float [B], standardised log price.
+        history: int64 [B, L], rows of the items acted upon, newest first.
+        history_mask: bool [B, L], False for padding.
+        query: int64 [B], row of the present query in the vocabulary, queries of one text being one.
+        query_history: int64 [B, M], rows of past queries, newest first.
+        query_history_mask: bool [B, M], False for padding.
+        target_vector: float [B, D] and ``target_known`` bool [B]; so are query_vector [B, D], history_vectors
+            [B, L, D] and query_history_vectors [B, M, D]: zeros where not known.
+        clicked: float [B].
+        features: the declared features, None without any.
+    """
+
+    user: Tensor
+    category: Tensor
+    merchant: Tensor
+    price: Tensor
+    target: Tensor
+    history: Tensor
+    history_mask: Tensor
+    query: Tensor
+    query_history: Tensor
+    query_history_mask: Tensor
+    target_vector: Tensor
+    target_known: Tensor
+    query_vector: Tensor
+    query_known: Tensor
+    history_vectors: Tensor
+    history_known: Tensor
+    query_history_vectors: Tensor
+    query_history_known: Tensor
+    clicked: Tensor
+    features: FeatureBatch | None = None
+
+    def to(self, device: torch.device | str) -> ImpressionBatch:
+        """The batch on a device. Lightning, too, asks for this; without it, it would copy the batch in depth first."""
+        if self.user.device == torch.device(device):
+            return self
+        moved: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in vars(self).items()}
+        return ImpressionBatch(**moved)
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """The ids that the downstream model knows: those of training."""
+
+    user: Vocabulary | HashedVocabulary
+    item: Vocabulary | HashedVocabulary
+    query: Vocabulary
+    category: pl.Series
+    merchant: Vocabulary
+
+    @classmethod
+    def of(cls, dataset: Dataset, train: pl.DataFrame, min_count: int = 1, buckets: int | None = None) -> Vocabularies:
+        """Collect ids from training impressions and from what was searched before the end of training.
+
+        Args:
+            dataset: the five tables.
+            train: the training impressions.
+            min_count: users and items seen less often share the row of the unknown.
+            buckets: hash users and items into so many rows each, in place of exact vocabularies.
+        """
+        searched = dataset.searches.filter(pl.col("ts") < dataset.splits.train_until)
+        products = dataset.table("products", ("category", "merchant_id", "listed_at"))
+        listed = dataset.splits.known(products)
+        queries = pl.concat([frame.select("search_id", "query_id").unique() for frame in (train, searched)]).unique()
+        asked = QueryIds(dataset).of(queries["query_id"].to_numpy())
+        query, searches = np.unique(asked, return_counts=True)
+        seen = np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy(), listed_before(dataset)])
+        user, item = (
+            Vocabulary(ids, min_count) if buckets is None else HashedVocabulary(buckets)
+            for ids in (train["user_id"].to_numpy(), seen)
+        )
+        return cls(
+            user=user,
+            item=item,
+            # What was asked once, as any photo is, has nothing to learn from.
+            query=Vocabulary(query[searches > 1]),
+            category=listed["category"].unique().sort(),
+            merchant=Vocabulary(listed["merchant_id"].drop_nulls().to_numpy()),
+        )
+
+
+def listed_before(dataset: Dataset) -> NDArray[np.int64]:
+    """Items of the histories as of moments before the end of training, int64, with repeats."""
+    if not dataset.counts.get("histories", 0):
+        return np.zeros(0, dtype=np.int64)
+    histories = dataset.table("histories", ("ts", "item_ids"))
+    before = histories.filter(pl.col("ts") < dataset.splits.train_until)
+    return before["item_ids"].explode().drop_nulls().to_numpy()
+
+
+class QueryIds:
+    """Queries of one text, and no photo, are one: each has the id of the first of them."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        queries = dataset.table("queries", ("query_id", "text", "image"))
+        alike = pl.col("query_id").first().over("text", pl.col("image").is_null())
+        one = pl.when(pl.col("image").is_null() & pl.col("text").is_not_null()).then(alike).otherwise("query_id")
+        queries = queries.select("query_id", one=one).sort("query_id")
+        self._query_id, self._one = queries["query_id"].to_numpy(), queries["one"].to_numpy()
+
+    def of(self, query_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The id that stands for each query, int64 of the same shape; the tables were checked: every id is there."""
+        return self._one[np.searchsorted(self._query_id, query_id)]
+
+
+class ItemFeatures:
+    """Side information of products in embedding rows, looked up by item id."""
+
+    def __init__(self, products: pl.DataFrame, vocabularies: Vocabularies, train_until: object) -> None:
+        products = products.sort("item_id")
+        self.item_id = products["item_id"].to_numpy()
+        known = pl.DataFrame({"category": vocabularies.category}).with_row_index("row", offset=1)
+        found = products.select("category").join(known, on="category", how="left", maintain_order="left")["row"]
+        self.category = found.cast(pl.Int64).fill_null(0).to_numpy()
+        merchant = products["merchant_id"]
+        # 0 may be a merchant of its own, so what fills the gaps is not looked up.
+        rows = vocabularies.merchant.rows(merchant.fill_null(0).to_numpy())
+        self.merchant = np.where(merchant.is_null().to_numpy(), 0, rows)
+        price = products["price"].cast(pl.Float64).fill_nan(None).fill_null(strategy="mean").fill_null(0.0).to_numpy()
+        log_price = np.log1p(np.maximum(price, 0.0))
+        seen = log_price[(products["listed_at"] < train_until).to_numpy()]
+        centre, spread = (seen.mean(), seen.std()) if len(seen) else (0.0, 1.0)
+        self.price = ((log_price - centre) / max(spread, 1e-6)).astype(np.float32)
+
+    def rows(self, item_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each item id in the sorted products table; the tables were checked: every id is there."""
+        return np.searchsorted(self.item_id, item_id)
+
+
+class Behaviours:
+    """One kind of history, of items or of queries, looked up once: nothing is searched for in a batch.
+
+    Args:
+        histories: of all users.
+        rows: their ids' rows in the vocabulary, int64 [E].
+        store: N representations of width D, or None for D = 0.
+    """
+
+    def __init__(
+        self, histories: Histories | Snapshots, rows: NDArray[np.int64], store: Representations | None
+    ) -> None:
+        self.histories = histories
+        self.store = store
+        stored = self.rows_of(histories.ids)
+        # Place -1, padding, is the last. There may be billions of behaviours: 32 bits will do for what they are.
+        self.rows = np.append(rows.astype(np.int32), np.int32(0))
+        self.stored = np.append(stored.astype(np.int32), np.int32(-1))
+
+    def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each id's representation, int64 of the same shape, -1 for none."""
+        return np.full(ids.shape, -1) if self.store is None else self.store.rows(ids)
+
+    def before(
+        self, when: tuple[Ids, Ids, Ids], length: int, target: NDArray[np.int64], top: int | None
+    ) -> NDArray[np.int64]:
+        """Places of each row's behaviours, int64 [B, L], -1 for padding.
+
+        Args:
+            when: user, time and search of each row, as `Histories.places` takes them.
+            length: how many of the latest are found.
+            target: int64 [B], rows of the targets' representations, -1 for none.
+            top: how many of these are kept, those most like the target; None for all.
+        """
+        if top is None or self.store is None:
+            return self.histories.places(*when, length)
+        kept = []
+        # The places of some rows at a time: 100,000 behaviours of 1024 rows would take a gigabyte.
+        at_once = max(1, PLACES // max(length, 1))
+        for start in range(0, len(target), at_once):
+            rows = slice(start, start + at_once)
+            user_id, ts, search_id = (asked[rows] for asked in when)
+            places = self.histories.places(user_id, ts, search_id, length)
+            column = similarity_topk(self.store, target[rows], self.stored[places], places >= 0, top)
+            kept.append(np.where(column < 0, -1, np.take_along_axis(places, np.maximum(column, 0), axis=1)))
+        return np.concatenate(kept)
+
+    def vectors(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Representations float [*S, D], zeros where there is none, and bool [*S] whether there is one."""
+        return vectors_at(self.store, self.stored[places])
+
+
+PLACES = 4_000_000
+"""Places of behaviours that are in memory at once where some are to be chosen."""
+
+
+def vectors_at(store: Representations | None, rows: NDArray[np.integer[Any]]) -> tuple[Tensor, Tensor]:
+    """Read representations by row.
+
+    Args:
+        store: N vectors of width D, or None for D = 0.
+        rows: integers, any shape S, -1 for none.
+
+    Returns:
+        float [*S, D], zeros where there is none, and bool S, True where there is one.
+    """
+    vectors = torch.zeros(*rows.shape, 0) if store is None else torch.from_numpy(store.at(rows))
+    return vectors, torch.from_numpy(rows >= 0)
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """What impressions of all splits share: every product, query and behaviour of a dataset, looked up once.
+
+    Attributes:
+        vocabularies: ids to embedding rows.
+        products: side information by item id.
+        query_ids: which queries are one.
+        items: histories of items.
+        queries: histories of queries.
+    """
+
+    vocabularies: Vocabularies
+    products: ItemFeatures
+    query_ids: QueryIds
+    items: Behaviours
+    queries: Behaviours
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        vocabularies: Vocabularies,
+        products: Representations | None,
+        queries: Representations | None,
+    ) -> Lookups:
+        """Look everything up.
+
+        Args:
+            dataset: where products and behaviours come from.
+            vocabularies: ids to embedding rows.
+            products: representations of products, None for none.
+            queries: representations of queries, None for none.
+        """
+        described = dataset.table("products", ("item_id", "category", "merchant_id", "price", "listed_at"))
+        query_ids = QueryIds(dataset)
+        given = dataset.counts.get("histories", 0) > 0
+        items = Snapshots(dataset.arrow("histories")) if given else Histories(dataset.searches, key="item_id")
+        asked = Histories(dataset.searches, key="query_id")
+        return cls(
+            vocabularies,
+            ItemFeatures(described, vocabularies, dataset.splits.train_until),
+            query_ids,
+            Behaviours(items, vocabularies.item.rows(items.ids), products),
+            Behaviours(asked, vocabularies.query.rows(query_ids.of(asked.ids)), queries),
+        )
+
+
+class Impressions(TorchDataset[ImpressionBatch]):
+    """Impressions, read a batch of row numbers at a time."""
+
+    def __init__(
+        self,
+        impressions: pl.DataFrame,
+        lookups: Lookups,
+        *,
+        history: int,
+        query_history: int,
+        similarity_topk: int | None = None,
+        features: Features | None = None,
+    ) -> None:
+        """Prepare: every id becomes a row number here.
+
+        Args:
+            impressions: the rows to read, n of them.
+            lookups: of their dataset.
+            history: L, how many of the latest items are read.
+            query_history: M, how many of the latest queries are read.
+            similarity_topk: of the L items, keep this many, those most like the target; None for all.
+            features: declared features, fitted to the training impressions; None for none.
+        """
+        item_id, query_id = impressions["item_id"].to_numpy(), impressions["query_id"].to_numpy()
+        self.user_id = impressions["user_id"].to_numpy()
+        self.search_id = impressions["search_id"].to_numpy()
+        self.ts = impressions["ts"].dt.epoch("us").to_numpy()
+        self.clicked = impressions["clicked"].to_numpy().astype(np.float32)
+        vocabularies, products = lookups.vocabularies, lookups.products
+        at = products.rows(item_id)
+        self.user, self.target = vocabularies.user.rows(self.user_id), vocabularies.item.rows(item_id)
+        self.category, self.merchant, self.price = products.category[at], products.merchant[at], products.price[at]
+        self.query = vocabularies.query.rows(lookups.query_ids.of(query_id))
+        self.items, self.queries = lookups.items, lookups.queries
+        self.target_stored, self.query_stored = self.items.rows_of(item_id), self.queries.rows_of(query_id)
+        self.lengths = (history, query_history)
+        self.similarity_topk = similarity_topk
+        self.features = features.of(impressions) if features else None
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> ImpressionBatch:
+        when = (self.user_id[rows], self.ts[rows], self.search_id[rows])
+        target = self.target_stored[rows]
+        history = self.items.before(when, self.lengths[0], target, self.similarity_topk)
+        past = self.queries.before(when, self.lengths[1], target, None)
+        target_vector, target_known = vectors_at(self.items.store, target)
+        query_vector, query_known = vectors_at(self.queries.store, self.query_stored[rows])
+        history_vectors, history_known = self.items.vectors(history)
+        past_vectors, past_known = self.queries.vectors(past)
+        return ImpressionBatch(
+            user=torch.from_numpy(self.user[rows]),
+            category=torch.from_numpy(self.category[rows]),
+            merchant=torch.from_numpy(self.merchant[rows]),
+            price=torch.from_numpy(self.price[rows]),
+            target=torch.from_numpy(self.target[rows]),
+            history=torch.from_numpy(self.items.rows[history].astype(np.int64)),
+            history_mask=torch.from_numpy(history >= 0),
+            query=torch.from_numpy(self.query[rows]),
+            query_history=torch.from_numpy(self.queries.rows[past].astype(np.int64)),
+            query_history_mask=torch.from_numpy(past >= 0),
+            target_vector=target_vector,
+            target_known=target_known,
+            query_vector=query_vector,
+            query_known=query_known,
+            history_vectors=history_vectors,
+            history_known=history_known,
+            query_history_vectors=past_vectors,
+            query_history_known=past_known,
+            clicked=torch.from_numpy(self.clicked[rows]),
+            features=self.features.batch(rows) if self.features else None,
+        )
+
+
+class BatchRows(Sampler[NDArray[np.int64]]):
+    """Row numbers of each batch of an epoch; rank r of R takes rows r::R of every batch.
+
+    Args:
+        rows: how many rows there are.
+        batch_size: rows in a batch, over all devices.
+        seed: with the epoch it determines the order; None keeps the rows as they are.
+        rank: of this process.
+        world_size: R.
+        epoch: the first epoch.
+        start: the first batch of the first epoch; those before it were done earlier.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+        epoch: int = 0,
+        start: int = 0,
+    ) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.start = epoch, start
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this at the start of each."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch, as Lightning counts them, not of what is left of it."""
+        return -(-self.rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        order = np.arange(self.rows)
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        for start in range(self.start * self.batch_size, self.rows, self.batch_size):
+            batch = order[start : start + self.batch_size]
+            mine = batch[self.rank :: self.world_size]
+            # A process left without a row by a last short batch takes part with another's: all have to.
+            yield mine if len(mine) else batch[:1]

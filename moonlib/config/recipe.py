@@ -1,0 +1,312 @@
+"""Recipes: YAML in, typed and checked configuration out; nothing is constructed until it is asked for.
+
+    extends: iter1.yaml
+    changes: {training: post-training on what shoppers searched for}
+    data: {class_path: marketplace, init_args: {size: small}}
+    stages:
+      posttrain:
+        after: pretrain
+        module: {class_path: posttraining, init_args: {loss: info_nce, negatives: [in_batch]}}
+        data: {tasks: {image -> title+image: 1.0}, batch_size: 256}
+        trainer: {max_steps: 200}
+
+`moonlib.config.merge` tells how files merge, `moonlib.config.typing` how they are typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import moonlib.compat  # noqa: F401
+from lightning import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from moonlib.config.merge import (
+    RecipeError,
+    find,
+    hint,
+    merge,
+    merge_layers,
+    parse_overrides,
+    read_layers,
+    shipped,
+    source_of,
+)
+from moonlib.config.typing import Construction, class_path, construct, construct_component, written
+
+if TYPE_CHECKING:
+    from moonlib.encoders.encoder import Encoder
+    from moonlib.sources.source import Source
+    from moonlib.stages.stage import Stage
+
+__all__ = ["NOT_SET", "Recipe", "RecipeError", "StageRecipe", "diff", "fingerprint", "load", "shipped"]
+
+NOT_SET = "(not set)"
+"""Stands in `diff` for a key that one side does not have."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The keys of a recipe that are no components.
+
+    Args:
+        seed: everything random in the run follows from it.
+        changes: what this recipe changes against the one it extends, by dimension; shown in the report.
+    """
+
+    seed: int = 0
+    changes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProbeSchedule:
+    """A stage's key ``probe``: the encoder is evaluated on its way, down to clicks, see `moonlib.runs.points`.
+
+    Args:
+        every: steps of the optimizer between two evaluations.
+
+    Raises:
+        ValueError: if ``every`` is below 1.
+    """
+
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every}")
+
+
+PARTS = ("module", "data", "trainer", "probe")
+"""The keys of a stage."""
+
+
+class StageRecipe:
+    """One stage of a recipe: its module, its data, its trainer and, where it is given, its probe.
+
+    Attributes:
+        name: of the stage.
+        probe: when the encoder that the stage trains is evaluated on its way; None for never.
+        written: what the recipe says, bare names expanded, without defaults.
+        config: the same with every default, as plain JSON values: what a fingerprint is made of.
+    """
+
+    def __init__(self, name: str, section: Mapping[str, Any]) -> None:
+        self.name = name
+        key = ("stages", name)
+        for part in section:
+            if part not in PARTS:
+                raise RecipeError(f"unknown key; {hint(str(part), PARTS)}", (*key, str(part)))
+        self._module = construct_component("stages", section.get("module"), (*key, "module"))
+        self._data = construct(self._module.cls.data_type, section.get("data"), (*key, "data"))  # type: ignore[attr-defined]
+        self._trainer = construct(Trainer, section.get("trainer"), (*key, "trainer"))
+        self.written = {
+            "module": written(self._module.cls, self._module.arguments),
+            "data": self._data.arguments,
+            "trainer": self._trainer.arguments,
+        }
+        self.config = {
+            "module": {"class_path": class_path(self._module.cls), "init_args": self._module.resolved},
+            "data": self._data.resolved,
+            "trainer": self._trainer.resolved,
+        }
+        self.probe: ProbeSchedule | None = None
+        if (given := section.get("probe")) is not None:
+            if self._module.cls.provides != "weights":  # type: ignore[attr-defined]
+                problem = f"{self._module.cls.__name__} trains no encoder, and what is probed is one on its way"
+                raise RecipeError(f"{problem}; give it to a stage that does", (*key, "probe"))
+            probe = construct(ProbeSchedule, given, (*key, "probe"))
+            self.probe = probe.build()
+            # Only where it is given: a stage without it keeps the fingerprint that it has.
+            self.written["probe"], self.config["probe"] = probe.arguments, probe.resolved
+
+    def module(self) -> Stage:
+        """Construct the stage."""
+        stage: Stage = self._module.build()
+        return stage
+
+    def data(self) -> Any:
+        """Construct the stage's `data_type`."""
+        return self._data.build()
+
+    def trainer(self, **kwargs: Any) -> Trainer:
+        """Construct the Lightning trainer.
+
+        Args:
+            kwargs: go over the recipe's; callbacks and loggers given as lists are added to the recipe's.
+
+        Raises:
+            RecipeError: Lightning refuses the arguments, for instance an accelerator that this machine has not.
+        """
+        try:
+            trainer: Trainer = self._trainer.build(**kwargs)
+        except (MisconfigurationException, ImportError) as error:
+            raise RecipeError(" ".join(str(error).split()), ("stages", self.name, "trainer")) from error
+        return trainer
+
+    @property
+    def world_size(self) -> int:
+        """On how many processes the stage is trained."""
+        return self.trainer(
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+        ).world_size
+
+    def override(self, module: Mapping[str, Any]) -> StageRecipe:
+        """The same stage with other arguments of its module.
+
+        Args:
+            module: arguments, merged over the recipe's; bare names allowed.
+        """
+        return StageRecipe(self.name, merge(self.written, {"module": {"init_args": dict(module)}}))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A merged, expanded and typed recipe.
+
+    Attributes:
+        path: its file.
+        seed: everything random in the run follows from it.
+        changes: what it changes against the recipe it extends.
+        stages: in the order they run.
+        scale: the section of a study that `moonlib scale` reads, not looked into here; a run takes no notice of it.
+    """
+
+    path: Path
+    seed: int
+    changes: dict[str, str]
+    stages: dict[str, StageRecipe]
+    _source: Construction
+    _encoder: Construction | None
+    scale: Any = None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the recipe and its ancestors say, bare names expanded: a recipe of its own that extends nothing."""
+        config: dict[str, Any] = {"seed": self.seed, "data": written(self._source.cls, self._source.arguments)}
+        if self.changes:
+            config = {"changes": dict(self.changes), **config}
+        if self._encoder:
+            config["encoder"] = written(self._encoder.cls, self._encoder.arguments)
+        return {**config, "stages": {name: stage.written for name, stage in self.stages.items()}}
+
+    def source(self) -> Source:
+        """Construct the source of the data."""
+        source: Source = self._source.build()
+        return source
+
+    def encoder(self) -> Encoder | None:
+        """Construct a fresh encoder, or `None` if the recipe has none."""
+        encoder: Encoder | None = self._encoder.build() if self._encoder else None
+        return encoder
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, merge, expand and type a recipe.
+
+    Args:
+        path: its file, or the name of a shipped recipe.
+        overrides: command-line words such as ``["--stages.posttrain.trainer.max_steps", "10"]``.
+
+    Raises:
+        RecipeError: one line with file, key and what was expected.
+    """
+    file = find(path)
+    layers = read_layers(file)
+    if overrides:
+        layers.append(parse_overrides(overrides))
+    try:
+        return _typed(file, merge_layers(layers))
+    except RecipeError as error:
+        key = error.key[:-1] if error.key[-1:] == ("class_path",) else error.key
+        raise RecipeError(error.problem, key, source_of(layers, error.key)) from error
+
+
+def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Compare two recipes' `Recipe.config`.
+
+    Returns:
+        (key, old value, new value) of each key that differs; `NOT_SET` where one side lacks it. A changed order of the
+        stages is a difference of the key ``stages``.
+
+    Example:
+        >>> diff({"seed": 0, "stages": {}}, {"seed": 1, "stages": {"x": {"data": {"a": 2}}}})
+        [('seed', 0, 1), ('stages.x.data.a', '(not set)', 2)]
+    """
+    differences: list[tuple[str, Any, Any]] = []
+    before, after = _flat(old), _flat(new)
+    for key in [*before, *(key for key in after if key not in before)]:
+        was, now = before.get(key, NOT_SET), after.get(key, NOT_SET)
+        if was != now:
+            differences.append((".".join(key), was, now))
+    stages, new_stages = old.get("stages", {}), new.get("stages", {})
+    order, new_order = [name for name in stages if name in new_stages], [name for name in new_stages if name in stages]
+    if order != new_order:
+        differences.append(("stages", order, new_order))
+    return differences
+
+
+def fingerprint(value: Any) -> str:
+    """Hash a JSON value: 16 hexadecimal digits that depend on what it says and not on the order of its keys.
+
+    Example:
+        >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+        True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def spelled(value: Any) -> Any:
+    """Write infinity and NaN, which a recipe may hold and JSON has no word for, as YAML does; a recipe reads that too.
+
+    Example:
+        >>> spelled({"gradient_clip_val": float("inf"), "max_steps": 3})
+        {'gradient_clip_val': '.inf', 'max_steps': 3}
+    """
+    if isinstance(value, Mapping):
+        return {key: spelled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [spelled(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return value
+
+
+def _typed(path: Path, merged: dict[str, Any]) -> Recipe:
+    parts = dict(merged)
+    source, encoder, stages, scale = (parts.pop(key, None) for key in ("data", "encoder", "stages", "scale"))
+    for key in parts:
+        if key not in ("seed", "changes"):
+            raise RecipeError(
+                f"unknown key; {hint(str(key), ('changes', 'seed', 'data', 'encoder', 'stages', 'scale'))}", (str(key),)
+            )
+    header = construct(Header, parts, ()).build()
+    if not stages:
+        raise RecipeError("a recipe needs at least one stage", ("stages",))
+    return Recipe(
+        path=path,
+        seed=header.seed,
+        changes=header.changes,
+        stages={name: StageRecipe(name, section) for name, section in stages.items()},
+        _source=construct_component("sources", source, ("data",)),
+        _encoder=None if encoder is None else construct_component("encoders", encoder, ("encoder",)),
+        scale=scale,
+    )
+
+
+def _flat(value: Any, key: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Values by the path of their key; an empty mapping has none."""
+    if not isinstance(value, Mapping):
+        return {key: value}
+    return {path: item for name, part in value.items() for path, item in _flat(part, (*key, str(name))).items()}

@@ -1,1 +1,0 @@
-"""Functions of the tables that remove rows, and say why."""

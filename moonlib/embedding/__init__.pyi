@@ -1,0 +1,3 @@
+from .embed import Contents
+
+__all__ = ["Contents"]

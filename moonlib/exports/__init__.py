@@ -1,0 +1,5 @@
+"""A run's encoder as a folder of its own, its model card, and the way back."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

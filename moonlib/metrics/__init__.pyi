@@ -1,0 +1,12 @@
+from .auc import AUC
+from .calibration_curve import CalibrationCurve
+from .ece import ECE
+from .gauc import GAUC
+from .log_loss import LogLoss
+from .ndcg import NDCG
+from .ne import NE
+from .pcoc import PCOC
+from .rce import RCE
+from .recall import Recall
+
+__all__ = ["AUC", "ECE", "GAUC", "NDCG", "NE", "PCOC", "RCE", "CalibrationCurve", "LogLoss", "Recall"]

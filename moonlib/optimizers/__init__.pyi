@@ -1,0 +1,3 @@
+from .lazy_adam import LazyAdam
+
+__all__ = ["LazyAdam"]

@@ -1,5 +1,0 @@
-"""What `moonlib plugins new` starts a distribution from: per kind a component and its test, each a real one.
-
-`moonlib.new_plugin` copies the two files of a kind and puts the new names in place of ``Template`` and
-``moonlib.plugin_templates.<kind>``. The tests run with moonlib's own, so that a template cannot go stale.
-"""

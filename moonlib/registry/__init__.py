@@ -1,0 +1,5 @@
+"""Kinds and names of components, the plugin API, and names that have changed."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

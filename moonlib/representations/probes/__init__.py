@@ -1,1 +1,0 @@
-"""moonlib's own probes: intermediate metrics of representations."""

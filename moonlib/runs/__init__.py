@@ -1,0 +1,5 @@
+"""A run directory: who makes it, who owns it, and what it holds."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

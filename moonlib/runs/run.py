@@ -1,0 +1,361 @@
+"""The read side of a run directory: its recipe, trained encoder, representations, results and data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import moonlib.compat  # noqa: F401
+import polars as pl
+import torch
+import yaml
+
+from moonlib.artifacts.checksums import verified
+from moonlib.artifacts.reading import Unreadable, read_mapping, read_numbers
+from moonlib.artifacts.remedies import DATASETS, fit_command, runs_of
+from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint
+from moonlib.config.recipe import load as load_recipe
+from moonlib.config.typing import construct_component
+from moonlib.data.content import Modalities, Side
+from moonlib.data.dataset import Dataset
+from moonlib.encoders.weights import load_weights
+from moonlib.metrics import undefined
+from moonlib.registry import registry
+from moonlib.representations.store import Representations
+from moonlib.runs.iteration import seed_of
+from moonlib.sources.shards import Shards
+from moonlib.stages.represent import RepresentData
+from moonlib.stages.stage import Stage, StageContext
+from moonlib.system.versions import version_hint
+
+if TYPE_CHECKING:
+    from moonlib.encoders.encoder import Encoder
+    from moonlib.sources.source import Source
+
+
+class RunError(ValueError):
+    """A run directory that cannot give what it is asked for; the message says why and what to do."""
+
+
+class Run:
+    """A run directory that `moonlib fit` wrote. Nothing is loaded before it is asked for, and nothing is written.
+
+    Only what is asked for has to be installed: a plugin that the encoder was trained with, a loss for instance, need
+    not be there where the encoder is only used.
+
+    Attributes:
+        directory: the run directory.
+        config: the run's recipe, merged and expanded.
+
+    Args:
+        directory: for instance ``runs/iter2``.
+
+    Raises:
+        RunError: it is no run directory.
+
+    Example: ``Run("runs/iter2").encoder()``
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        if not self.directory.is_dir():
+            raise RunError(f"{directory}: there is no such run directory")
+        if (self.directory / "config.json").is_file():
+            raise RunError(
+                f"{directory} is an export or another model's folder, and this needs a run directory; `moonlib.load`, "
+                "`moonlib embed` and `moonlib search --index` take an export too"
+            )
+        file = self.directory / "recipe.yaml"
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(
+                f"{directory} is not a run directory, it has no recipe.yaml; give the one that `moonlib fit` printed"
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(config, dict) or not isinstance(config.get("stages"), dict):
+            raise RunError(f"{file} is not the recipe of a run: it has no stages")
+        self.config: dict[str, Any] = config
+
+    @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return self.directory.resolve().name
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe, typed; all that it names must be installed."""
+        try:
+            return load_recipe(self.directory / "recipe.yaml")
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+
+    @property
+    def results(self) -> dict[str, float]:
+        """The metrics of results.json.
+
+        Raises:
+            RunError: no stage has finished yet.
+        """
+        file = self.directory / "results.json"
+        try:
+            found, _ = undefined.parted(read_numbers(file))  # earlier versions wrote NaN
+        except FileNotFoundError:
+            raise RunError(f"{self.directory} has no results yet; {self._command} continues the run") from None
+        except Unreadable as error:
+            raise RunError(str(error)) from None
+        return found
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Why a metric is not among `results`, by its key, of those that the run's data does not define.
+
+        Raises:
+            ValueError: a file is broken.
+        """
+        found: dict[str, str] = {}
+        for stage in self.config["stages"]:
+            for link in (stage, *(path.name for path in sorted(self.directory.glob(f"{stage}.*")))):
+                prefix = link.partition(".")[2].replace(".", "/")
+                reasons = undefined.noted((self.directory / link).resolve())
+                found |= {f"{prefix}/{key}" if prefix else key: why for key, why in reasons.items()}
+        return found
+
+    @cached_property
+    def represent(self) -> StageRecipe | None:
+        """The recipe of the stage that made the representations; None if there is none."""
+        found = [name for name, provides in self._provides.items() if provides == "representations"]
+        if not found:
+            return None
+        try:
+            return StageRecipe(found[-1], self.config["stages"][found[-1]])
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+
+    def representations(self) -> tuple[Representations, Representations]:
+        """Products' and queries' representations, mapped from disk; not normalised.
+
+        Raises:
+            RunError: the recipe makes none, or the stage has not finished.
+        """
+        if self.represent is None:
+            raise RunError(f"{self.directory}: its recipe has no represent stage, and so it holds no representations")
+        directory = self._finished(self.represent.name)
+        return Representations.open(directory, "products"), Representations.open(directory, "queries")
+
+    def modalities(self, side: Side) -> Modalities:
+        """What the run's representations of products or of queries read."""
+        data = RepresentData() if self.represent is None else self.represent.data()
+        return Modalities.parse(data.product if side == "product" else data.query)
+
+    @property
+    def batch_size(self) -> int:
+        """How many rows the run's representations were encoded at once; their last bits depend on it."""
+        return (RepresentData() if self.represent is None else self.represent.data()).batch_size
+
+    @property
+    def weights(self) -> Path | None:
+        """File of the weights that the run's representations are made with; None if no stage trains the encoder.
+
+        Raises:
+            RunError: the stage that trains it has not finished.
+        """
+        trained_by = self.trained_by
+        return self._finished(trained_by[-1]) / "weights.safetensors" if trained_by else None
+
+    @property
+    def trained_by(self) -> list[str]:
+        """The stages that train the encoder before the run's representations are made with it, in their order."""
+        names = list(self._provides)
+        until = len(names) if self.represent is None else names.index(self.represent.name)
+        return [name for name in names[:until] if self._provides[name] == "weights"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this run's encoder (architecture, preprocessing and weights) from any other: 16 hexadecimal digits.
+
+        Raises:
+            RunError: the run has no encoder, or has not finished.
+        """
+        self._declares_encoder()
+        weights = self.weights
+        return fingerprint([self._finished("preprocessing").name, weights.parent.name if weights else None])
+
+    def encoder(self, *, trained: bool = True) -> Encoder:
+        """The run's encoder, set up from its fitted preprocessing, in eval mode. The data is not needed.
+
+        Args:
+            trained: with the trained weights; otherwise with those it started from.
+
+        Raises:
+            RunError: the run has no encoder or has not finished, or something it needs is not installed.
+            ValueError: the weights belong to another encoder.
+        """
+        self._declares_encoder()
+        preprocessing, weights = self._finished("preprocessing"), self.weights if trained else None
+        try:
+            return ready(self.config["encoder"], preprocessing, seed_of(self.config.get("seed", 0), "encoder"), weights)
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+        except pl.exceptions.PolarsError as error:
+            problem = f"{preprocessing} lacks the encoder's fitted preprocessing"
+            raise RunError(f"{problem}; remove it, and {self._command} makes it again") from error
+
+    def dataset(self) -> Dataset:
+        """The data of the run, where it still lies.
+
+        A relative path of the recipe was one from where `moonlib fit` ran: it is looked for from here and from every
+        folder above the run, and its hash tells whether it is the run's.
+
+        Raises:
+            RunError: it is not there any more.
+        """
+        try:
+            source: Source = construct_component("sources", self.config.get("data"), ("data",)).build()
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+        if isinstance(source, Shards):
+            places = [source.path, *(above / source.path for above in self.directory.resolve().parents)]
+        else:
+            places = sorted(self.cache.glob("*"))
+        hashes = {identity.get("dataset") for identity in self._identities()}
+        for place in places:
+            if (place / "dataset.json").is_file() and (found := Dataset(place)).hash in hashes:
+                return found
+        if isinstance(source, Shards):
+            where = source.path if source.path.is_absolute() else f"{source.path}, seen from here or above the run,"
+        else:
+            where = self.cache
+        raise RunError(f"{self.directory}: its data is not in {where} any more; {self._command} makes it again")
+
+    def reopen(self, link: str, dataset: Dataset) -> tuple[Stage, StageContext]:
+        """A finished stage, or a reference of one, constructed as it was when it ran, with what it was given.
+
+        Args:
+            link: its name in the run directory, such as ``application`` or ``application.baseline``.
+            dataset: the data of the run, or a view of it.
+
+        Returns:
+            The stage, and a context whose ``directory`` is the finished one: read it, and write nothing there.
+
+        Raises:
+            RunError: there is no such stage, it has not finished, or what it needs is not installed.
+        """
+        name = link.partition(".")[0]
+        if name not in self.config["stages"]:
+            known = ", ".join(self.config["stages"])
+            raise RunError(f"{self.directory}: its recipe has no stage {name!r}; its stages are {known}")
+        directory = self._finished(link)
+        file = directory / "identity.json"
+        if not file.is_file():
+            raise RunError(f"{file} is missing: runs of moonlib 0.1 did not note how a stage was made; fit it again")
+        identity = read_mapping(file)
+        if identity["dataset"] != dataset.hash:
+            raise RunError(f"{directory} was not made from {dataset.directory} ({dataset.name}), but from other data")
+        try:
+            # As it was resolved then: a default may be another today.
+            stage = StageRecipe(name, {key: identity["config"][key] for key in ("module", "data")})
+            module = stage.module()
+        except RecipeError as error:
+            raise self._not_usable(error) from error
+        before = list(self._provides)[: list(self._provides).index(name)]
+        made = [stage for stage in before if self._provides[stage] == "representations"]
+        representations = None
+        if "representations" in module.needs:
+            representations = self._finished(made[-1]) if made else dataset.representations
+        return module, StageContext(
+            dataset=dataset,
+            data=stage.data(),
+            trainer=stage.trainer(logger=False, enable_checkpointing=False, enable_model_summary=False),
+            directory=directory,
+            seed=identity["seed"],
+            representations=representations,
+        )
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all runs, where their stages and datasets are; the points of a study lie deeper in it."""
+        return runs_of(self.directory)
+
+    @property
+    def cache(self) -> Path:
+        """Where this run's `moonlib fit` keeps datasets."""
+        return self.runs / DATASETS
+
+    def _declares_encoder(self) -> None:
+        """Refuse what only an encoder can do, for a run that started from given representations."""
+        if self.config.get("encoder") is None:
+            problem = "its recipe declares no encoder, so there is none to represent anything with"
+            raise RunError(f"{self.directory}: {problem}; give a run whose recipe has one")
+
+    @property
+    def _command(self) -> str:
+        return f"`{fit_command(self.directory)}`"
+
+    def class_of(self, name: str) -> type[Stage]:
+        """The class of a stage.
+
+        Raises:
+            RunError: it cannot be imported.
+        """
+        module, _, cls = str(self.config["stages"][name]["module"]["class_path"]).rpartition(".")
+        try:
+            found: type[Stage] = registry.import_from(module, cls)
+        except ImportError as error:
+            raise self._not_usable(ImportError(f"{module}.{cls} cannot be imported: {error}")) from error
+        return found
+
+    @cached_property
+    def _provides(self) -> dict[str, str | None]:
+        """What each stage provides, by its name, in the order they run."""
+        return {name: self.class_of(name).provides for name in self.config["stages"]}
+
+    def _finished(self, name: str) -> Path:
+        """The directory of a stage, or of the preprocessing."""
+        directory = (self.directory / name).resolve()
+        if not directory.is_dir():
+            raise RunError(f"{self.directory} is not finished: {name} is missing; {self._command} continues the run")
+        return directory
+
+    def _identities(self) -> list[dict[str, Any]]:
+        """What the preprocessing and the stages noted of their making; runs of moonlib 0.1 noted nothing."""
+        files = [self.directory / name / "identity.json" for name in ("preprocessing", *self.config["stages"])]
+        return [read_mapping(file) for file in files if file.is_file()]
+
+    def _not_usable(self, error: Exception) -> RunError:
+        """Say what the run was made with and what of that is not installed."""
+        made_with: dict[str, str] = {}
+        for identity in self._identities():
+            made_with |= identity.get("versions", {})
+        return RunError(f"{self.directory}: {error}{version_hint(made_with, 'the run')}")
+
+
+def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Path | None) -> Encoder:
+    """Make an encoder from its configuration, its fitted preprocessing and its weights.
+
+    Args:
+        config: as a recipe writes a component in full.
+        preprocessing: directory of what `Encoder.setup` fitted.
+        seed: of the weights where ``weights`` is None; torch's own generator stays as it is.
+        weights: file of them.
+
+    Returns:
+        The encoder in eval mode.
+
+    Raises:
+        RecipeError: it cannot be constructed.
+        PolarsError: the preprocessing is not there.
+        Damaged: a file of it, or the weights, are not what was written.
+        ValueError: the weights belong to another encoder.
+    """
+    encoder: Encoder = construct_component("encoders", config, ("encoder",)).build()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # A table without columns: preprocessing that is not there must not be fitted on nothing in silence.
+        encoder.setup(pl.DataFrame(), verified(preprocessing))
+    if weights is not None:
+        load_weights(encoder, weights)
+    return encoder.eval()

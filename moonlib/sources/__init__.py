@@ -1,0 +1,5 @@
+"""Sources: what turns published data, or a simulation, into a dataset."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

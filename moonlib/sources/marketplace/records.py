@@ -1,0 +1,227 @@
+"""Writes a simulated world down: the five tables anyone sees, and the truth that training never reads."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from moonlib.data.splits import Splits
+from moonlib.data.tables import ACTIONS, Tables, validate
+from moonlib.sources.marketplace.categories import CATEGORIES
+from moonlib.sources.marketplace.streams import mix
+from moonlib.sources.marketplace.words import REGIONS
+from moonlib.sources.marketplace.world import LOGGED_FROM, MICROSECONDS_PER_DAY, World
+
+START = datetime(2025, 3, 1, tzinfo=UTC)
+"""The first day."""
+
+SPLITS = Splits(*(START + timedelta(days=day) for day in (LOGGED_FROM, 26, 27, 30)))
+
+AGES = ("18-24", "25-34", "35-49", "50+")
+SPENDING = ("low", "middle", "high")
+
+
+class Ids:
+    """The ids of a world, without order.
+
+    Attributes:
+        item, spu, user: int64, one per listing, listing and shopper.
+
+    Args:
+        world: whose rows get them.
+    """
+
+    def __init__(self, world: World) -> None:
+        item, spu, user, self._search, self._query = world.streams["ids"].integers(2**63, size=5).tolist()
+        self.item = mix(np.arange(len(world.catalogue)), item)
+        self.spu = mix(world.catalogue.spu, spu)
+        self.user = mix(np.arange(len(world.shoppers)), user)
+
+    def searches(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids of searches by their running numbers; those of the simulation come first."""
+        return mix(numbers, self._search)
+
+    def queries(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids of the queries of searches."""
+        return mix(numbers, self._query)
+
+
+class Records:
+    """The rows of a world, under ids without order.
+
+    Args:
+        world: what happened.
+        boxes: float32 [M, 4], of the product in each of `World.shots`.
+    """
+
+    def __init__(self, world: World, boxes: NDArray[np.float32]) -> None:
+        self.world = world
+        listings, searches = len(world.catalogue), len(world.traffic.user)
+        ids, numbers = Ids(world), np.arange(searches)
+        self.item_id, self.spu_id, self.user_id = ids.item, ids.spu, ids.user
+        self.search_id, self.query_id = ids.searches(numbers), ids.queries(numbers)
+        self.product_box = _boxes(boxes[:listings])
+        photos = pl.DataFrame(
+            {
+                "search": world.photographed,
+                "image": [f"q{number}" for number in range(listings, len(boxes))],
+                "box": _boxes(boxes[listings:]),
+            }
+        )
+        self.photos = pl.DataFrame({"search": world.recorded}).join(
+            photos, on="search", how="left", maintain_order="left"
+        )
+
+    def tables(self) -> Tables:
+        """What anyone sees, validated."""
+        return validate(
+            Tables(
+                products=self._products(),
+                queries=self._queries(),
+                users=self._users(),
+                searches=self._searches(),
+                impressions=self._impressions().drop("p_click", "p_click_no_position"),
+            )
+        )
+
+    def truth(self) -> dict[str, pl.DataFrame]:
+        """What training must not see, by file name; `Marketplace` says what is in each."""
+        c, t, listings, recorded = self.world.catalogue, self.world.traffic, self.world.listings, self.world.recorded
+        intended = t.intended[recorded]
+        again = c.original >= 0
+        wrong = [[name for name, rows in listings.wrong.items() if rows[row]] for row in range(len(c))]
+        return {
+            "products": pl.DataFrame(
+                {
+                    "item_id": self.item_id,
+                    "spu_id": self.spu_id,
+                    "latent": _lists(c.latent),
+                    "quality": c.quality,
+                    "popularity": c.popularity,
+                    "box": self.product_box,
+                }
+            ),
+            "queries": pl.DataFrame(
+                {
+                    "query_id": self.query_id[recorded],
+                    "latent": _lists(t.query[recorded]),
+                    "item_id": self.item_id[intended],
+                    "spu_id": self.spu_id[intended],
+                    "box": self.photos["box"],
+                }
+            ),
+            "impressions": self._impressions().select("search_id", "item_id", "p_click", "p_click_no_position"),
+            "duplicates": pl.DataFrame(
+                {"item_id": self.item_id[again], "original_id": self.item_id[c.original[again]]}
+            ),
+            "titles": pl.DataFrame(
+                {
+                    "item_id": self.item_id,
+                    "wrong": pl.Series(wrong, dtype=pl.List(pl.String)),
+                    "stuffed": listings.stuffed,
+                    "category": [CATEGORIES[k].path for k in c.factors.category],
+                }
+            ),
+        }
+
+    def _products(self) -> pl.DataFrame:
+        c, listings = self.world.catalogue, self.world.listings
+        # A day's listings come in before the shops open.
+        at = c.day * MICROSECONDS_PER_DAY + self.world.streams["listed"].integers(6 * 3_600_000_000, size=len(c))
+        said = [
+            [{"key": name, "value": word} for name, word in zip(listings.attributes, row, strict=True) if word]
+            for row in zip(*listings.attributes.values(), strict=True)
+        ]
+        return pl.DataFrame(
+            {
+                "item_id": self.item_id,
+                "spu_id": self.spu_id,
+                "title": listings.title,
+                "category": [CATEGORIES[k].path for k in listings.category],
+                "attributes": pl.Series(said, dtype=pl.List(pl.Struct({"key": pl.String, "value": pl.String}))),
+                "price": c.price,
+                "merchant_id": mix(c.merchant, int(self.world.streams["merchants"].integers(2**63))),
+                "region": np.array(REGIONS)[c.merchant_region],
+                "listed_at": times(at),
+                "image": [f"p{number}" for number in range(len(c))],
+                "box": self.product_box,
+            }
+        )
+
+    def _queries(self) -> pl.DataFrame:
+        recorded = self.world.recorded
+        return pl.DataFrame(
+            {
+                "query_id": self.query_id[recorded],
+                "text": [self.world.texts[search] for search in recorded],
+                "image": self.photos["image"],
+                "box": self.photos["box"],
+            }
+        )
+
+    def _users(self) -> pl.DataFrame:
+        s, rng = self.world.shoppers, self.world.streams["users"]
+        # What a shop knows of its shoppers hints at their taste and purse, no more.
+        age = np.clip((s.cluster + rng.normal(0, 1.5, size=len(s))) // 2, 0, 3).astype(np.int64)
+        spending = np.clip(np.rint(1 + s.spending * 1.5 + rng.normal(0, 0.5, size=len(s))), 0, 2).astype(np.int64)
+        return pl.DataFrame(
+            {
+                "user_id": self.user_id,
+                "region": np.array(REGIONS)[s.region],
+                "age": np.array(AGES)[age],
+                "spending": np.array(SPENDING)[spending],
+            }
+        )
+
+    def _searches(self) -> pl.DataFrame:
+        t = self.world.traffic
+        search = t.acted_search
+        return pl.DataFrame(
+            {
+                "search_id": self.search_id[search],
+                "user_id": self.user_id[t.user[search]],
+                "query_id": self.query_id[search],
+                "item_id": self.item_id[t.acted_item],
+                "action": np.array(ACTIONS)[t.action],
+                "ts": times(t.acted_ts),
+                "region": np.array(REGIONS)[self.world.shoppers.region[t.user[search]]],
+            }
+        ).sort("ts", "search_id", "item_id")
+
+    def _impressions(self) -> pl.DataFrame:
+        t = self.world.traffic
+        logged = np.flatnonzero(self.world.day[t.search] >= LOGGED_FROM)
+        search, item = t.search[logged], t.item[logged]
+        return pl.DataFrame(
+            {
+                "search_id": self.search_id[search],
+                "user_id": self.user_id[t.user[search]],
+                "query_id": self.query_id[search],
+                "item_id": self.item_id[item],
+                "position": t.position[logged].astype(np.int32),
+                "clicked": t.clicked[logged],
+                "ts": times(t.ts[search]),
+                "propensity": t.propensity[logged],
+                "bid": self.world.catalogue.bid[item],
+                "relevance": t.relevance[logged],
+                "p_click": t.p_click[logged],
+                "p_click_no_position": t.p_click_no_position[logged],
+            }
+        ).sort("ts", "search_id", "position")
+
+
+def times(microseconds: NDArray[np.int64]) -> pl.Series:
+    """Moments, counted from the first day."""
+    since_1970 = microseconds + int(START.timestamp()) * 1_000_000
+    return pl.Series(since_1970).cast(pl.Datetime("us", "UTC"))
+
+
+def _lists(rows: NDArray[np.float32]) -> pl.Series:
+    return pl.Series(rows).cast(pl.List(pl.Float32))
+
+
+def _boxes(boxes: NDArray[np.float32]) -> pl.Series:
+    return _lists(boxes).alias("box")

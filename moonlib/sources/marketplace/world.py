@@ -1,0 +1,125 @@
+"""A whole simulation: what is sold, who shops, what happened and what was written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moonlib.sources.marketplace.album import Shots, dress
+from moonlib.sources.marketplace.catalogue import Catalogue, make_catalogue
+from moonlib.sources.marketplace.fashion import Fashion
+from moonlib.sources.marketplace.latents import LatentSpace
+from moonlib.sources.marketplace.shoppers import Shoppers, make_shoppers
+from moonlib.sources.marketplace.streams import Streams, mix
+from moonlib.sources.marketplace.titles import Listings, write_listings, write_queries
+from moonlib.sources.marketplace.traffic import Market, Traffic, simulate
+
+VERSION = 1
+"""A change to anything the simulation makes is a new version, and every published table is run again."""
+
+LOGGED_FROM = 18
+"""The day from which impressions are logged; before it, only what shoppers did."""
+
+MICROSECONDS_PER_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a marketplace is."""
+
+    number: int
+    spus: int
+    categories: int
+    users: int
+    searches_per_day: int
+    picture: int
+
+
+SIZES = {
+    "tiny": Size(number=0, spus=110, categories=8, users=150, searches_per_day=100, picture=64),
+    "small": Size(number=1, spus=2_900, categories=50, users=4_000, searches_per_day=2_100, picture=96),
+    "medium": Size(number=2, spus=18_000, categories=50, users=25_000, searches_per_day=13_000, picture=96),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything about one marketplace except its pictures.
+
+    Attributes:
+        size: how large it is.
+        streams: where its chance comes from.
+        market: the catalogue and its shoppers, ready to be searched again.
+        traffic: what happened.
+        listings: what merchants wrote about the catalogue.
+        texts: what shoppers typed, None for photos alone; one per search.
+    """
+
+    size: Size
+    streams: Streams
+    market: Market
+    traffic: Traffic
+    listings: Listings
+    texts: list[str | None]
+
+    @classmethod
+    def simulate(cls, size: str, seed: int) -> World:
+        """Run the marketplace of a size and a seed."""
+        scale = SIZES[size]
+        streams = Streams(VERSION, scale.number, seed)
+        space = LatentSpace(streams["latents"])
+        fashion = Fashion(scale.categories, streams["fashion"])
+        catalogue = make_catalogue(scale.spus, fashion, space, streams["catalogue"])
+        shoppers = make_shoppers(scale.users, fashion, space, streams["shoppers"])
+        market = Market(catalogue, shoppers, fashion, space)
+        traffic = simulate(market, scale.searches_per_day, streams["traffic"])
+        listings = write_listings(catalogue, fashion.categories, streams["titles"])
+        rng = streams["texts"]
+        chinese = rng.random(len(traffic.user)) < shoppers.speaks_chinese[traffic.user]
+        texts = write_queries(catalogue.factors.take(traffic.intended), traffic.told, chinese, rng)
+        return cls(scale, streams, market, traffic, listings, texts)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What is sold."""
+        return self.market.catalogue
+
+    @property
+    def shoppers(self) -> Shoppers:
+        """Who shops."""
+        return self.market.shoppers
+
+    @cached_property
+    def day(self) -> NDArray[np.int64]:
+        """The day of each search."""
+        return self.traffic.ts // MICROSECONDS_PER_DAY
+
+    @cached_property
+    def recorded(self) -> NDArray[np.int64]:
+        """The searches that left a trace: impressions, or something the shopper did."""
+        trace = self.day >= LOGGED_FROM
+        trace[self.traffic.acted_search] = True
+        return np.flatnonzero(trace)
+
+    @cached_property
+    def photographed(self) -> NDArray[np.int64]:
+        """The recorded searches with a photo."""
+        return self.recorded[self.traffic.photo[self.recorded]]
+
+    def shots(self) -> Shots:
+        """The pictures to take: one for each listing, then one for each of `photographed`."""
+        rng = self.streams["pictures"]
+        listings, photos = len(self.catalogue), len(self.photographed)
+        turned = (self.catalogue.original >= 0) & (rng.random(listings) < 0.6)
+        number = np.r_[np.arange(listings), listings + self.photographed]
+        return Shots(
+            looks=dress(self.catalogue, rng),
+            listing=np.r_[np.arange(listings), self.traffic.intended[self.photographed]],
+            seed=mix(number, salt=int(rng.integers(2**63))) >> 1 & (2**62 - 1),
+            view=np.r_[turned.astype(np.int64), np.full(photos, -1)],
+            quality=np.r_[np.full(listings, 90), rng.integers(70, 86, size=photos)],
+            size=self.size.picture,
+        )

@@ -1,0 +1,51 @@
+"""Old paths of modules: each leads to the module itself, and says where it is."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from moonlib.config.recipe import load
+from moonlib.registry import deprecation
+from moonlib.registry.moved import GONE_IN, MOVED
+from moonlib.testing.processes import run_program
+
+
+@pytest.mark.parametrize("old", MOVED)
+@pytest.mark.filterwarnings("ignore:.*the old path works until.*:FutureWarning")
+def test_an_old_path_is_the_module_itself(old: str) -> None:
+    new, found = import_module(MOVED[old]), import_module(old)
+    names = [name for name in dir(new) if not name.startswith("_")]
+    assert names == [name for name in dir(found) if not name.startswith("_")]
+    assert all(getattr(found, name) is getattr(new, name) for name in names)
+
+
+def test_a_module_within_a_package_that_moved_is_found_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deprecation, "_told", set())
+    code = (
+        "from moonlib.data.marketplace.source import Marketplace\nfrom moonlib.data.marketplace import source\n"
+        "import moonlib.sources.marketplace.source as now\nassert Marketplace is now.Marketplace is source.Marketplace"
+    )
+    done = run_program(["-c", code])
+    assert done.returncode == 0, done.stderr
+    told = "moonlib.data.marketplace.source is moonlib.sources.marketplace.source now; the old path works until release"
+    assert done.stderr.count(f"{told} {GONE_IN}") == 1
+
+
+def test_what_never_was_is_not_found() -> None:
+    for name in ("moonlib.datta", "moonlib.data.marketplace.nothing", "moonlib.iteration.nothing"):
+        with pytest.raises(ModuleNotFoundError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import_module(name)
+
+
+@pytest.mark.filterwarnings("ignore:.*the old path works until.*:FutureWarning")
+def test_a_recipe_may_name_a_class_by_its_old_path(tmp_path: Path) -> None:
+    recipe = tmp_path / "old.yaml"
+    recipe.write_text(
+        "extends: iter1\ndata: {class_path: moonlib.data.marketplace.source.Marketplace, init_args: {size: tiny}}\n"
+    )
+    assert load(recipe).config["data"]["class_path"] == "moonlib.sources.marketplace.source.Marketplace"

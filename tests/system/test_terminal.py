@@ -1,0 +1,144 @@
+"""People's words reach the terminal as they are: no markup, no emoji's name, no command, no form."""
+
+from __future__ import annotations
+
+import ast
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import RenderableType
+
+import moonlib
+from moonlib.data.check import Report, print_report
+from moonlib.inference.hits import Hit, hits_table
+from moonlib.runs.debug import loss_table
+from moonlib.runs.tables import closing_tables, metric_tables, spread_table
+from moonlib.studies.abtest.tables import tables
+from moonlib.studies.scale import Series, points_table
+from moonlib.studies.study import Axis, Point
+from moonlib.system.console import Terminal, progress
+from moonlib.system.terminal import visible
+
+PACKAGE = Path(moonlib.__file__).parent
+WORDS = ["[/sale]", "[new]", ":fire:", "{0}", "{", "%s", "[link=file:///]x[/link]", "100 %", "\\[b]", "a@b", "[/]"]
+
+
+def printed(*parts: RenderableType, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    Terminal(400, file=file).print(*parts)
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+def of_search(text: str) -> RenderableType:
+    return hits_table([Hit(1, 0.5, 1, {"title": text, "category": f"{text}/{text}", "price": 1.0})])
+
+
+def of_run(text: str) -> RenderableType:
+    results = {"ctr/auc": 0.1, f"ctr/auc@unit={text.replace('@', '%40')}": 0.25}
+    return closing_tables(text, results, {}, {text: {"seconds": 1.0, "peak_gb": 0.1}})
+
+
+def of_seeds(text: str) -> RenderableType:
+    return spread_table({text: {"ctr/auc": 0.1}, f"{text}2": {"ctr/auc": 0.2}})
+
+
+def of_abtest(text: str) -> RenderableType:
+    interval = {"estimate": 0.1, "low": 0.0, "high": 0.2}
+    rates: dict[str, Any] = {"lifts": {text: interval}, "share_of_oracle": {}, "oracle": {}}
+    found = {
+        "base": text,
+        "run": text,
+        "method": "simulation",
+        "requests": 1,
+        "users": 1,
+        "click_rates": rates,
+        **rates,
+    }
+    return tables([found])
+
+
+def of_study(text: str) -> RenderableType:
+    series = Series(text, "max", {0: 0.5}, None)
+    return points_table(series, [Point(0, {text: 1.0}, 0, ())], {text: Axis({"seed": [1]}, unit=text)})
+
+
+@pytest.mark.parametrize("make", [of_search, of_run, of_seeds, of_abtest, of_study])
+@pytest.mark.parametrize("text", WORDS)
+def test_tables_show_a_text_as_it_is(make: Callable[[str], RenderableType], text: str) -> None:
+    assert text in printed(make(text))
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_reports_of_a_dataset_show_a_text_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(text, {}, problems=[f"in {text}"], warnings=[f"of {text}"])
+    print_report(report)
+    shown = capsys.readouterr().out
+    assert f"problem in {text}" in shown and f"warning of {text}" in shown and shown.startswith(text)
+
+
+def test_losses_of_a_stage_show_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a+b/csv").mkdir(parents=True)
+    (tmp_path / "a+b/csv/metrics.csv").write_text("step,loss\n0,1.5\n1,0.5\n")
+    assert "a+b" in printed(loss_table(tmp_path, ["a+b"]))
+
+
+def test_a_run_that_is_called_as_a_reference_keeps_its_column() -> None:
+    (table,) = metric_tables(["ctr/auc"], "oracle", {"ctr/auc": 0.1, "oracle/ctr/auc": 0.9}, {"oracle": "oracle"})
+    assert printed(table).split() == ["test", "days", "oracle", "oracle", *printed(table).split()[4:]]
+    assert "0.1000" in printed(table) and "0.9000" in printed(table)
+
+
+@pytest.mark.parametrize("form", ["{}", "{x}", "{0.__class__}", "{", "}", "%d"])
+def test_the_name_of_a_segment_is_no_form(form: str) -> None:
+    (table,) = metric_tables(["ctr/auc"], "mine", {"ctr/auc": 0.1, f"ctr/auc@{form}": 0.25}, {})
+    assert f"@{form}" in printed(table) and "0.2500" in printed(table)
+
+
+def test_a_bar_shows_its_description_as_it_is() -> None:
+    bars = progress()
+    task = bars.add_task("[/x] :fire:")
+    assert "[/x] :fire:" in printed(bars.make_tasks_table([bars.tasks[task]]))
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+def test_any_text_is_printed_in_any_encoding_and_leaves_no_control(text: str) -> None:
+    for encoding in ("utf-8", "ascii", "latin-1"):
+        for part in (text, of_search(text), of_run(f"x{text}")):
+            shown = printed(part, encoding=encoding)
+            assert not [
+                letter for letter in shown if (letter < " " or "\x7f" <= letter < "\xa0") and letter not in "\n\t"
+            ]
+
+
+@given(st.text())
+def test_visible_changes_controls_and_nothing_else(text: str) -> None:
+    shown = visible(text)
+    assert visible(shown) == shown
+    if text.isprintable():
+        assert shown == text
+
+
+def test_controls_are_shown_as_what_they_are() -> None:
+    assert visible("a\x1b[2J\0b\x9b1m\x7f\r\n\tü红") == "a\\x1b[2J\\x00b\\x9b1m\\x7f\\x0d\n\tü红"
+    assert "mug \\x1b[31m red" in printed(of_search("mug \x1b[31m red"))
+
+
+def calls(module: Path) -> Iterator[str]:
+    """The names of what a module calls."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+def test_no_module_makes_a_console_of_its_own() -> None:
+    """What a `Terminal` prints is text; a console of rich takes it for markup, and its bars too."""
+    for module in PACKAGE.rglob("*.py"):
+        if module.name != "console.py":
+            assert not {"Console", "Progress", "rich.print", "Text.from_markup"} & set(calls(module)), module
