@@ -23,10 +23,10 @@ from moonlib.system.disk import is_panic
 _NO_FILE = (errno.EISDIR, errno.ELOOP)
 """What the system says of a name that is no file's."""
 
-Kind = Literal["integers", "floats", "booleans", "texts"]
+ValueType = Literal["integers", "floats", "booleans", "texts"]
 """Of a column's values."""
 
-_KINDS: dict[Kind, Callable[[pl.DataType], bool]] = {
+_KINDS: dict[ValueType, Callable[[pl.DataType], bool]] = {
     "integers": lambda dtype: dtype.is_integer(),
     "floats": lambda dtype: dtype.is_float(),
     "booleans": lambda dtype: dtype == pl.Boolean,
@@ -130,7 +130,7 @@ def is_number(value: object) -> bool:
     return True
 
 
-def read_table(file: Path, columns: Mapping[str, Kind] | Sequence[str] = ()) -> pl.DataFrame:
+def read_table(file: Path, columns: Mapping[str, ValueType] | Sequence[str] = ()) -> pl.DataFrame:
     """Read a Parquet file.
 
     Args:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from moonlib.batches.augment import augment
 from moonlib.batches.planner import BatchPlan
 from moonlib.data.content import Content, Modalities, Side, Task, compose
+from moonlib.data.ids import Ids
 from moonlib.data.images import UnreadableImage
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.data.reader import Sample, SampleReader
@@ -24,8 +24,6 @@ from moonlib.pairs.catalogue import Catalogue
 from moonlib.pairs.pairs import Pairs
 from moonlib.system.disk import is_panic
 from moonlib.system.workers import end_at_a_lost_batch
-
-Ids = NDArray[np.int64]
 
 
 @dataclass

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from moonlib.data.ids import Ids
 from moonlib.negatives.negative_sampler import NegativeSampler
 from moonlib.pairs.pairs import Pairs
-
-Ids = NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from moonlib.clicks.vocabulary import HashedVocabulary, TextVocabulary, Vocabula
 from moonlib.data.dataset import Dataset
 from moonlib.data.tables import KEYS
 
-Kind = Literal["numeric", "log_numeric", "categorical", "multi_valued"]
+FeatureKind = Literal["numeric", "log_numeric", "categorical", "multi_valued"]
 """What a column is read as.
 
 - ``numeric``: a number, standardised; ``log_numeric``: log(1 + it), standardised. Numbers, also true and false.
@@ -86,7 +86,7 @@ class FeatureSizes:
 
 
 @dataclass(frozen=True)
-class Scale:
+class Standardization:
     """(x - centre) / spread of a number, or of log(1 + it).
 
     With nothing to learn them from, ``centre`` and ``spread`` are NaN and every value counts as missing.
@@ -97,7 +97,7 @@ class Scale:
     spread: float
 
     @classmethod
-    def of(cls, numbers: NDArray[np.float64], counts: NDArray[np.int64], log: bool) -> Scale:
+    def of(cls, numbers: NDArray[np.float64], counts: NDArray[np.int64], log: bool) -> Standardization:
         """Take mean and standard deviation, each number weighted by how often it was seen; NaN is missing."""
         numbers = np.log1p(numbers) if log else numbers
         seen = ~np.isnan(numbers) & (counts > 0)
@@ -127,8 +127,8 @@ class Column:
 
     table: str
     name: str
-    kind: Kind
-    fitted: AnyVocabulary | Scale
+    kind: FeatureKind
+    fitted: AnyVocabulary | Standardization
     first: int = 0
 
 
@@ -150,7 +150,7 @@ class Features:
         cls,
         dataset: Dataset,
         train: pl.DataFrame,
-        declared: Mapping[str, Kind],
+        declared: Mapping[str, FeatureKind],
         min_count: int = 1,
         buckets: int | None = None,
     ) -> Features:
@@ -188,7 +188,7 @@ class Features:
                 _check_kind(f"{table}.{name}", frame[name].dtype, kind)
                 if kind == "numeric" or kind == "log_numeric":
                     log = kind == "log_numeric"
-                    scale = Scale.of(_numbers(frame, table, name, log), counts, log)
+                    scale = Standardization.of(_numbers(frame, table, name, log), counts, log)
                     columns.append(Column(table, name, kind, scale))
                 else:
                     values, owner = _values(frame[name])
@@ -213,7 +213,7 @@ class Features:
         for column in self.columns:
             if column.table != table:
                 continue
-            if isinstance(column.fitted, Scale):
+            if isinstance(column.fitted, Standardization):
                 numeric.append(column.fitted.encode(_numbers(frame, table, column.name, column.fitted.log)))
                 continue
             values, owner = _values(frame[column.name])
@@ -305,10 +305,10 @@ class EncodedTable:
     multi_valued: list[Ragged]
 
 
-def _by_table(declared: Mapping[str, Kind]) -> dict[str, dict[str, Kind]]:
+def _by_table(declared: Mapping[str, FeatureKind]) -> dict[str, dict[str, FeatureKind]]:
     """Sort the declared features by table and column, so that their order in a recipe is of no consequence."""
     tables = ("users", "products", "queries", "impressions")
-    found: dict[str, dict[str, Kind]] = {}
+    found: dict[str, dict[str, FeatureKind]] = {}
     for full in sorted(declared):
         table, _, name = full.partition(".")
         if table == "searches":
@@ -321,8 +321,8 @@ def _by_table(declared: Mapping[str, Kind]) -> dict[str, dict[str, Kind]]:
             raise ValueError(f"features: {full!r} is no column: write table.column, such as users.age; {hint}")
         if table == "impressions" and name in LABELS:
             raise ValueError(f"features: {full} would give the label away: {LABELS[name]}; leave it out")
-        if declared[full] not in get_args(Kind):
-            hint = _near(str(declared[full]), get_args(Kind), "the kinds are")
+        if declared[full] not in get_args(FeatureKind):
+            hint = _near(str(declared[full]), get_args(FeatureKind), "the kinds are")
             raise ValueError(f"features: {full}: {declared[full]!r} is no kind of feature; {hint}")
         found.setdefault(table, {})[name] = declared[full]
     return found
@@ -341,7 +341,7 @@ def _check_names(table: str, names: Iterable[str], columns: Sequence[str]) -> No
             raise ValueError(f"features: {table}.{name}: table {table} has no column {name!r}; {hint}")
 
 
-def _check_kind(name: str, dtype: pl.DataType, kind: Kind) -> None:
+def _check_kind(name: str, dtype: pl.DataType, kind: FeatureKind) -> None:
     """Refuse a column that can't be read as its kind, and say what it could be."""
     described, kinds = _described(dtype)
     if kind in kinds:
@@ -354,7 +354,7 @@ def _check_kind(name: str, dtype: pl.DataType, kind: Kind) -> None:
     raise ValueError(f"features: {name} is {described}, which is no kind of feature; {advice}")
 
 
-def _described(dtype: pl.DataType) -> tuple[str, list[Kind]]:
+def _described(dtype: pl.DataType) -> tuple[str, list[FeatureKind]]:
     """Say what a type is in words, and which kinds a column of it can be."""
     if _is_value(dtype):
         if dtype == pl.Boolean:

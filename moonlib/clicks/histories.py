@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
+from moonlib.data.ids import Ids
 
 
 class Histories:

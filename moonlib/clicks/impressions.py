@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 from moonlib.clicks.features import FeatureBatch, Features
 from moonlib.clicks.histories import Histories, Ids
-from moonlib.clicks.snapshots import Snapshots
+from moonlib.clicks.snapshots import HistorySnapshots
 from moonlib.clicks.vocabulary import HashedVocabulary, Vocabulary
 from moonlib.data.dataset import Dataset
 from moonlib.representations.similarity_topk import similarity_topk
@@ -54,7 +54,7 @@ class ImpressionBatch:
     target_vector: Tensor
     target_known: Tensor
     query_vector: Tensor
-    query_known: Tensor
+    has_query: Tensor
     history_vectors: Tensor
     history_known: Tensor
     query_history_vectors: Tensor
@@ -169,7 +169,7 @@ class Behaviours:
     """
 
     def __init__(
-        self, histories: Histories | Snapshots, rows: NDArray[np.int64], store: Representations | None
+        self, histories: Histories | HistorySnapshots, rows: NDArray[np.int64], store: Representations | None
     ) -> None:
         self.histories = histories
         self.store = store
@@ -266,7 +266,7 @@ class Lookups:
         described = dataset.table("products", ("item_id", "category", "merchant_id", "price", "listed_at"))
         query_ids = QueryIds(dataset)
         given = dataset.counts.get("histories", 0) > 0
-        items = Snapshots(dataset.arrow("histories")) if given else Histories(dataset.searches, key="item_id")
+        items = HistorySnapshots(dataset.arrow("histories")) if given else Histories(dataset.searches, key="item_id")
         asked = Histories(dataset.searches, key="query_id")
         return cls(
             vocabularies,
@@ -325,7 +325,7 @@ class Impressions(TorchDataset[ImpressionBatch]):
         history = self.items.before(when, self.lengths[0], target, self.similarity_topk)
         past = self.queries.before(when, self.lengths[1], target, None)
         target_vector, target_known = vectors_at(self.items.store, target)
-        query_vector, query_known = vectors_at(self.queries.store, self.query_stored[rows])
+        query_vector, has_query = vectors_at(self.queries.store, self.query_stored[rows])
         history_vectors, history_known = self.items.vectors(history)
         past_vectors, past_known = self.queries.vectors(past)
         return ImpressionBatch(
@@ -342,7 +342,7 @@ class Impressions(TorchDataset[ImpressionBatch]):
             target_vector=target_vector,
             target_known=target_known,
             query_vector=query_vector,
-            query_known=query_known,
+            has_query=has_query,
             history_vectors=history_vectors,
             history_known=history_known,
             query_history_vectors=past_vectors,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
+from moonlib.data.ids import Ids
 
 
-class Snapshots:
+class HistorySnapshots:
     """The lists of the table ``histories``, cut for any batch of (user, moment).
 
     Nothing is copied: a list is a range of places in one array, which stays mapped from the shard.
@@ -24,7 +23,7 @@ class Snapshots:
     Example:
         >>> moments = pa.array([10], pa.timestamp("us", "UTC"))
         >>> table = pa.table({"user_id": [7], "ts": moments, "item_ids": [[4, -5, 6]]})
-        >>> snapshots = Snapshots(table)
+        >>> snapshots = HistorySnapshots(table)
         >>> places = snapshots.places(np.array([7, 7]), np.array([10, 9]), np.array([0, 0]), 2)
         >>> places
         array([[ 2,  1],

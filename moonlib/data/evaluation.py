@@ -10,11 +10,11 @@ import torch
 from moonlib.data.dataset import Dataset
 from moonlib.data.splits import Split
 
-Task = Literal["image_search", "text_search"]
+SearchTask = Literal["image_search", "text_search"]
 EVALUATED: tuple[Split, ...] = ("valid", "test")
 
 
-def evaluation_searches(dataset: Dataset, split: Split, task: Task | None = None) -> pl.DataFrame:
+def evaluation_searches(dataset: Dataset, split: Split, task: SearchTask | None = None) -> pl.DataFrame:
     """The searches that recall is measured on: those of the split's days that ended in an order.
 
     Args:

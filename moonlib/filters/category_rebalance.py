@@ -6,12 +6,10 @@ import math
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from moonlib.data.ids import Ids
 from moonlib.data.tables import Tables
 from moonlib.filters.filter import Encoded, Filter, Filtered, without_searches
-
-Ids = NDArray[np.int64]
 
 
 class CategoryRebalance(Filter):

@@ -7,7 +7,7 @@ import polars as pl
 CATEGORY = "category"
 """The attribute that the leaves of category paths are values of."""
 
-BLOCK = 65_536
+TEXTS_AT_ONCE = 65_536
 """Texts whose entities are in memory at a time."""
 
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}"
@@ -97,8 +97,8 @@ class Gazetteer:
         Returns:
             uint32 [N]; null where the text is.
         """
-        starts = range(0, max(len(texts), 1), BLOCK)
-        return pl.concat([self._count(texts.slice(start, BLOCK)) for start in starts])
+        starts = range(0, max(len(texts), 1), TEXTS_AT_ONCE)
+        return pl.concat([self._count(texts.slice(start, TEXTS_AT_ONCE)) for start in starts])
 
     def _count(self, texts: pl.Series) -> pl.Series:
         counts = (

@@ -8,12 +8,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moonlib.data.ids import Ids
 from moonlib.data.tables import Tables
 from moonlib.filters.filter import Encoded, Filter, Filtered, without_searches
 
-Ids = NDArray[np.int64]
-
-BLOCK = 16_384
+PAIRS_AT_ONCE = 16_384
 """Pairs whose vectors are in memory at a time."""
 
 
@@ -97,8 +96,8 @@ def pair_cosines(encoded: Encoded, query_ids: Ids, item_ids: Ids) -> NDArray[np.
         array([0.6, nan], dtype=float32)
     """
     similarity = np.full(len(query_ids), np.nan, dtype=np.float32)
-    for start in range(0, len(query_ids), BLOCK):
-        block = slice(start, start + BLOCK)
+    for start in range(0, len(query_ids), PAIRS_AT_ONCE):
+        block = slice(start, start + PAIRS_AT_ONCE)
         queries, items = encoded.queries.gather(query_ids[block]), encoded.products.gather(item_ids[block])
         lengths = np.linalg.norm(queries, axis=1) * np.linalg.norm(items, axis=1)
         dots = np.einsum("pd,pd->p", queries, items)

@@ -13,7 +13,7 @@ from moonlib.representations.store import unit
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
-BLOCK = 1 << 20
+NEIGHBOURS_AT_ONCE = 1 << 20
 """Neighbours held at once."""
 READ = 16_384
 """Vectors read at once."""
@@ -50,7 +50,7 @@ def mine(
 
     Of these, by falling score and, of equal ones, by row, the first ``skip`` are passed over and the next ``keep``
     are kept. Each query is searched once for somewhat more items than that; where too few of them may serve, again and
-    deeper. No more than ``BLOCK`` neighbours are held at a time.
+    deeper. No more than ``NEIGHBOURS_AT_ONCE`` neighbours are held at a time.
 
     A vector of zeros stands for "no representation": such an item is never found, a pair with such a query gets
     nothing, nor, where a margin is given, does one with such an item.
@@ -126,7 +126,7 @@ def mine(
     reach = min(2 * (skip + keep) + 16, depth)
     while len(pending):
         unsettled = []
-        size = max(1, BLOCK // reach)
+        size = max(1, NEIGHBOURS_AT_ONCE // reach)
         for start in range(0, len(pending), size):
             pairs = pending[start : start + size]
             asked, place = np.unique(pair_query[pairs], return_inverse=True)

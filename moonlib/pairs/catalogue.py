@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
+from moonlib.data.ids import Ids
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.data.content import Modalities, Side, Task
-
-Ids = NDArray[np.int64]
+from moonlib.data.ids import Ids
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from moonlib.data import table_files
 from moonlib.data.tables import to_ids
 
-Kind = Literal["describe", "attributes", "attribute", "title", "subject", "category", "own"]
+QuestionKind = Literal["describe", "attributes", "attribute", "title", "subject", "category", "own"]
 
-KINDS: tuple[Kind, ...] = ("describe", "attributes", "attribute", "title", "subject", "category", "own")
+KINDS: tuple[QuestionKind, ...] = ("describe", "attributes", "attribute", "title", "subject", "category", "own")
 
 _CHINESE = re.compile(r"[㐀-鿿]")
 
-WORDINGS: dict[Kind, dict[str, tuple[str, ...]]] = {
+WORDINGS: dict[QuestionKind, dict[str, tuple[str, ...]]] = {
     "describe": {
         "en": ("Describe the product.", "What is shown here?"),
         "zh": ("描述这个商品。", "图中是什么商品？"),
@@ -49,13 +49,13 @@ class Question:
         key: of the attribute asked for, None for other kinds.
     """
 
-    kind: Kind
+    kind: QuestionKind
     text: str
     answer: str
     key: str | None = None
 
 
-def answerable(products: pl.DataFrame, kinds: Sequence[Kind], own: Mapping[int, Any]) -> NDArray[np.bool_]:
+def answerable(products: pl.DataFrame, kinds: Sequence[QuestionKind], own: Mapping[int, Any]) -> NDArray[np.bool_]:
     """Tell which products can be asked which kinds of question.
 
     Args:
@@ -83,7 +83,10 @@ def answerable(products: pl.DataFrame, kinds: Sequence[Kind], own: Mapping[int, 
 
 
 def ask(
-    kind: Kind, row: Mapping[str, Any], rng: np.random.Generator, own: Mapping[int, Sequence[tuple[str, str]]] = {}
+    kind: QuestionKind,
+    row: Mapping[str, Any],
+    rng: np.random.Generator,
+    own: Mapping[int, Sequence[tuple[str, str]]] = {},
 ) -> Question:
     """Ask a question of a product that can answer it (see `answerable`).
 
@@ -115,7 +118,7 @@ def ask(
     return Question(kind, text.replace("{key}", key or ""), answer, key)
 
 
-ANSWERS: dict[Kind, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
+ANSWERS: dict[QuestionKind, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "describe": lambda row, attributes: ", ".join([_leaf(row), *attributes.values()]),
     "attributes": lambda row, attributes: "; ".join(f"{key}: {value}" for key, value in attributes.items()),
     "title": lambda row, attributes: row["title"].strip(),

@@ -8,7 +8,7 @@ from torch import Tensor
 from moonlib.probes.pairs import OrderedPairs
 from moonlib.probes.probe import Probe, Represented
 
-BLOCK = 1024
+VECTORS_AT_ONCE = 1024
 """Vectors compared with all others at once."""
 
 
@@ -52,7 +52,7 @@ def uniformity(vectors: Tensor) -> Tensor:
     if n < 2:
         return torch.tensor(torch.nan, dtype=torch.float64)
     potential = torch.zeros((), dtype=torch.float64)
-    for rows in vectors.split(BLOCK):
+    for rows in vectors.split(VECTORS_AT_ONCE):
         # |x - y|² = 2 - 2 cos of unit vectors; rounding must not take it below 0.
         potential += (4 * (rows @ vectors.T - 1).clamp(max=0)).exp().sum(dtype=torch.float64)
     own = (4 * (vectors.pow(2).sum(dim=1) - 1).clamp(max=0)).exp().sum(dtype=torch.float64)

@@ -20,9 +20,9 @@ from moonlib.artifacts.directories import write_json
 from moonlib.representations.store import Representations, unit, write_array
 from moonlib.system.disk import rename, writing
 
-Kind = Literal["flat", "hnsw", "ivf"]
+IndexKind = Literal["flat", "hnsw", "ivf"]
 
-BLOCK = 16_384
+VECTORS_AT_ONCE = 16_384
 """Vectors read at once."""
 SAMPLE = 200
 """Queries that an index is compared with the exact search on."""
@@ -38,8 +38,8 @@ class BrokenIndex(ValueError):
 
 def blocks(store: Representations) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield rows and unit vectors of what is represented (not all zeros), some at a time."""
-    for start in range(0, len(store.ids), BLOCK):
-        vectors = unit(store.vectors[start : start + BLOCK])
+    for start in range(0, len(store.ids), VECTORS_AT_ONCE):
+        vectors = unit(store.vectors[start : start + VECTORS_AT_ONCE])
         there = np.flatnonzero(vectors.any(axis=1))
         yield start + there, vectors[there]
 
@@ -168,7 +168,7 @@ def _beside(path: Path) -> tuple[Path, Path]:
 
 
 def build_index(
-    store: Representations, kind: Kind, path: Path, *, encoder: str, queries: NDArray[np.float32] | None = None
+    store: Representations, kind: IndexKind, path: Path, *, encoder: str, queries: NDArray[np.float32] | None = None
 ) -> Index:
     """Build an index, compare it with the exact search, and write it.
 
@@ -230,7 +230,7 @@ def build_index(
     return found
 
 
-def _empty(kind: Kind, store: Representations, represented: NDArray[np.int64]) -> tuple[Any, dict[str, int]]:
+def _empty(kind: IndexKind, store: Representations, represented: NDArray[np.int64]) -> tuple[Any, dict[str, int]]:
     """An index without vectors, and its parameters."""
     faiss = _faiss()
     if kind == "flat":

@@ -14,7 +14,7 @@ from moonlib.representations.store import Representations, unit
 
 Rows = NDArray[np.int64]
 
-BLOCK = 4_096
+BEHAVIOURS_AT_ONCE = 4_096
 """Behaviours whose vectors are in memory at once: few enough that they stay in a core's cache."""
 
 
@@ -69,8 +69,8 @@ def _cosines(store: Representations, target: Rows, behaviours: NDArray[np.intege
     def score(blocks: list[tuple[Rows, slice]]) -> None:
         # A cosine does not depend on the store's scale: its values are taken as they are, into memory that is used
         # again. numpy and not torch, whose threads would meet after each of these short steps.
-        stored = np.empty((BLOCK, store.dim), dtype=store.vectors.dtype)
-        vectors = np.empty((BLOCK, store.dim), dtype=np.float32)
+        stored = np.empty((BEHAVIOURS_AT_ONCE, store.dim), dtype=store.vectors.dtype)
+        vectors = np.empty((BEHAVIOURS_AT_ONCE, store.dim), dtype=np.float32)
         for rows, columns in blocks:
             places = behaviours[rows, columns]
             read = np.s_[: places.size]
@@ -93,12 +93,15 @@ def _cosines(store: Representations, target: Rows, behaviours: NDArray[np.intege
 
 
 def _blocks(known: NDArray[np.bool_]) -> Iterator[tuple[Rows, slice]]:
-    """Rows and columns that cover all behaviours that are known, at most `BLOCK` at once."""
+    """Rows and columns that cover all behaviours that are known, at most `BEHAVIOURS_AT_ONCE` at once."""
     # Longest first, so that rows of a block are about as long and little of it is padding.
     lengths = (known * np.arange(1, known.shape[1] + 1)).max(axis=1, initial=0)
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order) and (longest := int(lengths[order[start]])):
-        rows = order[start : start + max(1, BLOCK // longest)]
-        yield from ((rows, slice(left, min(left + BLOCK, longest))) for left in range(0, longest, BLOCK))
+        rows = order[start : start + max(1, BEHAVIOURS_AT_ONCE // longest)]
+        yield from (
+            (rows, slice(left, min(left + BEHAVIOURS_AT_ONCE, longest)))
+            for left in range(0, longest, BEHAVIOURS_AT_ONCE)
+        )
         start += len(rows)

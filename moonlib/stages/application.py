@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.id_features import id_features
-from moonlib.clicks.features import Features, FeatureSizes, Kind
+from moonlib.clicks.features import FeatureKind, Features, FeatureSizes
 from moonlib.clicks.impressions import BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.data.dataset import Dataset
 from moonlib.data.segments import SEGMENTS, product_segments, segment_columns, segment_label
@@ -137,7 +137,7 @@ class ClickModel(nn.Module):
             queries=batch.query_history_vectors,
             query_known=batch.query_history_known,
             query=batch.query_vector,
-            has_query=batch.query_known,
+            has_query=batch.has_query,
             query_id=query_id,
             query_ids=query_ids,
             query_mask=batch.query_history_mask,
@@ -179,7 +179,7 @@ class Application(Stage):
             because it learns to trust embeddings that have memorised the training clicks; with 1, ids are trained
             for one epoch and everything else for all. Null for never.
         features: more columns of users, products, queries and impressions as features, ``table.column: kind``, see
-            `moonlib.clicks.features.Kind`.
+            `moonlib.clicks.features.FeatureKind`.
         min_count: users, items and values of features seen less often in training share the row of the unknown.
         buckets: hash users, items and values of features into so many rows each, in place of exact vocabularies.
         sparse: sparse gradients of embedding tables, with lazy Adam: a step costs what the batch costs and not what
@@ -203,7 +203,7 @@ class Application(Stage):
         id_dim: int = 16,
         learning_rate: float = 3e-3,
         id_epochs: int | None = None,
-        features: dict[str, Kind] | None = None,
+        features: dict[str, FeatureKind] | None = None,
         min_count: int = 1,
         buckets: int | None = None,
         sparse: bool = False,

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from moonlib.batches.loading import PairBatch, PairDataset, give_way
 from moonlib.batches.planner import BatchPlanner
 from moonlib.data.content import Modalities, Side, Task
+from moonlib.data.ids import Ids
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.embedding.embed import Contents, embed
@@ -27,7 +28,7 @@ from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import PLANNED_AHEAD, NegativeSampler, TrainingData
 from moonlib.optimizers.adamw import adamw, matrices
 from moonlib.pairs.catalogue import Catalogue
-from moonlib.pairs.pairs import Ids, Pairs, serviceable
+from moonlib.pairs.pairs import Pairs, serviceable
 from moonlib.representations.store import Representations
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.stages.grad_cache import refuse_batch_statistics

@@ -31,7 +31,7 @@ from moonlib.encoders.generative import GenerativeEncoder, QuestionPreprocessor
 from moonlib.encoders.weights import load_weights
 from moonlib.optimizers.adamw import adamw, matrices
 from moonlib.pairs.pairs import product_pairs
-from moonlib.pairs.questions import KINDS, Kind, Question, answerable, ask, read_questions
+from moonlib.pairs.questions import KINDS, Question, QuestionKind, answerable, ask, read_questions
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.stages.training import save_encoder, train
 from moonlib.system.workers import end_at_a_lost_batch
@@ -182,7 +182,7 @@ class GenerativePretraining(Stage):
         self.listed = dataset.splits.known(products)
         if self.listed.is_empty():
             raise ValueError(f"{dataset.directory}: no product is listed before the end of training")
-        self.kinds: list[Kind] = [kind for kind in KINDS if kind in data.questions]
+        self.kinds: list[QuestionKind] = [kind for kind in KINDS if kind in data.questions]
         self.own = {} if data.table is None else read_questions(data.table, self.listed["item_id"])
         start, end = dataset.splits.window("valid")
         unseen = products.filter((pl.col("listed_at") >= start) & (pl.col("listed_at") < end)).sort("item_id")
@@ -267,7 +267,7 @@ class GenerativePretraining(Stage):
         return adamw(self, self.encoder, self.decayed, self.learning_rate, self.weight_decay, self.warmup)
 
 
-def exam(products: pl.DataFrame, kinds: Sequence[Kind], seed: int) -> list[tuple[int, Question]]:
+def exam(products: pl.DataFrame, kinds: Sequence[QuestionKind], seed: int) -> list[tuple[int, Question]]:
     """Ask every product one question of every kind that it can answer.
 
     Args:
@@ -311,7 +311,9 @@ def _draws(seed: int, *rest: int) -> np.random.Generator:
     return np.random.default_rng([seed, *(number & 0xFFFF_FFFF_FFFF_FFFF for number in rest)])
 
 
-def _reads(kind: Kind, row: dict[str, Any], has_image: bool, reads: dict[str, float], draw: float) -> Modalities:
+def _reads(
+    kind: QuestionKind, row: dict[str, Any], has_image: bool, reads: dict[str, float], draw: float
+) -> Modalities:
     """What of a product a question is asked about."""
     weights = np.array(list(reads.values()), dtype=np.float64).cumsum()
     chosen = Modalities.parse(list(reads)[min(int((draw * weights[-1] >= weights).sum()), len(reads) - 1)])
@@ -360,7 +362,7 @@ class Questions(TorchDataset[QuestionBatch]):
         kinds = torch.tensor([KINDS.index(question.kind) for _, question in asked])
         return QuestionBatch(augmented(content, generator, self.strength), kinds)
 
-    def asked(self, kind: Kind, sample: Sample, step: int) -> tuple[Content, Question]:
+    def asked(self, kind: QuestionKind, sample: Sample, step: int) -> tuple[Content, Question]:
         """A question of a kind, and what it is asked about; a function of seed, step and product alone."""
         rng = _draws(self.seed, _WORDING, step, sample.id)
         question = ask(kind, sample.row, rng, self.own)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
-from moonlib.data.evaluation import EVALUATED, Task, evaluation_searches, microseconds
+from moonlib.data.evaluation import EVALUATED, SearchTask, evaluation_searches, microseconds
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.data.segments import SEGMENTS, product_segments, segment_label
@@ -133,7 +133,7 @@ class Represent(Stage):
         if self.of == "chance":
             products = chance_representations(ids_of(dataset, "products"), directory, "products", seed=0)
             queries = chance_representations(ids_of(dataset, "queries"), directory, "queries", seed=1)
-            searched: dict[Task, Representations] = {"image_search": queries, "text_search": queries}
+            searched: dict[SearchTask, Representations] = {"image_search": queries, "text_search": queries}
         else:
             encoder = self.encoder(context)
             products = self.embed(context, encoder, "product", ids_of(dataset, "products"), "products")
@@ -160,9 +160,11 @@ class Represent(Stage):
             load_weights(context.encoder, context.weights)
         return context.encoder
 
-    def searched_queries(self, dataset: Dataset, encoder: Encoder) -> Iterator[tuple[Task, str, NDArray[np.int64]]]:
+    def searched_queries(
+        self, dataset: Dataset, encoder: Encoder
+    ) -> Iterator[tuple[SearchTask, str, NDArray[np.int64]]]:
         """The task, modality and query ids that recall is measured on, for the towers the encoder has."""
-        tasks: list[tuple[Task, str, int]] = [
+        tasks: list[tuple[SearchTask, str, int]] = [
             ("image_search", "image", encoder.image_dim),
             ("text_search", "text", encoder.text_dim),
         ]
@@ -194,7 +196,7 @@ class Represent(Stage):
         return embed(encoder, contents, context.directory, name, device=device, workers=data.workers)
 
     def evaluate(
-        self, context: StageContext, products: Representations, searched: dict[Task, Representations]
+        self, context: StageContext, products: Representations, searched: dict[SearchTask, Representations]
     ) -> dict[str, float]:
         """Recall of every task on validation and test days; the rank of each search is kept in ``searches.parquet``."""
         found = [
@@ -227,7 +229,7 @@ class Represent(Stage):
         return leave_out(metrics, context.directory)
 
     def rank_searches(
-        self, context: StageContext, task: Task, split: Split, products: Representations, queries: Representations
+        self, context: StageContext, task: SearchTask, split: Split, products: Representations, queries: Representations
     ) -> pl.DataFrame:
         """Rank the ordered product of each search, among a gallery whose size stands beside; one row per search.
 

@@ -23,7 +23,7 @@ from moonlib.config.recipe import fingerprint
 from moonlib.runs import points
 from moonlib.runs.iteration import Iteration, quiet
 from moonlib.runs.run import Run, RunError
-from moonlib.studies.rates import Floats, Ints, Pairs, resampled_runs
+from moonlib.studies.rates import Floats, Ints, MetricPairs, resampled_runs
 from moonlib.system import lock
 from moonlib.system.console import Terminal
 from moonlib.system.interruption import Interruption
@@ -70,7 +70,7 @@ def exchange(
     The rate is a slope: downstream gain per unit of the intermediate metric, by least squares over the points, with a
     level of its own for every data set. Its 95 % interval resamples whole runs. The rank correlation (Spearman) is that
     of the values less their mean within the data set. ``loo_error`` is the error of predicting an iteration from all
-    others, see `moonlib.studies.rates.Pairs.held_out_error`; an *iteration* is all runs whose recipes differ in
+    others, see `moonlib.studies.rates.MetricPairs.held_out_error`; an *iteration* is all runs whose recipes differ in
     nothing but seeds. The metric to steer by is the one with the lowest such error, or, where no iteration can be
     predicted from another, with the highest rank correlation; how sure that is, is the share of resamples that choose
     it too.
@@ -210,7 +210,7 @@ def rates(measured: Sequence[Measured], samples: int, seed: int) -> dict[str, An
     alone = {key: pairs_of(measured, key, key) for key in keys}
     constant = {key for key, pairs in alone.items() if pairs is not None and pairs.constant[0]}
     for downstream in wanted:
-        compared: list[tuple[dict[str, Any], Pairs]] = []
+        compared: list[tuple[dict[str, Any], MetricPairs]] = []
         for intermediate in candidates:
             pairs = pairs_of(measured, intermediate, downstream)
             if pairs is None:
@@ -233,14 +233,14 @@ def rates(measured: Sequence[Measured], samples: int, seed: int) -> dict[str, An
     return {"rates": found, "steer_by": steer_by, "constant": sorted(constant)}
 
 
-def pairs_of(measured: Sequence[Measured], intermediate: str, downstream: str) -> Pairs | None:
+def pairs_of(measured: Sequence[Measured], intermediate: str, downstream: str) -> MetricPairs | None:
     """The points that have both metrics; None for fewer than `FEWEST`."""
     both = [point for point in measured if intermediate in point.metrics and downstream in point.metrics]
     if len(both) < FEWEST:
         return None
     runs = {(point.about["run"], point.dataset): point for point in both}
     number = {key: i for i, key in enumerate(runs)}
-    return Pairs(
+    return MetricPairs(
         np.array([point.metrics[intermediate] for point in both]),
         np.array([point.metrics[downstream] for point in both]),
         np.array([number[point.about["run"], point.dataset] for point in both]),
@@ -255,7 +255,7 @@ def numbered(names: Sequence[str]) -> Ints:
     return np.array([number[name] for name in names], dtype=np.int64)
 
 
-def rate(pairs: Pairs, samples: int, seed: int) -> dict[str, Any]:
+def rate(pairs: MetricPairs, samples: int, seed: int) -> dict[str, Any]:
     """One row of ``rates``, without the names of the metrics."""
     runs = len(pairs.dataset)
     once = np.ones((1, runs))
@@ -273,7 +273,7 @@ def rate(pairs: Pairs, samples: int, seed: int) -> dict[str, Any]:
     }
 
 
-def steering(rivals: Sequence[tuple[dict[str, Any], Pairs]], samples: int, seed: int) -> dict[str, Any]:
+def steering(rivals: Sequence[tuple[dict[str, Any], MetricPairs]], samples: int, seed: int) -> dict[str, Any]:
     """Choose the intermediate metric that predicts a downstream metric best.
 
     Args:
@@ -310,12 +310,12 @@ def steering(rivals: Sequence[tuple[dict[str, Any], Pairs]], samples: int, seed:
     }
 
 
-def rank_correlation(pairs: Pairs, weights: Floats) -> Floats:
+def rank_correlation(pairs: MetricPairs, weights: Floats) -> Floats:
     """Size of the correlation of ranks in resamples of runs, float64 [S]; the ranks are those among all points."""
     ranks = [pl.Series(values.round(12)).rank("average").to_numpy() for values in pairs.centred]
     one = np.zeros(len(pairs.dataset), dtype=np.int64)
-    there = Pairs(ranks[0], ranks[1], pairs.run, one, one)
-    back = Pairs(ranks[1], ranks[0], pairs.run, one, one)
+    there = MetricPairs(ranks[0], ranks[1], pairs.run, one, one)
+    back = MetricPairs(ranks[1], ranks[0], pairs.run, one, one)
     product: Floats = there.fit(weights).slope * back.fit(weights).slope
     with np.errstate(invalid="ignore"):
         return np.sqrt(product)

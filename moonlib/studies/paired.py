@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from moonlib.artifacts.checksums import again
-from moonlib.artifacts.reading import Kind, Unreadable, read_table
+from moonlib.artifacts.reading import Unreadable, ValueType, read_table
 from moonlib.metrics.bins import equal_mass_bins
 from moonlib.metrics.bootstrap import (
     Interval,
@@ -26,7 +26,7 @@ from moonlib.metrics.log_loss import row_log_loss
 KEYS = ("search_id", "item_id")
 """Of a search or an impression. A shop may show an item twice in one search: rows are paired by their order then."""
 
-SEARCHES: dict[str, Kind] = {
+SEARCHES: dict[str, ValueType] = {
     "task": "texts",
     "split": "texts",
     "search_id": "integers",
@@ -36,7 +36,7 @@ SEARCHES: dict[str, Kind] = {
 }
 """Columns of ``searches.parquet`` that are always read."""
 
-PREDICTIONS: dict[str, Kind] = {
+PREDICTIONS: dict[str, ValueType] = {
     "split": "texts",
     "search_id": "integers",
     "user_id": "integers",

@@ -31,7 +31,7 @@ class Fit:
     y: Floats
 
 
-class Pairs:
+class MetricPairs:
     """P points of an intermediate metric x and a downstream metric y, of runs that belong to data sets and iterations.
 
     Marketplaces of different seeds have clicks of different difficulty: a data set has a level of its own, and what all

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from moonlib.artifacts.checksums import Damaged, seal
 from moonlib.artifacts.costs import read_costs
 from moonlib.artifacts.reading import (
-    Kind,
     Unreadable,
+    ValueType,
     is_number,
     read_array,
     read_json,
@@ -32,7 +32,7 @@ from moonlib.artifacts.reading import (
 )
 from moonlib.cli.app import is_users, message
 
-COLUMNS: dict[str, Kind] = {"item_id": "integers", "probability": "floats", "clicked": "booleans", "task": "texts"}
+COLUMNS: dict[str, ValueType] = {"item_id": "integers", "probability": "floats", "clicked": "booleans", "task": "texts"}
 
 
 def npy(array: Any, **kwargs: Any) -> bytes:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from moonlib.clicks.features import FeatureBatch, Features, Kind
+from moonlib.clicks.features import FeatureBatch, FeatureKind, Features
 from moonlib.clicks.vocabulary import HashedVocabulary
 from moonlib.data.dataset import Dataset
 from moonlib.data.shards import write_dataset
@@ -22,7 +22,7 @@ from moonlib.predictors.feature_encoder import FeatureEncoder
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 DAY = [datetime(2025, 1, day, tzinfo=UTC) for day in range(1, 6)]
-DECLARED: dict[str, Kind] = {
+DECLARED: dict[str, FeatureKind] = {
     "users.age": "categorical",
     "users.code": "categorical",
     "users.member": "categorical",
@@ -209,7 +209,7 @@ def test_the_order_in_the_recipe_is_of_no_consequence(dataset: Dataset) -> None:
 
 
 def test_hashed_features_have_a_bucket_for_what_training_never_saw(dataset: Dataset) -> None:
-    declared: dict[str, Kind] = {
+    declared: dict[str, FeatureKind] = {
         "users.age": "categorical",
         "users.code": "categorical",
         "products.tags": "multi_valued",
@@ -304,7 +304,9 @@ def test_rows_alone_are_encoded_as_in_a_batch(dataset: Dataset) -> None:
         ),
     ],
 )
-def test_a_declaration_that_cannot_be_is_refused(dataset: Dataset, declared: dict[str, Kind], message: str) -> None:
+def test_a_declaration_that_cannot_be_is_refused(
+    dataset: Dataset, declared: dict[str, FeatureKind], message: str
+) -> None:
     with pytest.raises(ValueError, match=f"^features: .*{message}"):
         Features.fit(dataset, train_of(dataset), declared)
 
@@ -324,7 +326,7 @@ def test_bad_counts_and_values_are_refused(dataset: Dataset) -> None:
 
 
 def test_the_marketplace_has_features(tiny: Dataset) -> None:
-    declared: dict[str, Kind] = {
+    declared: dict[str, FeatureKind] = {
         "users.age": "categorical",
         "users.region": "categorical",
         "products.price": "log_numeric",

@@ -1,4 +1,4 @@
-"""Snapshots agree with a slow oracle, whatever the ids, and copy nothing."""
+"""HistorySnapshots agree with a slow oracle, whatever the ids, and copy nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moonlib.clicks.snapshots import Snapshots
+from moonlib.clicks.snapshots import HistorySnapshots
 from moonlib.data.dataset import Dataset
 from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
@@ -42,7 +42,7 @@ def test_the_latest_snapshot_newest_first(
 ) -> None:
     asked += list(snapshots)
     user, ts = (np.array([row[i] for row in asked], dtype=np.int64) for i in (0, 1))
-    found = Snapshots(table(snapshots))
+    found = HistorySnapshots(table(snapshots))
     places = found.places(user, ts, np.zeros(len(asked), np.int64), length)
     assert places.shape == (len(asked), length) and places.dtype == np.int64
     for (user_id, moment), row in zip(asked, places, strict=True):
@@ -56,7 +56,7 @@ def test_chunks_and_slices_of_a_table(tmp_path: Path) -> None:
     whole = table({(user, 0): [user, 10 * user] for user in range(6)})
     asked = np.arange(6), np.zeros(6, np.int64), np.zeros(6, np.int64)
     for part in (pa.concat_tables([whole.slice(3), whole.slice(0, 3)]), whole.slice(2, 3)):
-        found = Snapshots(part)
+        found = HistorySnapshots(part)
         places = found.places(*asked, 1)
         known = set(part["user_id"].to_pylist())
         assert [found.ids[p[0]] if p[0] >= 0 else None for p in places] == [
@@ -82,7 +82,7 @@ def dataset(tmp_path: Path, shop: Tables, splits: Splits) -> Dataset:
 
 def test_what_is_mapped_from_a_dataset_is_not_copied(dataset: Dataset, splits: Splits) -> None:
     before = pa.total_allocated_bytes()
-    found = Snapshots(dataset.arrow("histories"))
+    found = HistorySnapshots(dataset.arrow("histories"))
     assert pa.total_allocated_bytes() - before < 100_000 < found.ids.nbytes
     assert not found.ids.flags.owndata and not found.ids.flags.writeable
     asked = np.array([5, 5, 6, 7]), pl.Series([splits.valid_until, splits.train_until] * 2).to_physical().to_numpy()
@@ -94,5 +94,5 @@ def test_what_is_mapped_from_a_dataset_is_not_copied(dataset: Dataset, splits: S
 
 def test_a_dataset_without_histories_has_empty_ones(tmp_path: Path, shop: Tables, splits: Splits) -> None:
     assert empty("histories").columns == ["user_id", "ts", "item_ids"]
-    places = Snapshots(pa.table(empty("histories"))).places(np.array([1]), np.array([1]), np.array([1]), 2)
+    places = HistorySnapshots(pa.table(empty("histories"))).places(np.array([1]), np.array([1]), np.array([1]), 2)
     assert places.tolist() == [[-1, -1]]

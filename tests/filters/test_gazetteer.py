@@ -110,7 +110,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = gazetteer(colour="red, blue", category="lamp")
     texts = pl.Series(["red lamp", None, "blue", "", "red blue lamp", "lamp lamp"])
     whole = found.count(texts)
-    monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 2)
     assert found.count(texts).equals(whole) and whole.to_list() == [2, None, 1, 0, 3, 1]
     assert found.count(texts.clear()).to_list() == []
 

@@ -66,7 +66,7 @@ def test_equals_the_definition(
     share: float,
     per: Literal["item", "spu"],
 ) -> None:
-    monkeypatch.setattr(similarity_dedup, "BLOCK", 3)
+    monkeypatch.setattr(similarity_dedup, "PAIRS_AT_ONCE", 3)
     tables = make_tables({item: {"spu_id": spu} for item, spu in SPU_OF.items()}, events)
     groups: dict[int, list[tuple[Fraction, int, int]]] = defaultdict(list)
     stay = set()
@@ -127,7 +127,7 @@ def test_cosines_are_bounded_and_do_not_depend_on_the_blocks(monkeypatch: pytest
     same = Encoded(Representations(ids, vectors), Representations(ids, 7 * vectors))
     assert pair_cosines(same, ids, ids) == pytest.approx(np.ones(50)) and pair_cosines(same, ids, ids).max() <= 1
     whole = pair_cosines(same, ids, ids[::-1])
-    monkeypatch.setattr(similarity_dedup, "BLOCK", 8)
+    monkeypatch.setattr(similarity_dedup, "PAIRS_AT_ONCE", 8)
     assert np.array_equal(pair_cosines(same, ids, ids[::-1]), whole)
 
 

@@ -104,7 +104,7 @@ def test_equals_sorting_all_items(
     # The SPUs are anything that an int64 holds, some next to one another where floats have gaps.
     spus = np.array([np.iinfo(np.int64).min, -1, *range(2**62, 2**62 + max(1, n // 2))])
     options |= {"group": rng.choice(spus, size=n), "known": rng.integers(n, size=(pairs, rng.integers(3)))}
-    with mock.patch.object(mining, "BLOCK", block), mock.patch.object(mining, "READ", read):
+    with mock.patch.object(mining, "NEIGHBOURS_AT_ONCE", block), mock.patch.object(mining, "READ", read):
         mined = mine(queries, items, query, item, **options)
     assert mined.dtype == np.int64
     np.testing.assert_array_equal(mined, by_sorting(queries, items, query, item, **options))
@@ -193,7 +193,7 @@ def test_memory_is_bound_by_the_block_not_by_queries_times_items() -> None:
     rng = np.random.default_rng(0)
     items = rng.normal(size=(10_000, 2)).astype(np.float32)
     rows = np.arange(1000)
-    with mock.patch.object(mining, "BLOCK", 2**14):
+    with mock.patch.object(mining, "NEIGHBOURS_AT_ONCE", 2**14):
         tracemalloc.start()
         # The margin makes searches deep: a positive lies anywhere.
         mine(items[:1000], items, rows, rows[::-1], group=np.arange(10_000), keep=2, margin=0.1)

@@ -245,7 +245,7 @@ def test_alignment_and_uniformity_by_hand() -> None:
 def test_uniformity_in_blocks_is_uniformity(monkeypatch: pytest.MonkeyPatch) -> None:
     x = unit(np.random.default_rng(6), 50, 4)
     whole = float(uniformity(x))
-    monkeypatch.setattr("moonlib.probes.alignment.BLOCK", 7)
+    monkeypatch.setattr("moonlib.probes.alignment.VECTORS_AT_ONCE", 7)
     assert float(uniformity(x)) == pytest.approx(whole)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from moonlib.representations import index as module
-from moonlib.representations.index import BrokenIndex, Index, Kind, build_index, nearest
+from moonlib.representations.index import BrokenIndex, Index, IndexKind, build_index, nearest
 from moonlib.representations.store import Representations
 
-KINDS = get_args(Kind)
+KINDS = get_args(IndexKind)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def by_sorting(store: Representations, query: np.ndarray, k: int, among: set[int
 
 @pytest.mark.parametrize("block", [7, 512, 16_384])
 def test_nearest_equals_sorting_everything(store: Representations, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(module, "VECTORS_AT_ONCE", block)
     queries = np.random.default_rng(1).normal(size=(5, 16)).astype(np.float32)
     among = store.ids[::3]
     for chosen in (None, among):
@@ -52,7 +52,7 @@ def test_nearest_equals_sorting_everything(store: Representations, block: int, m
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_index_finds_what_the_exact_search_finds(store: Representations, kind: Kind, tmp_path: Path) -> None:
+def test_an_index_finds_what_the_exact_search_finds(store: Representations, kind: IndexKind, tmp_path: Path) -> None:
     built = build_index(store, kind, tmp_path / "i.faiss", encoder="e", queries=store.vectors)
     assert built.about["recall@10"] >= (1 if kind == "flat" else 0.9)
     assert built.about["vectors"] == 1981
@@ -68,7 +68,7 @@ def test_an_index_finds_what_the_exact_search_finds(store: Representations, kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_vectors_make_the_same_index(store: Representations, kind: Kind, tmp_path: Path) -> None:
+def test_the_same_vectors_make_the_same_index(store: Representations, kind: IndexKind, tmp_path: Path) -> None:
     files = [tmp_path / "a.faiss", tmp_path / "b.faiss"]
     for file in files:
         build_index(store, kind, file, encoder="e")

@@ -39,7 +39,7 @@ def test_equals_a_loop_for_any_block(rows: int, length: int, k: int, block: int,
     behaviours[rng.random(behaviours.shape) < 0.2] = -1
     real = rng.random(behaviours.shape) < 0.8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unit, "BLOCK", block)
+        patch.setattr(unit, "BEHAVIOURS_AT_ONCE", block)
         found = similarity_topk(store, target, behaviours, real, k)
     assert found.shape == (rows, min(k, length))
     for row in range(rows):

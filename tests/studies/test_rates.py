@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moonlib.studies.rates import Pairs, resampled_runs
+from moonlib.studies.rates import MetricPairs, resampled_runs
 
 Floats = NDArray[np.float64]
 
 
 def synthetic(
     slope: float = 0.03, noise: float = 0.002, seed: int = 0, points: int = 6
-) -> tuple[Pairs, NDArray[np.int64]]:
+) -> tuple[MetricPairs, NDArray[np.int64]]:
     """Four iterations on three data sets whose levels lie far apart, and one iteration on a data set of its own."""
     rng = np.random.default_rng(seed)
     dataset = np.array([0, 1, 2, 0, 1, 2, 0, 1, 0, 1, 3])
@@ -21,10 +21,10 @@ def synthetic(
     run = np.repeat(np.arange(len(dataset)), points)[:-2]
     x = rng.random(len(run)) + 3 * dataset[run]
     y = slope * x + np.array([0.6, 0.1, 0.9, 0.4])[dataset[run]] + noise * rng.standard_normal(len(run))
-    return Pairs(x, y, run, dataset, iteration), run
+    return MetricPairs(x, y, run, dataset, iteration), run
 
 
-def expanded(pairs: Pairs, weights: Floats) -> tuple[Floats, Floats, NDArray[np.int64], NDArray[np.int64]]:
+def expanded(pairs: MetricPairs, weights: Floats) -> tuple[Floats, Floats, NDArray[np.int64], NDArray[np.int64]]:
     """The points as often as their runs count: x, y, data set and iteration of each."""
     rows = np.repeat(np.arange(len(pairs.x)), weights[pairs.run].astype(int))
     return pairs.x[rows], pairs.y[rows], pairs.dataset[pairs.run[rows]], pairs.iteration[pairs.run[rows]]
@@ -38,7 +38,7 @@ def slope_by_lstsq(x: Floats, y: Floats, dataset: NDArray[np.int64]) -> tuple[fl
     return float(found[0]), dict(zip(groups.tolist(), found[1:].tolist(), strict=True))
 
 
-def error_by_hand(pairs: Pairs, weights: Floats) -> float:
+def error_by_hand(pairs: MetricPairs, weights: Floats) -> float:
     x, y, dataset, iteration = expanded(pairs, weights)
     errors = []
     for left_out in np.unique(iteration):
@@ -94,17 +94,19 @@ def test_spearman_is_the_correlation_of_ranks_and_ties_share_theirs() -> None:
     x, y = np.array([1.0, 2.0, 2.0, 4.0]), np.array([3.0, 1.0, 5.0, 9.0])
     ranks_x, ranks_y = [1, 2.5, 2.5, 4], [2, 1, 3, 4]
     expected = np.corrcoef(ranks_x, ranks_y)[0, 1]
-    assert Pairs(x, y, np.zeros(4, np.int64), one, one).spearman() == pytest.approx(expected)
+    assert MetricPairs(x, y, np.zeros(4, np.int64), one, one).spearman() == pytest.approx(expected)
 
 
 def test_what_does_not_vary_within_a_data_set_has_no_slope() -> None:
     run, dataset = np.repeat(np.arange(2), 3), np.arange(2)
-    pairs = Pairs(np.repeat([0.3, 0.7], 3), np.arange(6.0), run, dataset, np.zeros(2, np.int64))
+    pairs = MetricPairs(np.repeat([0.3, 0.7], 3), np.arange(6.0), run, dataset, np.zeros(2, np.int64))
     assert pairs.constant == (True, False)
     assert np.isnan(pairs.fit(np.ones((1, 2))).slope[0]) and np.isnan(pairs.spearman())
 
 
 def test_a_single_iteration_predicts_nothing() -> None:
     rng = np.random.default_rng(0)
-    pairs = Pairs(rng.random(6), rng.random(6), np.repeat([0, 1], 3), np.zeros(2, np.int64), np.zeros(2, np.int64))
+    pairs = MetricPairs(
+        rng.random(6), rng.random(6), np.repeat([0, 1], 3), np.zeros(2, np.int64), np.zeros(2, np.int64)
+    )
     assert np.isnan(pairs.held_out_error(np.ones((1, 2)))[0])

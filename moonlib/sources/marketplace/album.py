@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from moonlib.sources.marketplace.catalogue import Catalogue
+from moonlib.sources.marketplace.catalogue import SimulatedCatalogue
 from moonlib.sources.marketplace.render import Look, render_catalogue, render_query
 from moonlib.sources.marketplace.words import COLOURS, STYLES
 from moonlib.system.workers import worker_pool
@@ -49,7 +49,7 @@ class Looks:
         )
 
 
-def dress(catalogue: Catalogue, rng: np.random.Generator) -> Looks:
+def dress(catalogue: SimulatedCatalogue, rng: np.random.Generator) -> Looks:
     """Paint the listings: a palette that many share, a small cast of each product's own, accents in its style."""
     f, n = catalogue.factors, len(catalogue)
     spus = int(catalogue.spu.max()) + 1

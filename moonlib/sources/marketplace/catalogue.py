@@ -25,7 +25,7 @@ MERCHANTS_PER_SPU = 0.08
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class SimulatedCatalogue:
     """N listings (SKUs) of S products (SPUs), in order of their listing day.
 
     Attributes:
@@ -60,7 +60,7 @@ class Catalogue:
         return len(self.spu)
 
 
-def make_catalogue(spus: int, fashion: Fashion, space: LatentSpace, rng: np.random.Generator) -> Catalogue:
+def make_catalogue(spus: int, fashion: Fashion, space: LatentSpace, rng: np.random.Generator) -> SimulatedCatalogue:
     """Draw `spus` products and their listings.
 
     Args:
@@ -110,7 +110,7 @@ def make_catalogue(spus: int, fashion: Fashion, space: LatentSpace, rng: np.rand
     base = rng.normal(4.2, 0.8, size=len(CATEGORIES))
     relative = (tier[products.brand] + rng.normal(0, 0.3, size=spus))[spu] + rng.normal(0, 0.08, size=n)
     merchant_quality = rng.normal(0, 0.5, size=merchants)
-    return Catalogue(
+    return SimulatedCatalogue(
         factors=factors,
         latent=space.embed(factors),
         spu=spu,

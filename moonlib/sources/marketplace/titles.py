@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.sources.marketplace.catalogue import Catalogue
+from moonlib.sources.marketplace.catalogue import SimulatedCatalogue
 from moonlib.sources.marketplace.categories import CATEGORIES
 from moonlib.sources.marketplace.latents import Factors
 from moonlib.sources.marketplace.words import (
@@ -59,7 +59,7 @@ class Listings:
     stuffed: NDArray[np.bool_]
 
 
-def write_listings(catalogue: Catalogue, sold: NDArray[np.int64], rng: np.random.Generator) -> Listings:
+def write_listings(catalogue: SimulatedCatalogue, sold: NDArray[np.int64], rng: np.random.Generator) -> Listings:
     """Write a title and attributes for every listing, with the mistakes merchants make.
 
     Args:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.sources.marketplace.catalogue import Catalogue
+from moonlib.data.ids import Ids
+from moonlib.sources.marketplace.catalogue import SimulatedCatalogue
 from moonlib.sources.marketplace.categories import CATEGORIES
 from moonlib.sources.marketplace.fashion import DAYS, Fashion
 from moonlib.sources.marketplace.latents import LatentSpace
 from moonlib.sources.marketplace.shoppers import INTERESTS, Shoppers
 from moonlib.sources.marketplace.words import MADE_OF
 
-Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
@@ -148,7 +148,7 @@ class Shelf:
 class Market:
     """The catalogue and its shoppers, ready to be searched."""
 
-    def __init__(self, catalogue: Catalogue, shoppers: Shoppers, fashion: Fashion, space: LatentSpace) -> None:
+    def __init__(self, catalogue: SimulatedCatalogue, shoppers: Shoppers, fashion: Fashion, space: LatentSpace) -> None:
         self.catalogue, self.shoppers, self.fashion, self.space = catalogue, shoppers, fashion, space
         self.looks = space.look(catalogue.latent)
         # A shopper's taste for a product is measured against how much they like products in general.

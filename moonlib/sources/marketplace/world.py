@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moonlib.sources.marketplace.album import Shots, dress
-from moonlib.sources.marketplace.catalogue import Catalogue, make_catalogue
+from moonlib.sources.marketplace.catalogue import SimulatedCatalogue, make_catalogue
 from moonlib.sources.marketplace.fashion import Fashion
 from moonlib.sources.marketplace.latents import LatentSpace
 from moonlib.sources.marketplace.shoppers import Shoppers, make_shoppers
@@ -83,7 +83,7 @@ class World:
         return cls(scale, streams, market, traffic, listings, texts)
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> SimulatedCatalogue:
         """What is sold."""
         return self.market.catalogue
 

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from moonlib.data.ids import Ids
 from moonlib.sources.taobao_mm.files import FEATURES, HISTORY, USER, Rows
 from moonlib.sources.taobao_mm.sample import mixed
-
-Ids = NDArray[np.int64]
 
 
 def find(values: Ids, wanted: Ids) -> tuple[Ids, NDArray[np.bool_]]:

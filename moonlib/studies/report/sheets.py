@@ -69,7 +69,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Search:
+class ExampleSearch:
     """One search that ended in an order.
 
     Attributes:
@@ -97,7 +97,7 @@ class Sheet:
 
     title: str
     about: str
-    searches: list[Search]
+    searches: list[ExampleSearch]
 
 
 def sheets(run: Evidence, previous: Evidence | None, pictures: dict[str, Pictures]) -> list[Sheet]:
@@ -161,7 +161,7 @@ class Pictures:
         self.catalogue = dataset.table("products", ("item_id", "spu_id", "listed_at"))
         self.encoders: dict[str, Encoder] = {}
 
-    def draw(self, chosen: pl.DataFrame, runs: Sequence[Evidence]) -> list[Search]:
+    def draw(self, chosen: pl.DataFrame, runs: Sequence[Evidence]) -> list[ExampleSearch]:
         """Draw rows of ``searches.parquet``, with what each run finds for them."""
         keys = ["search_id", "item_id"]
         rows = chosen.select(keys).join(self.asked, on=keys, how="left", maintain_order="left")
@@ -175,7 +175,7 @@ class Pictures:
             by_photo = self.task == "image_search"
             picture = _picture(query.image) if by_photo else None
             text = None if by_photo else query.row["text"]
-            drawn.append(Search(picture, text, _title(product.row), [each[i] for each in answers]))
+            drawn.append(ExampleSearch(picture, text, _title(product.row), [each[i] for each in answers]))
         return drawn
 
     def answers(self, run: Evidence, rows: pl.DataFrame) -> list[Answer]:
