@@ -1,4 +1,4 @@
-"""HistorySnapshots agree with a slow oracle, whatever the ids, and copy nothing."""
+"""Snapshots of histories agree with a slow oracle, whatever the ids, and copy nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from moonlib.clicks.snapshots import HistorySnapshots
 from moonlib.data.dataset import Dataset
 from moonlib.data.shards import write_dataset
-from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables, empty, validate
+from moonlib.testing.examples import EXAMPLE_SPLITS, example_tables
 
 LOW, HIGH = -(2**63), 2**63 - 1
 ids = st.sampled_from([LOW, LOW + 1, -1, 0, 1, 2, HIGH - 1, HIGH])
@@ -65,34 +65,39 @@ def test_chunks_and_slices_of_a_table(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path, shop: Tables, splits: Splits) -> Dataset:
-    """The shop with histories of its two users, without pictures."""
+def dataset(tmp_path: Path) -> Dataset:
+    """An example's products and three users, two of them with histories; no pictures."""
+    shop = example_tables()
+    users = pl.DataFrame({"user_id": [5, 6, 7]})
     rng = np.random.default_rng(0)
     histories = pl.DataFrame(
         {
             "user_id": [6, 5, 5],
-            "ts": [splits.behaviour_until, splits.behaviour_until, splits.valid_until],
+            "ts": [EXAMPLE_SPLITS.behaviour_until, EXAMPLE_SPLITS.behaviour_until, EXAMPLE_SPLITS.valid_until],
             "item_ids": [rng.integers(LOW, HIGH, 50_000).tolist(), [], [HIGH, LOW]],
         }
     )
-    tables = Tables(shop.products.with_columns(image=pl.lit(None, pl.String)), users=shop.users, histories=histories)
-    write_dataset(tmp_path / "d", validate(tables), lambda table, name: b"", splits, name="shop", version="1")
+    tables = Tables(shop.products.with_columns(image=pl.lit(None, pl.String)), users=users, histories=histories)
+    write_dataset(tmp_path / "d", validate(tables), lambda table, name: b"", EXAMPLE_SPLITS, name="shop", version="1")
     return Dataset(tmp_path / "d")
 
 
-def test_what_is_mapped_from_a_dataset_is_not_copied(dataset: Dataset, splits: Splits) -> None:
+def test_what_is_mapped_from_a_dataset_is_not_copied(dataset: Dataset) -> None:
     before = pa.total_allocated_bytes()
     found = HistorySnapshots(dataset.arrow("histories"))
     assert pa.total_allocated_bytes() - before < 100_000 < found.ids.nbytes
     assert not found.ids.flags.owndata and not found.ids.flags.writeable
-    asked = np.array([5, 5, 6, 7]), pl.Series([splits.valid_until, splits.train_until] * 2).to_physical().to_numpy()
+    asked = (
+        np.array([5, 5, 6, 7]),
+        pl.Series([EXAMPLE_SPLITS.valid_until, EXAMPLE_SPLITS.train_until] * 2).to_physical().to_numpy(),
+    )
     places = found.places(*asked, np.zeros(4, np.int64), 3)
     assert found.ids[places[0, :2]].tolist() == [LOW, HIGH] and places[0, 2] == -1
     assert places[1].tolist() == places[3].tolist() == [-1, -1, -1]
     assert found.ids[places[2]].tolist() == dataset.histories["item_ids"][0].to_list()[:-4:-1]
 
 
-def test_a_dataset_without_histories_has_empty_ones(tmp_path: Path, shop: Tables, splits: Splits) -> None:
+def test_a_dataset_without_histories_has_empty_ones() -> None:
     assert empty("histories").columns == ["user_id", "ts", "item_ids"]
     places = HistorySnapshots(pa.table(empty("histories"))).places(np.array([1]), np.array([1]), np.array([1]), 2)
     assert places.tolist() == [[-1, -1]]
