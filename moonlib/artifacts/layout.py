@@ -233,7 +233,7 @@ class RunLayout:
         """What is there of a stage's references, by prefix."""
         return {reference_of(path.name): path for path in sorted(self.directory.glob(f"{stage}.*"))}
 
-    def made(self, link: str) -> str:
+    def fingerprint(self, link: str) -> str:
         """Name of the directory, in that of all stages, which a link of the run leads to: a stage's fingerprint."""
         return (self.directory / link).resolve().name
 

@@ -85,7 +85,7 @@ def checkpoints_of(run: RunLayout, recipe: Recipe) -> list[EncoderCheckpoint]:
             problem = f"{run.directory} is not finished: {name} is missing"
             raise FileNotFoundError(f"{problem}; continue it with `moonlib fit`")
         if stage.provides == "weights" and stage.probe:
-            made, steps = run.made(name), snapshot_steps(run.link(name))
+            made, steps = run.fingerprint(name), snapshot_steps(run.link(name))
             found += [EncoderCheckpoint(name, step, snapshot(made, step).as_posix()) for step in steps]
             found.append(_end_of(run, stage))
     final = _final(run, recipe)
@@ -94,7 +94,7 @@ def checkpoints_of(run: RunLayout, recipe: Recipe) -> list[EncoderCheckpoint]:
 
 def _end_of(run: RunLayout, stage: StageRecipe) -> EncoderCheckpoint:
     """The encoder as a stage has trained it."""
-    return EncoderCheckpoint(stage.name, stage.written["trainer"].get("max_steps"), run.made(stage.name))
+    return EncoderCheckpoint(stage.name, stage.written["trainer"].get("max_steps"), run.fingerprint(stage.name))
 
 
 def _final(run: RunLayout, recipe: Recipe) -> EncoderCheckpoint:
@@ -102,7 +102,7 @@ def _final(run: RunLayout, recipe: Recipe) -> EncoderCheckpoint:
     end = lineage_of(recipe.provides)
     if end.representations is None:
         return _end_of(run, recipe.stages[end.weights]) if end.weights else EncoderCheckpoint("given", None, None)
-    made = run.made(end.representations)
+    made = run.fingerprint(end.representations)
     reads = lineage_of(recipe.provides, end.representations).read(recipe.stages[end.representations].module().needs)
     if reads.weights is None:
         return EncoderCheckpoint(end.representations, None, None, made)

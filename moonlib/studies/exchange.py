@@ -144,7 +144,7 @@ def measure(run: Run, split: Literal["valid", "test"]) -> list[Measured]:
     recipe, dataset = run.recipe, run.dataset()
     directory = run.directory.resolve()
     layout = RunLayout(directory, run.runs)  # runs of a study lie deeper than others
-    preprocessing = None if run.config.get("encoder") is None else layout.made(PREPROCESSING)
+    preprocessing = None if run.config.get("encoder") is None else layout.fingerprint(PREPROCESSING)
     try:
         with lock.held(directory / LOCK), Interruption().listening() as interruption:
             runner = Runner(recipe, dataset, layout, {}, interruption)

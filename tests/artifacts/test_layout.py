@@ -120,7 +120,7 @@ def test_a_link_is_followed_to_the_fingerprint_of_its_stage(tmp_path: Path) -> N
     (tmp_path / ".stages/0123abcd").mkdir(parents=True)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/pretrain").symlink_to("../.stages/0123abcd")
-    assert RunLayout.of(tmp_path / "run").made("pretrain") == "0123abcd"
+    assert RunLayout.of(tmp_path / "run").fingerprint("pretrain") == "0123abcd"
 
 
 def test_checkpoints_lie_in_the_stage_that_trained_and_what_else_lies_there_is_none(tmp_path: Path) -> None:
