@@ -39,7 +39,8 @@ from moonlib.data.dataset import Dataset
 from moonlib.encoders.mllm.encoder import MLLM
 from moonlib.encoders.mllm.processor import IMAGE, SPECIAL
 from moonlib.encoders.tokenizer import load_or_fit_tokenizer
-from moonlib.runs.iteration import quiet, seed_of
+from moonlib.runs.runner import quiet
+from moonlib.runs.step import seed_of
 from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.generative_pretraining import GenerativePretraining
 from moonlib.stages.stage import StageContext

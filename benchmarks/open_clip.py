@@ -69,7 +69,7 @@ from moonlib.fusion.fusion import Fusion
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.in_batch import InBatch
 from moonlib.pairs.pairs import Pairs, product_pairs
-from moonlib.runs.iteration import quiet
+from moonlib.runs.runner import quiet
 from moonlib.sources.marketplace.source import Marketplace
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.stages.contrastive import PairData

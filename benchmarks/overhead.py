@@ -27,7 +27,8 @@ from rich.table import Table
 from moonlib.config import recipe as recipes
 from moonlib.data.dataset import Dataset
 from moonlib.optimizers.adamw import warmup_cosine
-from moonlib.runs.iteration import quiet, seed_of
+from moonlib.runs.runner import quiet
+from moonlib.runs.step import seed_of
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.stage import StageContext

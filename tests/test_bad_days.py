@@ -21,8 +21,9 @@ import torch
 from moonlib.artifacts.checksums import SUMS, Damaged
 from moonlib.artifacts.reading import Unreadable
 from moonlib.data.dataset import Dataset
-from moonlib.runs.iteration import StageError, fit
+from moonlib.runs.iteration import fit
 from moonlib.runs.ownership import RunExistsError
+from moonlib.runs.runner import StageError
 from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.training import NotFinite, not_finite
 from moonlib.system import lock
@@ -111,7 +112,7 @@ def test_a_pass_that_is_cut_off_keeps_the_results_of_the_one_before(
     copied: Path, short_iter2: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (copied / "iter2/results.json").read_bytes()
-    monkeypatch.setattr("moonlib.runs.iteration.Iteration.report_quarantine", _interrupt)
+    monkeypatch.setattr("moonlib.runs.runner.Runner.report_quarantine", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit("iter2", short_iter2, runs=copied)
     assert (copied / "iter2/results.json").read_bytes() == before

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from moonlib.artifacts import layout
 from moonlib.artifacts.checksums import LOCK, SUMS, seal
-from moonlib.artifacts.remedies import STAGES
+from moonlib.artifacts.layout import STAGES
 from moonlib.system import lock
 from moonlib.system.disk import rename, replacing, sync, unfinished
 
@@ -37,7 +38,7 @@ def attempt(directory: Path, announce: Callable[[str], None], but: Collection[st
     if directory.exists():
         yield None
         return
-    partial = directory.with_name(f"{directory.name}.partial")
+    partial = layout.partial(directory)
     refuse_links(partial, directory.parent)
     with lock.awaited(partial / LOCK, announce):
         if directory.exists():

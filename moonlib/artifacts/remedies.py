@@ -6,10 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
-STAGES = ".stages"
-"""Folder of all stages, in that of all runs."""
-DATASETS = ".data"
-"""Folder of the datasets that runs have built, in that of all runs."""
+from moonlib.artifacts.layout import DATASETS, EXPORT, RECIPE, STAGES, runs_of
 
 
 def made_again(directory: Path) -> str:
@@ -31,8 +28,8 @@ def made_again(directory: Path) -> str:
         return f"remove {_shown(directory)}, and the next `moonlib fit` builds it again"
     if (directory / "dataset.json").exists():
         return "copy the dataset again, or remove it and build it again"
-    if (directory / "recipe.yaml").exists():
-        if (directory / "config.json").exists():
+    if (directory / RECIPE).exists():
+        if (directory / EXPORT).exists():
             return "copy the export again, or remove it and export the run again"
         return f"remove it, and `{fit_command(directory)}` writes it again"
     if (directory / "embedding.json").exists():
@@ -48,21 +45,15 @@ def fit_command(run: Path) -> str:
     """
     run = run.resolve()
     runs = runs_of(run)
-    words = ["moonlib", "fit", "--config", _shown(run / "recipe.yaml"), "--runs", _shown(runs)]
+    words = ["moonlib", "fit", "--config", _shown(run / RECIPE), "--runs", _shown(runs)]
     return shlex.join([*words, "--name", str(run.relative_to(runs))])
-
-
-def runs_of(run: Path) -> Path:
-    """The folder of all runs, where their stages and datasets are; the points of a study lie deeper in it."""
-    above = run.resolve().parents
-    return next((folder for folder in above if (folder / STAGES).is_dir()), above[0])
 
 
 def _run_of(stage: Path, runs: Path) -> Path | None:
     """A run that links to a stage."""
     for folder, folders, files in os.walk(runs):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [Path(folder, name) for name in (*folders, *files)] if "recipe.yaml" in files else []
+        links = [Path(folder, name) for name in (*folders, *files)] if RECIPE in files else []
         if any(path.is_symlink() and os.path.realpath(path) == str(stage) for path in links):
             return Path(folder)
     return None

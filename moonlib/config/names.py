@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from moonlib.artifacts.layout import ABTEST, CHECKPOINT_LINKS, EVALUATIONS, PREPROCESSING
+
 RULE = "letters, digits, '_', '-', '+' and '.', first a letter, a digit or '_', at most 100 bytes"
 """Of a name, in words."""
 
-RESERVED = ("preprocessing", "points", "evaluations", "abtest")
+RESERVED = (PREPROCESSING, CHECKPOINT_LINKS, EVALUATIONS, ABTEST)
 """What stands beside the stages in a run directory, and so is no stage's name, in whatever case."""
 
 _NAME = re.compile(r"\w[\w+.-]*")

@@ -43,7 +43,7 @@ from moonlib.config.typing import Construction, class_path, construct, construct
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
     from moonlib.sources.source import Source
-    from moonlib.stages.stage import Stage
+    from moonlib.stages.stage import Provides, Stage
 
 __all__ = ["NOT_SET", "Recipe", "RecipeError", "StageRecipe", "diff", "fingerprint", "load", "shipped"]
 
@@ -66,7 +66,7 @@ class Header:
 
 @dataclass(frozen=True)
 class ProbeSchedule:
-    """A stage's key ``probe``: the encoder is evaluated on its way, down to clicks, see `moonlib.runs.points`.
+    """A stage's key ``probe``: checkpoints of its encoder are evaluated, see `moonlib.runs.checkpoint_evaluation`.
 
     Args:
         every: steps of the optimizer between two evaluations.
@@ -117,13 +117,19 @@ class StageRecipe:
         }
         self.probe: ProbeSchedule | None = None
         if (given := section.get("probe")) is not None:
-            if self._module.cls.provides != "weights":  # type: ignore[attr-defined]
+            if self.provides != "weights":
                 problem = f"{self._module.cls.__name__} trains no encoder, and what is probed is one on its way"
                 raise RecipeError(f"{problem}; give it to a stage that does", (*key, "probe"))
             probe = construct(ProbeSchedule, given, (*key, "probe"))
             self.probe = probe.build()
             # Only where it is given: a stage without it keeps the fingerprint that it has.
             self.written["probe"], self.config["probe"] = probe.arguments, probe.resolved
+
+    @property
+    def provides(self) -> Provides | None:
+        """What the stage leaves for later ones; nothing is constructed."""
+        provides: Provides | None = self._module.cls.provides  # type: ignore[attr-defined]
+        return provides
 
     def module(self) -> Stage:
         """Construct the stage."""
@@ -199,6 +205,11 @@ class Recipe:
         if self._encoder:
             config["encoder"] = written(self._encoder.cls, self._encoder.arguments)
         return {**config, "stages": {name: stage.written for name, stage in self.stages.items()}}
+
+    @property
+    def provides(self) -> dict[str, Provides | None]:
+        """What each stage leaves for later ones, in the order they run."""
+        return {name: stage.provides for name, stage in self.stages.items()}
 
     def source(self) -> Source:
         """Construct the source of the data."""

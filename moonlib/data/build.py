@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 import moonlib
+from moonlib.artifacts.layout import QUARANTINE
 from moonlib.data import table_files
 from moonlib.data.check import empty_splits
 from moonlib.data.dataset import Dataset
@@ -65,7 +66,7 @@ def build(
         raise ValueError(f"{files['products']}: no rows; a dataset needs products")
     if images is None or not images.is_dir():
         _refuse_images(checked, files, images)
-    rejected = out.with_name(f"{out.name}.quarantine.jsonl")
+    rejected = out.with_name(f"{out.name}.{QUARANTINE}")
 
     def write(draft: Path) -> None:
         try:
@@ -79,9 +80,9 @@ def build(
                 workers=workers,
             )
         except ValueError as error:
-            if (draft / "quarantine.jsonl").exists():
+            if (draft / QUARANTINE).exists():
                 with replacing(rejected) as partial:
-                    shutil.copy(draft / "quarantine.jsonl", partial)
+                    shutil.copy(draft / QUARANTINE, partial)
                 raise ValueError(f"{error}; all are listed in {rejected}") from error
             raise
 
@@ -180,7 +181,7 @@ def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -
 def _report(dataset: Dataset, files: dict[str, str]) -> None:
     for table in dataset.counts:
         say(f"{files[table]}: {describe(dataset.table(table), table)}")
-    quarantine = dataset.directory / "quarantine.jsonl"
+    quarantine = dataset.directory / QUARANTINE
     if quarantine.exists():
         lost = len(quarantine.read_bytes().splitlines())
         say(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")

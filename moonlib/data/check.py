@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moonlib.artifacts.checksums import LOCK, SUMS, Damaged, sums, verify_all
+from moonlib.artifacts.layout import QUARANTINE
 from moonlib.artifacts.reading import reading
 from moonlib.artifacts.remedies import made_again
 from moonlib.data.contact_sheet import contact_sheet
@@ -128,7 +129,7 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
         shared,
         "query photos that are also a product's image, byte by byte, which makes search too easy",
     )
-    quarantine = directory / "quarantine.jsonl"
+    quarantine = directory / QUARANTINE
     if quarantine.exists():
         try:
             with reading(quarantine, "list of images"):
@@ -164,7 +165,7 @@ def _compare(directory: Path, samples: int | None) -> tuple[list[str], list[str]
     if samples is not None:
         parts = "truth, the list of unreadable images and, but for these samples, shards of products and queries"
         warnings.append(f"not compared with their checksums: {parts}; without --samples all files are")
-    ours = {"dataset.json", "quarantine.jsonl", "shards", "representations"}
+    ours = {"dataset.json", QUARANTINE, "shards", "representations"}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
         if not path.is_file() or path.is_symlink() or name.as_posix() in (*noted, SUMS, LOCK):

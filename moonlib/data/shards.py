@@ -40,7 +40,9 @@ import polars.selectors as cs
 import pyarrow as pa
 from rich.progress import track
 
+from moonlib.artifacts import layout
 from moonlib.artifacts.directories import LOCK, attempt, write_text
+from moonlib.artifacts.layout import QUARANTINE
 from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
@@ -96,7 +98,7 @@ def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
             problem = "exists and is not a dataset (it has no dataset.json)"
             raise FileExistsError(f"{directory} {problem}; choose another place")
         directory.rmdir()
-    partial = directory.with_name(f"{directory.name}.partial")
+    partial = layout.partial(directory)
     if _is_foreign(partial):
         raise FileExistsError(f"{partial} is in the way of the build and was not made by one; move it elsewhere")
     # The lock is between processes; the threads of one take turns.
@@ -200,7 +202,7 @@ def write_dataset(
         for number, rows in enumerate(_parts(tables[table], samples_per_shard)):
             bad += _write_samples(shards / f"{table}-{number:06d}", table, rows, images, content)
     if bad:
-        (directory / "quarantine.jsonl").write_bytes(b"".join(_json(line) + b"\n" for line in bad))
+        (directory / QUARANTINE).write_bytes(b"".join(_json(line) + b"\n" for line in bad))
     if len(bad) > max(1, UNREADABLE_LIMIT * len(wanted)):
         first = bad[0]
         raise ValueError(

@@ -35,6 +35,7 @@ from torch import nn
 import moonlib
 from moonlib.artifacts.checksums import SUMS, Damaged, seal
 from moonlib.artifacts.directories import write_json, write_text
+from moonlib.artifacts.layout import EXPORT, IDENTITY, RECIPE
 from moonlib.artifacts.reading import Unreadable, read_json
 from moonlib.config.recipe import spelled
 from moonlib.data.content import Content, Modalities, Side
@@ -55,8 +56,8 @@ FORMAT = 1
 HERE = "${export}"
 """Stands for the folder in the encoder's arguments."""
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-OURS = (CONFIG, WEIGHTS, "README.md", "recipe.yaml")
+CONFIG, WEIGHTS = EXPORT, "model.safetensors"
+OURS = (CONFIG, WEIGHTS, "README.md", RECIPE)
 
 CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
 """Variables that tell where models from the hub are kept, besides HF_HOME."""
@@ -162,9 +163,9 @@ def opened(place: str | Path) -> Run | Export:
     directory = Path(place)
     if (directory / CONFIG).is_file():
         return Export(directory)
-    if directory.is_dir() and not (directory / "recipe.yaml").is_file():
+    if directory.is_dir() and not (directory / RECIPE).is_file():
         raise RunError(
-            f"{place} is neither a run directory, it has no recipe.yaml, nor an export, it has no {CONFIG}; give what "
+            f"{place} is neither a run directory, it has no {RECIPE}, nor an export, it has no {CONFIG}; give what "
             "`moonlib fit` or `moonlib export` printed"
         )
     return Run(directory)
@@ -259,9 +260,9 @@ def _require_same(out: Path, folder: Path) -> None:
 
 
 def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
-    preprocessing = source.directory / "preprocessing"
+    preprocessing = source.layout.preprocessing
     for path in sorted(preprocessing.iterdir()):
-        if path.name in ("identity.json", SUMS) or path.name.startswith("."):
+        if path.name in (IDENTITY, SUMS) or path.name.startswith("."):
             continue
         if path.name in OURS:
             raise RunError(f"{path}: an export has a {path.name} of its own; the encoder must name this file otherwise")
@@ -293,7 +294,7 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
     }
     write_json(folder / CONFIG, described)
     recipe = yaml.safe_dump(source.config, sort_keys=False, allow_unicode=True, width=120)
-    write_text(folder / "recipe.yaml", recipe)
+    write_text(folder / RECIPE, recipe)
     write_text(folder / "README.md", model_card(source, encoder, described, recipe, license))
     seal(folder, [path for path in folder.rglob("*") if path != folder / "README.md"])  # which is for people to edit
 

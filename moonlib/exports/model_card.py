@@ -11,6 +11,7 @@ import yaml
 
 import moonlib
 from moonlib.artifacts.costs import read_costs
+from moonlib.artifacts.layout import PREPROCESSING, stage_of
 from moonlib.artifacts.reading import numbers
 from moonlib.config.typing import class_path
 from moonlib.metrics.undefined import is_of_validation, sentences
@@ -190,7 +191,7 @@ cosines = torch.nn.functional.normalize(vectors) @ torch.nn.functional.normalize
 
 def _results(run: Run) -> list[str]:
     """A table per task: a row per metric and segment, a column for the run and for each reference that has it."""
-    file = run.directory / "results.json"
+    file = run.layout.results
     if not file.exists():
         return ["The run has no results."]
     results = numbers(run.results, file)
@@ -227,12 +228,8 @@ def _number(value: float | None) -> str:
 
 
 def _prefixes(run: Run) -> dict[str, str]:
-    """Prefix and title of the references that the run has: a reference's directory is ``<stage>.<prefix, dotted>``."""
-    found = {
-        path.name.removeprefix(f"{stage}.").replace(".", "/")
-        for stage in run.config["stages"]
-        for path in run.directory.glob(f"{stage}.*")
-    }
+    """Prefix and title of the references that the run has."""
+    found = {prefix for stage in run.config["stages"] for prefix in run.layout.references(stage)}
     known = [prefix for prefix in REFERENCES if prefix in found]
     return {
         prefix: REFERENCES.get(prefix, prefix.rpartition("/")[2]) for prefix in [*known, *sorted(found - set(known))]
@@ -289,12 +286,12 @@ def _data(run: Run) -> str:
 
 def _cost(run: Run) -> str:
     try:
-        costs = read_costs(run.directory / "costs.json")
+        costs = read_costs(run.layout.costs)
     except FileNotFoundError:
         return "Not noted."
     rows = []
     for name, cost in costs.items():
-        if name.partition(".")[0] in ("preprocessing", *run.trained_by):
+        if stage_of(name) in (PREPROCESSING, *run.trained_by):
             seconds = (cost.get("first_run") or cost).get("seconds")
             if not cost.get("reused") or "first_run" in cost:
                 rows.append([plain(name), "" if seconds is None else f"{seconds:.1f}"])

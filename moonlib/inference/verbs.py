@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import moonlib
 from moonlib.artifacts.checksums import SUMS, again, seal, verified
 from moonlib.artifacts.directories import LOCK, write_json
+from moonlib.artifacts.layout import QUARANTINE
 from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.config.recipe import RecipeError, StageRecipe
 from moonlib.config.typing import construct_component
@@ -39,8 +40,8 @@ from moonlib.inference.hits import Hit
 from moonlib.metrics import undefined
 from moonlib.representations.index import Index, build_index, nearest
 from moonlib.representations.store import Representations, write_parquet
-from moonlib.runs.iteration import quiet
 from moonlib.runs.run import Run, RunError
+from moonlib.runs.runner import quiet
 from moonlib.stages.represent import Represent
 from moonlib.stages.stage import StageContext
 from moonlib.system import lock
@@ -136,7 +137,7 @@ def embed(
 
 def _contents(run: Run | Export, table: str, path: Path, images: Path | None, out: Path, batch_size: int) -> Contents:
     """What to encode: a dataset's products or queries, or those of a table."""
-    modalities, unreadable = run.modalities(SIDES[table]), out / f"{table}.quarantine.jsonl"
+    modalities, unreadable = run.modalities(SIDES[table]), out / f"{table}.{QUARANTINE}"
     if _is_dataset(path):
         shards = SampleReader(path, table)
         quarantine = Quarantine(unreadable, total=len(shards))
@@ -200,7 +201,7 @@ def _embedding(out: Path, identity: dict[str, Any], run: Run | Export) -> Iterat
             if (out / SUMS).is_file():
                 verified(out)
             else:
-                names = ("npy", "ids.npy", "parquet", "quarantine.jsonl")
+                names = ("npy", "ids.npy", "parquet", QUARANTINE)
                 seal(out, [file, *(out / f"{table}.{name}" for table in KEYS for name in names)])
     except lock.InUse as holder:
         raise ValueError(f"{out} is in use by {holder}: wait for it to end, or choose another place") from None
@@ -394,7 +395,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
             file=sys.stderr,
         )
     name = f"{dataset.directory.name}-{dataset.hash[:8]}.json"
-    file = Path(out) if out else source.directory / "evaluations" / name
+    file = Path(out) if out else source.layout.evaluations / name
     file.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, float] = {}
     left_out: dict[str, str] = {}

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.layout import UNDEFINED
 from moonlib.artifacts.reading import read_mapping
-
-FILE = "undefined.json"
-"""In a stage's directory: why, by the key of each metric that was left out."""
 
 REASONS = {
     "auc": "it needs rows of both classes, such as clicked and unclicked ones",
@@ -66,7 +64,7 @@ def leave_out(metrics: Mapping[str, float], directory: Path) -> dict[str, float]
             raise ValueError(f"{directory}: the stage's metric {key!r} is {value!r}; a metric is a float or an int")
     defined, undefined = parted(metrics)
     if undefined:
-        write_json(directory / FILE, noted(directory) | undefined)
+        write_json(directory / UNDEFINED, noted(directory) | undefined)
     return defined
 
 
@@ -76,7 +74,7 @@ def noted(directory: Path) -> dict[str, str]:
     Raises:
         ValueError: the file is damaged, see `moonlib.artifacts.reading.reading`.
     """
-    file = directory / FILE
+    file = directory / UNDEFINED
     if not file.exists():
         return {}
     return read_mapping(file)

@@ -53,7 +53,7 @@ MOVED = {
     "moonlib.names": "moonlib.config.names",
     "moonlib.new_plugin": "moonlib.templates.new_plugin",
     "moonlib.plugin_templates": "moonlib.templates",
-    "moonlib.points": "moonlib.runs.points",
+    "moonlib.points": "moonlib.runs.checkpoint_evaluation",
     "moonlib.processes": "moonlib.system.processes",
     "moonlib.recipe": "moonlib.config.recipe",
     "moonlib.recipe_merge": "moonlib.config.merge",

@@ -181,6 +181,11 @@ class Representations:
         """Width D of the vectors."""
         return int(self.vectors.shape[1])
 
+    @staticmethod
+    def are_in(directory: Path, name: str) -> bool:
+        """Whether a directory holds complete vectors of this name."""
+        return (directory / f"{name}.npy").exists()
+
     @classmethod
     def open(cls, directory: Path, name: str) -> Representations:
         """Open ``{name}.ids.npy`` and ``{name}.npy`` without holding the vectors in memory.

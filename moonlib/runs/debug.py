@@ -18,8 +18,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from moonlib.artifacts.directories import LOCK, refuse_links
+from moonlib.artifacts.layout import DATASETS, DEBUG, LOG, STAGES
 from moonlib.artifacts.reading import reading
-from moonlib.artifacts.remedies import DATASETS, STAGES
 from moonlib.config import recipe as recipes
 from moonlib.config.names import run_name
 from moonlib.config.recipe import StageRecipe
@@ -98,7 +98,7 @@ def debug(
     recipe = recipes.load(config, list(overrides))
     name = run_name(recipe.name if options.get("name") is None else options["name"])
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
-    root = Path(runs) / ".debug" / preset / name
+    root = Path(runs) / DEBUG / preset / name
     trained = {name: stage for name, stage in recipe.stages.items() if stage.written["trainer"]}
     shortened = [word for name, stage in trained.items() for word in shorten(preset, name, stage)]
     with prepared(root, Path(runs)):
@@ -168,7 +168,7 @@ def loss_table(run: Path, stages: list[str]) -> Table:
     for title in ("steps", "first loss", "last loss"):
         table.add_column(title, justify="right")
     for name in stages:
-        with reading(log := run / name / "csv/metrics.csv", "CSV log of a training"):
+        with reading(log := run / name / LOG, "CSV log of a training"):
             losses = pl.read_csv(log)["loss"].drop_nulls()
         table.add_row(name, str(len(losses)), f"{losses[0]:.4f}", f"{losses[-1]:.4f}")
     return table

@@ -10,6 +10,15 @@ from pathlib import Path
 import yaml
 
 from moonlib.artifacts.directories import LOCK, links_to_stage, refuse_links, write_text
+from moonlib.artifacts.layout import (
+    CHECKPOINT_EVALUATIONS,
+    CHECKPOINT_LINKS,
+    COSTS,
+    EXPORT,
+    PREPROCESSING,
+    RECIPE,
+    RESULTS,
+)
 from moonlib.config import recipe as recipes
 from moonlib.config.fingerprint import material_recipe
 from moonlib.config.recipe import Recipe
@@ -40,7 +49,7 @@ def claimed(run: Path, recipe: Recipe, replace: bool, *, runs: Path) -> Iterator
         return
     refuse_links(run, runs)
     for above in run.relative_to(runs).parents[:-1]:
-        if os.path.lexists(runs / above / "recipe.yaml"):
+        if os.path.lexists(runs / above / RECIPE):
             raise RunExistsError(
                 f"{runs / above} is a run or an export, and holds no run: give this one another --name"
             )
@@ -48,7 +57,7 @@ def claimed(run: Path, recipe: Recipe, replace: bool, *, runs: Path) -> Iterator
     foreign = run.exists() and (not run.is_dir() or any(not entry.name.startswith(".") for entry in run.iterdir()))
     if foreign and not is_run(run):
         raise RunExistsError(f"{run} is not a run directory and not empty: give the run another --name")
-    for name in ("preprocessing", *recipe.stages):
+    for name in (PREPROCESSING, *recipe.stages):
         if os.path.lexists(run / name) and not links_to_stage(run / name):
             raise RunExistsError(
                 f"{run / name} is not of this run's making and in the way of stage {name}: move it elsewhere"
@@ -66,7 +75,7 @@ def claimed(run: Path, recipe: Recipe, replace: bool, *, runs: Path) -> Iterator
 
 def claim(run: Path, recipe: Recipe, replace: bool) -> None:
     """Write the recipe into the run directory unless another one is there."""
-    file = run / "recipe.yaml"
+    file = run / RECIPE
     if file.exists():
         try:
             before = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -89,17 +98,17 @@ def is_run(directory: Path) -> bool:
 
     A folder with a recipe alone may be somebody's own, and an export has one too.
     """
-    file = directory / "recipe.yaml"
-    if file.is_symlink() or not file.is_file() or (directory / "config.json").exists():
+    file = directory / RECIPE
+    if file.is_symlink() or not file.is_file() or (directory / EXPORT).exists():
         return False
     return (directory / LOCK).is_file() or any(links_to_stage(entry) for entry in directory.iterdir())
 
 
 def clear(run: Path) -> None:
     """Delete what a run has found, and its links to stages; what else is in its directory is left alone."""
-    for name in ("results.json", "costs.json", "points.json"):
+    for name in (RESULTS, COSTS, CHECKPOINT_EVALUATIONS):
         (run / name).unlink(missing_ok=True)
-    points = run / "points"
+    points = run / CHECKPOINT_LINKS
     below = [] if points.is_symlink() else sorted(points.rglob("*"), reverse=True)  # the deepest first
     for entry in [*run.iterdir(), *below]:
         if links_to_stage(entry):

@@ -13,8 +13,9 @@ import torch
 import yaml
 
 from moonlib.artifacts.checksums import verified
+from moonlib.artifacts.layout import EXPORT, IDENTITY, PREPROCESSING, RECIPE, WEIGHTS, RunLayout, stage_of
 from moonlib.artifacts.reading import Unreadable, read_mapping, read_numbers
-from moonlib.artifacts.remedies import DATASETS, fit_command, runs_of
+from moonlib.artifacts.remedies import fit_command
 from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint
 from moonlib.config.recipe import load as load_recipe
 from moonlib.config.typing import construct_component
@@ -24,10 +25,11 @@ from moonlib.encoders.weights import load_weights
 from moonlib.metrics import undefined
 from moonlib.registry import registry
 from moonlib.representations.store import Representations
-from moonlib.runs.iteration import seed_of
+from moonlib.runs.lineage import lineage_of, training_stages
+from moonlib.runs.step import seed_of
 from moonlib.sources.shards import Shards
 from moonlib.stages.represent import RepresentData
-from moonlib.stages.stage import Stage, StageContext
+from moonlib.stages.stage import Provides, Stage, StageContext
 from moonlib.system.versions import version_hint
 
 if TYPE_CHECKING:
@@ -62,23 +64,28 @@ class Run:
         self.directory = Path(directory)
         if not self.directory.is_dir():
             raise RunError(f"{directory}: there is no such run directory")
-        if (self.directory / "config.json").is_file():
+        if (self.directory / EXPORT).is_file():
             raise RunError(
                 f"{directory} is an export or another model's folder, and this needs a run directory; `moonlib.load`, "
                 "`moonlib embed` and `moonlib search --index` take an export too"
             )
-        file = self.directory / "recipe.yaml"
+        file = self.directory / RECIPE
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
-                f"{directory} is not a run directory, it has no recipe.yaml; give the one that `moonlib fit` printed"
+                f"{directory} is not a run directory, it has no {RECIPE}; give the one that `moonlib fit` printed"
             ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(config, dict) or not isinstance(config.get("stages"), dict):
             raise RunError(f"{file} is not the recipe of a run: it has no stages")
         self.config: dict[str, Any] = config
+
+    @cached_property
+    def layout(self) -> RunLayout:
+        """Where what is of the run."""
+        return RunLayout.of(self.directory)
 
     @property
     def name(self) -> str:
@@ -89,7 +96,7 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe, typed; all that it names must be installed."""
         try:
-            return load_recipe(self.directory / "recipe.yaml")
+            return load_recipe(self.layout.recipe)
         except RecipeError as error:
             raise self._not_usable(error) from error
 
@@ -100,7 +107,7 @@ class Run:
         Raises:
             RunError: no stage has finished yet.
         """
-        file = self.directory / "results.json"
+        file = self.layout.results
         try:
             found, _ = undefined.parted(read_numbers(file))  # earlier versions wrote NaN
         except FileNotFoundError:
@@ -118,20 +125,19 @@ class Run:
         """
         found: dict[str, str] = {}
         for stage in self.config["stages"]:
-            for link in (stage, *(path.name for path in sorted(self.directory.glob(f"{stage}.*")))):
-                prefix = link.partition(".")[2].replace(".", "/")
-                reasons = undefined.noted((self.directory / link).resolve())
+            for prefix, link in {"": self.layout.link(stage), **self.layout.references(stage)}.items():
+                reasons = undefined.noted(link.resolve())
                 found |= {f"{prefix}/{key}" if prefix else key: why for key, why in reasons.items()}
         return found
 
     @cached_property
     def represent(self) -> StageRecipe | None:
         """The recipe of the stage that made the representations; None if there is none."""
-        found = [name for name, provides in self._provides.items() if provides == "representations"]
-        if not found:
+        name = lineage_of(self._provides).representations
+        if name is None:
             return None
         try:
-            return StageRecipe(found[-1], self.config["stages"][found[-1]])
+            return StageRecipe(name, self.config["stages"][name])
         except RecipeError as error:
             raise self._not_usable(error) from error
 
@@ -164,14 +170,12 @@ class Run:
             RunError: the stage that trains it has not finished.
         """
         trained_by = self.trained_by
-        return self._finished(trained_by[-1]) / "weights.safetensors" if trained_by else None
+        return self._finished(trained_by[-1]) / WEIGHTS if trained_by else None
 
     @property
     def trained_by(self) -> list[str]:
         """The stages that train the encoder before the run's representations are made with it, in their order."""
-        names = list(self._provides)
-        until = len(names) if self.represent is None else names.index(self.represent.name)
-        return [name for name in names[:until] if self._provides[name] == "weights"]
+        return training_stages(self._provides, None if self.represent is None else self.represent.name)
 
     @property
     def fingerprint(self) -> str:
@@ -182,7 +186,7 @@ class Run:
         """
         self._declares_encoder()
         weights = self.weights
-        return fingerprint([self._finished("preprocessing").name, weights.parent.name if weights else None])
+        return fingerprint([self._finished(PREPROCESSING).name, weights.parent.name if weights else None])
 
     def encoder(self, *, trained: bool = True) -> Encoder:
         """The run's encoder, set up from its fitted preprocessing, in eval mode. The data is not needed.
@@ -195,7 +199,7 @@ class Run:
             ValueError: the weights belong to another encoder.
         """
         self._declares_encoder()
-        preprocessing, weights = self._finished("preprocessing"), self.weights if trained else None
+        preprocessing, weights = self._finished(PREPROCESSING), self.weights if trained else None
         try:
             return ready(self.config["encoder"], preprocessing, seed_of(self.config.get("seed", 0), "encoder"), weights)
         except RecipeError as error:
@@ -244,12 +248,12 @@ class Run:
         Raises:
             RunError: there is no such stage, it has not finished, or what it needs is not installed.
         """
-        name = link.partition(".")[0]
+        name = stage_of(link)
         if name not in self.config["stages"]:
             known = ", ".join(self.config["stages"])
             raise RunError(f"{self.directory}: its recipe has no stage {name!r}; its stages are {known}")
         directory = self._finished(link)
-        file = directory / "identity.json"
+        file = directory / IDENTITY
         if not file.is_file():
             raise RunError(f"{file} is missing: runs of moonlib 0.1 did not note how a stage was made; fit it again")
         identity = read_mapping(file)
@@ -261,11 +265,10 @@ class Run:
             module = stage.module()
         except RecipeError as error:
             raise self._not_usable(error) from error
-        before = list(self._provides)[: list(self._provides).index(name)]
-        made = [stage for stage in before if self._provides[stage] == "representations"]
+        made = lineage_of(self._provides, until=name).representations
         representations = None
         if "representations" in module.needs:
-            representations = self._finished(made[-1]) if made else dataset.representations
+            representations = self._finished(made) if made else dataset.representations
         return module, StageContext(
             dataset=dataset,
             data=stage.data(),
@@ -277,13 +280,13 @@ class Run:
 
     @property
     def runs(self) -> Path:
-        """The folder of all runs, where their stages and datasets are; the points of a study lie deeper in it."""
-        return runs_of(self.directory)
+        """The folder of all runs, where their stages and datasets are; runs of a study lie deeper in it."""
+        return self.layout.runs
 
     @property
     def cache(self) -> Path:
         """Where this run's `moonlib fit` keeps datasets."""
-        return self.runs / DATASETS
+        return self.layout.datasets
 
     def _declares_encoder(self) -> None:
         """Refuse what only an encoder can do, for a run that started from given representations."""
@@ -309,7 +312,7 @@ class Run:
         return found
 
     @cached_property
-    def _provides(self) -> dict[str, str | None]:
+    def _provides(self) -> dict[str, Provides | None]:
         """What each stage provides, by its name, in the order they run."""
         return {name: self.class_of(name).provides for name in self.config["stages"]}
 
@@ -322,7 +325,7 @@ class Run:
 
     def _identities(self) -> list[dict[str, Any]]:
         """What the preprocessing and the stages noted of their making; runs of moonlib 0.1 noted nothing."""
-        files = [self.directory / name / "identity.json" for name in ("preprocessing", *self.config["stages"])]
+        files = [self.layout.link(name) / IDENTITY for name in (PREPROCESSING, *self.config["stages"])]
         return [read_mapping(file) for file in files if file.is_file()]
 
     def _not_usable(self, error: Exception) -> RunError:

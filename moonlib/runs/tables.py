@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from moonlib.artifacts.layout import CHECKPOINT_LINKS, is_checkpoint_link
 from moonlib.metrics.undefined import is_of_validation
 
 COLUMNS = 10
@@ -106,10 +107,10 @@ def spread_table(results: Mapping[str, Mapping[str, float]]) -> Table:
 
 def seconds_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
     """Seconds of each stage with its references, of all points together, and the peak memory so far."""
-    of_points = [cost for stage, cost in costs.items() if stage.startswith("points/")]
-    costs = {stage: cost for stage, cost in costs.items() if not stage.startswith("points/")}
+    of_points = [cost for stage, cost in costs.items() if is_checkpoint_link(stage)]
+    costs = {stage: cost for stage, cost in costs.items() if not is_checkpoint_link(stage)}
     if of_points:
-        costs["points"] = {
+        costs[CHECKPOINT_LINKS] = {
             "seconds": sum(cost["seconds"] for cost in of_points),
             "reused": all(cost["reused"] for cost in of_points),
             "peak_gb": max(cost["peak_gb"] for cost in of_points),

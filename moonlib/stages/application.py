@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.id_features import id_features
+from moonlib.artifacts.layout import PREDICTIONS, WEIGHTS
 from moonlib.clicks.features import FeatureKind, Features, FeatureSizes
 from moonlib.clicks.impressions import BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.data.dataset import Dataset
@@ -259,7 +260,7 @@ class Application(Stage):
         )
         for frame in declared.values():
             predictions = predictions.join(frame, on=frame.columns[0], how="left", maintain_order="left")
-        predictions.write_parquet(context.directory / "predictions.parquet")
+        predictions.write_parquet(context.directory / PREDICTIONS)
         metrics: dict[str, float] = {}
         for name in EVALUATED:
             prefix = "ctr/" if name == "test" else f"{name}/ctr/"
@@ -296,7 +297,7 @@ class Application(Stage):
         train(self, context)
         if not context.trainer.is_global_zero:
             return {}
-        save_weights(self.model, context.directory / "weights.safetensors")
+        save_weights(self.model, context.directory / WEIGHTS)
         return {name: self.predict(impressions[name]) for name in EVALUATED}
 
     def score(
@@ -329,7 +330,7 @@ class Application(Stage):
         train = context.dataset.splits.check(context.dataset.impressions, "train", "impressions")
         with torch.random.fork_rng(devices=[]):  # which first weights and a loader draw from
             read = self.make_model(context, train, products, queries)
-            load_weights(self.model, context.directory / "weights.safetensors")
+            load_weights(self.model, context.directory / WEIGHTS)
             return self.predict(read(impressions))
 
     def make_model(

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from moonlib.artifacts.layout import QUARANTINE
 from moonlib.batches.loading import PairBatch, PairDataset, give_way
 from moonlib.batches.planner import BatchPlanner
 from moonlib.data.content import Modalities, Side, Task
@@ -208,7 +209,7 @@ class Contrastive(Stage):
 
     def quarantine(self) -> Quarantine:
         """Where unreadable samples are named."""
-        return Quarantine(self.context.directory / "quarantine.jsonl", total=self.context.dataset.counts["products"])
+        return Quarantine(self.context.directory / QUARANTINE, total=self.context.dataset.counts["products"])
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # At the start of a batch and not at the end of the one before: a checkpoint is written in between.

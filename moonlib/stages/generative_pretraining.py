@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from moonlib.artifacts.layout import QUARANTINE
 from moonlib.batches.loading import augmented, give_way
 from moonlib.batches.planner import BatchPlan, BatchPlanner
 from moonlib.data.content import Content, Modalities, compose
@@ -338,7 +339,7 @@ class Questions(TorchDataset[QuestionBatch]):
     def __init__(self, stage: GenerativePretraining, preprocessor: QuestionPreprocessor) -> None:
         context = stage.context
         self.reader = SampleReader(context.dataset.directory, "products")
-        self.quarantine = Quarantine(context.directory / "quarantine.jsonl", total=context.dataset.counts["products"])
+        self.quarantine = Quarantine(context.directory / QUARANTINE, total=context.dataset.counts["products"])
         self.preprocessor = preprocessor
         self.kinds, self.own, self.reads = stage.kinds, stage.own, context.data.reads
         self.seed, self.strength = context.seed, context.data.augment

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.layout import FILTERS, SEARCHES
 from moonlib.artifacts.reading import read_table
 from moonlib.data.tables import Tables
 from moonlib.filters.apply import apply_filters
@@ -21,9 +22,6 @@ from moonlib.representations.store import Representations
 from moonlib.stages.contrastive import Contrastive, PairData
 from moonlib.stages.stage import StageContext
 from moonlib.system.disk import replacing
-
-FILTERED = "searches.parquet"
-REPORT = "filters.json"
 
 
 @dataclass
@@ -107,13 +105,13 @@ class Posttraining(Contrastive):
             context: see `StageContext`.
             searches: those whose actions make positives.
         """
-        file = context.directory / FILTERED
+        file = context.directory / SEARCHES
         while not file.exists():
             if context.trainer.is_global_zero:
                 tables, report = apply_filters(
                     self.filters, self.training_tables(context, searches), lambda: self.encoded(context, searches)
                 )
-                write_json(context.directory / REPORT, report)
+                write_json(context.directory / FILTERS, report)
                 with replacing(file) as partial:
                     tables.searches.write_parquet(partial)
                 for side in ("products", "queries"):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from moonlib.artifacts.layout import PREDICTIONS, WEIGHTS
 from moonlib.clicks.impressions import BatchRows
 from moonlib.data.dataset import Dataset
 from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
@@ -217,7 +218,7 @@ class Relevance(Stage):
         if not context.trainer.is_global_zero:
             return {}
         if self.score == "predictor":
-            save_weights(self.model, context.directory / "weights.safetensors")
+            save_weights(self.model, context.directory / WEIGHTS)
         predictions = pl.concat(
             [
                 rows[name]
@@ -227,8 +228,8 @@ class Relevance(Stage):
                 for name in EVALUATED
             ]
         )
-        with writing(context.directory / "predictions.parquet"):
-            predictions.write_parquet(context.directory / "predictions.parquet")
+        with writing(context.directory / PREDICTIONS):
+            predictions.write_parquet(context.directory / PREDICTIONS)
         metrics: dict[str, float] = {}
         for name in EVALUATED:
             prefix = "relevance/" if name == "test" else f"{name}/relevance/"

@@ -13,6 +13,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from moonlib.artifacts.layout import QUARANTINE, SEARCHES
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
 from moonlib.data.evaluation import EVALUATED, SearchTask, evaluation_searches, microseconds
@@ -189,7 +190,7 @@ class Represent(Stage):
             side,
             ids,
             Modalities.parse(modalities or (data.product if side == "product" else data.query)),
-            Quarantine(context.directory / "quarantine.jsonl", total=counts["products"] + counts["queries"]),
+            Quarantine(context.directory / QUARANTINE, total=counts["products"] + counts["queries"]),
             data.batch_size,
         )
         device = context.trainer.strategy.root_device
@@ -205,8 +206,8 @@ class Represent(Stage):
             for split in EVALUATED
         ]
         table = pl.concat(found)
-        with writing(context.directory / "searches.parquet"):
-            table.write_parquet(context.directory / "searches.parquet")
+        with writing(context.directory / SEARCHES):
+            table.write_parquet(context.directory / SEARCHES)
         metrics: dict[str, float] = {}
         dimensions = {f"@{d}d" for d in self.dims}
         for (task, split), group in table.group_by("task", "split", maintain_order=True):
@@ -335,7 +336,7 @@ def read_representations(
     assert context.representations is not None
     products = Representations.open(context.representations, "products")
     given = context.representations == context.dataset.representations
-    if given and not (context.representations / "queries.npy").exists():
+    if given and not Representations.are_in(context.representations, "queries"):
         queries = Representations(np.zeros(0, dtype=np.int64), np.zeros((0, products.dim), dtype=np.float32))
     else:
         queries = Representations.open(context.representations, "queries")

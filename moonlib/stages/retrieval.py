@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moonlib.artifacts.layout import SEARCHES
 from moonlib.clicks.histories import Histories
 from moonlib.data.dataset import Dataset
 from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
@@ -363,8 +364,8 @@ class Retrieval(Stage):
         self.scorer = self.make_scorer(context)
         metrics, weight = self.choose(searches["valid"])
         table = pl.concat([self.retrieve(found, weight, split) for split, found in searches.items()], how="diagonal")
-        with writing(context.directory / "searches.parquet"):
-            table.write_parquet(context.directory / "searches.parquet")
+        with writing(context.directory / SEARCHES):
+            table.write_parquet(context.directory / SEARCHES)
         for (split,), part in table.group_by("split", maintain_order=True):
             metrics |= self.metrics(part, "retrieval/" if split == "test" else f"{split}/retrieval/")
         return leave_out(metrics, context.directory)

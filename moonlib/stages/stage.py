@@ -17,6 +17,9 @@ from moonlib.stages.position import Position
 from moonlib.system.interruption import Interruption
 
 Need = Literal["encoder", "weights", "representations"]
+"""What a stage may read besides the dataset."""
+Provides = Literal["weights", "representations"]
+"""What a stage may leave for later ones."""
 
 
 @dataclass
@@ -78,7 +81,7 @@ class Stage(LightningModule, ABC):
     """
 
     data_type: ClassVar[type]
-    provides: ClassVar[Literal["weights", "representations"] | None] = None
+    provides: ClassVar[Provides | None] = None
 
     @property
     @abstractmethod

@@ -30,6 +30,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from moonlib.artifacts.layout import CHECKPOINT, LOG, SNAPSHOTS, WEIGHTS
 from moonlib.clicks.impressions import BatchRows
 from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.stages.position import Position
@@ -42,11 +43,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CHECKPOINT = "checkpoint.ckpt"
 OURS = ("moonlib.", "lightning.")
 """Modules whose stages and callbacks log nothing at the end of an epoch that they did not log before."""
-SNAPSHOTS = "snapshots"
-"""Folder of a stage that holds ``<step>/weights.safetensors``, the encoder on its way."""
 
 
 class NotFinite(ValueError):
@@ -112,7 +110,7 @@ def train(stage: Stage, context: StageContext) -> None:
     context.trainer.callbacks.append(  # type: ignore[attr-defined]
         Checkpoints(file, context.checkpoint_seconds, context.interruption, state["random"] if state else None)
     )
-    log = context.directory / "csv/metrics.csv"
+    log = context.directory / LOG
     if context.trainer.is_global_zero:
         set_aside(log)
     with context.interruption.deferred():
@@ -135,7 +133,7 @@ def save_encoder(encoder: nn.Module, context: StageContext) -> None:
     state = next(callback.weights for callback in callbacks if isinstance(callback, Checkpoints))
     if not context.trainer.is_global_zero:
         return
-    file = context.directory / "weights.safetensors"
+    file = context.directory / WEIGHTS
     if state is None:
         save_weights(encoder, file)
     else:
@@ -340,7 +338,7 @@ class Snapshots(Callback):
         step = trainer.global_step
         stepped, self.step = step != self.step, step  # of accumulated batches the last one steps
         if stepped and step % self.every == 0 and step != trainer.max_steps and trainer.is_global_zero:
-            save_weights(self.encoder, self.directory / str(step) / "weights.safetensors")
+            save_weights(self.encoder, self.directory / str(step) / WEIGHTS)
 
 
 def not_finite(batch: Any, name: str = "") -> str | None:

@@ -17,15 +17,15 @@ from rich.console import Group
 from rich.table import Table
 
 from moonlib.artifacts.directories import LOCK, write_json
-from moonlib.artifacts.remedies import STAGES
+from moonlib.artifacts.layout import EXCHANGE, PREPROCESSING, RunLayout
 from moonlib.config.fingerprint import material_stage
 from moonlib.config.recipe import fingerprint
-from moonlib.runs import points
-from moonlib.runs.iteration import Iteration, quiet
+from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
+from moonlib.runs.lineage import Lineage
 from moonlib.runs.run import Run, RunError
+from moonlib.runs.runner import Runner, quiet
 from moonlib.studies.rates import Floats, Ints, MetricPairs, resampled_runs
 from moonlib.system import lock
-from moonlib.system.console import Terminal
 from moonlib.system.interruption import Interruption
 
 DOWNSTREAM = re.compile(r"(ctr/(auc|gauc)|retrieval/recall@\d+|relevance/(auc|ndcg@\d+))(@(new|tail))?")
@@ -62,10 +62,10 @@ def exchange(
 ) -> dict[str, Any]:
     """Find the exchange rate of every intermediate metric to every downstream metric.
 
-    Points are the snapshots of trainings that had ``probe: {every: N}``, the ends of these stages, and each run's final
-    representations; those that are not evaluated yet are (see `moonlib.runs.points`), into ``.stages``, so that a
-    second call only reads. A point that several runs share, because one took a stage over from the other, counts once,
-    for the run with the fewest points.
+    Points are the checkpoints of trainings that had ``probe: {every: N}``, the ends of these stages, and each run's
+    final representations; those that are not evaluated yet are (see `moonlib.runs.checkpoint_evaluation`), into
+    ``.stages``, so that a second call only reads. A point that several runs share, because one reused a stage of the
+    other, counts once, for the run with the fewest points.
 
     The rate is a slope: downstream gain per unit of the intermediate metric, by least squares over the points, with a
     level of its own for every data set. Its 95 % interval resamples whole runs. The rank correlation (Spearman) is that
@@ -104,10 +104,9 @@ def exchange(
     opened = [Run(run) for run in runs]
     refuse_other_kinds(opened)
     quiet()
-    console = Terminal(quiet=True)
-    measured = distinct([measure(run, split, console) for run in opened])
+    measured = distinct([measure(run, split) for run in opened])
     found = rates(measured, samples, seed)
-    file = Path(out) if out else opened[0].directory.resolve().parent / "exchange.json"
+    file = Path(out) if out else opened[0].directory.resolve().parent / EXCHANGE
     about = {"split": split, "points": [{**point.about, "metrics": point.metrics} for point in measured], **found}
     write_json(file, about)
     return about | {"file": str(file)}
@@ -140,16 +139,16 @@ def iteration_key(config: Mapping[str, Any]) -> str:
     return fingerprint({"encoder": config.get("encoder"), "stages": stages})
 
 
-def measure(run: Run, split: Literal["valid", "test"], console: Terminal) -> list[Measured]:
+def measure(run: Run, split: Literal["valid", "test"]) -> list[Measured]:
     """Evaluate the points of a run where they are not yet, and read the metrics of a split's days."""
-    recipe, dataset, directory = run.recipe, run.dataset(), run.directory.resolve()
-    stages = run.runs / STAGES  # the points of a study lie deeper than other runs
+    recipe, dataset = run.recipe, run.dataset()
+    directory = run.directory.resolve()
+    layout = RunLayout(directory, run.runs)  # runs of a study lie deeper than others
+    preprocessing = None if run.config.get("encoder") is None else layout.fingerprint(PREPROCESSING)
     try:
         with lock.held(directory / LOCK), Interruption().listening() as interruption:
-            iteration = Iteration(recipe, dataset, stages, directory, console, {}, interruption, 30.0)
-            if run.config.get("encoder") is not None:
-                iteration.lineage.preprocessing = (directory / "preprocessing").resolve().name
-            found = points.evaluate(iteration)
+            runner = Runner(recipe, dataset, layout, {}, interruption)
+            found = evaluate_checkpoints(runner, Lineage(dataset.hash, preprocessing))
     except FileNotFoundError as error:
         raise RunError(str(error)) from error
     except lock.InUse as holder:

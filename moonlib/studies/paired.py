@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from moonlib.artifacts import layout
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.reading import Unreadable, ValueType, read_table
 from moonlib.metrics.bins import equal_mass_bins
@@ -65,7 +66,7 @@ def searches(stage: Path, task: str = "image_search", split: str = "test") -> pl
     Raises:
         FileNotFoundError, Damaged, Unreadable: see `moonlib.artifacts.reading.read_table`.
     """
-    table = read_table(stage / "searches.parquet", SEARCHES)
+    table = read_table(stage / layout.SEARCHES, SEARCHES)
     return table.filter(pl.col("task") == task, pl.col("split") == split).sort(*KEYS, maintain_order=True)
 
 
@@ -83,7 +84,7 @@ def predictions(stage: Path, split: str = "test") -> pl.DataFrame:
     Raises:
         FileNotFoundError, Damaged, Unreadable: see `read_predictions`.
     """
-    table = read_predictions(stage / "predictions.parquet")
+    table = read_predictions(stage / layout.PREDICTIONS)
     return table.filter(pl.col("split") == split).sort(*KEYS, maintain_order=True)
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from moonlib.artifacts.checksums import Damaged
 from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.layout import SCALE
 from moonlib.artifacts.reading import Unreadable
 from moonlib.runs.run import RunError
 from moonlib.studies.power_law import fit_power_law
@@ -80,7 +81,7 @@ def scale(
             with suppress(NotDefined):  # by this point's data
                 study.values(point)  # a metric that the first run lacks, the others would lack too
                 measured = True
-    file = study.directory / "scale.json"
+    file = study.directory / SCALE
     if processes.is_first() and len(failed) < len(study.points):
         file = gather(study, console)
     if failed:
@@ -117,7 +118,7 @@ def gather(study: Study, console: Terminal) -> Path:
     for index, why in missing.items():
         console.print(f"missing: {study.points[index].name}: {why}", soft_wrap=True)
     head, *more = (_json(one, points, study) for one in every)
-    file, figure = study.directory / "scale.json", study.directory / "scale.png"
+    file, figure = study.directory / SCALE, study.directory / "scale.png"
     told = [{"x": study.points[i].x, "seed": study.points[i].seed, "why": why} for i, why in missing.items()]
     about = {"study": study.name, "axes": list(axes), "units": {title: axis.unit for title, axis in axes.items()}}
     write_json(file, {**about, **head, "more": more, "missing": told})

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from moonlib.artifacts.layout import RECIPE
 from moonlib.artifacts.reading import Unreadable, numbers
 from moonlib.config import recipe as recipes
 from moonlib.config.fingerprint import material_recipe
@@ -222,7 +223,7 @@ class Study:
         Raises:
             StudyError: the study's directory is that of a run.
         """
-        if (self.directory / "recipe.yaml").exists():
+        if (self.directory / RECIPE).exists():
             raise StudyError(f"{self.directory} is the directory of a run: give the study another --name")
         return fit(
             self.recipe.path,
@@ -247,13 +248,13 @@ class Study:
         try:
             changes = recipes.diff(material_recipe(run.config), expected)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            file, kind = run.directory / "recipe.yaml", type(error).__name__
+            file, kind = run.layout.recipe, type(error).__name__
             remedy = f"remove {run.directory}, and the study makes this point again"
             raise Unreadable(f"{file} is no recipe of a run ({kind}: {error}); {remedy}") from error
         differing = [f"{key} {old} (now {new})" for key, old, new in changes]
         if differing:
             raise StudyError(f"{run.directory} is the run of another recipe: {', '.join(differing)}; see --replace")
-        results = numbers(run.results, run.directory / "results.json")
+        results = numbers(run.results, run.layout.results)
         for metric in self.scale.metrics:
             if why := run.undefined.get(metric):
                 raise NotDefined(f"{run.directory}: '{metric}' is not defined: {why}")

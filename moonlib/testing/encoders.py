@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from moonlib.artifacts.layout import WEIGHTS
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.encoders.tower import ImageTower, TextTower
 from moonlib.encoders.weights import load_weights, save_weights
@@ -35,8 +36,8 @@ def check_encoder(make: Callable[[], Encoder]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         encoder = _seeded(make, Path(folder))
         again = _seeded(make, Path(folder), products=example_products()[:1], seed=1)
-        save_weights(encoder, Path(folder) / "weights.safetensors")
-        load_weights(again, Path(folder) / "weights.safetensors")
+        save_weights(encoder, Path(folder) / WEIGHTS)
+        load_weights(again, Path(folder) / WEIGHTS)
     require(encoder.dim > 0, f"dim is {encoder.dim}")
     require(encoder.image_dim > 0 or encoder.text_dim > 0, "image_dim and text_dim are both 0")
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from moonlib.artifacts.layout import WEIGHTS
 from moonlib.encoders.weights import load_weights, save_weights
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -82,7 +83,7 @@ def check_restored(module: Module, other: Module, forward: Callable[[Module], Te
         for parameter in module.parameters():
             parameter.mul_(1.1).add_(0.01)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "weights.safetensors"
+        file = Path(folder) / WEIGHTS
         save_weights(module, file)
         try:
             load_weights(other, file)

@@ -16,6 +16,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
+from moonlib.artifacts.layout import PREPROCESSING, WEIGHTS
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.convnet import ConvNet
 from moonlib.encoders.dual import DualEncoder
@@ -119,13 +120,13 @@ class Bench:
         (folder / "representations").mkdir()
         products.save(folder / "representations", "products")
         queries.save(folder / "representations", "queries")
-        save_weights(self.encoder(seed=1), folder / "weights.safetensors")
+        save_weights(self.encoder(seed=1), folder / WEIGHTS)
 
     def encoder(self, seed: int = 0) -> Encoder:
         """The encoder, set up."""
         encoder = self.make_encoder()
         seed_everything(seed, verbose=False)
-        encoder.setup(self.dataset.splits.known(self.dataset.products), self.folder / "preprocessing")
+        encoder.setup(self.dataset.splits.known(self.dataset.products), self.folder / PREPROCESSING)
         return encoder
 
     def run(self, stage: Stage, name: str, *callbacks: Callback) -> dict[str, float]:
@@ -154,7 +155,7 @@ class Bench:
                 directory=directory,
                 seed=SEED,
                 encoder=encoder,
-                weights=self.folder / "weights.safetensors" if "weights" in needs else None,
+                weights=self.folder / WEIGHTS if "weights" in needs else None,
                 representations=self.folder / "representations" if "representations" in needs else None,
                 checkpoint_seconds=0.0,
             )
@@ -171,7 +172,7 @@ class Bench:
         try:
             if provides == "weights":
                 encoder = self.encoder()
-                load_weights(encoder, directory / "weights.safetensors")
+                load_weights(encoder, directory / WEIGHTS)
                 finite = all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values())
                 require(finite, "provides: the weights are not finite")
             elif provides == "representations":
@@ -189,7 +190,7 @@ class Bench:
         if provides == "weights":
             encoders = [self.encoder(), self.encoder()]
             for encoder, folder in zip(encoders, folders, strict=True):
-                load_weights(encoder, folder / "weights.safetensors")
+                load_weights(encoder, folder / WEIGHTS)
             states = [encoder.state_dict() for encoder in encoders]
             require(all(torch.equal(states[0][key], states[1][key]) for key in states[0]), f"{what} weights")
         elif provides == "representations":

@@ -13,6 +13,9 @@ from moonlib.registry import deprecation
 from moonlib.registry.moved import GONE_IN, MOVED
 from moonlib.testing.processes import run_program
 
+PARTED = ("runner", "step", "lineage")
+"""Modules of what was one."""
+
 
 @pytest.mark.parametrize("old", MOVED)
 @pytest.mark.filterwarnings("ignore:.*the old path works until.*:FutureWarning")
@@ -33,6 +36,13 @@ def test_a_module_within_a_package_that_moved_is_found_and_told_once(monkeypatch
     assert done.returncode == 0, done.stderr
     told = "moonlib.data.marketplace.source is moonlib.sources.marketplace.source now; the old path works until release"
     assert done.stderr.count(f"{told} {GONE_IN}") == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*the old (path|name) works until.*:FutureWarning")
+def test_what_a_module_has_handed_to_others_is_found_under_its_old_path_too() -> None:
+    old, runner, step, lineage = map(import_module, ("moonlib.iteration", *(f"moonlib.runs.{n}" for n in PARTED)))
+    assert (old.StageError, old.Step, old.Lineage) == (runner.StageError, step.Step, lineage.Lineage)
+    assert old.seed_of is step.seed_of and old.fit is import_module("moonlib.runs").fit
 
 
 def test_what_never_was_is_not_found() -> None:

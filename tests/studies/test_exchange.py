@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from moonlib.artifacts.checksums import SUMS, Damaged
+from moonlib.artifacts.layout import SNAPSHOTS
 from moonlib.artifacts.reading import Unreadable
+from moonlib.runs.checkpoint_evaluation import checkpoints_of
 from moonlib.runs.iteration import fit
-from moonlib.runs.points import points_of
 from moonlib.runs.run import Run
-from moonlib.stages.training import SNAPSHOTS
 from moonlib.studies.exchange import (
     ExchangeError,
     Measured,
@@ -293,7 +293,7 @@ def test_metrics_of_a_point_that_are_none_end_in_one_sentence(probed: Path, tmp_
 
 def test_a_file_that_is_no_snapshot_is_no_point(probed: Path, tmp_path: Path) -> None:
     run = shutil.copytree(probed.parent, tmp_path / "runs", symlinks=True) / probed.name
-    before = points_of(run, Run(run).recipe)
+    before = checkpoints_of(Run(run).layout, Run(run).recipe)
     for snapshots in {place.parent for place in (tmp_path / "runs/.stages").glob(f"*/{SNAPSHOTS}/*")}:
         (snapshots / ".DS_Store").touch()
-    assert points_of(run, Run(run).recipe) == before
+    assert checkpoints_of(Run(run).layout, Run(run).recipe) == before

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from moonlib.artifacts.layout import PREDICTIONS, RECIPE, link_name, reference_of
 from moonlib.runs.run import Run, RunError
 from moonlib.stages.application import Application
 from moonlib.studies.paired import read_predictions
@@ -27,8 +28,7 @@ class Arm:
     @property
     def name(self) -> str:
         """The run's name; of a reference with its own, as in ``iter3.baseline``."""
-        reference = self.link.partition(".")[2]
-        return f"{self.run.name}.{reference}" if reference else self.run.name
+        return link_name(self.run.name, reference_of(self.link))
 
     @property
     def path(self) -> str:
@@ -47,7 +47,7 @@ class Arm:
             RunError: it is neither, or the run has no application.
         """
         path = Path(path)
-        if path.is_dir() and not (path / "recipe.yaml").is_file() and (path.parent / "recipe.yaml").is_file():
+        if path.is_dir() and not (path / RECIPE).is_file() and (path.parent / RECIPE).is_file():
             return cls(Run(path.parent), path.name)
         run = Run(path)
         names = [name for name in run.config["stages"] if run.class_of(name) is Application]
@@ -57,7 +57,7 @@ class Arm:
 
     def predictions(self) -> pl.DataFrame:
         """What the model predicted for the test days' impressions, in their order."""
-        file = self.run.directory / self.link / "predictions.parquet"
+        file = self.run.directory / self.link / PREDICTIONS
         if not file.is_file():
             raise RunError(f"{file} is missing: {self.link} has not finished, or is no application")
         return read_predictions(file).filter(pl.col("split") == "test")

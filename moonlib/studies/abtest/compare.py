@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from moonlib.artifacts.directories import write_json
-from moonlib.runs.iteration import quiet
 from moonlib.runs.run import RunError
+from moonlib.runs.runner import quiet
 from moonlib.sources.marketplace.fresh_requests import marketplace_of
 from moonlib.stages.application import Application
 from moonlib.studies.abtest.arm import Arm
@@ -96,5 +96,4 @@ def abtest(
 def _file(arm: Arm, base: Arm, out: Path | None) -> Path:
     if out is not None:
         return out / arm.name / f"{base.name}.json"
-    reference = arm.link.partition(".")[2]
-    return arm.run.directory / "abtest" / (f"{reference}.vs.{base.name}.json" if reference else f"{base.name}.json")
+    return arm.run.layout.abtest(arm.link, base.name)

@@ -28,6 +28,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moonlib.artifacts.layout import QUARANTINE
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
 from moonlib.data.quarantine import Quarantine
@@ -153,7 +154,7 @@ def embed_queries(run: Run, made_by: Path, dataset: Dataset, fresh: FreshRequest
             "query",
             ids,
             Modalities.parse(context.data.query),
-            Quarantine(Path(scratch) / "quarantine.jsonl", total=len(ids)),
+            Quarantine(Path(scratch) / QUARANTINE, total=len(ids)),
             context.data.batch_size,
         )
         vectors = list(encode(encoder, contents, device=context.trainer.strategy.root_device))

@@ -19,6 +19,19 @@ from moonlib.artifacts import reading
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.costs import read_costs
 from moonlib.artifacts.directories import links_to_stage
+from moonlib.artifacts.layout import (
+    COSTS,
+    EXPORT,
+    IDENTITY,
+    METRICS,
+    PREDICTIONS,
+    PREPROCESSING,
+    RECIPE,
+    RESULTS,
+    SEARCHES,
+    link_name,
+    stage_of,
+)
 from moonlib.artifacts.reading import Unreadable, is_number, read_json, read_mapping
 from moonlib.data.segments import segment_label
 from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
@@ -84,7 +97,7 @@ class WithoutRecipe(Run):
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         links = [path.name for path in sorted(self.directory.iterdir()) if links_to_stage(path)]
-        self.config = {"stages": {name: {} for name in links if "." not in name and name != "preprocessing"}}
+        self.config = {"stages": {name: {} for name in links if name == stage_of(name) != PREPROCESSING}}
 
 
 @contextmanager
@@ -121,7 +134,7 @@ def read(directory: str | Path, label: str) -> Evidence:
     found = Evidence(_opened(directory, problems), label, problems=problems)
     place = found.run.directory
     with telling(problems.append):
-        file = place / "results.json"
+        file = place / RESULTS
         results = read_mapping(file) if file.is_file() else found.run.results
         found.results = {
             key: float(value) for key, value in results.items() if is_number(value) and math.isfinite(value)
@@ -130,20 +143,20 @@ def read(directory: str | Path, label: str) -> Evidence:
             problems.append(f"{file}: {key!r} is {str(results[key])[:40]!r}, and no finite number")
     with telling(problems.append):
         found.undefined = found.run.undefined
-    if os.path.lexists(place / "costs.json"):
+    if os.path.lexists(place / COSTS):
         with telling(problems.append):
-            found.costs = read_costs(place / "costs.json")
+            found.costs = read_costs(place / COSTS)
     for name in found.run.config["stages"]:
         if str(name) not in found.stages:
             problems.append(f"{place / str(name)} is no directory of a stage; {found.run._command} makes it")
-    for name, stage in {"preprocessing": place / "preprocessing", **found.stages}.items():
-        identity = mapping(stage / "identity.json", problems)
+    for name, stage in {PREPROCESSING: place / PREPROCESSING, **found.stages}.items():
+        identity = mapping(stage / IDENTITY, problems)
         found.dataset = found.dataset or str(identity.get("dataset") or "")
-        metrics = mapping(stage / "metrics.json", problems)
+        metrics = mapping(stage / METRICS, problems)
         searched, clicked = (any(key.startswith(start) for key in metrics) for start in (SEARCH_TASKS, "ctr/"))
-        if searched and _there(stage / "searches.parquet", problems):
+        if searched and _there(stage / SEARCHES, problems):
             found.represent = stage
-        if clicked and _there(stage / "predictions.parquet", problems):
+        if clicked and _there(stage / PREDICTIONS, problems):
             found.application = stage
         _references(found, name)
     return found
@@ -155,14 +168,14 @@ def _opened(directory: str | Path, problems: list[str]) -> Run:
         return Run(directory)
     except Exception:
         place = Path(directory)
-        if not any((place / name).exists() for name in ("recipe.yaml", "results.json", "costs.json")):
+        if not any((place / name).exists() for name in (RECIPE, RESULTS, COSTS)):
             raise
-        if (place / "config.json").exists():  # an export has a recipe too
+        if (place / EXPORT).exists():  # an export has a recipe too
             raise
         told: list[str] = []
         with telling(told.append):
             raise
-        file = place / "recipe.yaml"
+        file = place / RECIPE
         problems.append(f"{file}: {told[0].removeprefix(f'{file} ')}; the run's stages are told without it")
         return WithoutRecipe(place)
 
@@ -179,7 +192,7 @@ def _there(file: Path, problems: list[str]) -> bool:
 def _references(found: Evidence, stage: str) -> None:
     kind = {found.represent: "represent", found.application: "application"}.get(found.run.directory / stage)
     for prefix in TITLES:
-        place = found.run.directory / f"{stage}.{prefix.replace('/', '.')}"
+        place = found.run.directory / link_name(stage, prefix)
         if kind and place.is_dir():
             found.references[kind, prefix] = place
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 import moonlib
 from moonlib.artifacts.directories import write_text
+from moonlib.artifacts.layout import REPORT
 from moonlib.studies.report.evidence import labels, measure, read, telling
 from moonlib.studies.report.figures import Figure
 from moonlib.studies.report.parts import Card, Table, Tile
@@ -53,7 +54,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     found = [read(place, label) for place, label in zip(places, labels(places), strict=True)]
     of_data = {run.dataset: [other for other in found if other.dataset == run.dataset] for run in found}
     told = Report(found, {dataset: measure(of) for dataset, of in of_data.items()}, places[0].parent)
-    path = Path(out) if out else (places[0] if len(places) == 1 else places[0].parent) / "report.html"
+    path = Path(out) if out else (places[0] if len(places) == 1 else places[0].parent) / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page(told))
     return path

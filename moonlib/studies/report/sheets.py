@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
+from moonlib.artifacts.layout import QUARANTINE
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
 from moonlib.data.pixels import open_image
@@ -215,7 +216,7 @@ class Pictures:
         """Vectors of queries, float32 [n, D], in the order of ascending ids."""
         modalities = Modalities.parse("image" if self.task == "image_search" else "title")
         with TemporaryDirectory() as scratch:
-            quarantine = Quarantine(Path(scratch) / "quarantine.jsonl", len(ids))
+            quarantine = Quarantine(Path(scratch) / QUARANTINE, len(ids))
             contents = Contents(self.queries, "query", ids, modalities, quarantine, len(ids))
             if run.label not in self.encoders:
                 self.encoders[run.label] = run.run.encoder()

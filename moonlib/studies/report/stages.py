@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moonlib.artifacts.checksums import again
+from moonlib.artifacts.layout import FILTERS, LOG, QUARANTINE
 from moonlib.artifacts.reading import Unreadable, reading
 from moonlib.data.quarantine import Quarantine
 from moonlib.studies.report.evidence import content, curve, telling
@@ -25,7 +26,7 @@ def training(report: Report) -> Section | None:
     for run in report.runs:
         for name, stage in run.stages.items():
             curves: dict[str, list[tuple[float, float]]] = {}
-            if os.path.lexists(log := stage / "csv" / "metrics.csv"):
+            if os.path.lexists(log := stage / LOG):
                 with telling(run.problems.append):
                     curves = curve(log)
             if curves:
@@ -51,7 +52,7 @@ def training(report: Report) -> Section | None:
                 Figure(f"{name}: {unit}", xy(series, Axis("optimizer steps"), Axis(unit), about), "", legend(series))
             )
     if not figures:
-        problem = "no stage kept a csv/metrics.csv that can be read: give its trainer no other logger"
+        problem = f"no stage kept a {LOG} that can be read: give its trainer no other logger"
         report.missing.append(("Training curves", problem))
         return None
     lead = "Loss of the logged steps, in nats for InfoNCE and for clicks. Runs that share a stage share its curve."
@@ -70,11 +71,11 @@ def data(report: Report) -> Section:
             if stage is None or stage.resolve() in seen:
                 continue
             seen.add(stage.resolve())
-            filters = content(file := stage / "filters.json", run.problems)
+            filters = content(file := stage / FILTERS, run.problems)
             with telling(run.problems.append):
                 if of_stage := _filter_rows(name, filters, file):
                     rows.setdefault(run.label, []).extend(of_stage)
-            file = stage / "quarantine.jsonl"
+            file = stage / QUARANTINE
             count = 0
             if os.path.lexists(file):
                 with telling(run.problems.append), reading(file, "list of unreadable samples"):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from moonlib.artifacts.checksums import again
+from moonlib.artifacts.layout import ABTEST, EXCHANGE, SCALE
 from moonlib.metrics.bootstrap import Interval
 from moonlib.studies.report.evidence import Evidence, interval, mapping, mappings, telling, typed
 from moonlib.studies.report.figures import Axis, Figure, Row, Series, forest, legend, swatch, xy
@@ -54,7 +55,7 @@ class ABTest:
 def abtests(run: Evidence) -> list[ABTest]:
     """What RUN/abtest holds, by the name of the base."""
     found = []
-    for file in sorted((run.run.directory / "abtest").glob("*.json")):
+    for file in sorted((run.run.directory / ABTEST).glob("*.json")):
         of = ("lifts", "oracle", "share_of_oracle")
         test = typed(file, mapping(file, run.problems), dict.fromkeys(of, dict), run.problems)
         parts = [_intervals(file, test.get(name) or {}, run.problems) for name in of]
@@ -124,7 +125,7 @@ def abtest(report: Report) -> Section | None:
         previous = report.previous(report.last)
         base = previous or report.last
         words = f"moonlib abtest {base.run.directory if previous else 'BASE'} {report.last.run.directory}"
-        report.missing.append(("Simulated A/B", f"no {report.last.run.directory}/abtest/*.json: `{words}`"))
+        report.missing.append(("Simulated A/B", f"no {report.last.run.directory}/{ABTEST}/*.json: `{words}`"))
         return None
     lead = (
         "Two click models rank the same candidates for the same requests, and the simulation's shoppers click; or, of "
@@ -140,7 +141,7 @@ def _percent(found: Interval) -> Interval:
 def exchange(report: Report) -> Section | None:
     """Recall against AUC over the runs, and over checkpoints where exchange.json has them."""
     problems: list[str] = []
-    file = report.beside / "exchange.json"
+    file = report.beside / EXCHANGE
     found = typed(file, mapping(file, problems), {"points": list, "rates": list, "steer_by": dict}, problems)
     rates = [rate for rate in found.get("rates") or () if isinstance(rate, dict) and interval(rate)]
     if wrong := len(found.get("rates") or ()) - len(rates):
@@ -260,7 +261,7 @@ def _error(rate: Mapping[str, Any]) -> float:
 def scaling(report: Report) -> Section | None:
     """Every scale.json beside the runs."""
     figures: list[Figure] = []
-    for file in sorted(report.beside.glob("*/scale.json")):
+    for file in sorted(report.beside.glob(f"*/{SCALE}")):
         problems: list[str] = []
         study = typed(file, mapping(file, problems), {"points": list, "more": list, "fit": dict}, problems)
         for part in [study, *mappings(study.get("more"))]:

@@ -1,0 +1,252 @@
+"""Names and places of what moonlib writes into the folder of all runs; no other module spells them.
+
+runs/
+.stages/<fingerprint>/            a stage, made once for all runs
+.data/                            datasets that runs have built
+iter3/                            a run
+recipe.yaml  results.json  costs.json  points.json
+preprocessing, pretrain, application, application.baseline, …         links to stages
+points/pretrain-200/represent, …                                      those of evaluated checkpoints
+evaluations/  abtest/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# --- in the folder of all runs
+
+STAGES = ".stages"
+"""Folder of all stages, in that of all runs."""
+DATASETS = ".data"
+"""Folder of the datasets that runs have built, in that of all runs."""
+
+DEBUG = ".debug"
+"""Folder of debug runs: of each preset and name, a folder of all runs of its own."""
+EXCHANGE = "exchange.json"
+"""What `moonlib exchange` found, beside the first of its runs."""
+SCALE = "scale.json"
+"""What `moonlib scale` found, in the folder of the study's runs."""
+
+# --- in a run directory
+
+RECIPE = "recipe.yaml"
+"""The recipe, merged with all that it extends; an export has one too."""
+RESULTS = "results.json"
+"""The metrics, by flat keys."""
+COSTS = "costs.json"
+"""Seconds and memory of each stage."""
+CHECKPOINT_EVALUATIONS = "points.json"
+"""The checkpoint evaluations."""
+PREPROCESSING = "preprocessing"
+"""Link to the encoder's fitted preprocessing, a directory of `STAGES` like a stage's."""
+CHECKPOINT_LINKS = "points"
+"""Folder of links to the stages that evaluated a checkpoint."""
+EVALUATIONS = "evaluations"
+"""Folder of what `moonlib evaluate` measured on other data."""
+ABTEST = "abtest"
+"""Folder of what `moonlib abtest` found."""
+
+REPORT = "report.html"
+"""The report of a run; that of several runs is beside the first of them."""
+EXPORT = "config.json"
+"""What no run directory has: with it, a folder that has a recipe is an export or another model's."""
+
+# --- in the directory of a stage
+
+IDENTITY = "identity.json"
+"""All that the stage's fingerprint is made of."""
+METRICS = "metrics.json"
+"""The metrics that the stage returned, without those that are not defined."""
+UNDEFINED = "undefined.json"
+"""Why a metric was left out, by its key."""
+COST = "cost.json"
+"""Seconds that the stage took when it was made."""
+WEIGHTS = "weights.safetensors"
+"""The trained weights, of an encoder or of a click model."""
+SNAPSHOTS = "snapshots"
+"""Folder that holds ``<step>/weights.safetensors``, an encoder's checkpoints on the way."""
+CHECKPOINT = "checkpoint.ckpt"
+"""What an unfinished training resumes from."""
+LOG = "csv/metrics.csv"
+"""What a training logged, step by step."""
+PROCESSES = "processes.json"
+"""How the processes of a training on several devices find each other."""
+QUARANTINE = "quarantine.jsonl"
+"""Samples that could not be read, one a line; in a dataset, images."""
+SEARCHES = "searches.parquet"
+"""The searches of test and validation days with the rank of what was ordered; of a post-training, its filtered ones."""
+FILTERS = "filters.json"
+"""What the filters of a post-training have removed, and why."""
+PREDICTIONS = "predictions.parquet"
+"""The impressions of test and validation days with the predicted probability."""
+
+
+def partial(directory: Path) -> Path:
+    """Where a directory is made; it takes its own name once everything in it is written."""
+    return directory.with_name(f"{directory.name}.partial")
+
+
+def snapshot(stage: str | Path, step: int) -> Path:
+    """Folder of a checkpoint's weights, in the directory of a stage that trains the encoder."""
+    return Path(stage, SNAPSHOTS, str(step))
+
+
+def snapshot_steps(stage: Path) -> list[int]:
+    """Steps of the checkpoints that a stage has kept, ascending."""
+    names = [place.name for place in (stage / SNAPSHOTS).glob("*")]
+    return sorted(int(name) for name in names if name.isdecimal())  # a file browser leaves others
+
+
+def link_name(stage: str, reference: str = "") -> str:
+    """The name of a stage, or of a reference of it, in a run directory.
+
+    Args:
+        stage: its name in the recipe.
+        reference: prefix of the reference's keys in the results; empty for the stage itself.
+
+    Example:
+        >>> link_name("application"), link_name("application", "baseline/shuffled")
+        ('application', 'application.baseline.shuffled')
+    """
+    return f"{stage}.{reference.replace('/', '.')}" if reference else stage
+
+
+def stage_of(link: str) -> str:
+    """The stage of a link that `link_name` named.
+
+    Example:
+        >>> stage_of("application.baseline.shuffled")
+        'application'
+    """
+    return link.partition(".")[0]
+
+
+def reference_of(link: str) -> str:
+    """The reference's prefix of a link that `link_name` named; empty for a stage itself.
+
+    Example:
+        >>> reference_of("application.baseline.shuffled"), reference_of("application")
+        ('baseline/shuffled', '')
+    """
+    return link.partition(".")[2].replace(".", "/")
+
+
+def checkpoint_link(stage: str, step: int | None, name: str) -> str:
+    """The name, in a run directory, of a stage that evaluates a checkpoint.
+
+    Args:
+        stage: that trained the encoder.
+        step: of the checkpoint; None at the end of a stage that does not count in steps.
+        name: of the evaluating stage.
+
+    Example:
+        >>> checkpoint_link("pretrain", 200, "probing"), checkpoint_link("represent", None, "probing")
+        ('points/pretrain-200/probing', 'points/represent/probing')
+    """
+    return f"{CHECKPOINT_LINKS}/{stage}" + ("" if step is None else f"-{step}") + f"/{name}"
+
+
+def is_checkpoint_link(link: str) -> bool:
+    """Whether a name is one that `checkpoint_link` made."""
+    return link.startswith(f"{CHECKPOINT_LINKS}/")
+
+
+def runs_of(run: Path) -> Path:
+    """The folder of all runs that a run is in, where stages and datasets are; runs of a study lie deeper in it."""
+    above = run.resolve().parents
+    return next((folder for folder in above if (folder / STAGES).is_dir()), above[0])
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Places of a run.
+
+    Attributes:
+        directory: the run directory.
+        runs: the folder of all runs that it is in.
+
+    Example:
+        >>> RunLayout(Path("runs/iter3"), Path("runs")).link("application", "baseline/shuffled").as_posix()
+        'runs/iter3/application.baseline.shuffled'
+    """
+
+    directory: Path
+    runs: Path
+
+    @classmethod
+    def of(cls, directory: Path) -> RunLayout:
+        """The layout of a run that is there, see `runs_of`."""
+        return cls(directory, runs_of(directory))
+
+    @property
+    def stages(self) -> Path:
+        """The folder of all stages."""
+        return self.runs / STAGES
+
+    @property
+    def datasets(self) -> Path:
+        """The folder of the datasets that runs have built."""
+        return self.runs / DATASETS
+
+    @property
+    def recipe(self) -> Path:
+        """See `RECIPE`."""
+        return self.directory / RECIPE
+
+    @property
+    def results(self) -> Path:
+        """See `RESULTS`."""
+        return self.directory / RESULTS
+
+    @property
+    def costs(self) -> Path:
+        """See `COSTS`."""
+        return self.directory / COSTS
+
+    @property
+    def checkpoint_evaluations(self) -> Path:
+        """See `CHECKPOINT_EVALUATIONS`."""
+        return self.directory / CHECKPOINT_EVALUATIONS
+
+    @property
+    def preprocessing(self) -> Path:
+        """See `PREPROCESSING`."""
+        return self.directory / PREPROCESSING
+
+    @property
+    def checkpoint_links(self) -> Path:
+        """See `CHECKPOINT_LINKS`."""
+        return self.directory / CHECKPOINT_LINKS
+
+    @property
+    def evaluations(self) -> Path:
+        """See `EVALUATIONS`."""
+        return self.directory / EVALUATIONS
+
+    def link(self, stage: str, reference: str = "") -> Path:
+        """A stage, or a reference of it, see `link_name`."""
+        return self.directory / link_name(stage, reference)
+
+    def references(self, stage: str) -> dict[str, Path]:
+        """What is there of a stage's references, by prefix."""
+        return {reference_of(path.name): path for path in sorted(self.directory.glob(f"{stage}.*"))}
+
+    def fingerprint(self, link: str) -> str:
+        """Name of the directory, in that of all stages, which a link of the run leads to: a stage's fingerprint."""
+        return (self.directory / link).resolve().name
+
+    def abtest(self, link: str, base: str) -> Path:
+        """What a click model of the run was found worth in a test against another.
+
+        Args:
+            link: of the stage, or the reference, that trained the model.
+            base: name of the other.
+
+        Example:
+            >>> RunLayout(Path("runs/iter3"), Path("runs")).abtest("application.oracle", "iter1").as_posix()
+            'runs/iter3/abtest/oracle.vs.iter1.json'
+        """
+        reference = link.partition(".")[2]
+        return self.directory / ABTEST / (f"{reference}.vs.{base}.json" if reference else f"{base}.json")

@@ -1,0 +1,312 @@
+"""Run one step of a recipe: reuse its finished directory or make it, with its trainer, processes and costs."""
+
+from __future__ import annotations
+
+import logging
+import re
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import moonlib.compat  # noqa: F401
+import polars as pl
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from moonlib.artifacts import layout
+from moonlib.artifacts.checksums import verified
+from moonlib.artifacts.directories import attempt, link, write_json
+from moonlib.artifacts.layout import RunLayout
+from moonlib.artifacts.reading import read_json, read_mapping, read_numbers
+from moonlib.config.fingerprint import made_with
+from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint, spelled
+from moonlib.data.dataset import Dataset
+from moonlib.encoders.encoder import Encoder
+from moonlib.metrics import undefined
+from moonlib.runs.lineage import Lineage, needs_encoder
+from moonlib.runs.step import Step, seed_of, step_of
+from moonlib.stages.stage import Reference, Stage, StageContext
+from moonlib.system import processes
+from moonlib.system.disk import writing
+from moonlib.system.interruption import Interruption
+from moonlib.system.workers import FEW_FILES, shortage
+
+
+class StageError(RuntimeError):
+    """A stage that could not go on, with what can be done about it."""
+
+
+class Runner:
+    """Runs steps of one recipe over one dataset, for one run.
+
+    Args:
+        recipe: the recipe.
+        dataset: its data.
+        run: where its directories are.
+        costs: what each step took is added here, by its link.
+        interruption: where a request to end the run arrives.
+        checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
+        show: called with each line of what is to be seen of the progress; nothing is shown by default.
+        bars: show Lightning's progress bars too.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        run: RunLayout,
+        costs: dict[str, dict[str, Any]],
+        interruption: Interruption,
+        *,
+        checkpoint_seconds: float = 30.0,
+        show: Callable[[str], None] = lambda line: None,
+        bars: bool = False,
+    ) -> None:
+        self.recipe, self.dataset, self.run = recipe, dataset, run
+        self.costs, self.interruption, self.checkpoint_seconds = costs, interruption, checkpoint_seconds
+        self.show, self.bars = show, bars
+        self.cores = torch.get_num_threads()
+
+    def begin(self) -> Lineage:
+        """The lineage of the first stage: the data, and the preprocessing that the encoder has been fitted with."""
+        return Lineage(self.dataset.hash, self.fit_preprocessing())
+
+    def fit_preprocessing(self) -> str | None:
+        """Fit the encoder's preprocessing (its tokenizer) once, in a directory that later stages load it from.
+
+        Returns:
+            Its fingerprint; None without an encoder.
+        """
+        config = self.recipe.config.get("encoder")
+        if config is None:
+            return None
+        identity = {
+            "encoder": config,
+            "dataset": self.dataset.hash,
+            "seed": self.recipe.seed,
+            **made_with(config),
+        }
+        name = fingerprint(identity)
+        directory = self.run.stages / name
+        if not processes.is_first():
+            self.await_stage(directory)
+            return name
+        with (
+            costed(self.costs, layout.PREPROCESSING) as cost,
+            attempt(directory, self.waiting_for(layout.PREPROCESSING)) as partial,
+        ):
+            cost["reused"] = partial is None
+            if partial is not None:
+                self.encoder(partial, self.dataset.splits.known(self.dataset.table("products")))
+                write_json(partial / layout.IDENTITY, spelled(identity))
+        link(self.run.preprocessing, directory)
+        return name
+
+    def encoder(self, preprocessing: Path, products: pl.DataFrame) -> Encoder:
+        """A fresh encoder with its first weights, which depend on the recipe's seed and nothing else.
+
+        Args:
+            preprocessing: where its fitted preprocessing is.
+            products: to fit it on where it is not; of no consequence otherwise.
+        """
+        encoder = self.recipe.encoder()
+        assert encoder is not None
+        seed_everything(seed_of(self.recipe.seed, "encoder"), verbose=False)
+        encoder.setup(products, verified(preprocessing))
+        return encoder
+
+    def step(self, stage: StageRecipe, lineage: Lineage, module: Stage | None = None, prefix: str = "") -> Step:
+        """A stage of the recipe as a step that can be run.
+
+        Args:
+            stage: its part of the recipe.
+            lineage: what the stages before it have left.
+            module: the stage itself, where it is constructed already.
+            prefix: of the reference that it is, if any.
+
+        Raises:
+            RecipeError: the stages before it have not left what it needs.
+        """
+        module = module or stage.module()
+        needs = module.needs
+        if needs_encoder(needs) and lineage.preprocessing is None:
+            raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs an encoder: declare one")
+        # The dataset's own representations are part of its hash, and so of the fingerprint.
+        if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
+            raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
+        return step_of(stage, module, lineage, seed=self.recipe.seed, prefix=prefix)
+
+    def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:
+        """The same stage with a reference's arguments in place of the recipe's."""
+        return self.step(stage.override(dict(reference.module)), lineage, prefix=reference.prefix)
+
+    def run_step(self, step: Step) -> dict[str, float]:
+        """Run a step, or reuse its finished directory; link it into the run.
+
+        Returns:
+            Its metrics.
+        """
+        directory = self.run.stages / step.fingerprint
+        waiting = self.waiting_for(step.link)
+        with costed(self.costs, step.link) as cost, attempt(directory, waiting, but=[layout.CHECKPOINT]) as partial:
+            cost["reused"] = partial is None
+            if partial is not None:
+                start = time.perf_counter()
+                metrics = undefined.leave_out(self.run_module(step, partial), partial)
+                write_json(partial / layout.IDENTITY, spelled(step.identity))
+                write_json(partial / layout.METRICS, metrics)
+                write_json(partial / layout.COST, {"seconds": round(time.perf_counter() - start, 2)})
+        if cost["reused"]:
+            cost["first_run"] = read_mapping(directory / layout.COST)
+        link(self.run.directory / step.link, directory)
+        took = "taken over" if cost["reused"] else f"{cost['seconds']:.1f} s"
+        self.show(f"{step.link:28s} {took:>10s}  {directory}")
+        self.report_quarantine(directory)
+        self.report_undefined(directory)
+        return read_numbers(directory / layout.METRICS)
+
+    def run_module(self, step: Step, partial: Path) -> dict[str, float]:
+        """Let a stage do its work, together with the other processes where its trainer has several devices."""
+        trainer = self.trainer(step, partial)
+        meeting = partial / layout.PROCESSES
+        if trainer.world_size > 1:
+            processes.end_group_at_exit()
+            write_json(meeting, processes.meeting_point())
+        try:
+            with writing(partial):
+                return step.module.run(self.context(step, trainer, partial))
+        except (RuntimeError, OSError, EOFError) as error:
+            # A signal to the whole process group ends the loaders too: it is the signal that explains their death.
+            self.interruption.check()
+            key = f"stages.{step.recipe.name}.data.workers"
+            if told := shortage(error):
+                raise StageError(
+                    f"{step.link}: {told}, or use fewer loaders (--{key} 0). The same command continues this run"
+                ) from error
+            # One that dies while it hands a batch over leaves a broken connection and no other word; and torch words it
+            # by whether the signal or the empty queue came first.
+            died = re.search(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", str(error))
+            if died or isinstance(error, (ConnectionError, EOFError)):
+                limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                files = f"; or it may not open more than {limit} files (ulimit -n)" if limit < FEW_FILES else ""
+                raise StageError(
+                    f"{step.link}: a loader process was killed, by hand or by the system for want of memory{files}, or "
+                    f"ended at an error shown above. The same command continues this run, also with a lower {key}"
+                ) from error
+            raise
+        finally:
+            meeting.unlink(missing_ok=True)
+
+    def accompany(self, step: Step) -> None:
+        """Another process's part of a stage: join a training on several devices, and wait for the stage's end."""
+        directory = self.run.stages / step.fingerprint
+        partial = layout.partial(directory)
+        meeting = partial / layout.PROCESSES
+        trainer = self.trainer(step, partial)
+        if trainer.world_size > 1:
+            processes.end_group_at_exit()
+            for _ in processes.waiting(f"begin with {step.link} in {partial}"):
+                if directory.exists():
+                    break
+                if meeting.exists() and read_json(meeting) == processes.meeting_point():
+                    step.module.run(self.context(step, trainer, partial))
+                    break
+        self.await_stage(directory)
+
+    def await_stage(self, directory: Path) -> None:
+        """Wait until the first process has finished a directory."""
+        for _ in processes.waiting(f"finish {directory}"):
+            if directory.exists():
+                break
+
+    def waiting_for(self, name: str) -> Callable[[str], None]:
+        """What to show while another run makes the same stage."""
+        return lambda holder: self.show(f"{name:28s}   waiting: {holder} is making this stage")
+
+    def report_quarantine(self, directory: Path) -> None:
+        """Say how many samples a stage could not read."""
+        file = directory / layout.QUARANTINE
+        if file.exists():
+            lines = len(file.read_bytes().splitlines())
+            self.show(f"{'':28s} {lines} samples could not be read, see {file}")
+
+    def report_undefined(self, directory: Path) -> None:
+        """Say which metrics of a stage are not defined, and why."""
+        for sentence in undefined.sentences(undefined.noted(directory)):
+            self.show(f"{'':28s} {sentence}, see {directory / layout.UNDEFINED}")
+
+    def trainer(self, step: Step, directory: Path) -> Trainer:
+        """The trainer of a stage, writing its logs to ``directory``."""
+        return step.recipe.trainer(
+            default_root_dir=str(directory),
+            logger=[
+                CSVLogger(directory, name="", version="csv"),
+                TensorBoardLogger(directory, name="", version="logs"),
+            ],
+            callbacks=[RichProgressBar(leave=False)] if self.bars else [],
+            enable_progress_bar=self.bars,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+    def context(self, step: Step, trainer: Trainer, directory: Path) -> StageContext:
+        """What the stage is given; everything random after this call follows from the stage's own seed."""
+        needs, reads = step.module.needs, step.reads
+        processes.share_cores(trainer, self.cores)
+        encoder = None
+        if needs_encoder(needs):
+            assert reads.preprocessing is not None
+            nobody = pl.from_arrow(self.dataset.arrow("products").slice(0, 0))
+            assert isinstance(nobody, pl.DataFrame)
+            encoder = self.encoder(self.run.stages / reads.preprocessing, nobody)
+        seed_everything(step.seed, verbose=False)
+        representations = self.dataset.representations if "representations" in needs else None
+        if reads.representations:
+            representations = self.run.stages / reads.representations
+        return StageContext(
+            dataset=self.dataset,
+            data=step.recipe.data(),
+            trainer=trainer,
+            directory=directory,
+            seed=step.seed,
+            encoder=encoder,
+            weights=self.run.stages / reads.weights / layout.WEIGHTS if reads.weights else None,
+            representations=representations,
+            interruption=self.interruption,
+            checkpoint_seconds=self.checkpoint_seconds,
+            snapshot_every=step.recipe.probe.every if step.recipe.probe else None,
+        )
+
+
+@contextmanager
+def costed(costs: dict[str, dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
+    """Note the seconds, and the peak resident memory so far in GB of this process and of its largest child."""
+    cost = costs[name] = {}
+    start = time.perf_counter()
+    yield cost
+    cost["seconds"] = round(time.perf_counter() - start, 2)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
+    peaks = [resource.getrusage(who).ru_maxrss * unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cost["peak_gb"], cost["peak_child_gb"] = (round(peak / 2**30, 2) for peak in peaks)
+
+
+def quiet() -> None:
+    """Leave Lightning's hints out: what a user can act on, moonlib says itself."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*num_workers.*bottleneck.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # What an attempt that was cut off has logged was put aside, see moonlib.stages.training.
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
+    # It is not the loader that resumes here but its sampler, see moonlib.stages.training.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -1,0 +1,59 @@
+"""A step of a run: one stage, or one reference of it, with the fingerprint that names its directory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from moonlib.artifacts.layout import link_name
+from moonlib.config.fingerprint import made_with, material_stage
+from moonlib.config.recipe import StageRecipe, fingerprint
+from moonlib.runs.lineage import Lineage
+from moonlib.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage, or a reference of it, that is about to run.
+
+    Attributes:
+        link: its name in the run directory.
+        prefix: of its keys in results.json, empty for the stage itself.
+        recipe: its part of the recipe.
+        module: the stage.
+        reads: what it reads of the stages before it.
+        seed: what it seeds itself with.
+        identity: what its fingerprint is made of.
+        fingerprint: name of its directory in that of all stages.
+    """
+
+    link: str
+    prefix: str
+    recipe: StageRecipe
+    module: Stage
+    reads: Lineage
+    seed: int
+    identity: dict[str, Any]
+    fingerprint: str
+
+
+def step_of(stage: StageRecipe, module: Stage, lineage: Lineage, *, seed: int, prefix: str = "") -> Step:
+    """Fingerprint a stage: its configuration, the data and what it reads of the stages before it.
+
+    Args:
+        stage: its part of the recipe.
+        module: the stage itself.
+        lineage: what the stages before it have left, by fingerprint.
+        seed: the recipe's.
+        prefix: of the reference that it is, if any.
+    """
+    reads, config, own_seed = lineage.read(module.needs), material_stage(stage.config), seed_of(seed, stage.name)
+    identity = {"config": config, **asdict(reads), "seed": own_seed, **made_with(config)}
+    link = link_name(stage.name, prefix)
+    return Step(link, prefix, stage, module, reads, own_seed, identity, fingerprint(identity))
+
+
+def seed_of(seed: int, name: str) -> int:
+    """The seed of a stage: a function of the recipe's seed and the stage's name, in 32 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
