@@ -36,6 +36,7 @@ from moonlib.encoders.encoder import Encoder
 from moonlib.metrics import undefined
 from moonlib.runs import points
 from moonlib.runs.ownership import claimed
+from moonlib.runs.results import Legend, beside, read_legend, write_legend
 from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.stages.training import CHECKPOINT
@@ -138,9 +139,9 @@ def fit(
         with costed(costs, "data"):
             dataset = Dataset(recipe.source().prepare(runs / DATASETS))
         iteration = Iteration(recipe, dataset, runs / STAGES, run, console, costs, interruption, checkpoint_seconds)
-        results, references = iteration.run_stages()
+        results, legend = iteration.run_stages()
     if processes.is_first():
-        console.print(closing_tables(run.name, results, references, costs))
+        console.print(closing_tables(run.name, results, legend.references, costs))
         console.print(f"run: {run}", soft_wrap=True)
         console.print(f"next: {next_command(recipe)}", soft_wrap=True)
     return run
@@ -216,14 +217,14 @@ class Iteration:
         self.lineage = Lineage(dataset.hash, None)
         self.cores = torch.get_num_threads()
 
-    def run_stages(self) -> tuple[dict[str, float], dict[str, str]]:
+    def run_stages(self) -> tuple[dict[str, float], Legend]:
         """Run every stage with its references, and write results.json and costs.json after each.
 
         Returns:
-            The results, and the title of each reference's prefix.
+            The results, and what they mean.
         """
         results: dict[str, float] = {}
-        titles: dict[str, str] = {}
+        legend = Legend()
         before = read_numbers(self.run / "results.json") if (self.run / "results.json").exists() else {}
         before, _ = undefined.parted(before)  # earlier versions wrote NaN
         self.fit_preprocessing()
@@ -233,13 +234,14 @@ class Iteration:
             steps = [main]
             for reference in module.references(self.dataset):
                 steps.append(self.reference_step(stage, reference))
-                titles[reference.prefix] = reference.title
             for step in steps:
                 if not processes.is_first():
                     self.accompany(step)
                     continue
                 metrics = self.run_step(step)
-                results |= {f"{step.prefix}/{key}" if step.prefix else key: value for key, value in metrics.items()}
+                legend |= read_legend(self.stages / step.fingerprint) or legend_of(step, self.dataset)
+                write_legend(self.run, (read_legend(self.run) or Legend()) | legend)
+                results |= {beside(key, step.prefix): value for key, value in metrics.items()}
                 # What a former pass over this run has found stays until it is found again.
                 write_json(self.run / "results.json", dict(sorted((before | results).items())))
                 write_json(self.run / "costs.json", self.costs)
@@ -248,10 +250,11 @@ class Iteration:
             elif main.module.provides == "representations":
                 self.lineage.representations = main.fingerprint
         if processes.is_first():
+            write_legend(self.run, legend)
             write_json(self.run / "results.json", dict(sorted(results.items())))
             if any(stage.probe for stage in self.recipe.stages.values()):
                 points.evaluate(self)
-        return results, titles
+        return results, legend
 
     def fit_preprocessing(self) -> None:
         """Fit the encoder's preprocessing (its tokenizer) once, in a directory that later stages load it from."""
@@ -330,6 +333,7 @@ class Iteration:
                 metrics = undefined.leave_out(self.run_module(step, partial), partial)
                 write_json(partial / "identity.json", spelled(step.identity))
                 write_json(partial / "metrics.json", metrics)
+                write_legend(partial, legend_of(step, self.dataset))
                 write_json(partial / "cost.json", {"seconds": round(time.perf_counter() - start, 2)})
         if cost["reused"]:
             cost["first_run"] = read_mapping(directory / "cost.json")
@@ -452,6 +456,11 @@ class Iteration:
             checkpoint_seconds=self.checkpoint_seconds,
             snapshot_every=step.recipe.probe.every if step.recipe.probe else None,
         )
+
+
+def legend_of(step: Step, dataset: Dataset) -> Legend:
+    """What a stage's results mean; only the stage itself has references beside it."""
+    return Legend.of(step.module, () if step.prefix else step.module.references(dataset))
 
 
 @contextmanager

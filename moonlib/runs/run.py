@@ -25,6 +25,7 @@ from moonlib.metrics import undefined
 from moonlib.registry import registry
 from moonlib.representations.store import Representations
 from moonlib.runs.iteration import seed_of
+from moonlib.runs.results import beside
 from moonlib.sources.shards import Shards
 from moonlib.stages.represent import RepresentData
 from moonlib.stages.stage import Stage, StageContext
@@ -121,7 +122,7 @@ class Run:
             for link in (stage, *(path.name for path in sorted(self.directory.glob(f"{stage}.*")))):
                 prefix = link.partition(".")[2].replace(".", "/")
                 reasons = undefined.noted((self.directory / link).resolve())
-                found |= {f"{prefix}/{key}" if prefix else key: why for key, why in reasons.items()}
+                found |= {beside(key, prefix): why for key, why in reasons.items()}
         return found
 
     @cached_property
