@@ -368,8 +368,9 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
 
     Returns:
         What the file holds: ``run``, ``encoder``, ``dataset`` (name, version, hash, directory), ``references`` (title
-        of each reference's prefix), ``metrics`` (title and direction of each, by its key), ``results`` (flat keys as in results.json), ``undefined`` (why a metric is not
-        among them, by its key) and ``left_out`` (columns of queries whose segments are not there).
+        of each reference's prefix), ``metrics`` (title and direction of each, by its key), ``results`` (flat keys as in
+        results.json), ``undefined`` (why a metric is not among them, by its key) and ``left_out`` (columns of queries
+        whose segments are not there).
 
     Raises:
         RunError: see `Run.encoder`.

@@ -108,8 +108,12 @@ def points_of(run: Path, recipe: Recipe) -> list[Point]:
     return [*(point for point in found if point.key != final.key), final]
 
 
-def chain(dataset: Dataset) -> dict[str, StageRecipe]:
-    """The stages of `CHAIN` that a dataset has the data for."""
+def chain(dataset: Dataset, recipe: Recipe | None = None) -> dict[str, StageRecipe]:
+    """The stages of `CHAIN` that a dataset has the data for, with the metrics that a recipe names.
+
+    A recipe's stages of other classes follow that read nothing but representations and provide nothing: what a plugin
+    measures of representations is measured at every point.
+    """
     splits: tuple[Split, ...] = ("train", *EVALUATED)
     there = {
         "probing": True,
@@ -119,7 +123,16 @@ def chain(dataset: Dataset) -> dict[str, StageRecipe]:
     }
     fitting = {"ks": [k for k in (10, 100) if k <= dataset.counts["products"]]}
     sections = merge(CHAIN, {"retrieval": {"module": {"init_args": fitting}}})
-    return {name: StageRecipe(name, section) for name, section in sections.items() if there[name]}
+    links = {name: StageRecipe(name, section) for name, section in sections.items()}
+    names = {type(stage.module()): name for name, stage in links.items()}
+    for name, stage in recipe.stages.items() if recipe else ():
+        module = stage.module()
+        if link := names.get(type(module)):
+            if metrics := stage.written["module"].get("init_args", {}).get("metrics"):
+                links[link] = links[link].override({"metrics": metrics})
+        elif module.provides is None and module.needs == {"representations"} and name not in links:
+            links[name] = StageRecipe(name, merge(stage.written, {"trainer": ONE_DEVICE}))
+    return {name: stage for name, stage in links.items() if there.get(name, True)}
 
 
 def light_represent(recipe: Recipe) -> StageRecipe:
@@ -146,7 +159,7 @@ def evaluate(iteration: Iteration) -> list[dict[str, Any]]:
         One mapping per point: ``stage``, ``step``, ``key`` (see `Point`), and ``metrics`` by key, those of validation
         days under ``valid/``.
     """
-    found, links = [], chain(iteration.dataset)
+    found, links = [], chain(iteration.dataset, iteration.recipe)
     for point in points_of(iteration.run, iteration.recipe):
         metrics = {key: value for part in evaluated(iteration, point, links) for key, value in part.items()}
         about = {"stage": point.stage, "step": point.step, "key": point.key}

@@ -137,8 +137,9 @@ def require_same_rows(mine: pl.DataFrame, others: pl.DataFrame, names: str) -> N
 
 
 def show(interval: Interval) -> str:
-    """A difference as text."""
-    return f"{interval.estimate:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    """A difference as text, without an interval where none is known."""
+    ends = "" if np.isnan(interval.low) else f" [{interval.low:+.4f}, {interval.high:+.4f}]"
+    return f"{interval.estimate:+.4f}{ends}"
 
 
 def resampled_metrics(

@@ -115,8 +115,7 @@ def _metric_table(report: Report, task: str) -> Table:
     caption = f"{name}, test days"
     if not measured:
         caption += "; no intervals, which need the rows that searches.parquet and predictions.parquet keep"
-    else:
-        caption += _lower(report, keys.values())
+    caption += _lower(report, keys.values())
     if titles:
         caption += f"; {', '.join(titles.values())}: of {last.label}"
     return Table(caption, ["", *(run.label for run in newest_first), *titles.values()], groups)
