@@ -90,9 +90,9 @@ class Legend:
 
     @property
     def baselines_first(self) -> dict[str, str]:
-        """The titles of the references, those of baselines before those of upper bounds."""
-        ordered = sorted(self.references.items(), key=lambda each: not each[0].startswith("baseline"))
-        return dict(ordered)
+        """The titles of the references: the baseline, other baselines, and then upper bounds and what else there is."""
+        ordered = sorted(self.references, key=lambda prefix: (not prefix.startswith("baseline"), "/" in prefix))
+        return {prefix: self.references[prefix] for prefix in ordered}
 
 
 def beside(key: MetricKey | str, reference: str) -> str:

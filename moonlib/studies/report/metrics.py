@@ -83,14 +83,11 @@ def _standing(report: Report, key: str) -> Figure | None:
 
 def _metric_table(report: Report, task: str) -> Table:
     """A row per metric and segment, a column per run, and the last run's references."""
-    keys = {
-        text: key
-        for run in report.runs
-        for text, key in run.legend.own(run.results).items()
-        if (key.task or key.name) == task
-    }
+    found = {text: key for run in report.runs for text, key in run.legend.own(run.results).items()}
+    of_task = [(text, key) for text, key in found.items() if (key.task or key.name) == task]
+    keys = dict(sorted(of_task, key=lambda each: _order(report, each[1])))
     segments: dict[str, list[str]] = {segment: [] for segment in SEGMENTS}
-    for text, parsed in sorted(keys.items(), key=lambda each: _order(report, each[1])):
+    for text, parsed in keys.items():
         segments.setdefault(parsed.segment if str(parsed.whole) in keys else "", []).append(text)
     newest_first = report.runs[::-1]
     last = report.last
