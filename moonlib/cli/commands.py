@@ -101,14 +101,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a run's encoder on another dataset."""
     from moonlib.inference.verbs import evaluate
     from moonlib.metrics.undefined import is_of_validation, sentences
-    from moonlib.runs.tables import metric_tables
+    from moonlib.runs.tables import metric_tables, own_keys
     from moonlib.system.console import Terminal
 
     found = evaluate(arguments.run, arguments.data, arguments.out, workers=arguments.workers)
     results, references = found["results"], found["references"]
-    prefixes = (*(f"{prefix}/" for prefix in references), "valid/")
-    keys = [key for key in results if not key.startswith(prefixes) and key.rpartition("@")[0] not in results]
-    Terminal(120).print(*metric_tables(keys, Path(found["run"]).name, results, references))
+    Terminal(120).print(*metric_tables(own_keys(results, references), Path(found["run"]).name, results, references))
     for sentence in sentences({key: why for key, why in found["undefined"].items() if not is_of_validation(key)}):
         say(sentence)
     say(found["file"])

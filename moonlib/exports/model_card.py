@@ -15,6 +15,7 @@ from moonlib.artifacts.layout import PREPROCESSING, stage_of
 from moonlib.artifacts.reading import numbers
 from moonlib.config.typing import class_path
 from moonlib.metrics.undefined import is_of_validation, sentences
+from moonlib.runs.results import beside, legend_of_run
 from moonlib.runs.run import Run, RunError
 from moonlib.sources.marketplace.source import Marketplace
 from moonlib.system.terminal import visible
@@ -22,17 +23,6 @@ from moonlib.system.versions import DISTRIBUTION
 
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
-
-REFERENCES = {
-    "baseline/chance": "chance",
-    "baseline/thumbnail": "thumbnail",
-    "baseline/untrained": "untrained",
-    "baseline": "id only",
-    "baseline/shuffled": "shuffled",
-    "oracle": "oracle",
-    "ceiling": "ceiling",
-}
-"""Prefixes of references, as in results.json, and how they are called; in the order of the columns."""
 
 SIMULATED = class_path(Marketplace)
 
@@ -59,7 +49,7 @@ def model_card(run: Run, encoder: Encoder, described: Mapping[str, Any], recipe:
         Markdown with the front matter that the Hugging Face hub reads. What users wrote is escaped.
 
     Raises:
-        RunError, Unreadable: results.json or costs.json can't be read.
+        RunError, Unreadable: results.json, legend.json or costs.json can't be read.
     """
     sections = [
         _front_matter(encoder, license),
@@ -195,11 +185,10 @@ def _results(run: Run) -> list[str]:
     if not file.exists():
         return ["The run has no results."]
     results = numbers(run.results, file)
-    prefixes = _prefixes(run)
-    own = [key for key in results if not key.startswith((*(f"{prefix}/" for prefix in prefixes), "valid/"))]
+    legend = legend_of_run(run.directory, run.config["stages"])
     tasks: dict[str, list[str]] = {}
-    for key in own:
-        tasks.setdefault(key.partition("/")[0], []).append(key)
+    for text, key in legend.own(results).items():
+        tasks.setdefault(key.task or key.name, []).append(text)
     if not tasks:
         return ["The run has no results.", *_undefined(run)]
     parts = [
@@ -207,13 +196,13 @@ def _results(run: Run) -> list[str]:
         "`@new` is of products listed after the end of training, `@32d` of the first 32 dimensions, and so on."
     ]
     for _, keys in sorted(tasks.items(), key=lambda task: (not task[0].endswith("_search"), task[0])):
-        columns = {"this encoder": ""} | {
-            title: f"{prefix}/"
-            for prefix, title in prefixes.items()
-            if any(f"{prefix}/{key}" in results for key in keys)
+        columns = {"": "this encoder"} | {
+            prefix: title
+            for prefix, title in legend.baselines_first.items()
+            if any(beside(key, prefix) in results for key in keys)
         }
-        rows = [[plain(key), *(_number(results.get(f"{prefix}{key}")) for prefix in columns.values())] for key in keys]
-        parts.append(table(["metric", *map(plain, columns)], rows))
+        rows = [[plain(key), *(_number(results.get(beside(key, prefix))) for prefix in columns)] for key in keys]
+        parts.append(table(["metric", *map(plain, columns.values())], rows))
     return parts + _undefined(run)
 
 
@@ -225,15 +214,6 @@ def _undefined(run: Run) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
-
-
-def _prefixes(run: Run) -> dict[str, str]:
-    """Prefix and title of the references that the run has."""
-    found = {prefix for stage in run.config["stages"] for prefix in run.layout.references(stage)}
-    known = [prefix for prefix in REFERENCES if prefix in found]
-    return {
-        prefix: REFERENCES.get(prefix, prefix.rpartition("/")[2]) for prefix in [*known, *sorted(found - set(known))]
-    }
 
 
 def _training(run: Run, described: Mapping[str, Any], recipe: str) -> list[str]:

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +40,7 @@ from moonlib.inference.hits import Hit
 from moonlib.metrics import undefined
 from moonlib.representations.index import Index, build_index, nearest
 from moonlib.representations.store import Representations, write_parquet
+from moonlib.runs.results import Legend, beside
 from moonlib.runs.run import Run, RunError
 from moonlib.runs.runner import quiet
 from moonlib.stages.represent import Represent
@@ -368,8 +369,9 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
 
     Returns:
         What the file holds: ``run``, ``encoder``, ``dataset`` (name, version, hash, directory), ``references`` (title
-        of each reference's prefix), ``results`` (flat keys as in results.json), ``undefined`` (why a metric is not
-        among them, by its key) and ``left_out`` (columns of queries whose segments are not there).
+        of each reference's prefix), ``metrics`` (title and direction of each, by its key), ``results`` (flat keys as in
+        results.json), ``undefined`` (why a metric is not among them, by its key) and ``left_out`` (columns of queries
+        whose segments are not there).
 
     Raises:
         RunError: see `Run.encoder`.
@@ -381,10 +383,10 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
     main = stage.module()
     assert isinstance(main, Represent)
     steps: list[tuple[str, StageRecipe]] = [("", stage)]
-    titles: dict[str, str] = {}
-    for reference in main.references(dataset):
-        titles[reference.prefix] = reference.title
-        steps.append((f"{reference.prefix}/", stage.override(dict(reference.module))))
+    references = main.references(dataset)
+    legend = Legend.of(main, references)
+    for reference in references:
+        steps.append((reference.prefix, stage.override(dict(reference.module))))
     columns = dataset.arrow("queries").column_names
     segments = [column for column in stage.data().segments if column in columns]
     lacking = [column for column in stage.data().segments if column not in columns]
@@ -409,10 +411,10 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
         with tempfile.TemporaryDirectory(prefix=f".{file.stem}.", dir=file.parent) as scratch:
             context = StageContext(dataset, settings, trainer, Path(scratch), seed=0, encoder=encoder)
             metrics = module.retrieval(context)
-            left_out |= {f"{prefix}{key}": why for key, why in undefined.noted(context.directory).items()}
+            left_out |= {beside(key, prefix): why for key, why in undefined.noted(context.directory).items()}
         if not metrics:
             raise ValueError(f"{dataset.directory} has no search of validation or test days that ended in an order")
-        results |= {f"{prefix}{key}": value for key, value in metrics.items()}
+        results |= {beside(key, prefix): value for key, value in metrics.items()}
     found = {
         "run": str(source.directory),
         "encoder": fingerprint,
@@ -422,7 +424,8 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
             "hash": dataset.hash,
             "directory": str(dataset.directory),
         },
-        "references": titles,
+        "references": dict(legend.references),
+        "metrics": {key: asdict(meaning) for key, meaning in legend.metrics.items()},
         "results": dict(sorted(results.items())),
         "undefined": dict(sorted(left_out.items())),
         "left_out": lacking,

@@ -44,6 +44,7 @@ def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor
 class AUC(RowMetric):
     """`auc` over all rows seen; float64."""
 
+    title = "AUC"
     higher_is_better = True
 
     def update(self, scores: Tensor, labels: Tensor) -> None:

@@ -2,57 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import moonlib.compat  # noqa: F401  (before torchmetrics)
 import polars as pl
 import torch
+from torch import Tensor
+from torchmetrics import Metric
 
-from moonlib.metrics.auc import auc
-from moonlib.metrics.ece import ece
-from moonlib.metrics.gauc import gauc
-from moonlib.metrics.log_loss import log_loss
-from moonlib.metrics.ne import ne
-from moonlib.metrics.pcoc import pcoc
+from moonlib.metrics.auc import AUC
+from moonlib.metrics.ece import ECE
+from moonlib.metrics.gauc import GAUC
+from moonlib.metrics.log_loss import LogLoss
+from moonlib.metrics.metric import arguments_of, measured, name_of
+from moonlib.metrics.ne import NE
+from moonlib.metrics.pcoc import PCOC
 
 COLUMNS = ("probability", "clicked", "user_id")
 """What a table of predictions holds."""
 
 
-def ctr_metrics(predictions: pl.DataFrame) -> dict[str, float]:
-    """All CTR metrics of n predictions.
+def own_metrics() -> list[Metric]:
+    """AUC, GAUC, log loss, NE, PCOC and ECE. RCE is not among them: it is 100 · (1 - NE)."""
+    return [AUC(), GAUC(), LogLoss(), NE(), PCOC(), ECE()]
+
+
+def ctr_metrics(predictions: pl.DataFrame, metrics: Sequence[Metric] | None = None) -> dict[str, float]:
+    """CTR metrics of n predictions.
 
     Args:
-        predictions: n rows with probability float64, clicked bool and user_id int64 (for GAUC).
+        predictions: n rows with probability float64, clicked bool and user_id int64 (for GAUC); search_id int64 for a
+            metric that reads ``groups``.
+        metrics: what to compute; `own_metrics` if not given.
 
     Returns:
-        ``auc``, ``gauc``, ``logloss``, ``ne``, ``pcoc``, ``ece``; NaN for one that these rows do not define, such as
-        the AUC of rows of one class. RCE is not among them: it is 100 · (1 - ``ne``).
+        By the name of each metric, ``auc``, ``gauc``, ``logloss``, ``ne``, ``pcoc`` and ``ece``; NaN for one that these
+        rows do not define, such as the AUC of rows of one class.
 
     Raises:
         ValueError: if a column is missing or holds a null, or a metric refuses its rows.
     """
-    missing = [name for name in COLUMNS if name not in predictions.columns]
+    metrics = own_metrics() if metrics is None else metrics
+    columns = ctr_columns(predictions, metrics)
+    return {name_of(metric): measured(metric, columns) for metric in metrics}
+
+
+def ctr_columns(predictions: pl.DataFrame, metrics: Sequence[Metric]) -> dict[str, Tensor]:
+    """What click metrics read of predictions, by the names in `moonlib.metrics.metric.READS`; see `ctr_metrics`."""
+    grouped = any("groups" in arguments_of(metric).values() for metric in metrics)
+    names = (*COLUMNS, "search_id") if grouped else COLUMNS
+    missing = [name for name in names if name not in predictions.columns]
     if missing:
-        raise ValueError(f"predictions need {', '.join(COLUMNS)}; there is no {' and no '.join(missing)}")
-    for name in COLUMNS:
+        raise ValueError(f"predictions need {', '.join(names)}; there is no {' and no '.join(missing)}")
+    for name in names:
         if nulls := predictions[name].null_count():
             raise ValueError(f"{nulls} of {len(predictions)} values of {name} are null")
-    p, y, u = (torch.from_numpy(predictions[name].to_numpy().copy()) for name in COLUMNS)
-    values = {
-        "auc": auc(p, y),
-        "gauc": gauc(p, y, u),
-        "logloss": log_loss(p, y),
-        "ne": ne(p, y),
-        "pcoc": pcoc(p, y),
-        "ece": ece(p, y),
-    }
-    return {name: float(value) for name, value in values.items()}
+    p, y, u, *groups = (torch.from_numpy(predictions[name].to_numpy().copy()) for name in names)
+    return {"probabilities": p, "scores": p, "labels": y, "users": u} | ({"groups": groups[0]} if groups else {})
 
 
-def segment_table(predictions: pl.DataFrame, segment: str) -> pl.DataFrame:
-    """All CTR metrics of each segment of the predictions.
+def segment_table(predictions: pl.DataFrame, segment: str, metrics: Sequence[Metric] | None = None) -> pl.DataFrame:
+    """CTR metrics of each segment of the predictions.
 
     Args:
         predictions: as `ctr_metrics` takes them, with the column of the segment beside.
         segment: a column whose values part the rows, such as a category, a region or a flag.
+        metrics: as `ctr_metrics` takes them.
 
     Returns:
         One row per value of the segment, ascending; rows whose value is null are a segment of their own, the first.
@@ -73,12 +88,14 @@ def segment_table(predictions: pl.DataFrame, segment: str) -> pl.DataFrame:
     """
     if segment not in predictions.columns:
         raise ValueError(f"predictions have no column '{segment}' to part them by; they have {predictions.columns}")
-    table = predictions.select(*COLUMNS, pl.col(segment).alias("segment")).sort("segment")
-    metrics = [ctr_metrics(part) for part in table.partition_by("segment", maintain_order=True)]
+    metrics = own_metrics() if metrics is None else metrics
+    there = [name for name in (*COLUMNS, "search_id") if name in predictions.columns]
+    table = predictions.select(*there, pl.col(segment).alias("segment")).sort("segment")
+    found = [ctr_metrics(part, metrics) for part in table.partition_by("segment", maintain_order=True)]
     counts = table.group_by("segment", maintain_order=True).agg(
         rows=pl.len().cast(pl.Int64),
         clicks=pl.col("clicked").sum().cast(pl.Int64),
         base_rate=pl.col("clicked").mean(),
     )
-    schema = dict.fromkeys(ctr_metrics(table.clear()), pl.Float64)
-    return counts.rename({"segment": segment}).hstack(pl.DataFrame(metrics, schema).fill_nan(None))
+    schema = dict.fromkeys(map(name_of, metrics), pl.Float64)
+    return counts.rename({"segment": segment}).hstack(pl.DataFrame(found, schema).fill_nan(None))

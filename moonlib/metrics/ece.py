@@ -51,6 +51,7 @@ class ECE(RowMetric):
         ValueError: if ``bins`` is below 1.
     """
 
+    title = "ECE"
     higher_is_better = False
 
     def __init__(self, bins: int = 20, **kwargs: Any) -> None:
@@ -66,3 +67,15 @@ class ECE(RowMetric):
     def compute(self) -> Tensor:
         """The calibration error; NaN without rows."""
         return ece(self.column("scores"), self.column("labels"), self.bins)
+
+    def sums(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`: the bins are those of all rows, and stay so."""
+        probabilities, labels = check_probabilities(probabilities, labels)
+        found = probabilities.new_zeros(len(labels), 1 + self.bins)
+        found[:, 0] = 1
+        bins = 1 + equal_mass_bins(probabilities, self.bins)
+        return found.scatter_(1, bins.unsqueeze(1), (probabilities - labels).unsqueeze(1))
+
+    def of_sums(self, sums: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        return sums[1:].abs().sum(dim=0) / sums[0]

@@ -135,6 +135,7 @@ class GAUC(RowMetric):
     """
 
     columns: ClassVar[dict[str, torch.dtype]] = {**RowMetric.columns, "users": torch.int64}
+    title = "GAUC"
     higher_is_better = True
 
     def __init__(
@@ -156,6 +157,21 @@ class GAUC(RowMetric):
         """The GAUC; NaN where all users are dropped or weigh nothing."""
         rows = self.column("scores"), self.column("labels"), self.column("users")
         return gauc(*rows, self.weighting, self.single_class)
+
+    def sums(self, scores: Tensor, labels: Tensor, users: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`: a user's AUC counts with the first of the user's rows."""
+        per_user = user_auc(scores, labels, users, self.single_class)
+        weights = per_user.weights(self.weighting)
+        distinct, user = users.unique(return_inverse=True)
+        rows = torch.arange(len(users))
+        first = rows.new_full((len(distinct),), len(users)).scatter_reduce(0, user, rows, "amin")
+        found = torch.zeros(len(users), 2, dtype=torch.float64)
+        found[first[torch.searchsorted(distinct, per_user.users)]] = torch.stack([weights * per_user.auc, weights], 1)
+        return found
+
+    def of_sums(self, sums: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        return sums[0] / sums[1]
 
 
 def check_users(users: Tensor, scores: Tensor) -> None:

@@ -46,6 +46,8 @@ def log_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
 class LogLoss(Metric):
     """`log_loss` over all rows seen; float64."""
 
+    name = "logloss"
+    title = "log loss, nats"
     full_state_update = False
     higher_is_better = False
     total: Tensor
@@ -64,3 +66,12 @@ class LogLoss(Metric):
     def compute(self) -> Tensor:
         """The mean log loss; NaN without rows."""
         return self.total / self.rows
+
+    def sums(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        loss = row_log_loss(probabilities, labels)
+        return torch.stack([loss, torch.ones_like(loss)], dim=1)
+
+    def of_sums(self, sums: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        return sums[0] / sums[1]

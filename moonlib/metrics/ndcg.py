@@ -157,7 +157,7 @@ class NDCG(RowMetric):
         _check_k(k)
         gains(torch.empty(0), gain)
         super().__init__(**kwargs)
-        self.k = k
+        self.k, self.name = k, "ndcg" if k is None else f"ndcg@{k}"
         self.gain: Gain = gain
 
     def update(self, scores: Tensor, relevance: Tensor, groups: Tensor) -> None:

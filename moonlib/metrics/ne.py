@@ -37,6 +37,7 @@ def ne(probabilities: Tensor, labels: Tensor) -> Tensor:
 class NE(Metric):
     """`ne` over all rows seen, against the click rate of all rows seen; float64."""
 
+    title = "NE"
     full_state_update = False
     higher_is_better = False
     total: Tensor
@@ -58,6 +59,15 @@ class NE(Metric):
     def compute(self) -> Tensor:
         """The normalised entropy; NaN where one class is missing."""
         return _normalise(self.total / self.rows, self.clicks / self.rows)
+
+    def sums(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        loss = row_log_loss(probabilities, labels)
+        return torch.stack([loss, labels.double(), torch.ones_like(loss)], dim=1)
+
+    def of_sums(self, sums: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        return _normalise(sums[0] / sums[2], sums[1] / sums[2])
 
 
 def _normalise(loss: Tensor, rate: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ def pcoc(probabilities: Tensor, labels: Tensor) -> Tensor:
 class PCOC(Metric):
     """`pcoc` over all rows seen; float64."""
 
+    title = "PCOC, best at 1"
     full_state_update = False
     predicted: Tensor
     clicks: Tensor
@@ -54,6 +55,14 @@ class PCOC(Metric):
     def compute(self) -> Tensor:
         """The ratio; NaN without a click."""
         return _ratio(self.predicted, self.clicks)
+
+    def sums(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        return torch.stack(check_probabilities(probabilities, labels), dim=1)
+
+    def of_sums(self, sums: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        return _ratio(sums[0], sums[1])
 
 
 def _ratio(predicted: Tensor, clicks: Tensor) -> Tensor:

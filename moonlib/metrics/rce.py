@@ -38,8 +38,13 @@ def rce(probabilities: Tensor, labels: Tensor) -> Tensor:
 class RCE(NE):
     """`rce` over all rows seen, against the click rate of all rows seen; float64."""
 
+    title = "RCE, %"
     higher_is_better = True
 
     def compute(self) -> Tensor:
         """The relative cross entropy; NaN where one class is missing."""
         return 100 * (1 - super().compute())
+
+    def of_sums(self, sums: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        return 100 * (1 - super().of_sums(sums))

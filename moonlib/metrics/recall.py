@@ -179,7 +179,7 @@ class Recall(Metric):
         super().__init__(**kwargs)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        self.k = k
+        self.k, self.name = k, f"recall@{k}"
         self.add_state("hits", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("queries", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -192,6 +192,15 @@ class Recall(Metric):
     def compute(self) -> Tensor:
         """The recall; NaN without queries."""
         return self.hits.double() / self.queries
+
+    def sums(self, ranks: Tensor, gallery: int) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        _check_k(self.k, gallery)
+        return torch.stack([ranks < self.k, torch.ones_like(ranks)], dim=1).double()
+
+    def of_sums(self, sums: Tensor) -> Tensor:
+        """See `moonlib.metrics.metric.Additive`."""
+        return sums[0] / sums[1]
 
 
 def _check_k(k: int, gallery: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import UNDEFINED
 from moonlib.artifacts.reading import read_mapping
+from moonlib.metrics.key import MetricKey
 
 REASONS = {
     "auc": "it needs rows of both classes, such as clicked and unclicked ones",
@@ -100,7 +100,7 @@ def sentences(undefined: Mapping[str, str]) -> Iterator[str]:
 
 def is_of_validation(key: str) -> bool:
     """Whether a key is of validation days, the run's own or a reference's."""
-    return key.startswith("valid/") or "/valid/" in key
+    return MetricKey.parse(key).split == "valid"
 
 
 def is_of_segment(key: str) -> bool:
@@ -110,9 +110,9 @@ def is_of_segment(key: str) -> bool:
         >>> is_of_segment("image_search/recall@10"), is_of_segment("image_search/recall@10@new")
         (False, True)
     """
-    return re.search(r"@(?!\d+(@|$))", key) is not None
+    return MetricKey.parse(key).segment != ""
 
 
 def _reason(key: str, value: float) -> str:
-    name = key.partition("@")[0].rpartition("/")[2]
+    name = MetricKey.parse(key).name.partition("@")[0]
     return REASONS[name] if name in REASONS and math.isnan(value) else f"its value is {value}"

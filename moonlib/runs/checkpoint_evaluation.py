@@ -111,8 +111,12 @@ def _final(run: RunLayout, recipe: Recipe) -> EncoderCheckpoint:
     return replace(_end_of(run, recipe.stages[reads.weights]), representations=made if whole else None)
 
 
-def chain(dataset: Dataset) -> dict[str, StageRecipe]:
-    """The stages of `CHAIN` that a dataset has the data for."""
+def chain(dataset: Dataset, recipe: Recipe | None = None) -> dict[str, StageRecipe]:
+    """The stages of `CHAIN` that a dataset has the data for, with the metrics that a recipe names.
+
+    A recipe's stages of other classes follow that read nothing but representations and provide nothing: what a plugin
+    measures of representations is measured at every checkpoint.
+    """
     splits: tuple[Split, ...] = ("train", *EVALUATED)
     there = {
         "probing": True,
@@ -122,7 +126,16 @@ def chain(dataset: Dataset) -> dict[str, StageRecipe]:
     }
     fitting = {"ks": [k for k in (10, 100) if k <= dataset.counts["products"]]}
     sections = merge(CHAIN, {"retrieval": {"module": {"init_args": fitting}}})
-    return {name: StageRecipe(name, section) for name, section in sections.items() if there[name]}
+    links = {name: StageRecipe(name, section) for name, section in sections.items()}
+    names = {type(stage.module()): name for name, stage in links.items()}
+    for name, stage in recipe.stages.items() if recipe else ():
+        module = stage.module()
+        if link := names.get(type(module)):
+            if metrics := stage.written["module"].get("init_args", {}).get("metrics"):
+                links[link] = links[link].override({"metrics": metrics})
+        elif module.provides is None and module.needs == {"representations"} and name not in links:
+            links[name] = StageRecipe(name, merge(stage.written, {"trainer": ONE_DEVICE}))
+    return {name: stage for name, stage in links.items() if there.get(name, True)}
 
 
 def light_represent(recipe: Recipe) -> StageRecipe:
@@ -154,7 +167,7 @@ def evaluate_checkpoints(runner: Runner, lineage: Lineage) -> list[dict[str, Any
     Raises:
         FileNotFoundError: see `checkpoints_of`.
     """
-    found, links = [], chain(runner.dataset)
+    found, links = [], chain(runner.dataset, runner.recipe)
     for checkpoint in checkpoints_of(runner.run, runner.recipe):
         metrics = evaluate_checkpoint(runner, checkpoint, links, lineage)
         about = {"stage": checkpoint.stage, "step": checkpoint.step, "key": checkpoint.key}

@@ -19,7 +19,8 @@ from moonlib.registry.deprecation import renamed_attributes
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
-from moonlib.runs.runner import Runner, costed, quiet
+from moonlib.runs.results import Legend, beside, read_legend, write_legend
+from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.system import processes
 from moonlib.system.console import Terminal
@@ -92,9 +93,9 @@ def fit(
             show=lambda line: console.print(line, soft_wrap=True),
             bars=console.is_terminal,
         )
-        results, references = run_stages(runner)
+        results, legend = run_stages(runner)
     if processes.is_first():
-        console.print(closing_tables(run.directory.name, results, references, costs))
+        console.print(closing_tables(run.directory.name, results, legend.references, costs))
         console.print(f"run: {run.directory}", soft_wrap=True)
         console.print(f"next: {next_command(recipe)}", soft_wrap=True)
     return run.directory
@@ -150,18 +151,18 @@ def fit_seeds(
     return found
 
 
-def run_stages(runner: Runner) -> tuple[dict[str, float], dict[str, str]]:
+def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
     """Run every stage with its references, and write results.json and costs.json after each.
 
     Args:
         runner: runs each of them.
 
     Returns:
-        The results, and the title of each reference's prefix.
+        The results, and what they mean.
     """
     recipe, run = runner.recipe, runner.run
     results: dict[str, float] = {}
-    titles: dict[str, str] = {}
+    legend = Legend()
     before = read_numbers(run.results) if run.results.exists() else {}
     before, _ = undefined.parted(before)  # earlier versions wrote NaN
     lineage = runner.begin()
@@ -170,22 +171,24 @@ def run_stages(runner: Runner) -> tuple[dict[str, float], dict[str, str]]:
         steps = [main]
         for reference in main.module.references(runner.dataset):
             steps.append(runner.reference_step(stage, reference, lineage))
-            titles[reference.prefix] = reference.title
         for step in steps:
             if not processes.is_first():
                 runner.accompany(step)
                 continue
             metrics = runner.run_step(step)
-            results |= {f"{step.prefix}/{key}" if step.prefix else key: value for key, value in metrics.items()}
+            legend |= read_legend(run.stages / step.fingerprint) or legend_of(step, runner.dataset)
+            write_legend(run.directory, (read_legend(run.directory) or Legend()) | legend)
+            results |= {beside(key, step.prefix): value for key, value in metrics.items()}
             # What a former pass over this run has found stays until it is found again.
             write_json(run.results, dict(sorted((before | results).items())))
             write_json(run.costs, runner.costs)
         lineage = lineage.after(stage.provides, main.fingerprint)
     if processes.is_first():
+        write_legend(run.directory, legend)
         write_json(run.results, dict(sorted(results.items())))
         if any(stage.probe for stage in recipe.stages.values()):
             evaluate_checkpoints(runner, lineage)
-    return results, titles
+    return results, legend
 
 
 def next_command(recipe: Recipe) -> str:

@@ -26,6 +26,7 @@ from moonlib.metrics import undefined
 from moonlib.registry import registry
 from moonlib.representations.store import Representations
 from moonlib.runs.lineage import lineage_of, training_stages
+from moonlib.runs.results import beside
 from moonlib.runs.step import seed_of
 from moonlib.sources.shards import Shards
 from moonlib.stages.represent import RepresentData
@@ -127,7 +128,7 @@ class Run:
         for stage in self.config["stages"]:
             for prefix, link in {"": self.layout.link(stage), **self.layout.references(stage)}.items():
                 reasons = undefined.noted(link.resolve())
-                found |= {f"{prefix}/{key}" if prefix else key: why for key, why in reasons.items()}
+                found |= {beside(key, prefix): why for key, why in reasons.items()}
         return found
 
     @cached_property

@@ -31,6 +31,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics import undefined
 from moonlib.runs.lineage import Lineage, needs_encoder
+from moonlib.runs.results import Legend, write_legend
 from moonlib.runs.step import Step, seed_of, step_of
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
@@ -162,6 +163,7 @@ class Runner:
                 metrics = undefined.leave_out(self.run_module(step, partial), partial)
                 write_json(partial / layout.IDENTITY, spelled(step.identity))
                 write_json(partial / layout.METRICS, metrics)
+                write_legend(partial, legend_of(step, self.dataset))
                 write_json(partial / layout.COST, {"seconds": round(time.perf_counter() - start, 2)})
         if cost["reused"]:
             cost["first_run"] = read_mapping(directory / layout.COST)
@@ -284,6 +286,11 @@ class Runner:
             checkpoint_seconds=self.checkpoint_seconds,
             snapshot_every=step.recipe.probe.every if step.recipe.probe else None,
         )
+
+
+def legend_of(step: Step, dataset: Dataset) -> Legend:
+    """The meaning of a stage's results; only the stage itself has references beside it."""
+    return Legend.of(step.module, () if step.prefix else step.module.references(dataset))
 
 
 @contextmanager

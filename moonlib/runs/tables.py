@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -11,13 +12,13 @@ from rich.console import Group
 from rich.table import Table
 
 from moonlib.artifacts.layout import CHECKPOINT_LINKS, is_checkpoint_link
-from moonlib.metrics.undefined import is_of_validation
+from moonlib.metrics.key import MetricKey
 
 COLUMNS = 10
 """Columns of values that a terminal of ordinary width has room for."""
 
-Around = tuple[str, str, str]
-"""A column's title, and what stands before and after a row's key in its own; a run may be called like a reference."""
+Column = tuple[str, str, str]
+"""A column's title, and the reference and the segment of its values; a run may be called like a reference."""
 
 
 def closing_tables(
@@ -34,13 +35,19 @@ def closing_tables(
     Returns:
         What to print: the metrics of each task, image and text search in one table, then the seconds per stage.
     """
-    prefixes = tuple(f"{prefix}/" for prefix in (*references, "valid"))
-    own = [key for key in results if not key.startswith(prefixes) and key.rpartition("@")[0] not in results]
     tasks: dict[str, list[str]] = {}
-    for key in own:
-        tasks.setdefault(key.partition("/")[0].removeprefix("image_").removeprefix("text_"), []).append(key)
+    for text in own_keys(results, references):
+        key = MetricKey.parse(text, references)
+        tasks.setdefault((key.task or key.name).removeprefix("image_").removeprefix("text_"), []).append(text)
     tables = [table for keys in tasks.values() for table in metric_tables(keys, name, results, references)]
     return Group(*tables, seconds_table(costs))
+
+
+def own_keys(results: Mapping[str, float], references: Iterable[str]) -> list[str]:
+    """The keys of rows: a run's own results of test days, without segments of what there is for all rows."""
+    keys = {text: MetricKey.parse(text, references) for text in results}
+    whole = {text for text, key in keys.items() if not key.segment or str(key.whole) not in results}
+    return [text for text, key in keys.items() if key.split == "test" and not key.reference and text in whole]
 
 
 def metric_tables(
@@ -50,33 +57,38 @@ def metric_tables(
 
     Where they are too many for one table, the segments get one of their own.
     """
+    rows = {key: MetricKey.parse(key, references) for key in keys}
 
-    def known(columns: Iterable[Around]) -> list[Around]:
-        return [
-            (title, before, after)
-            for title, before, after in columns
-            if any(f"{before}{key}{after}" in results for key in keys)
-        ]
+    def known(columns: Iterable[Column]) -> list[Column]:
+        return [column for column in columns if any(value(results, row, column) is not None for row in rows.values())]
 
-    segments = dict.fromkeys(key.rpartition("@")[2] for key in results if key.rpartition("@")[0] in keys)
-    own: list[Around] = [(name, "", "")]
-    within = known((f"@{segment}", "", f"@{segment}") for segment in segments)
-    beside = known((title, f"{prefix}/", "") for prefix, title in references.items())
+    parsed = (MetricKey.parse(key, references) for key in results)
+    segments = dict.fromkeys(key.segment for key in parsed if key.segment and str(key.whole) in rows)
+    own: list[Column] = [(name, "", "")]
+    within = known((f"@{segment}", "", segment) for segment in segments)
+    beside = known((title, prefix, "") for prefix, title in references.items())
     if len(own + within + beside) <= COLUMNS:
-        return [metric_table(keys, own + within + beside, results)]
-    return [metric_table(keys, own + columns, results) for columns in (beside, within) if columns]
+        return [metric_table(rows, own + within + beside, results)]
+    return [metric_table(rows, own + columns, results) for columns in (beside, within) if columns]
 
 
-def metric_table(keys: list[str], columns: Sequence[Around], results: Mapping[str, float]) -> Table:
+def metric_table(rows: Mapping[str, MetricKey], columns: Sequence[Column], results: Mapping[str, float]) -> Table:
     """A row per key and a column for each of its variants."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("test days", no_wrap=True, min_width=max(map(len, keys)))
+    table.add_column("test days", no_wrap=True, min_width=max(map(len, rows)))
     for title, _, _ in columns:
         table.add_column(title, justify="right", no_wrap=True)
-    for key in keys:
-        values = [results.get(f"{before}{key}{after}") for _, before, after in columns]
-        table.add_row(key, *map(cell, values))
+    for text, row in rows.items():
+        table.add_row(text, *(cell(value(results, row, column)) for column in columns))
     return table
+
+
+def value(results: Mapping[str, float], row: MetricKey, column: Column) -> float | None:
+    """What stands in a row and a column."""
+    _, reference, segment = column
+    if row.segment and segment:
+        return None
+    return results.get(str(replace(row, reference=reference, segment=segment or row.segment)))
 
 
 def cell(value: float | None) -> str:
@@ -96,7 +108,7 @@ def spread_table(results: Mapping[str, Mapping[str, float]]) -> Table:
     for title in ("mean", "spread", *results):
         table.add_column(title, justify="right", no_wrap=True)
     for key in dict.fromkeys(key for values in results.values() for key in values):
-        if not is_of_validation(key):
+        if MetricKey.parse(key).split == "test":
             values = [values.get(key) for values in results.values()]
             there = [value for value in values if value is not None]
             whole = len(there) == len(values)

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.id_features import id_features
@@ -29,7 +30,9 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.segments import SEGMENTS, product_segments, segment_columns, segment_label
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
-from moonlib.metrics.ctr import ctr_metrics
+from moonlib.metrics.ctr import ctr_metrics, own_metrics
+from moonlib.metrics.key import MetricKey
+from moonlib.metrics.metric import Meaning, meaning_of, name_of, with_metrics
 from moonlib.metrics.undefined import leave_out
 from moonlib.optimizers.lazy_adam import LazyAdam
 from moonlib.predictors.feature_encoder import FeatureEncoder
@@ -185,9 +188,11 @@ class Application(Stage):
         buckets: hash users, items and values of features into so many rows each, in place of exact vocabularies.
         sparse: sparse gradients of embedding tables, with lazy Adam: a step costs what the batch costs and not what
             the catalogue costs.
+        metrics: measured besides AUC, GAUC, log loss, NE, PCOC and ECE, see `moonlib.metrics.metric`; one of the name
+            of these takes its place.
 
     Raises:
-        ValueError: if ``id_epochs``, ``min_count`` or ``buckets`` is below 1.
+        ValueError: if ``id_epochs``, ``min_count`` or ``buckets`` is below 1, or a metric can't be computed here.
 
     Source: Zhang et al., "Towards understanding the overfitting phenomenon of deep click-through rate prediction
     models" (arXiv 2209.06053), for the one epoch; Liu et al., "Multi-epoch learning for deep click-through rate
@@ -208,6 +213,7 @@ class Application(Stage):
         min_count: int = 1,
         buckets: int | None = None,
         sparse: bool = False,
+        metrics: list[Metric] = [],  # noqa: B006  (a recipe's default is read, never written)
     ) -> None:
         super().__init__()
         for name, value in (("id_epochs", id_epochs), ("min_count", min_count), ("buckets", buckets)):
@@ -222,6 +228,10 @@ class Application(Stage):
         self.features = features or {}
         self.min_count, self.buckets = min_count, buckets
         self.sparse = sparse
+        self.metrics = with_metrics(own_metrics(), metrics, "ctr")
+
+    def meanings(self) -> dict[str, Meaning]:
+        return {f"ctr/{name_of(metric)}": meaning_of(metric) for metric in self.metrics}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -263,17 +273,17 @@ class Application(Stage):
         predictions.write_parquet(context.directory / PREDICTIONS)
         metrics: dict[str, float] = {}
         for name in EVALUATED:
-            prefix = "ctr/" if name == "test" else f"{name}/ctr/"
             split = predictions.filter(pl.col("split") == name)
-            metrics |= {f"{prefix}{key}": value for key, value in ctr_metrics(split).items()}
-            parts = {segment: split.filter(segment) for segment in SEGMENTS}
+            parts = {"": split} | {segment: split.filter(segment) for segment in SEGMENTS}
             for column in declared:
                 for part in split.partition_by(column, maintain_order=True):
                     value = part[column][0]
                     text = str(value).lower() if isinstance(value, bool) else value
                     parts[segment_label(f"{column}={text}")] = part
             for segment, part in parts.items():
-                metrics |= {f"{prefix}{key}@{segment}": value for key, value in ctr_metrics(part).items()}
+                for metric, value in ctr_metrics(part, self.metrics).items():
+                    key = MetricKey("test" if name == "test" else "valid", "", "ctr", metric, segment)
+                    metrics[str(key)] = value
         return leave_out(metrics, context.directory)
 
     def fit_and_predict(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
+from torchmetrics import Metric
 
 from moonlib.artifacts.layout import PREDICTIONS, WEIGHTS
 from moonlib.clicks.impressions import BatchRows
@@ -22,8 +23,10 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import save_weights
-from moonlib.metrics.auc import auc
-from moonlib.metrics.ndcg import Gain, gains, ndcg
+from moonlib.metrics.auc import AUC
+from moonlib.metrics.key import MetricKey
+from moonlib.metrics.metric import Meaning, arguments_of, meaning_of, measured, name_of, with_metrics
+from moonlib.metrics.ndcg import NDCG, Gain, gains
 from moonlib.metrics.undefined import leave_out
 from moonlib.predictors.mlp import MLP
 from moonlib.predictors.predictor import Predictor
@@ -156,9 +159,10 @@ class Relevance(Stage):
         threshold: the lowest grade that counts as relevant for the AUC.
         ks: the K of nDCG@K.
         learning_rate: of Adam.
+        metrics: measured besides AUC and nDCG, see `moonlib.metrics.metric`; one of the name of these takes its place.
 
     Raises:
-        ValueError: if a K is below 1.
+        ValueError: if a K is below 1, or a metric can't be computed here.
     """
 
     data_type: ClassVar[type] = JudgedData
@@ -172,6 +176,7 @@ class Relevance(Stage):
         threshold: float = 2.0,
         ks: list[int] = [5, 10],  # noqa: B006  (a recipe's default is read, never written)
         learning_rate: float = 1e-3,
+        metrics: list[Metric] = [],  # noqa: B006
     ) -> None:
         super().__init__()
         if any(k < 1 for k in ks):
@@ -183,6 +188,10 @@ class Relevance(Stage):
         self.threshold = threshold
         self.ks = ks
         self.learning_rate = learning_rate
+        self.metrics = with_metrics([AUC(), *(NDCG(k, gain) for k in ks)], metrics, "relevance")
+
+    def meanings(self) -> dict[str, Meaning]:
+        return {f"relevance/{name_of(metric)}": meaning_of(metric) for metric in self.metrics}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -232,8 +241,7 @@ class Relevance(Stage):
             predictions.write_parquet(context.directory / PREDICTIONS)
         metrics: dict[str, float] = {}
         for name in EVALUATED:
-            prefix = "relevance/" if name == "test" else f"{name}/relevance/"
-            metrics |= self.metrics(predictions.filter(pl.col("split") == name), prefix)
+            metrics |= self.measure(predictions.filter(pl.col("split") == name), name)
         return leave_out(metrics, context.directory)
 
     def check(self, rows: dict[Split, pl.DataFrame]) -> dict[Split, Tensor]:
@@ -288,19 +296,24 @@ class Relevance(Stage):
         logits: Tensor = self.model(batch.query, batch.item)
         return logits.sigmoid()
 
-    def metrics(self, predictions: pl.DataFrame, prefix: str) -> dict[str, float]:
-        """AUC by product and by what was asked with, and nDCG of whole searches, by what was asked with."""
-        searches = {"": predictions} | {f"@{name}": predictions.filter(pl.col("asked") == name) for name in ASKED}
-        products = {f"@{name}": predictions.filter(pl.col(name)) for name in SEGMENTS}
-        metrics: dict[str, float] = {}
-        for suffix, part in (searches | products).items():
-            score, relevant = part["score"].to_torch(), (part["relevance"] >= self.threshold).to_torch()
-            metrics[f"{prefix}auc{suffix}"] = float(auc(score, relevant))
-        for k in self.ks:
-            for suffix, part in searches.items():
-                score, grade, search = (part[name].to_torch() for name in ("score", "relevance", "search_id"))
-                metrics[f"{prefix}ndcg@{k}{suffix}"] = float(ndcg(score, grade, search, k, self.gain))
-        return metrics
+    def measure(self, predictions: pl.DataFrame, split: Split) -> dict[str, float]:
+        """Metrics by what was asked with; those that don't read whole searches, such as AUC, by product too."""
+        searches = {"": predictions} | {name: predictions.filter(pl.col("asked") == name) for name in ASKED}
+        products = {name: predictions.filter(pl.col(name)) for name in SEGMENTS}
+        found: dict[str, float] = {}
+        for metric in self.metrics:
+            whole = "groups" in arguments_of(metric).values()
+            for segment, part in (searches if whole else searches | products).items():
+                key = MetricKey("valid" if split == "valid" else "test", "", "relevance", name_of(metric), segment)
+                found[str(key)] = measured(metric, self.columns(part))
+        return found
+
+    def columns(self, predictions: pl.DataFrame) -> dict[str, Tensor]:
+        """What metrics read, see `moonlib.metrics.metric.READS`."""
+        grade = predictions["relevance"]
+        read = {"scores": "score", "users": "user_id", "groups": "search_id"}
+        found = {name: predictions[column].to_torch() for name, column in read.items()}
+        return found | {"relevance": grade.to_torch(), "labels": (grade >= self.threshold).to_torch()}
 
 
 def judged_impressions(dataset: Dataset, split: Split) -> pl.DataFrame:

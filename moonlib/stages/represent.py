@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torchmetrics import Metric
 
 from moonlib.artifacts.layout import QUARANTINE, SEARCHES
 from moonlib.data.content import Modalities, Side
@@ -26,7 +27,9 @@ from moonlib.embedding.embed import Contents, embed
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.thumbnail import Thumbnail
 from moonlib.encoders.weights import load_weights
-from moonlib.metrics.recall import ranks, recall_at
+from moonlib.metrics.key import MetricKey
+from moonlib.metrics.metric import Meaning, meaning_of, measured, name_of, with_metrics
+from moonlib.metrics.recall import Recall, ranks
 from moonlib.metrics.undefined import leave_out
 from moonlib.representations.store import Representations, write_vectors
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
@@ -81,6 +84,10 @@ class Represent(Stage):
         ks: the K of recall@K.
         dims: numbers of leading dimensions of the trained encoder whose recall is reported besides, as in
             ``image_search/recall@10@64d``: what `moonlib embed --dim 64` is worth.
+        metrics: measured besides recall, see `moonlib.metrics.metric`; one of its name takes its place.
+
+    Raises:
+        ValueError: a metric can't be computed here.
     """
 
     data_type: ClassVar[type] = RepresentData
@@ -91,11 +98,17 @@ class Represent(Stage):
         of: Literal["encoder", "untrained", "thumbnail", "chance", "oracle"] = "encoder",
         ks: list[int] = [1, 10],  # noqa: B006  (a recipe's default is read, never written)
         dims: list[int] = [],  # noqa: B006
+        metrics: list[Metric] = [],  # noqa: B006
     ) -> None:
         super().__init__()
         self.of = of
         self.ks = ks
         self.dims = dims if of == "encoder" else []
+        self.metrics = with_metrics([Recall(k) for k in ks], metrics, "search")
+
+    def meanings(self) -> dict[str, Meaning]:
+        tasks = ("image_search", "text_search")
+        return {f"{task}/{name_of(metric)}": meaning_of(metric) for task in tasks for metric in self.metrics}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -209,25 +222,29 @@ class Represent(Stage):
         with writing(context.directory / SEARCHES):
             table.write_parquet(context.directory / SEARCHES)
         metrics: dict[str, float] = {}
-        dimensions = {f"@{d}d" for d in self.dims}
+        dimensions = {f"{d}d": f"rank@{d}d" for d in self.dims}
         for (task, split), group in table.group_by("task", "split", maintain_order=True):
-            prefix = f"{task}/" if split == "test" else f"{split}/{task}/"
-            parts = {"": group} | {f"@{segment}": group.filter(pl.col(segment)) for segment in SEGMENTS}
+            parts = {"": group} | {segment: group.filter(pl.col(segment)) for segment in SEGMENTS}
             for column in context.data.segments:
                 named = group.drop_nulls(column).partition_by(column, as_dict=True)
                 for (value,), part in sorted(named.items()):
-                    label = f"@{segment_label(value)}"
+                    label = segment_label(value)
                     # A value may be called as another segment is, or not at all: then its column tells them apart.
-                    taken = not value or label in parts or label in dimensions
-                    parts[f"@{segment_label(column)}={label[1:]}" if taken else label] = part
-            for k in self.ks:
-                gallery = int(group["gallery"].to_numpy().min())  # one for the whole split
-                for suffix, part in parts.items():
-                    metrics[f"{prefix}recall@{k}{suffix}"] = float(recall_at(part["rank"].to_torch(), k, gallery))
-                for d in self.dims:
-                    rank = group[f"rank@{d}d"].to_torch()
-                    metrics[f"{prefix}recall@{k}@{d}d"] = float(recall_at(rank, k, gallery))
+                    taken = not value or label in parts or label in dimensions or self.may_be_k(label)
+                    parts[f"{segment_label(column)}={label}" if taken else label] = part
+            gallery = int(group["gallery"].to_numpy().min())  # one for the whole split
+            ranked = [(segment, part, "rank") for segment, part in parts.items()]
+            ranked += [(segment, group, rank) for segment, rank in dimensions.items()]
+            for metric in self.metrics:
+                for segment, part, rank in ranked:
+                    columns = {"ranks": part[rank].to_torch(), "users": part["user_id"].to_torch(), "gallery": gallery}
+                    key = MetricKey(split, "", task, name_of(metric), segment)
+                    metrics[str(key)] = measured(metric, columns)
         return leave_out(metrics, context.directory)
+
+    def may_be_k(self, label: str) -> bool:
+        """Whether a segment's name would be read as the K of a metric that has none."""
+        return any(MetricKey.parse(f"{name_of(metric)}@{label}").segment != label for metric in self.metrics)
 
     def rank_searches(
         self, context: StageContext, task: SearchTask, split: Split, products: Representations, queries: Representations

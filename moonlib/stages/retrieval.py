@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import moonlib.compat  # noqa: F401
@@ -13,13 +13,16 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics import Metric
 
 from moonlib.artifacts.layout import SEARCHES
 from moonlib.clicks.histories import Histories
 from moonlib.data.dataset import Dataset
 from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
 from moonlib.data.splits import Split
-from moonlib.metrics.recall import TIE, recall_at
+from moonlib.metrics.key import MetricKey
+from moonlib.metrics.metric import Meaning, meaning_of, measured, name_of, with_metrics
+from moonlib.metrics.recall import TIE, Recall
 from moonlib.metrics.undefined import leave_out
 from moonlib.representations.store import Representations, unit
 from moonlib.stages.represent import EVALUATED, evaluation_searches, microseconds, read_representations
@@ -305,9 +308,11 @@ class Retrieval(Stage):
         reads: both parts, or the ``query`` or the ``user`` alone; what is not read counts as missing.
         representation: ``learned`` by the stages before, the same ``shuffled`` among the ids, the true latents of a
             simulated dataset (``oracle``), or none at all but the number of orders so far (``popularity``).
+        metrics: measured besides recall, see `moonlib.metrics.metric`; one of its name takes its place.
 
     Raises:
-        ValueError: if there is no K or no weight, a K is below 1 or a weight outside [0, 1].
+        ValueError: if there is no K or no weight, a K is below 1 or a weight outside [0, 1], or a metric can't be
+            computed here.
     """
 
     data_type: ClassVar[type] = RetrievalData
@@ -319,6 +324,7 @@ class Retrieval(Stage):
         interest: Literal["mean", "max"] = "mean",
         reads: Literal["query+user", "query", "user"] = "query+user",
         representation: Literal["learned", "shuffled", "oracle", "popularity"] = "learned",
+        metrics: list[Metric] = [],  # noqa: B006
     ) -> None:
         super().__init__()
         if not ks or min(ks) < 1:
@@ -330,6 +336,10 @@ class Retrieval(Stage):
         self.interest: Literal["mean", "max"] = interest
         self.reads: Literal["query+user", "query", "user"] = reads
         self.representation = representation
+        self.metrics = with_metrics([Recall(k) for k in ks], metrics, "search")
+
+    def meanings(self) -> dict[str, Meaning]:
+        return {f"retrieval/{name_of(metric)}": meaning_of(metric) for metric in self.metrics}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -367,7 +377,7 @@ class Retrieval(Stage):
         with writing(context.directory / SEARCHES):
             table.write_parquet(context.directory / SEARCHES)
         for (split,), part in table.group_by("split", maintain_order=True):
-            metrics |= self.metrics(part, "retrieval/" if split == "test" else f"{split}/retrieval/")
+            metrics |= self.measure(part, split)
         return leave_out(metrics, context.directory)
 
     def make_scorer(self, context: StageContext) -> Scorer:
@@ -400,8 +410,11 @@ class Retrieval(Stage):
                 hits[i] += (best_rank(scores, hit) < self.ks[0]).sum()
         recalls = (hits.double() / len(searches)).tolist()
         weight = self.weights[recalls.index(max(recalls))]
-        key = f"valid/retrieval/recall@{self.ks[0]}@user_weight="
-        metrics = {f"{key}{w:g}": recall for w, recall in zip(self.weights, recalls, strict=True)}
+        key = MetricKey("valid", "", "retrieval", f"recall@{self.ks[0]}")
+        metrics = {
+            str(replace(key, segment=f"user_weight={w:g}")): recall
+            for w, recall in zip(self.weights, recalls, strict=True)
+        }
         return metrics | {"retrieval/user_weight": weight}, weight
 
     def retrieve(self, searches: pl.DataFrame, weight: float, split: Split) -> pl.DataFrame:
@@ -428,20 +441,22 @@ class Retrieval(Stage):
             listed = self.gallery.listed_at <= microseconds(block["ts"]).unsqueeze(1)
             yield block, listed, self.gallery.spu_id == spu.unsqueeze(1)
 
-    def metrics(self, searches: pl.DataFrame, prefix: str) -> dict[str, float]:
+    def measure(self, searches: pl.DataFrame, split: Literal["test", "valid"]) -> dict[str, float]:
         """Recall and share of new products: of all searches, by what was ordered, and by what was asked with."""
-        parts = {"": searches} | {f"@{name}": searches.filter(pl.col(name)) for name in SEGMENTS}
-        parts |= {f"@{name}": searches.filter(pl.col("asked") == name) for name in ASKED}
-        metrics: dict[str, float] = {}
+        parts = {"": searches} | {name: searches.filter(pl.col(name)) for name in SEGMENTS}
+        parts |= {name: searches.filter(pl.col("asked") == name) for name in ASKED}
+        found: dict[str, float] = {}
+        for metric in self.metrics:
+            for segment, part in parts.items():
+                columns = {"ranks": part["rank"].to_torch(), "users": part["user_id"].to_torch()}
+                value = measured(metric, columns | {"gallery": len(self.gallery.item_id)})
+                found[str(MetricKey(split, "", "retrieval", name_of(metric), segment))] = value
         for k in self.ks:
-            for suffix, part in parts.items():
-                recall = recall_at(part["rank"].to_torch(), k, len(self.gallery.item_id))
-                metrics[f"{prefix}recall@{k}{suffix}"] = float(recall)
-        for k in self.ks:
-            for suffix, part in parts.items():
-                metrics[f"{prefix}share_new@{k}{suffix}"] = _mean(part[f"share_new@{k}"])
-        metrics[f"{prefix}share_new_gallery"] = _mean(searches["share_new_gallery"])
-        return metrics
+            for segment, part in parts.items():
+                key = MetricKey(split, "", "retrieval", f"share_new@{k}", segment)
+                found[str(key)] = _mean(part[f"share_new@{k}"])
+        found[str(MetricKey(split, "", "retrieval", "share_new_gallery"))] = _mean(searches["share_new_gallery"])
+        return found
 
 
 def _mean(column: pl.Series) -> float:

@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
+from moonlib.metrics.metric import Meaning
 from moonlib.stages.position import Position
 from moonlib.system.interruption import Interruption
 
@@ -95,6 +96,14 @@ class Stage(LightningModule, ABC):
     def references(self, dataset: Dataset) -> list[Reference]:
         """Baselines and upper bounds to run beside the stage on this dataset, at equal settings."""
         return []
+
+    def meanings(self) -> Mapping[str, Meaning]:
+        """Titles and directions of what `run` returns, by the key of test days and all rows, such as ``ctr/auc``.
+
+        They are stored with the results. What is not among them is shown under its key, and counts as neither better
+        nor worse.
+        """
+        return {}
 
     @abstractmethod
     def run(self, context: StageContext) -> dict[str, float]:

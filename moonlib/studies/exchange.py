@@ -6,7 +6,9 @@ import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,18 +22,20 @@ from moonlib.artifacts.directories import LOCK, write_json
 from moonlib.artifacts.layout import EXCHANGE, PREPROCESSING, RunLayout
 from moonlib.config.fingerprint import material_stage
 from moonlib.config.recipe import fingerprint
+from moonlib.metrics.key import MetricKey
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.lineage import Lineage
+from moonlib.runs.results import Legend, legend_of_run
 from moonlib.runs.run import Run, RunError
 from moonlib.runs.runner import Runner, quiet
 from moonlib.studies.rates import Floats, Ints, MetricPairs, resampled_runs
 from moonlib.system import lock
 from moonlib.system.interruption import Interruption
 
-DOWNSTREAM = re.compile(r"(ctr/(auc|gauc)|retrieval/recall@\d+|relevance/(auc|ndcg@\d+))(@(new|tail))?")
-"""Keys of what a gain is wanted in."""
-APPLIED = ("ctr/", "retrieval/", "relevance/")
-"""How keys of downstream models begin; all others are intermediate metrics."""
+APPLIED = ("ctr", "retrieval", "relevance")
+"""Tasks of downstream models; all others are of intermediate metrics."""
+WANTED = ("", "new", "tail")
+"""Segments of downstream metrics that a gain is wanted in."""
 FEWEST = 3
 """Points below which there is no rate."""
 SHOWN = 12
@@ -50,6 +54,7 @@ class Measured:
     dataset: str
     iteration: str
     metrics: dict[str, float]
+    legend: Legend = field(default_factory=Legend)
 
 
 def exchange(
@@ -61,6 +66,10 @@ def exchange(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Find the exchange rate of every intermediate metric to every downstream metric.
+
+    Downstream are the metrics of clicks, retrieval and relevance that are better when higher, for all, new and tail
+    products; those that a recipe names in these stages are among them. All other metrics are intermediate: recall,
+    probes, and what a plugin's stage says of the representations.
 
     Points are the checkpoints of trainings that had ``probe: {every: N}``, the ends of these stages, and each run's
     final representations; those that are not evaluated yet are (see `moonlib.runs.checkpoint_evaluation`), into
@@ -154,20 +163,23 @@ def measure(run: Run, split: Literal["valid", "test"]) -> list[Measured]:
     except lock.InUse as holder:
         raise ExchangeError(f"{directory} is in use by {holder}: wait for it to end") from None
     measured = []
+    legend = legend_of_run(directory, recipe.stages)
     for point in found:
-        metrics = {key.removeprefix("valid/"): v for key, v in point["metrics"].items() if of_split(key, split)}
+        keys = {text: legend.key(text) for text in point["metrics"]}
+        metrics = {
+            str(replace(key, split="test")): point["metrics"][text]
+            for text, key in keys.items()
+            if key.split == split and (key.task not in APPLIED or is_downstream(key, legend))
+        }
         about = {"run": run.name, "iteration": "", "dataset": dataset.name, "stage": point["stage"]}
         about |= {"step": point["step"], "key": point["key"]}
-        measured.append(Measured(about, dataset.hash, iteration_key(run.config), metrics))
+        measured.append(Measured(about, dataset.hash, iteration_key(run.config), metrics, legend))
     return measured
 
 
-def of_split(key: str, split: Literal["valid", "test"]) -> bool:
-    """Whether a key of a point's metrics is of a split's days, and is a candidate or wanted downstream."""
-    if key.startswith("valid/") != (split == "valid"):
-        return False
-    key = key.removeprefix("valid/")
-    return bool(DOWNSTREAM.fullmatch(key)) or not key.startswith(APPLIED)
+def is_downstream(key: MetricKey, legend: Legend) -> bool:
+    """Whether a gain is wanted in a metric: of a downstream model, and better when higher."""
+    return key.task in APPLIED and key.segment in WANTED and legend.meaning(key).higher_is_better is True
 
 
 def distinct(runs: Sequence[list[Measured]]) -> list[Measured]:
@@ -200,7 +212,8 @@ def rates(measured: Sequence[Measured], samples: int, seed: int) -> dict[str, An
             "snapshots (--stages.STAGE.probe.every N)"
         )
     keys = sorted({key for point in measured for key in point.metrics})
-    wanted = [key for key in keys if DOWNSTREAM.fullmatch(key)]
+    legend = reduce(or_, (point.legend for point in measured))
+    wanted = [key for key in keys if is_downstream(legend.key(key), legend)]
     candidates = [key for key in keys if key not in wanted]
     if not wanted or not candidates:
         raise ExchangeError("the runs have no downstream metric: their data has no clicks, no orders and no grades")

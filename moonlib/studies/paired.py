@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import moonlib.compat  # noqa: F401  (before torchmetrics)
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torchmetrics import Metric
 
 from moonlib.artifacts import layout
 from moonlib.artifacts.checksums import again
@@ -21,8 +25,9 @@ from moonlib.metrics.bootstrap import (
     paired_mean_difference,
     resampled_totals,
 )
-from moonlib.metrics.gauc import user_auc
-from moonlib.metrics.log_loss import row_log_loss
+from moonlib.metrics.ctr import ctr_metrics, own_metrics
+from moonlib.metrics.metric import Additive, arguments_of, name_of
+from moonlib.metrics.recall import Recall
 
 KEYS = ("search_id", "item_id")
 """Of a search or an impression. A shop may show an item twice in one search: rows are paired by their order then."""
@@ -133,8 +138,46 @@ def require_same_rows(mine: pl.DataFrame, others: pl.DataFrame, names: str) -> N
 
 
 def show(interval: Interval) -> str:
-    """A difference as text."""
-    return f"{interval.estimate:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    """A difference as text, without an interval where none is known."""
+    ends = "" if np.isnan(interval.low) else f" [{interval.low:+.4f}, {interval.high:+.4f}]"
+    return f"{interval.estimate:+.4f}{ends}"
+
+
+def resampled_metrics(
+    metrics: Iterable[Metric],
+    models: Sequence[Mapping[str, Any]],
+    users: NDArray[np.int64],
+    samples: int = 1000,
+) -> dict[str, Resampled]:
+    """Metrics of several models on the same rows, resampled over shoppers.
+
+    Args:
+        metrics: those that are no `moonlib.metrics.metric.Additive` are left out.
+        models: what each model gives the metrics to read, by the names in `moonlib.metrics.metric.READS`.
+        users: int64 [n].
+        samples: number of resamples.
+
+    Returns:
+        M models by each metric's name.
+    """
+    added: list[torch.Tensor] = []
+    statistics: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {}
+    width = 0
+    for metric in metrics:
+        if isinstance(metric, Additive):
+            arguments = arguments_of(metric)
+            sums = [metric.sums(**{name: model[column] for name, column in arguments.items()}) for model in models]
+            added.append(torch.stack(sums))
+            columns = slice(width, width := width + added[-1].shape[2])
+            statistics[name_of(metric)] = partial(_statistic, metric, columns)
+    if not added:
+        return {}
+    return resampled_totals(torch.cat(added, dim=2).numpy(), users, statistics, samples)
+
+
+def _statistic(metric: Additive, columns: slice, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = metric.of_sums(torch.from_numpy(sums[columns])).numpy()
+    return found
 
 
 def resampled_recall(
@@ -151,13 +194,18 @@ def resampled_recall(
     Returns:
         M models by each K.
     """
-    rows = np.stack([*(ranks < k for k in ks), np.ones_like(ranks)], axis=2)
-    found = resampled_totals(rows, users, {str(k): _mean(i, len(ks)) for i, k in enumerate(ks)}, samples)
-    return {k: found[str(k)] for k in ks}
+    models = [{"ranks": torch.from_numpy(of_model), "gallery": max(ks)} for of_model in ranks]
+    found = resampled_metrics([Recall(k) for k in ks], models, users, samples)
+    return {k: found[f"recall@{k}"] for k in ks}
 
 
 def resampled_ctr(
-    probabilities: NDArray[np.float64], clicked: NDArray[np.bool_], users: NDArray[np.int64], samples: int = 1000
+    probabilities: NDArray[np.float64],
+    clicked: NDArray[np.bool_],
+    users: NDArray[np.int64],
+    samples: int = 1000,
+    metrics: Sequence[Metric] | None = None,
+    searches: NDArray[np.int64] | None = None,
 ) -> dict[str, Resampled]:
     """The metrics of click predictions (`moonlib.metrics.ctr.ctr_metrics`) of several models on the same impressions.
 
@@ -169,37 +217,34 @@ def resampled_ctr(
         clicked: bool [n].
         users: int64 [n].
         samples: number of resamples.
+        metrics: what to compute; `moonlib.metrics.ctr.own_metrics` if not given.
+        searches: int64 [n], for metrics that read ``groups``.
 
     Returns:
-        M models by each metric's name: ``gauc``, ``logloss``, ``ne``, ``pcoc``, ``ece``.
+        M models by each metric's name: those that are sums of rows, which AUC is not.
     """
-    click, ids = torch.from_numpy(clicked.copy()), torch.from_numpy(users.copy())
-    distinct, first = np.unique(users, return_index=True)
-    rows = np.zeros((len(probabilities), len(clicked), 6 + ECE_BINS))
-    for columns, values in zip(rows, probabilities, strict=True):
-        p = torch.from_numpy(values.copy())
-        columns[:, 0] = 1
-        columns[:, 1] = clicked
-        columns[:, 2] = values
-        columns[:, 3] = row_log_loss(p, click).numpy()
-        # A user's AUC counts with the first of the user's rows; who clicked all or nothing has none.
-        per_user = user_auc(p, click, ids)
-        place = first[np.searchsorted(distinct, per_user.users.numpy())]
-        columns[place, 4] = (per_user.auc * per_user.impressions).numpy()
-        columns[place, 5] = per_user.impressions.numpy()
-        columns[:, 6:] = _in_bins(p, values - clicked, ECE_BINS)
-    return resampled_totals(
-        rows,
-        users,
-        {
-            "gauc": _mean(4, 5),
-            "logloss": _mean(3, 0),
-            "ne": _ne,
-            "pcoc": _mean(2, 1),
-            "ece": lambda sums: np.abs(sums[6:]).sum(axis=0) / sums[0],
-        },
-        samples,
-    )
+    rows = {"labels": torch.from_numpy(clicked.copy()), "users": torch.from_numpy(users.copy())}
+    if searches is not None:
+        rows["groups"] = torch.from_numpy(searches.copy())
+    scores = [torch.from_numpy(of_model.copy()) for of_model in probabilities]
+    models = [{"probabilities": each, "scores": each, **rows} for each in scores]
+    return resampled_metrics(own_metrics() if metrics is None else metrics, models, users, samples)
+
+
+def metric_gain(application: Path, other: Path, metric: Metric) -> Interval:
+    """A click metric of one application stage minus that of another on the same impressions of the test days.
+
+    Returns:
+        With an interval over shoppers where the metric can be resampled, NaN for its ends otherwise.
+    """
+    mine, others = predictions(application), predictions(other)
+    require_same_rows(mine, others, f"{application} and {other}")
+    scores = np.stack([table["probability"].to_numpy() for table in (mine, others)])
+    clicked, users, searched = (mine[name].to_numpy() for name in ("clicked", "user_id", "search_id"))
+    if found := resampled_ctr(scores, clicked, users, metrics=[metric], searches=searched):
+        return found[name_of(metric)].difference(0, 1)
+    values = [ctr_metrics(table, [metric])[name_of(metric)] for table in (mine, others)]
+    return Interval(values[0] - values[1], np.nan, np.nan)
 
 
 def resampled_click_rates(
@@ -235,9 +280,3 @@ def _in_bins(p: torch.Tensor, values: NDArray[np.float64], bins: int) -> NDArray
 
 def _mean(total: int, weight: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     return lambda sums: sums[total] / sums[weight]
-
-
-def _ne(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    rows, clicks, loss = sums[0], sums[1], sums[3]
-    rate = clicks / rows
-    return loss / rows / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))

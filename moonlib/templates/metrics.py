@@ -41,6 +41,8 @@ def lift(scores: Tensor, labels: Tensor, share: float = 0.1) -> Tensor:
 class Template(RowMetric):
     """`lift` over all rows seen; float64.
 
+    What stages can compute follows from the arguments of `update`, see `moonlib.metrics.metric`.
+
     Args:
         share: of the rows that are the top, in (0, 1].
 
@@ -48,6 +50,8 @@ class Template(RowMetric):
         ValueError: if ``share`` is outside (0, 1].
     """
 
+    name = "template"  # in keys of results: ctr/template
+    title = "lift of the best scored"  # in tables
     higher_is_better = True
 
     def __init__(self, share: float = 0.1, **kwargs: Any) -> None:

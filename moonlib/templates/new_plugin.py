@@ -27,6 +27,7 @@ PLACES: dict[str, dict[str, object]] = {
     "losses": {"stages.pretrain.module.init_args.loss": "$name"},
     "adapters": {"stages.application.module.init_args.adapter": "$name"},
     "predictors": {"stages.application.module.init_args.predictor": "$name"},
+    "metrics": {"stages.application.module.init_args.metrics": ["$name"]},
     "sources": {"data": "$name"},
     "stages": {"stages.$name.after": "represent", "stages.$name.module": "$name"},
 }

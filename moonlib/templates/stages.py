@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch.nn import functional as F
 
+from moonlib.metrics.metric import Meaning
 from moonlib.representations.store import Representations
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.system.disk import replacing
@@ -51,6 +52,13 @@ class Template(Stage):
     def needs(self) -> frozenset[Need]:
         """The representations that the stages before made."""
         return frozenset({"representations"})
+
+    def meanings(self) -> dict[str, Meaning]:
+        """Titles in tables, and whether higher is better."""
+        return {
+            "similar/products": Meaning("products with a list"),
+            "similar/same_category": Meaning("share of the same category", higher_is_better=True),
+        }
 
     def run(self, context: StageContext) -> dict[str, float]:
         """Write the lists; see `Stage.run`."""

@@ -16,7 +16,6 @@ from moonlib.studies.report.words import (
     ends,
     number,
     signed,
-    tone,
 )
 
 CATEGORIES = 24
@@ -101,7 +100,10 @@ def categories(report: Report) -> Section | None:
                     Cell(f"{len(part):,}"),
                     Cell(number(100 * part["clicked"].mean(), 1)),  # type: ignore[operator,arg-type]
                     Cell(number(own.estimate), ends(own)),
-                    *(Cell(signed(gain.estimate), ends(gain, sign=True), tone("auc", gain)) for gain in gains),
+                    *(
+                        Cell(signed(gain.estimate), ends(gain, sign=True), report.tone("ctr/auc", gain))
+                        for gain in gains
+                    ),
                 ],
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,8 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import moonlib.compat  # noqa: F401  (before torchmetrics)
 import numpy as np
 import polars as pl
+import torch
+from torchmetrics import Metric
 
 from moonlib.artifacts import reading
 from moonlib.artifacts.checksums import again
@@ -34,22 +38,21 @@ from moonlib.artifacts.layout import (
 )
 from moonlib.artifacts.reading import Unreadable, is_number, read_json, read_mapping
 from moonlib.data.segments import segment_label
+from moonlib.metrics.auc import AUC
 from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
+from moonlib.metrics.ctr import own_metrics
+from moonlib.metrics.key import MetricKey
+from moonlib.metrics.metric import name_of, with_metrics
+from moonlib.metrics.recall import Recall
+from moonlib.runs.results import REFERENCES, Legend, legend_of_run, named_metrics
 from moonlib.runs.run import Run
-from moonlib.studies.paired import predictions, resampled_ctr, resampled_recall, searches
+from moonlib.studies.paired import predictions, resampled_ctr, resampled_metrics, searches
 from moonlib.system.disk import is_panic
 
 SEARCH_TASKS = ("image_search", "text_search")
-TITLES = {
-    "baseline": "id only",
-    "baseline/shuffled": "shuffled",
-    "baseline/chance": "chance",
-    "baseline/untrained": "untrained",
-    "baseline/thumbnail": "thumbnail",
-    "oracle": "oracle",
-    "ceiling": "ceiling",
-}
-"""Prefixes of the references, as in results.json, and how they are called."""
+
+UNKNOWN = 2**62
+"""The size of a gallery that is not told."""
 
 
 @dataclass
@@ -61,6 +64,8 @@ class Evidence:
         label: how the report calls it.
         results: of results.json; empty if the run has none.
         undefined: why a metric is not among them, by its key.
+        legend: what the results mean.
+        named: metrics that the recipe names, by the stages ``represent`` and ``application``.
         costs: of costs.json.
         dataset: hash of its data; empty if unknown.
         represent: directory of the stage whose recall stands in the results.
@@ -73,6 +78,8 @@ class Evidence:
     label: str
     results: dict[str, float] = field(default_factory=dict)
     undefined: dict[str, str] = field(default_factory=dict)
+    legend: Legend = field(default_factory=Legend)
+    named: dict[str, list[Metric]] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     dataset: str = ""
     represent: Path | None = None
@@ -143,6 +150,9 @@ def read(directory: str | Path, label: str) -> Evidence:
             problems.append(f"{file}: {key!r} is {str(results[key])[:40]!r}, and no finite number")
     with telling(problems.append):
         found.undefined = found.run.undefined
+    found.legend = Legend(REFERENCES)
+    with telling(problems.append):
+        found.legend = legend_of_run(place, map(str, found.run.config["stages"]))
     if os.path.lexists(place / COSTS):
         with telling(problems.append):
             found.costs = read_costs(place / COSTS)
@@ -153,11 +163,13 @@ def read(directory: str | Path, label: str) -> Evidence:
         identity = mapping(stage / IDENTITY, problems)
         found.dataset = found.dataset or str(identity.get("dataset") or "")
         metrics = mapping(stage / METRICS, problems)
-        searched, clicked = (any(key.startswith(start) for key in metrics) for start in (SEARCH_TASKS, "ctr/"))
-        if searched and _there(stage / SEARCHES, problems):
+        tasks = {MetricKey.parse(key).task for key in metrics}
+        if tasks.intersection(SEARCH_TASKS) and _there(stage / SEARCHES, problems):
             found.represent = stage
-        if clicked and _there(stage / PREDICTIONS, problems):
+            _named(found, "represent", name)
+        if "ctr" in tasks and _there(stage / PREDICTIONS, problems):
             found.application = stage
+            _named(found, "application", name)
         _references(found, name)
     return found
 
@@ -189,9 +201,15 @@ def _there(file: Path, problems: list[str]) -> bool:
     return False
 
 
+def _named(found: Evidence, kind: str, stage: str) -> None:
+    """Make the metrics that the recipe names, whose intervals are wanted."""
+    with telling(found.problems.append):
+        found.named[kind] = named_metrics(found.run.config["stages"].get(stage) or {})
+
+
 def _references(found: Evidence, stage: str) -> None:
     kind = {found.represent: "represent", found.application: "application"}.get(found.run.directory / stage)
-    for prefix in TITLES:
+    for prefix in found.legend.references:
         place = found.run.directory / link_name(stage, prefix)
         if kind and place.is_dir():
             found.references[kind, prefix] = place
@@ -325,30 +343,37 @@ def _measure_searches(runs: Sequence[Evidence], measured: Measured) -> None:
     for task in SEARCH_TASKS:
         tables, unread = _same_rows(stages, partial(searches, task=task), ("search_id", "item_id"))
         for run in with_searches:
-            if any(key.startswith(f"{task}/") for key in run.results):
+            if any(key.task == task for key in run.legend.own(run.results).values()):
                 what = task.replace("search", "searches").replace("_", " ")
                 _tell_lost(run, run.represent, {**tables, **unread}, what)
         if not tables:
             continue
         first = next(iter(tables.values()))
         users = first["user_id"].to_numpy()
-        ks: dict[str, list[int]] = {}
-        for key in dict.fromkeys(
-            key for run in with_searches for key in run.results if key.startswith(f"{task}/recall@")
-        ):
-            digits, _, segment = key.removeprefix(f"{task}/recall@").partition("@")
-            if digits.isdigit():
-                ks.setdefault(segment, []).append(int(digits))
-        for segment, of_segment in ks.items():
+        named = {name_of(metric): metric for run in with_searches for metric in run.named.get("represent", ())}
+        of_segments: dict[str, dict[str, Metric]] = {}
+        for key in (key for run in with_searches for key in run.legend.own(run.results).values()):
+            recall = re.fullmatch(r"recall@([1-9]\d*)", key.name)
+            metric = named.get(key.name) or (Recall(int(recall[1])) if recall else None)
+            if key.task == task and metric:
+                of_segments.setdefault(key.segment, {})[key.name] = metric
+        for segment, metrics in of_segments.items():
             shortened = any(f"rank@{segment}" in table.columns for table in tables.values())
             rank = f"rank@{segment}" if shortened else "rank"
             there = {place: table for place, table in tables.items() if _whole_numbers(table, rank)}
             whole = not segment or shortened
             inside = np.ones(len(first), dtype=bool) if whole else _segment(first, segment)
             if inside.any() and there:
-                ranks = np.stack([table[rank].to_numpy()[inside] for table in there.values()])
-                for k, resampled in resampled_recall(ranks, users[inside], of_segment).items():
-                    measured.add(f"{task}/recall@{k}{'@' if segment else ''}{segment}", list(there), resampled)
+                models = [_ranked(table, rank, inside) for table in there.values()]
+                for name, resampled in resampled_metrics(metrics.values(), models, users[inside]).items():
+                    measured.add(str(MetricKey("test", "", task, name, segment)), list(there), resampled)
+
+
+def _ranked(table: pl.DataFrame, rank: str, inside: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, Any]:
+    """What metrics of searches read."""
+    ranks, users = (torch.from_numpy(table[column].to_numpy()[inside]) for column in (rank, "user_id"))
+    gallery = int(table["gallery"].to_numpy().min()) if _whole_numbers(table, "gallery") else UNKNOWN
+    return {"ranks": ranks, "users": users, "gallery": gallery}
 
 
 def _whole_numbers(table: pl.DataFrame, column: str) -> bool:
@@ -384,7 +409,10 @@ def _measure_clicks(runs: Sequence[Evidence], measured: Measured) -> None:
     if not tables:
         return
     first = next(iter(tables.values()))
-    clicked, users = first["clicked"].to_numpy(), first["user_id"].to_numpy()
+    clicked, users, searched = (first[column].to_numpy() for column in ("clicked", "user_id", "search_id"))
+    named = {name_of(metric): metric for run in with_clicks for metric in run.named.get("application", ())}
+    metrics = with_metrics(own_metrics(), named.values(), "ctr")
+    area = any(type(metric) is AUC for metric in metrics)  # a recipe may have put another in its place
     probability = {place: table["probability"].to_numpy() for place, table in tables.items()}
     ours = [place for place in dict.fromkeys(stage.resolve() for _, stage in own) if place in probability]
     for segment in ("", "new", "tail"):
@@ -395,11 +423,12 @@ def _measure_clicks(runs: Sequence[Evidence], measured: Measured) -> None:
             continue
         suffix = f"@{segment}" if segment else ""
         rows = np.stack([probability[place][inside] for place in ours])
-        for metric, resampled in resampled_ctr(rows, clicked[inside], users[inside]).items():
+        more = {"metrics": metrics, "searches": searched[inside]}
+        for metric, resampled in resampled_ctr(rows, clicked[inside], users[inside], **more).items():
             measured.add(f"ctr/{metric}{suffix}", ours, resampled)
-        if segment:
+        if segment and area:
             measured.add(f"ctr/auc{suffix}", ours, resampled_auc(rows, clicked[inside], users[inside]))
-    if len(np.unique(clicked)) < 2:
+    if len(np.unique(clicked)) < 2 or not area:
         return
     # AUC of all, which takes the time, once for runs and references.
     measured.add("ctr/auc", list(tables), resampled_auc(np.stack(list(probability.values())), clicked, users))

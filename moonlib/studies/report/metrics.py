@@ -7,21 +7,20 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from moonlib.metrics.key import MetricKey
 from moonlib.metrics.undefined import is_of_validation, sentences
-from moonlib.studies.report.evidence import TITLES, Evidence
+from moonlib.runs.results import TASKS, beside
+from moonlib.studies.report.evidence import Evidence
 from moonlib.studies.report.figures import Axis, Figure, Row, forest, swatch
 from moonlib.studies.report.parts import Cell, Section, Table
 from moonlib.studies.report.told import Report, headline_keys
 from moonlib.studies.report.words import (
-    NAMES,
     SEGMENTS,
     bare,
     ends,
-    metric_name,
     number,
     signed,
     spoken,
-    tone,
 )
 
 
@@ -37,14 +36,8 @@ def metrics(report: Report) -> Section:
     figures = [found for found in (_standing(report, key) for key in headline_keys(report)) if found]
     if figures:
         section.parts.append(figures)
-    tasks = dict.fromkeys(
-        key.partition("/")[0]
-        for run in report.runs
-        for key in run.results
-        if not key.startswith(("valid/", *(f"{prefix}/" for prefix in TITLES)))
-    )
-    known = [task for task in ("image_search", "text_search", "ctr") if task in tasks]
-    for task in [*known, *(task for task in tasks if task not in known)]:
+    tasks = dict.fromkeys(key.task or key.name for run in report.runs for key in run.legend.own(run.results).values())
+    for task in sorted(tasks, key=lambda task: TASKS.index(task) if task in TASKS else len(TASKS)):
         section.parts.append(_metric_table(report, task))
     for run in report.runs:
         of_test = {key: why for key, why in run.undefined.items() if not is_of_validation(key)}
@@ -52,36 +45,36 @@ def metrics(report: Report) -> Section:
     return section
 
 
-def _kind(key: str) -> str:
-    return "application" if key.startswith("ctr/") else "represent"
+def _kind(report: Report, key: str) -> str:
+    return "application" if report.legend.key(key).task == "ctr" else "represent"
 
 
-def _stage(run: Evidence, key: str) -> Path | None:
-    return run.application if key.startswith("ctr/") else run.represent
+def _stage(report: Report, run: Evidence, key: str) -> Path | None:
+    return run.application if _kind(report, key) == "application" else run.represent
 
 
 def _standing(report: Report, key: str) -> Figure | None:
     """The runs on the last run's data between their baselines and their upper bounds."""
     last, measured = report.last, report.of(report.last)
     rows = []
-    for prefix, title in TITLES.items():
-        if (value := last.results.get(f"{prefix}/{key}")) is not None:
-            found = measured.interval(key, last.reference(_kind(key), prefix))
+    for prefix, title in last.legend.baselines_first.items():
+        if (value := last.results.get(beside(last.legend.key(key), prefix))) is not None:
+            found = measured.interval(key, last.reference(_kind(report, key), prefix))
             rows.append((value, Row(title, found or bare(value), number(value, 3), style=3)))
     for run in report.peers():
         if (value := run.results.get(key)) is not None:
-            found = measured.interval(key, _stage(run, key))
+            found = measured.interval(key, _stage(report, run, key))
             rows.append((value, Row(run.label, found or bare(value), number(value, 3), style=0)))
     if len(rows) < 2:
         return None
     rows.sort(key=lambda row: row[0])
-    task = spoken(key.partition("/")[0])
-    unit = f"{metric_name(key)}, {task if task != 'ctr' else 'clicks'}, test days"
+    task = spoken(last.legend.key(key).task)
+    unit = f"{report.metric_name(key)}, {task if task != 'ctr' else 'clicks'}, test days"
     about = f"{unit}, ascending: " + "; ".join(f"{row.label} {row.text}" for _, row in rows)
     legend = [(swatch(0), "runs"), (swatch(3), "baselines and upper bounds")]
     caption = "With 95 % intervals over shoppers, where rows were kept. Oracle and baselines are the last run's."
     return Figure(
-        f"{task.capitalize() if task != 'ctr' else 'Clicks'}: {metric_name(key)}",
+        f"{task.capitalize() if task != 'ctr' else 'Clicks'}: {report.metric_name(key)}",
         forest([row for _, row in rows], Axis(unit), about),
         caption,
         legend,
@@ -90,21 +83,26 @@ def _standing(report: Report, key: str) -> Figure | None:
 
 def _metric_table(report: Report, task: str) -> Table:
     """A row per metric and segment, a column per run, and the last run's references."""
-    keys = dict.fromkeys(key for run in report.runs for key in run.results if key.startswith(f"{task}/"))
+    found = {text: key for run in report.runs for text, key in run.legend.own(run.results).items()}
+    of_task = [(text, key) for text, key in found.items() if (key.task or key.name) == task]
+    keys = dict(sorted(of_task, key=lambda each: _order(report, each[1])))
     segments: dict[str, list[str]] = {segment: [] for segment in SEGMENTS}
-    for key in sorted(keys, key=_order):
-        segments.setdefault(_segment(key, keys), []).append(key)
+    for text, parsed in keys.items():
+        segments.setdefault(parsed.segment if str(parsed.whole) in keys else "", []).append(text)
     newest_first = report.runs[::-1]
     last = report.last
-    beside = [prefix for prefix in TITLES if any(f"{prefix}/{key}" in last.results for key in keys)]
+    titles = {
+        prefix: title
+        for prefix, title in last.legend.baselines_first.items()
+        if any(beside(key, prefix) in last.results for key in keys.values())
+    }
     groups = []
     for segment, of_segment in segments.items():
         rows = []
         for key in of_segment:
             cells = [_metric_cell(report, run, key) for run in newest_first]
-            cells += [Cell(number(last.results.get(f"{prefix}/{key}")) or "–") for prefix in beside]
-            base = key.removesuffix(f"@{segment}") if segment else key
-            rows.append((metric_name(base), cells))
+            cells += [Cell(number(last.results.get(beside(keys[key], prefix))) or "–") for prefix in titles]
+            rows.append((report.metric_name(str(keys[key].whole) if segment else key), cells))
         if task == "ctr" and not segment and (share := _share_row(report)):
             rows.append(share)
         if rows:
@@ -114,11 +112,17 @@ def _metric_table(report: Report, task: str) -> Table:
     caption = f"{name}, test days"
     if not measured:
         caption += "; no intervals, which need the rows that searches.parquet and predictions.parquet keep"
-    elif task == "ctr":
-        caption += "; of log loss, NE and ECE less is better, PCOC is best at 1"
-    if beside:
-        caption += f"; {', '.join(TITLES[prefix] for prefix in beside)}: of {last.label}"
-    return Table(caption, ["", *(run.label for run in newest_first), *(TITLES[p] for p in beside)], groups)
+    caption += _lower(report, keys.values())
+    if titles:
+        caption += f"; {', '.join(titles.values())}: of {last.label}"
+    return Table(caption, ["", *(run.label for run in newest_first), *titles.values()], groups)
+
+
+def _lower(report: Report, keys: Iterable[MetricKey]) -> str:
+    """Of which metrics less is better."""
+    meanings = [report.legend.meaning(key) for key in keys]
+    titles = dict.fromkeys(meaning.title.partition(",")[0] for meaning in meanings if meaning.higher_is_better is False)
+    return f"; less is better: {', '.join(titles)}" if titles else ""
 
 
 def _share_row(report: Report) -> tuple[str, list[Cell]] | None:
@@ -137,13 +141,13 @@ def _metric_cell(report: Report, run: Evidence, key: str) -> Cell:
     if value is None:
         return Cell("–", "not defined" if key in run.undefined else "")
     measured, previous = report.of(run), report.previous(run)
-    gain = measured.difference(key, _stage(run, key), _stage(previous, key)) if previous else None
+    gain = measured.difference(key, _stage(report, run, key), _stage(report, previous, key)) if previous else None
     if gain is None:
-        own = measured.interval(key, _stage(run, key))
+        own = measured.interval(key, _stage(report, run, key))
         return Cell(number(value), ends(own))
     if gain.estimate == gain.low == gain.high == 0:
         return Cell(number(value), "the same")
-    return Cell(number(value), f"{signed(gain.estimate)} {ends(gain, sign=True)}", tone(key, gain))
+    return Cell(number(value), f"{signed(gain.estimate)} {ends(gain, sign=True)}", report.tone(key, gain))
 
 
 def _segment_name(segment: str) -> str:
@@ -157,12 +161,8 @@ def _segment_name(segment: str) -> str:
     return f"first {dimensions[1]} dimensions" if dimensions else SEGMENTS.get(segment, segment)
 
 
-def _segment(key: str, keys: Iterable[str]) -> str:
-    base, _, segment = key.rpartition("@")
-    return segment if base in keys else ""
-
-
-def _order(key: str) -> tuple[int, int, str]:
-    base, names = key.partition("@")[0], list(NAMES)
-    numbers = [int(digits) for digits in re.findall(r"\d+", key)]
-    return (names.index(base) if base in names else len(names), numbers[0] if numbers else 0, key)
+def _order(report: Report, key: MetricKey) -> tuple[int, int, str]:
+    names = [measured.partition("@")[0] for measured in report.legend.metrics]
+    name = key.measured.partition("@")[0]
+    numbers = [int(digits) for digits in re.findall(r"\d+", str(key))]
+    return (names.index(name) if name in names else len(names), numbers[0] if numbers else 0, str(key))

@@ -13,6 +13,7 @@ import numpy as np
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.layout import ABTEST, EXCHANGE, SCALE
 from moonlib.metrics.bootstrap import Interval
+from moonlib.metrics.key import MetricKey
 from moonlib.studies.report.evidence import Evidence, interval, mapping, mappings, telling, typed
 from moonlib.studies.report.figures import Axis, Figure, Row, Series, forest, legend, swatch, xy
 from moonlib.studies.report.parts import Cell, Section, Table
@@ -198,7 +199,7 @@ def _scatter(
             f" A gain of .10 in recall goes with {signed(slope.estimate / 10)} of AUC"
             f"{f' {within}, 95' + chr(0xA0) + '% over runs' if (within := ends(slope, 0.1, sign=True)) else ''}."
         )
-    task = spoken(x_key.partition("/")[0])
+    task = spoken(MetricKey.parse(x_key).task)
     about = f"Click AUC against recall@10 of {task}: " + "; ".join(
         f"{name} {x:.3f}, {y:.4f}" for one in series for (x, y), name in zip(one.points, one.names, strict=False)
     )

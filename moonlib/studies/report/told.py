@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
+from moonlib.metrics.bootstrap import Interval
+from moonlib.runs.results import Legend
 from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence, Measured
+from moonlib.studies.report.words import tone
 
 
 @dataclass
@@ -29,6 +34,20 @@ class Report:
     def last(self) -> Evidence:
         """The run that the verdict is about."""
         return self.runs[-1]
+
+    @property
+    def legend(self) -> Legend:
+        """What the results of all runs mean."""
+        return reduce(or_, (run.legend for run in self.runs))
+
+    def metric_name(self, key: str) -> str:
+        """What the tables call a metric, with the segment that it is only known of."""
+        parsed = self.legend.key(key)
+        return self.legend.meaning(parsed).title + (f"@{parsed.segment}" if parsed.segment else "")
+
+    def tone(self, key: str, found: Interval | None) -> str:
+        """Whether a difference of a metric is one for the better, see `moonlib.studies.report.words.tone`."""
+        return tone(self.legend.meaning(key).higher_is_better, found)
 
     def previous(self, run: Evidence) -> Evidence | None:
         """The run before, if it is on the same data."""

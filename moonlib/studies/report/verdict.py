@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from moonlib.metrics.bootstrap import Interval
+from moonlib.metrics.key import MetricKey
 from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence
 from moonlib.studies.report.parts import Tile
 from moonlib.studies.report.studies import abtests
@@ -15,7 +16,6 @@ from moonlib.studies.report.words import (
     number,
     signed,
     spoken,
-    tone,
 )
 
 
@@ -29,19 +29,19 @@ def verdict(report: Report) -> tuple[str, list[Tile]]:
     if key:
         own = measured.interval(key, last.represent)
         gain = measured.difference(key, last.represent, previous.represent if previous else None)
-        what = spoken(key.partition("/")[0])
+        what = spoken(MetricKey.parse(key).task)
         tiles.append(
             Tile(
                 f"{what.capitalize()}, recall@10",
                 f"{number(100 * last.results[key], 1)}\u00a0%",
                 ends(own, 100, 1),
                 _change(gain, previous, 100, 1, " points"),
-                tone(key, gain),
+                report.tone(key, gain),
                 "of the searches that ended in an order show what was ordered among their first ten products",
             )
         )
         if gain:
-            words[tone(key, gain)].append(f"{what} recall")
+            words[report.tone(key, gain)].append(f"{what} recall")
     elif last.represent is None:
         report.missing.append(("Recall", f"{last.label} has no finished represent stage; {continued(last)}"))
     if "ctr/auc" in last.results:
@@ -53,12 +53,12 @@ def verdict(report: Report) -> tuple[str, list[Tile]]:
                 number(last.results["ctr/auc"]),
                 ends(own),
                 _change(gain, previous, 1, 4, ""),
-                tone("ctr/auc", gain),
+                report.tone("ctr/auc", gain),
                 "chance that a clicked product is ranked above one that was not; 0.5 is guessing",
             )
         )
         if gain:
-            words[tone("ctr/auc", gain)].append("click AUC")
+            words[report.tone("ctr/auc", gain)].append("click AUC")
         tiles += _share_tile(report)
     elif last.application is None:
         report.missing.append(("Click metrics", f"{last.label} has no finished application stage; {continued(last)}"))

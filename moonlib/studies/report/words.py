@@ -8,22 +8,6 @@ from typing import Any
 from moonlib.config.recipe import NOT_SET
 from moonlib.metrics.bootstrap import Interval
 
-NAMES = {
-    "ctr/auc": "AUC",
-    "ctr/gauc": "GAUC",
-    "ctr/logloss": "log loss, nats",
-    "ctr/ne": "NE",
-    "ctr/pcoc": "PCOC",
-    "ctr/ece": "ECE",
-}
-
-
-LOWER_IS_BETTER = ("logloss", "ne", "ece")
-
-
-NO_DIRECTION = ("pcoc",)
-
-
 SEGMENTS = {"": "all", "new": "new products", "tail": "tail products"}
 
 
@@ -55,27 +39,16 @@ def bare(value: float) -> Interval:
     return Interval(value, math.nan, math.nan)
 
 
-def tone(key: str, found: Interval | None) -> str:
+def tone(higher_is_better: bool | None, found: Interval | None) -> str:
     """Whether a difference is one for the better, by an interval that leaves out zero."""
-    metric = key.partition("@")[0].rpartition("/")[2]
-    if found is None or metric in NO_DIRECTION or not (found.low > 0 or found.high < 0):
+    if found is None or higher_is_better is None or not (found.low > 0 or found.high < 0):
         return ""
-    return "better" if (found.low > 0) != (metric in LOWER_IS_BETTER) else "worse"
+    return "better" if (found.low > 0) == higher_is_better else "worse"
 
 
 def surely(found: Interval) -> str:
     """The tone of a number that is better above zero."""
     return "better" if found.low > 0 else "worse" if found.high < 0 else ""
-
-
-def metric_name(key: str) -> str:
-    """What the tables call a metric.
-
-    Example:
-        >>> metric_name("ctr/auc"), metric_name("image_search/recall@10")
-        ('AUC', 'recall@10')
-    """
-    return NAMES.get(key, key.partition("/")[2] or key)
 
 
 def spoken(task: str) -> str:

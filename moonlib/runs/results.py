@@ -1,0 +1,177 @@
+"""What results mean, stored with them: titles of references, titles and directions of metrics.
+
+``results.json`` holds numbers under the keys of `moonlib.metrics.key.MetricKey` and nothing else. ``legend.json`` says
+what its references and metrics are called, and which metrics are better when they are higher. A finished stage has a
+legend of its own, which a run that reuses the stage reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import moonlib.compat  # noqa: F401  (before torchmetrics)
+from torchmetrics import Metric
+
+from moonlib.artifacts.checksums import again
+from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.reading import Unreadable, read_mapping
+from moonlib.config.typing import construct_component
+from moonlib.metrics.ctr import own_metrics
+from moonlib.metrics.key import MetricKey
+from moonlib.metrics.metric import Meaning, meaning_of, name_of
+from moonlib.metrics.ndcg import NDCG
+from moonlib.metrics.recall import Recall
+from moonlib.stages.stage import Reference, Stage
+
+FILE = "legend.json"
+"""In a run's directory, and in that of each of its stages."""
+
+REFERENCES = {
+    "baseline/chance": "chance",
+    "baseline/thumbnail": "thumbnail",
+    "baseline/untrained": "untrained",
+    "baseline": "id only",
+    "baseline/shuffled": "shuffled",
+    "baseline/query": "query only",
+    "baseline/user": "user only",
+    "baseline/popularity": "popularity",
+    "baseline/cosine": "zero-shot",
+    "oracle": "oracle",
+    "ceiling": "ceiling",
+}
+"""Titles of the references of moonlib's own stages, for runs made before there were legends."""
+
+TASKS = ("image_search", "text_search", "search", "ctr", "retrieval", "relevance")
+"""Tasks that moonlib's own metrics measure, in the order that tables show them."""
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the keys and values of results mean.
+
+    Attributes:
+        references: the title of each reference's prefix, in the order they ran.
+        metrics: title and direction by task and name, such as ``ctr/auc``.
+    """
+
+    references: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Meaning] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, module: Stage, references: Iterable[Reference] = ()) -> Legend:
+        """What a stage says of its references and metrics."""
+        return cls({each.prefix: each.title for each in references}, dict(module.meanings()))
+
+    def __or__(self, other: Legend) -> Legend:
+        """Both; of a prefix that both have, both titles, and of a metric what the other says."""
+        titles = dict(self.references)
+        for prefix, title in other.references.items():
+            known = titles.get(prefix, "").split(" / ")
+            titles[prefix] = title if known == [""] else " / ".join(dict.fromkeys([*known, *title.split(" / ")]))
+        return Legend(titles, {**self.metrics, **other.metrics})
+
+    def key(self, text: str) -> MetricKey:
+        """A key of results, taken apart."""
+        return MetricKey.parse(text, self.references)
+
+    def own(self, results: Iterable[str], split: Literal["test", "valid"] = "test") -> dict[str, MetricKey]:
+        """The keys of a run's own results of test or validation days, without those of its references."""
+        keys = {text: self.key(text) for text in results}
+        return {text: key for text, key in keys.items() if key.split == split and not key.reference}
+
+    def meaning(self, key: MetricKey | str) -> Meaning:
+        """The title and the direction of a metric; its name and none, where nothing is said of it."""
+        key = self.key(key) if isinstance(key, str) else key
+        return self.metrics.get(key.measured) or _moonlibs(key.task, key.name) or Meaning(key.name)
+
+    @property
+    def baselines_first(self) -> dict[str, str]:
+        """The titles of the references: the baseline, other baselines, and then upper bounds and what else there is."""
+        ordered = sorted(self.references, key=lambda prefix: (not prefix.startswith("baseline"), "/" in prefix))
+        return {prefix: self.references[prefix] for prefix in ordered}
+
+
+def beside(key: MetricKey | str, reference: str) -> str:
+    """The key of a reference's result that stands beside a run's own; that of the run for the empty reference."""
+    return f"{reference}/{key}" if reference else str(key)
+
+
+def write_legend(directory: Path, legend: Legend) -> None:
+    """Write ``legend.json`` into the directory of a run or a stage."""
+    metrics = {key: asdict(meaning) for key, meaning in legend.metrics.items()}
+    write_json(directory / FILE, {"references": dict(legend.references), "metrics": metrics})
+
+
+def read_legend(directory: Path) -> Legend | None:
+    """Read the ``legend.json`` of a run or a stage; None if there is none.
+
+    Raises:
+        ValueError: the file is damaged, see `moonlib.artifacts.reading.reading`.
+    """
+    file = directory / FILE
+    if not file.exists():
+        return None
+    found = read_mapping(file)
+    try:
+        references = {str(prefix): str(title) for prefix, title in found["references"].items()}
+        metrics = {str(key): _meaning(each) for key, each in found["metrics"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise Unreadable(f"{file} is no legend of results ({error}); {again(file)}") from None
+    return Legend(references, metrics)
+
+
+def legend_of_run(run: Path, stages: Iterable[str]) -> Legend:
+    """The legend of a run; of one made before there were legends, what moonlib's own stages say.
+
+    Args:
+        run: its directory.
+        stages: of its recipe. A reference's directory is ``<stage>.<prefix, dotted>``.
+
+    Raises:
+        ValueError: the file is damaged, see `moonlib.artifacts.reading.reading`.
+    """
+    if legend := read_legend(run):
+        return legend
+    found = {
+        path.name.removeprefix(f"{stage}.").replace(".", "/") for stage in stages for path in run.glob(f"{stage}.*")
+    }
+    titles = REFERENCES | {prefix: prefix.rpartition("/")[2] for prefix in sorted(found - REFERENCES.keys())}
+    return Legend(titles, {f"ctr/{name_of(metric)}": meaning_of(metric) for metric in own_metrics()})
+
+
+def named_metrics(stage: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that a recipe names in a stage.
+
+    Args:
+        stage: its section of a run's recipe.
+
+    Raises:
+        RecipeError: one can't be made, because it is not installed for instance.
+    """
+    module = stage.get("module")
+    given = (module.get("init_args") or {}).get("metrics") if isinstance(module, Mapping) else None
+    return [construct_component("metrics", each, ("metrics",)).build() for each in given or ()]
+
+
+def _meaning(found: Mapping[str, object]) -> Meaning:
+    title, higher = found["title"], found["higher_is_better"]
+    if not isinstance(title, str) or not (higher is None or isinstance(higher, bool)):
+        raise TypeError(f"{found!r} is no title and direction")
+    return Meaning(title, higher)
+
+
+@cache
+def _moonlibs(task: str, name: str) -> Meaning | None:
+    """What moonlib's own metric of a name says."""
+    if task not in TASKS:
+        return None
+    for metric in (*own_metrics(), Recall(), NDCG()):
+        own = name_of(metric)
+        if own.partition("@")[0] == name.partition("@")[0]:
+            meaning = meaning_of(metric)
+            return replace(meaning, title=name) if meaning.title == own else meaning
+    return None
