@@ -82,6 +82,17 @@ class Encoder(nn.Module, ABC):
         """
         return {}
 
+    def learning_rate_factor(self, name: str) -> float:
+        """Factor on the learning rate of a parameter; the same for every call.
+
+        Args:
+            name: of one of this encoder's parameters, as ``named_parameters`` has it.
+
+        Returns:
+            At least 0; 1 for the stage's own learning rate.
+        """
+        return 1.0
+
     @abstractmethod
     def forward(self, batch: ContentBatch) -> Tensor:
         """Encode a batch.

@@ -16,6 +16,7 @@ from lightning import Trainer
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -30,7 +31,8 @@ from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.metrics.ctr import ctr_metrics
 from moonlib.metrics.undefined import leave_out
-from moonlib.optimizers.lazy_adam import LazyAdam
+from moonlib.optimizers.adam import AdamFactory, LazyAdamFactory
+from moonlib.optimizers.optimizer_factory import OptimizerContext, OptimizerFactory, chosen, trained_parameters
 from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
@@ -184,9 +186,11 @@ class Application(Stage):
         buckets: hash users, items and values of features into so many rows each, in place of exact vocabularies.
         sparse: sparse gradients of embedding tables, with lazy Adam: a step costs what the batch costs and not what
             the catalogue costs.
+        optimizer: takes the place of Adam with its ``learning_rate``; null for that.
 
     Raises:
-        ValueError: if ``id_epochs``, ``min_count`` or ``buckets`` is below 1.
+        ValueError: if ``id_epochs``, ``min_count`` or ``buckets`` is below 1, or ``optimizer`` takes no sparse
+            gradients where ``sparse`` makes them.
 
     Source: Zhang et al., "Towards understanding the overfitting phenomenon of deep click-through rate prediction
     models" (arXiv 2209.06053), for the one epoch; Liu et al., "Multi-epoch learning for deep click-through rate
@@ -207,6 +211,7 @@ class Application(Stage):
         min_count: int = 1,
         buckets: int | None = None,
         sparse: bool = False,
+        optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("id_epochs", id_epochs), ("min_count", min_count), ("buckets", buckets)):
@@ -216,7 +221,12 @@ class Application(Stage):
         self.predictor = predictor
         self.representation = representation
         self.id_dim = id_dim
-        self.learning_rate = learning_rate
+        default = LazyAdamFactory if sparse else AdamFactory
+        self.optimizer = chosen(optimizer, lambda: default(learning_rate), Application, learning_rate=learning_rate)
+        if sparse and not self.optimizer.takes_sparse:
+            raise ValueError(
+                f"sparse: {type(optimizer).__name__} takes no sparse gradients; use lazy_adam, or set sparse: false"
+            )
         self.id_epochs = id_epochs
         self.features = features or {}
         self.min_count, self.buckets = min_count, buckets
@@ -426,10 +436,8 @@ class Application(Stage):
             table.weight.data.copy_(torch.from_numpy(fresh))
             optimizer.state.pop(table.weight, None)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        if self.sparse:
-            return LazyAdam(self.parameters(), lr=self.learning_rate)
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return self.optimizer(trained_parameters(self), OptimizerContext.of(self))
 
     def configure_gradient_clipping(
         self,

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -24,6 +25,8 @@ from moonlib.encoders.weights import save_weights
 from moonlib.metrics.auc import auc
 from moonlib.metrics.ndcg import Gain, gains, ndcg
 from moonlib.metrics.undefined import leave_out
+from moonlib.optimizers.adam import AdamFactory
+from moonlib.optimizers.optimizer_factory import OptimizerContext, OptimizerFactory, chosen, trained_parameters
 from moonlib.predictors.mlp import MLP
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
@@ -155,6 +158,7 @@ class Relevance(Stage):
         threshold: the lowest grade that counts as relevant for the AUC.
         ks: the K of nDCG@K.
         learning_rate: of Adam.
+        optimizer: takes the place of Adam with its ``learning_rate``; null for that.
 
     Raises:
         ValueError: if a K is below 1.
@@ -171,6 +175,7 @@ class Relevance(Stage):
         threshold: float = 2.0,
         ks: list[int] = [5, 10],  # noqa: B006  (a recipe's default is read, never written)
         learning_rate: float = 1e-3,
+        optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__()
         if any(k < 1 for k in ks):
@@ -181,7 +186,7 @@ class Relevance(Stage):
         self.gain: Gain = gain
         self.threshold = threshold
         self.ks = ks
-        self.learning_rate = learning_rate
+        self.optimizer = chosen(optimizer, lambda: AdamFactory(learning_rate), Relevance, learning_rate=learning_rate)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -266,8 +271,8 @@ class Relevance(Stage):
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return self.optimizer(trained_parameters(self), OptimizerContext.of(self))
 
     @torch.inference_mode()
     def predict(self, judged: Judged) -> NDArray[np.float64]:
