@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
@@ -41,6 +42,8 @@ from moonlib.stages.grad_cache import refuse_batch_statistics
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.stages.training import save_encoder, train
 from moonlib.system.workers import end_at_a_lost_batch
+
+log = logging.getLogger(__name__)
 
 EMBEDDED_AT_ONCE = 256
 """Rows that are encoded at once where all of the training data is."""
@@ -174,6 +177,8 @@ class Contrastive(Stage):
         dim = self.encoder.dim
         if wrong := [d for d in self.matryoshka or {} if not 1 <= d <= dim]:
             raise ValueError(f"matryoshka: {wrong[0]} dimensions of an encoder of {dim}; expected 1 to {dim}")
+        if context.data.augment > 0 and not self.encoder.augmented_inputs():
+            log.warning("data.augment has no effect: %s has no images to augment", type(self.encoder).__name__)
         if self.grad_cache is not None:
             refuse_batch_statistics(self.encoder)
         most = (PLANNED_AHEAD - 2) // 2
@@ -211,6 +216,7 @@ class Contrastive(Stage):
             self.catalogue,
             self.quarantine(),
             data.augment,
+            self.encoder.augmented_inputs(),
         )
         return DataLoader(
             batches,

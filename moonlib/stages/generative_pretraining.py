@@ -354,6 +354,7 @@ class Questions(TorchDataset[QuestionBatch]):
         self.preprocessor = preprocessor
         self.kinds, self.own, self.reads = stage.kinds, stage.own, context.data.reads
         self.seed, self.strength = context.seed, context.data.augment
+        self.augmented = stage.encoder.augmented_inputs()
 
     def __getitem__(self, plan: BatchPlan) -> QuestionBatch:
         samples = self.reader.read(plan.item_ids)
@@ -372,7 +373,7 @@ class Questions(TorchDataset[QuestionBatch]):
             content = self._content(asked)
         generator = torch.Generator().manual_seed(plan.seed)
         kinds = torch.tensor([KINDS.index(question.kind) for _, question in asked])
-        return QuestionBatch(augmented(content, generator, self.strength), kinds)
+        return QuestionBatch(augmented(content, generator, self.strength, self.augmented), kinds)
 
     def asked(self, kind: Kind, sample: Sample, step: int) -> tuple[Content, Question]:
         """A question of a kind, and what it is asked about; a function of seed, step and product alone."""
