@@ -68,12 +68,12 @@ from moonlib.encoders.dual import DualEncoder
 from moonlib.fusion.fusion import Fusion
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.in_batch import InBatch
+from moonlib.pairs.pair_source import PairContext, PairSource
 from moonlib.pairs.pairs import Pairs, product_pairs
 from moonlib.runs.runner import quiet
 from moonlib.sources.marketplace.source import Marketplace
 from moonlib.stages.contrast import contrastive_loss
-from moonlib.stages.contrastive import PairData
-from moonlib.stages.pretraining import Pretraining
+from moonlib.stages.contrastive import Contrastive, PairData
 from moonlib.stages.stage import StageContext
 
 # webdataset marks the ends of shards by now, which this version of open_clip stumbles over (its issue 935).
@@ -172,7 +172,19 @@ class Unfused(Fusion):
         return torch.where(has_image.unsqueeze(1), image, text)
 
 
-class NotedPretraining(Pretraining):
+class GivenProducts(PairSource):
+    """Given products, each paired with itself."""
+
+    both_directions = True
+
+    def __init__(self, products: pl.DataFrame) -> None:
+        self.products = products
+
+    def pairs(self, context: PairContext) -> tuple[Pairs, pl.DataFrame]:
+        return product_pairs(self.products), empty("searches")
+
+
+class NotedPretraining(Contrastive):
     """Pretraining on given products, which notes its steps and keeps its first batches."""
 
     def __init__(self, products: pl.DataFrame) -> None:
@@ -180,16 +192,13 @@ class NotedPretraining(Pretraining):
             # CLIP bounds its scale by clamping it, far from where so few steps lead.
             InfoNCE(temperature=0.07, min_temperature=0.0),
             [InBatch()],
+            GivenProducts(products),
             learning_rate=LEARNING_RATE,
             weight_decay=WEIGHT_DECAY,
             warmup=WARMUP,
         )
-        self.products = products
         self.turn = Turn()
         self.batches: list[PairBatch] = []
-
-    def pairs(self, context: StageContext) -> tuple[Pairs, pl.DataFrame]:
-        return product_pairs(self.products), empty("searches")
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.turn.note(outputs["loss"])
@@ -218,7 +227,7 @@ def moonlib_turns(work: Work, steps: int) -> tuple[Turn, Turn]:
     stage.run(StageContext(work.dataset, data, trainer, folder, seed=0, encoder=encoder))
 
     def loss(batch: PairBatch) -> Tensor:
-        return contrastive_loss(encoder, batch, stage.loss, stage.samplers, both_directions=stage.both_directions)
+        return contrastive_loss(encoder, batch, stage.loss, stage.samplers, both_directions=stage.pairs.both_directions)
 
     optimizer: Any = stage.configure_optimizers()
     return stage.turn, bare(loss, optimizer["optimizer"], stage.batches, steps)

@@ -90,7 +90,7 @@ def bare(recipe: recipes.Recipe, stage: str, dataset: Dataset, steps: int) -> fl
     moments = []
     for batch in itertools.islice(itertools.cycle(batches), steps):
         loss = contrastive_loss(
-            module.encoder, batch, module.loss, module.samplers, both_directions=module.both_directions
+            module.encoder, batch, module.loss, module.samplers, both_directions=module.pairs.both_directions
         )
         optimizer.zero_grad()
         loss.backward()

@@ -73,6 +73,7 @@ class PairDataset(Dataset[PairBatch]):
         products: item ids, SPUs and categories.
         quarantine: where unreadable samples are named.
         augment: strength of image augmentation, 0 for none.
+        augmented_inputs: names of the tensors that are augmented, see `Encoder.augmented_inputs`.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class PairDataset(Dataset[PairBatch]):
         products: Catalogue,
         quarantine: Quarantine,
         augment: float = 0.0,
+        augmented_inputs: Sequence[str] = ("image", "subject"),
     ) -> None:
         self._products = SampleReader(dataset_directory, "products")
         self._side: Side = pairs.query_side
@@ -93,7 +95,7 @@ class PairDataset(Dataset[PairBatch]):
         self._tasks = list(tasks)
         self._catalogue = products
         self._quarantine = quarantine
-        self._strength = augment
+        self._strength, self._augmented = augment, augmented_inputs
 
     def __getitem__(self, plan: BatchPlan) -> PairBatch:
         """Read, compose and preprocess one batch.
@@ -127,8 +129,8 @@ class PairDataset(Dataset[PairBatch]):
         positives = self._pairs.positives[rows]
         catalogue, item_rows = self._catalogue, self._catalogue.rows(item_id)
         return PairBatch(
-            query=augmented(query, generator, self._strength),
-            item=augmented(item, generator, self._strength),
+            query=augmented(query, generator, self._strength, self._augmented),
+            item=augmented(item, generator, self._strength, self._augmented),
             item_id=torch.from_numpy(item_id),
             spu_id=torch.from_numpy(catalogue.spu_id[item_rows]),
             category=torch.from_numpy(catalogue.category[item_rows]),
@@ -189,12 +191,23 @@ def _read_once(reader: SampleReader, ids: Ids) -> list[Sample]:
     return [samples[i] for i in place]
 
 
-def augmented(content: ContentBatch, generator: torch.Generator, strength: float) -> ContentBatch:
-    """Vary the images, and the crops where there are any, each by draws of its own.
+def augmented(
+    content: ContentBatch,
+    generator: torch.Generator,
+    strength: float,
+    names: Sequence[str] = ("image", "subject"),
+) -> ContentBatch:
+    """Vary the images of a batch, each by draws of its own.
 
     Where an encoder says how much of each image is there (``image_size``, see `MLLMProcessor`), the rest stays empty.
+
+    Args:
+        content: as the encoder's preprocessor made it.
+        generator: the only source of randomness.
+        strength: see `augment`; 0 for none.
+        names: of the tensors that are images, in the order of their draws; see `Encoder.augmented_inputs`.
     """
-    views = [name for name in ("image", "subject") if name in content and strength > 0]
+    views = [name for name in names if name in content and strength > 0]
     sizes = content.get("image_size")
     return content | {name: _varied(content[name], generator, strength, sizes) for name in views}
 

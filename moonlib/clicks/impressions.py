@@ -15,10 +15,11 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from moonlib.clicks.features import FeatureBatch, Features
-from moonlib.clicks.histories import Histories, Ids
+from moonlib.clicks.histories import Histories
 from moonlib.clicks.snapshots import HistorySnapshots
 from moonlib.clicks.vocabulary import HashedVocabulary, Vocabulary
 from moonlib.data.dataset import Dataset
+from moonlib.data.ids import Ids
 from moonlib.representations.similarity_topk import similarity_topk
 from moonlib.representations.store import Representations
 

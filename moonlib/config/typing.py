@@ -24,6 +24,7 @@ from jsonargparse import ArgumentParser, Namespace
 from moonlib.config.merge import Key, RecipeError, hint
 from moonlib.registry import registry
 from moonlib.registry.deprecation import present_arguments
+from moonlib.registry.signature import parameters
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def construct(cls: type, arguments: Any, key: Key) -> Construction:
     for name, value in expanded.items():
         # Python holds Union[int, float] and Union[float, int] for equal and hands out the one that was made first, in
         # whatever library; an int would then become a float, and 1 batch (Trainer's limit_train_batches) all of them.
-        if type(value) is int and int in _members(_parameters(cls)[name][0]):
+        if type(value) is int and int in _members(parameters(cls)[name].annotation):
             parsed.value[name] = value
     return Construction(cls, expanded, key, parsed)
 
@@ -147,20 +148,20 @@ def _expand_arguments(cls: type, arguments: Any, key: Key, leaves: list[tuple[Ke
         arguments = present_arguments(cls.__init__, arguments)  # type: ignore[misc]
     except TypeError as error:
         raise RecipeError(str(error), key) from error
-    known = _parameters(cls)
+    known = parameters(cls)
     for name in arguments:
         if name not in known:
             raise RecipeError(f"unknown key; {hint(str(name), known)}", (*key, str(name)))
-    for name, (annotation, required) in known.items():
-        if required and name not in arguments:
-            raise RecipeError(f"missing; {cls.__name__} needs {_describe(annotation)}", (*key, name))
-    return {name: _expand(known[name][0], value, (*key, name), leaves) for name, value in arguments.items()}
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise RecipeError(f"missing; {cls.__name__} needs {_describe(parameter.annotation)}", (*key, name))
+    return {name: _expand(known[name].annotation, value, (*key, name), leaves) for name, value in arguments.items()}
 
 
 def _expand(annotation: Any, value: Any, key: Key, leaves: list[tuple[Key, Any, Any]]) -> Any:
     """Expand bare names wherever the annotation has the base class of a kind; note plain values in ``leaves``."""
     for member in _members(annotation):
-        origin, parameters = typing.get_origin(member), typing.get_args(member)
+        origin, inner = typing.get_origin(member), typing.get_args(member)
         kind = registry.kind_of(member) if inspect.isclass(member) and origin is None else None
         if kind and isinstance(value, (str, dict)):
             cls, arguments = _locate(kind, value, key)
@@ -168,9 +169,9 @@ def _expand(annotation: Any, value: Any, key: Key, leaves: list[tuple[Key, Any, 
                 raise RecipeError(f"expected a {member.__name__}, got {class_path(cls)}", key)
             return written(cls, _expand_arguments(cls, arguments, (*key, "init_args"), leaves))
         if origin in (list, Sequence) and isinstance(value, list):
-            return [_expand(parameters[0], item, (*key, str(i)), leaves) for i, item in enumerate(value)]
+            return [_expand(inner[0], item, (*key, str(i)), leaves) for i, item in enumerate(value)]
         if origin in (dict, Mapping) and isinstance(value, dict):
-            return {name: _expand(parameters[1], item, (*key, str(name)), leaves) for name, item in value.items()}
+            return {name: _expand(inner[1], item, (*key, str(name)), leaves) for name, item in value.items()}
         if is_dataclass(member) and isinstance(member, type) and isinstance(value, dict):
             return _expand_arguments(member, value, key, leaves)
     leaves.append((key, annotation, value))
@@ -194,6 +195,8 @@ def _locate(kind: str, value: Any, key: Key) -> tuple[type, Any]:
         cls = _import(path) if "." in path else registry.get(kind, path)
     except registry.RegistryError as error:
         raise RecipeError(str(error), key) from error
+    if taken_in := registry.adopted(kind, cls, value):
+        return taken_in
     if registry.kind_of(cls) != kind:
         raise RecipeError(f"expected {_one_of(kind)}, got {path}", key)
     if "<locals>" in cls.__qualname__:
@@ -211,26 +214,6 @@ def _import(path: str) -> type:
     if not inspect.isclass(cls):
         raise registry.RegistryError(f"{path} is not a class")
     return cls
-
-
-def _parameters(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Constructor parameters: annotation, and whether an argument is required. ``**kwargs`` go to the next class."""
-    found: dict[str, tuple[Any, bool]] = {}
-    for owner in cls.__mro__:
-        if "__init__" not in vars(owner):
-            continue
-        init = vars(owner)["__init__"]
-        hints = typing.get_type_hints(owner if is_dataclass(owner) else init)
-        passes_on = False
-        for parameter in list(inspect.signature(init).parameters.values())[1:]:
-            if parameter.kind is parameter.VAR_KEYWORD:
-                passes_on = True
-            elif parameter.kind is not parameter.VAR_POSITIONAL:
-                required = parameter.default is parameter.empty
-                found.setdefault(parameter.name, (hints.get(parameter.name, Any), required))
-        if not passes_on:
-            break
-    return found
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -34,6 +34,7 @@ from moonlib.data.contact_sheet import contact_sheet
 from moonlib.data.dataset import Dataset
 from moonlib.data.tables import SCHEMAS
 from moonlib.registry import registry
+from moonlib.registry.signature import parameters
 from moonlib.sources.marketplace import traffic
 from moonlib.sources.marketplace.latents import BLOCKS
 from moonlib.sources.marketplace.source import Marketplace
@@ -279,21 +280,23 @@ def arguments(cls: type) -> list[tuple[str, Any, Any]]:
     }
     return [
         (parameter.name, parameter.annotation, factories.get(parameter.name, parameter.default))
-        for parameter in inspect.signature(cls, eval_str=True).parameters.values()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        for parameter in parameters(cls).values()
     ]
 
 
 def argument_texts(cls: type) -> dict[str, str]:
-    """What a docstring's Args section says of each argument.
+    """What a docstring's Args section says of each argument; of arguments passed on, that of the class they go to.
 
     Example:
         >>> argument_texts(Header)["seed"]
         'everything random in the run follows from it.'
     """
-    section = re.search(r"^Args:\n((?:    .*\n?|\n)*)", inspect.getdoc(cls) or "", re.MULTILINE)
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section[1] if section else "", re.MULTILINE)
-    return {name: " ".join(_markdown(text).split()) for name, text in entries}
+    texts: dict[str, str] = {}
+    for owner in reversed([each for each in cls.__mro__ if "__init__" in vars(each) and each.__doc__]):
+        section = re.search(r"^Args:\n((?:    .*\n?|\n)*)", inspect.getdoc(owner) or "", re.MULTILINE)
+        entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section[1] if section else "", re.MULTILINE)
+        texts |= {name: " ".join(_markdown(text).split()) for name, text in entries}
+    return texts
 
 
 def description(cls: type) -> str:

@@ -1,6 +1,7 @@
 from .convnet import ConvNet
 from .dual import DualEncoder
 from .encoder import Encoder
+from .exportable import Exportable
 from .generative import GenerativeEncoder
 from .hf_text import HFText
 from .mllm.encoder import MLLM
@@ -14,6 +15,7 @@ __all__ = [
     "ConvNet",
     "DualEncoder",
     "Encoder",
+    "Exportable",
     "GenerativeEncoder",
     "HFText",
     "ImageTower",

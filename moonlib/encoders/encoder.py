@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import polars as pl
-from torch import Tensor, nn
+import torch
+from PIL import Image
+from torch import Tensor
 
 from moonlib.data.content import Content, Side
+from moonlib.data.images import UnreadableImage
+from moonlib.data.pixels import to_rgb
+from moonlib.encoders.exportable import Exportable
+
+ImageLike = bytes | str | os.PathLike[str] | Image.Image
+"""The bytes of an image file, its path, or a decoded image."""
 
 ContentBatch = dict[str, Tensor]
 """What a preprocessor hands to its encoder: named tensors whose first dimension is the batch, so that any
@@ -38,7 +48,7 @@ class Preprocessor(Protocol):
         ...
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Exportable, ABC):
     """Encodes the image and text of a product or a query into one vector.
 
     A constructor takes the recipe's arguments and stays cheap: no download, no weights. `setup` fits (or loads)
@@ -66,21 +76,27 @@ class Encoder(nn.Module, ABC):
             directory: where the fitted preprocessing (for instance ``tokenizer.json``) lives.
         """
 
-    def save_architecture(self, directory: Path) -> dict[str, Any]:
-        """Write what `setup` reads from elsewhere, such as the hub or a folder of this machine, less the weights.
+    def augmented_inputs(self) -> Sequence[str]:
+        """Names of the preprocessor's tensors that a stage may augment in training; asked after `setup`.
 
-        `moonlib export` calls it, so that an export can be opened without that place. An encoder that reads nothing
-        but what is in the directory of its preprocessing need not do anything.
-
-        Args:
-            directory: to write to, and to make if there is something to write; nobody else writes there.
+        Each is uint8 [B, 3, H, W], zeros where there is no image. Where the batch has ``image_size`` int64 [B, 2], an
+        image fills its top left part alone. One that a batch lacks is passed over.
 
         Returns:
-            Arguments of the constructor that take the place of this encoder's: an encoder made with them makes the same
-            architecture and preprocessor out of ``directory``, with weights of no consequence. Paths below
-            ``directory`` are absolute.
+            ``image`` and ``subject`` (see `ContentBatch`) of an encoder that sees images, none otherwise.
         """
-        return {}
+        return ("image", "subject") if self.image_dim else ()
+
+    def learning_rate_factor(self, name: str) -> float:
+        """Factor on the learning rate of a parameter; the same for every call.
+
+        Args:
+            name: of one of this encoder's parameters, as ``named_parameters`` has it.
+
+        Returns:
+            At least 0; 1 for the stage's own learning rate.
+        """
+        return 1.0
 
     @abstractmethod
     def forward(self, batch: ContentBatch) -> Tensor:
@@ -92,3 +108,77 @@ class Encoder(nn.Module, ABC):
         Returns:
             float [B, dim], not normalised. A row's value does not depend on the other rows in eval mode.
         """
+
+    def encode(
+        self,
+        images: Sequence[ImageLike | None] | None = None,
+        texts: Sequence[str | None] | None = None,
+        *,
+        side: Side = "product",
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Represent images, texts, or both together, with the weights as they are.
+
+        Args:
+            images: N images: the bytes of a JPEG, PNG or WebP file, its path, or a PIL image; None for a row without
+                one. Omit it to encode texts alone.
+            texts: N titles, or texts of queries; None for a row without one. Omit it to encode images alone.
+            side: what they are: ``"product"`` or ``"query"``.
+            batch_size: rows encoded at once; last bits may depend on it.
+
+        Returns:
+            float32 [N, dim] on the CPU, in eval mode and without gradient; not normalised: divide by their length for
+            cosines.
+
+        Raises:
+            ValueError: neither is given, or there are more of one than of the other.
+            UnreadableImage: an image cannot be decoded; the message names its row.
+
+        Example: ``encoder.encode(images=["mug.jpg", None], texts=["red mug", "blue mug"])``
+        """
+        if images is None and texts is None:
+            raise ValueError("encode: give images, texts, or both")
+        rows = len(images if images is not None else texts or ())
+        images, texts = images if images is not None else [None] * rows, texts if texts is not None else [None] * rows
+        if len(images) != len(texts):
+            raise ValueError(f"encode: {len(images)} images and {len(texts)} texts; give None where a row lacks one")
+        device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+        training = self.training
+        self.eval()
+        vectors = [torch.zeros(0, self.dim)]
+        try:
+            with torch.no_grad():
+                for start in range(0, rows, batch_size):
+                    part = slice(start, start + batch_size)
+                    batch = self._preprocessed(images[part], texts[part], side, start)
+                    vectors.append(self({name: each.to(device) for name, each in batch.items()}).float().cpu())
+        finally:
+            self.train(training)
+        return torch.cat(vectors)
+
+    def _preprocessed(
+        self, images: Sequence[ImageLike | None], texts: Sequence[str | None], side: Side, start: int
+    ) -> ContentBatch:
+        contents = [
+            Content(None if image is None else _encoded(image), text) for image, text in zip(images, texts, strict=True)
+        ]
+        try:
+            return self.preprocessor(contents, side)
+        except UnreadableImage:
+            for row, content in enumerate(contents, start):
+                try:
+                    self.preprocessor([content], side)
+                except UnreadableImage as error:
+                    raise UnreadableImage(f"images[{row}]: {error}") from error
+            raise
+
+
+def _encoded(image: ImageLike) -> bytes:
+    """The bytes of an image file."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image):
+        file = io.BytesIO()
+        to_rgb(image).save(file, "PNG")
+        return file.getvalue()
+    return Path(image).read_bytes()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import polars as pl
-from torch import Tensor, nn
+from torch import Tensor
 
 from moonlib.data.content import Box
+from moonlib.encoders.exportable import Exportable
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Texts → (ids int64 [B, T], mask bool [B, T]), T = the longest text of the batch up to a limit,
@@ -37,7 +38,7 @@ class LoadImage(Protocol):
         ...
 
 
-class ImageTower(nn.Module, ABC):
+class ImageTower(Exportable, ABC):
     """Encodes images. `setup` makes the weights.
 
     Attributes:
@@ -54,10 +55,6 @@ class ImageTower(nn.Module, ABC):
     def setup(self) -> None:
         """Make (or load) the weights and `load_image`."""
 
-    def save_architecture(self, directory: Path) -> dict[str, Any]:
-        """Write what `setup` reads from elsewhere, less the weights; see `Encoder.save_architecture`."""
-        return {}
-
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
         """Encode.
@@ -71,7 +68,7 @@ class ImageTower(nn.Module, ABC):
         """
 
 
-class TextTower(nn.Module, ABC):
+class TextTower(Exportable, ABC):
     """Encodes texts. `setup` fits or loads the tokenizer, then makes the weights.
 
     Attributes:
@@ -90,10 +87,6 @@ class TextTower(nn.Module, ABC):
             products: the products listed before the end of training.
             directory: where fitted preprocessing lives.
         """
-
-    def save_architecture(self, directory: Path) -> dict[str, Any]:
-        """Write what `setup` reads from elsewhere, less the weights; see `Encoder.save_architecture`."""
-        return {}
 
     @abstractmethod
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:

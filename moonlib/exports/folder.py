@@ -39,6 +39,7 @@ from moonlib.artifacts.layout import EXPORT, IDENTITY, RECIPE
 from moonlib.artifacts.reading import Unreadable, read_json
 from moonlib.config.recipe import spelled
 from moonlib.data.content import Content, Modalities, Side
+from moonlib.encoders.exportable import Exportable
 from moonlib.encoders.weights import save_weights
 from moonlib.exports.model_card import model_card
 from moonlib.runs.run import Run, RunError, ready
@@ -279,7 +280,7 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
         if Path(value).is_absolute() and Path(value).exists():
             raise RunError(
                 f"{source.directory}: the encoder's {key} is {value}, a place of this machine that an export cannot "
-                "bring along; its class needs a method save_architecture, see moonlib.encoders.encoder.Encoder"
+                "bring along; its class needs a method save_architecture, see moonlib.encoders.Exportable"
             )
     sides: tuple[Side, Side] = ("product", "query")
     described = {
@@ -302,7 +303,7 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
 def _detached(config: Mapping[str, Any], module: nn.Module, place: Path, folder: Path) -> dict[str, Any]:
     """A component's configuration, with arguments that read from the folder what was read from elsewhere.
 
-    A part of a component is found by its argument, which has the name of the attribute.
+    Parts are those that the component names, see `moonlib.encoders.exportable.Exportable`.
 
     Args:
         config: of the component.
@@ -311,14 +312,14 @@ def _detached(config: Mapping[str, Any], module: nn.Module, place: Path, folder:
         folder: the export.
     """
     arguments = dict(config.get("init_args") or {})
-    for name, value in arguments.items():
-        part = getattr(module, name, None)
-        if isinstance(value, Mapping) and "class_path" in value and isinstance(part, nn.Module):
-            below = folder / name if place == folder / "encoder" else place / name
-            arguments[name] = _detached(value, part, below, folder)
-    save = getattr(module, "save_architecture", None)
-    changed: dict[str, Any] = save(place) if save else {}
-    arguments |= _replaced(changed, str(folder), HERE)
+    if isinstance(module, Exportable):
+        for name, part in module.parts().items():
+            value = arguments.get(name)
+            if isinstance(value, Mapping) and "class_path" in value:
+                below = folder / name if place == folder / "encoder" else place / name
+                arguments[name] = _detached(value, part, below, folder)
+        changed: dict[str, Any] = _replaced(module.save_architecture(place), str(folder), HERE)
+        arguments |= changed
     return {"class_path": config["class_path"]} | ({"init_args": arguments} if arguments else {})
 
 
@@ -385,8 +386,7 @@ def _try(source: Run, folder: Path, expected: NDArray[np.float32], scratch: Path
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].replace(f"{folder}: ", "")
         raise RunError(
             f"{source.directory}: the encoder cannot be opened from an export alone, without a network ({said}); what "
-            "its class reads from elsewhere its method save_architecture must write, see "
-            "moonlib.encoders.encoder.Encoder"
+            "its class reads from elsewhere its method save_architecture must write, see moonlib.encoders.Exportable"
         )
     vectors = np.load(found)
     if vectors.shape != expected.shape or vectors.tobytes() != expected.tobytes():

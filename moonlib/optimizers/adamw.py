@@ -1,18 +1,71 @@
-"""How encoders are optimised: AdamW with a linear warm-up and half a cosine, at rates of an encoder's own."""
+"""AdamW with a linear warm-up and half a cosine."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import moonlib.compat  # noqa: F401
 import torch
 from lightning import LightningModule
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
-WRAPPED = "_fsdp_wrapped_module."
-"""What FSDP puts into the names of parameters."""
+from moonlib.encoders.encoder import Encoder
+from moonlib.optimizers.optimizer_factory import (
+    OptimizerContext,
+    OptimizerFactory,
+    TrainedParameter,
+    matrices,
+    trained_parameters,
+)
+from moonlib.registry.deprecation import warn_once
+
+__all__ = ["AdamWFactory", "adamw", "matrices", "warmup_cosine"]
+
+
+class AdamWFactory(OptimizerFactory):
+    """AdamW; the learning rate rises over the first steps, then follows half a cosine down to 0 at the last.
+
+    Args:
+        learning_rate: peak of the schedule.
+        weight_decay: of the parameters that decay: a stage names the matrices alone.
+        warmup: share of the steps over which the learning rate rises.
+
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization" (arXiv 1711.05101) and "SGDR" (arXiv
+    1608.03983) for the cosine.
+    """
+
+    def __init__(self, learning_rate: float = 1e-3, weight_decay: float = 0.05, warmup: float = 0.05) -> None:
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+
+    def __call__(self, parameters: Sequence[TrainedParameter], context: OptimizerContext) -> OptimizerLRScheduler:
+        """Make the optimizer and its schedule; see `OptimizerFactory`."""
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+        for each in parameters:
+            groups.setdefault((each.factor, each.decays), []).append(each.parameter)
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": found,
+                    "lr": factor * self.learning_rate,
+                    "weight_decay": self.weight_decay if decays else 0.0,
+                }
+                for (factor, decays), found in groups.items()
+            ],
+            lr=self.learning_rate,
+            # Ten times faster on a CPU. Elsewhere torch knows best, and Lightning can't clip gradients of a fused one;
+            # nor here under mixed precision.
+            fused=True
+            if context.device.type == "cpu" and not (context.mixed_precision and context.clips_gradients)
+            else None,
+        )
+        total = context.count_steps()
+        rising = max(1, round(self.warmup * total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, rising, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def warmup_cosine(step: int, warmup: int, total: int) -> float:
@@ -22,54 +75,24 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
-def matrices(module: nn.Module) -> frozenset[str]:
-    """Names of the parameters of more than one dimension.
-
-    Asked for before a trainer starts: a strategy that shards the weights leaves each process pieces of one dimension.
-    """
-    return frozenset(name for name, parameter in module.named_parameters() if parameter.ndim > 1)
-
-
 def adamw(
     stage: LightningModule,
-    encoder: nn.Module,
+    encoder: Encoder,
     decayed: frozenset[str],
     learning_rate: float,
     weight_decay: float,
     warmup: float,
 ) -> OptimizerLRScheduler:
-    """AdamW over what is trainable of a stage, with its schedule.
-
-    An encoder may ask for rates of its own: where it has a method ``learning_rate_factor``, that is called with the
-    name of each of its parameters, and the parameter is trained at ``learning_rate`` times what it returns.
+    """Make the optimizer of a stage; what `AdamWFactory` is for now.
 
     Args:
-        stage: its parameters are trained; holds ``encoder`` under that name.
-        encoder: see above.
+        stage: its parameters are trained.
+        encoder: of the stage.
         decayed: names of the parameters with weight decay.
-        learning_rate: peak of the schedule, which decays to 0 at the trainer's ``max_steps``.
-        weight_decay: see ``decayed``.
-        warmup: share of the steps over which the learning rate rises.
+        learning_rate: see `AdamWFactory`.
+        weight_decay: see `AdamWFactory`.
+        warmup: see `AdamWFactory`.
     """
-    factor = getattr(encoder, "learning_rate_factor", None)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
-    for name, parameter in stage.named_parameters():
-        if parameter.requires_grad:
-            name = name.replace(WRAPPED, "")
-            own = factor(name.removeprefix("encoder.")) if factor and name.startswith("encoder.") else 1.0
-            groups.setdefault((own, name in decayed), []).append(parameter)
-    mixed = isinstance(stage.trainer.precision_plugin, MixedPrecision)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": found, "lr": own * learning_rate, "weight_decay": weight_decay if decays else 0.0}
-            for (own, decays), found in groups.items()
-        ],
-        lr=learning_rate,
-        # Ten times faster on a CPU. Elsewhere torch knows best, and Lightning can't clip gradients of a fused one; nor
-        # here under mixed precision.
-        fused=True if stage.device.type == "cpu" and not (mixed and stage.trainer.gradient_clip_val) else None,
-    )
-    total = stage.trainer.max_steps
-    rising = max(1, round(warmup * total))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, rising, total))
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    warn_once("moonlib.optimizers.adamw.adamw is AdamWFactory now; the old name works until release 0.6")
+    make = AdamWFactory(learning_rate, weight_decay, warmup)
+    return make(trained_parameters(stage, encoder, decayed), OptimizerContext.of(stage))

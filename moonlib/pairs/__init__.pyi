@@ -1,4 +1,7 @@
 from .catalogue import Catalogue
+from .pair_source import PairContext, PairSource
 from .pairs import Pairs
+from .products import ProductPairs
+from .searches import SearchPairs
 
-__all__ = ["Catalogue", "Pairs"]
+__all__ = ["Catalogue", "PairContext", "PairSource", "Pairs", "ProductPairs", "SearchPairs"]

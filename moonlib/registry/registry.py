@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 
 import moonlib
 from moonlib.registry.deprecation import warn_once
+from moonlib.registry.signature import parameters
 from moonlib.system.versions import DISTRIBUTION
 
 Class = TypeVar("Class", bound=type)
@@ -53,8 +54,10 @@ KINDS: dict[str, str] = {
     "image_towers": "moonlib.encoders.tower:ImageTower",
     "text_towers": "moonlib.encoders.tower:TextTower",
     "fusions": "moonlib.fusion.fusion:Fusion",
+    "pairs": "moonlib.pairs.pair_source:PairSource",
     "negatives": "moonlib.negatives.negative_sampler:NegativeSampler",
     "losses": "moonlib.losses.loss:Loss",
+    "optimizers": "moonlib.optimizers.optimizer_factory:OptimizerFactory",
     "adapters": "moonlib.adapters.adapter:Adapter",
     "predictors": "moonlib.predictors.predictor:Predictor",
     "filters": "moonlib.filters.filter:Filter",
@@ -64,6 +67,12 @@ KINDS: dict[str, str] = {
     "probes": "moonlib.probes.probe:Probe",
 }
 """Every kind and its public base class."""
+
+ADOPTED: dict[str, tuple[str, str, str]] = {
+    "optimizers": ("torch.optim.optimizer:Optimizer", "moonlib.optimizers.torch_optimizer:TorchFactory", "optimizer"),
+}
+"""By kind, classes of another library that a recipe may name by their paths where a component is expected: their base
+class, and the component that takes one, under the name of its argument."""
 
 
 class RegistryError(LookupError):
@@ -311,7 +320,8 @@ def describe(kind: str, name: str) -> Description:
     except (OSError, TypeError):
         location = component.value
     try:
-        signature = inspect.signature(cls, eval_str=True)
+        given = sorted(parameters(cls).values(), key=lambda each: (each.kind, each.default is not each.empty))
+        signature = inspect.Signature(given)
     except Exception:  # annotations that only a type checker can resolve
         signature = inspect.signature(cls)
     signature = signature.replace(return_annotation=inspect.Signature.empty)
@@ -359,6 +369,20 @@ def kind_of(cls: type) -> str | None:
     """The kind whose base class ``cls`` is or derives from, `None` if there is none; imports nothing."""
     bases = {base: kind for kind, base in KINDS.items()}
     return next((bases[value] for value in map(_value, cls.__mro__) if value in bases), None)
+
+
+def adopted(kind: str, cls: type, value: Any) -> tuple[type, dict[str, Any]] | None:
+    """The component that takes a class of another library in, and its arguments; None where there is none.
+
+    Args:
+        kind: one of `KINDS`.
+        cls: the class that a recipe names.
+        value: how the recipe names it, with its arguments.
+    """
+    base, component, argument = ADOPTED.get(kind, ("", "", ""))
+    if base not in map(_value, cls.__mro__):
+        return None
+    return import_from(*component.split(":")), {argument: value}
 
 
 def _value(cls: type) -> str:

@@ -1,4 +1,5 @@
 from .application import Application
+from .contrastive import Contrastive
 from .generative_pretraining import GenerativePretraining
 from .posttraining import Posttraining
 from .pretraining import Pretraining
@@ -10,6 +11,7 @@ from .stage import Reference, Stage, StageContext
 
 __all__ = [
     "Application",
+    "Contrastive",
     "GenerativePretraining",
     "Posttraining",
     "Pretraining",

@@ -16,6 +16,7 @@ from lightning import Trainer
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -34,7 +35,8 @@ from moonlib.metrics.ctr import ctr_metrics, own_metrics
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, name_of, with_metrics
 from moonlib.metrics.undefined import leave_out
-from moonlib.optimizers.lazy_adam import LazyAdam
+from moonlib.optimizers.adam import AdamFactory, LazyAdamFactory
+from moonlib.optimizers.optimizer_factory import OptimizerContext, OptimizerFactory, chosen, trained_parameters
 from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
@@ -190,9 +192,11 @@ class Application(Stage):
             the catalogue costs.
         metrics: measured besides AUC, GAUC, log loss, NE, PCOC and ECE, see `moonlib.metrics.metric`; one of the name
             of these takes its place.
+        optimizer: takes the place of Adam with its ``learning_rate``; null for that.
 
     Raises:
-        ValueError: if ``id_epochs``, ``min_count`` or ``buckets`` is below 1, or a metric can't be computed here.
+        ValueError: if ``id_epochs``, ``min_count`` or ``buckets`` is below 1, a metric can't be computed here, or
+            ``optimizer`` takes no sparse gradients where ``sparse`` makes them.
 
     Source: Zhang et al., "Towards understanding the overfitting phenomenon of deep click-through rate prediction
     models" (arXiv 2209.06053), for the one epoch; Liu et al., "Multi-epoch learning for deep click-through rate
@@ -214,6 +218,7 @@ class Application(Stage):
         buckets: int | None = None,
         sparse: bool = False,
         metrics: list[Metric] = [],  # noqa: B006  (a recipe's default is read, never written)
+        optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("id_epochs", id_epochs), ("min_count", min_count), ("buckets", buckets)):
@@ -223,7 +228,12 @@ class Application(Stage):
         self.predictor = predictor
         self.representation = representation
         self.id_dim = id_dim
-        self.learning_rate = learning_rate
+        default = LazyAdamFactory if sparse else AdamFactory
+        self.optimizer = chosen(optimizer, lambda: default(learning_rate), Application, learning_rate=learning_rate)
+        if sparse and not self.optimizer.takes_sparse:
+            raise ValueError(
+                f"sparse: {type(optimizer).__name__} takes no sparse gradients; use lazy_adam, or set sparse: false"
+            )
         self.id_epochs = id_epochs
         self.features = features or {}
         self.min_count, self.buckets = min_count, buckets
@@ -437,10 +447,8 @@ class Application(Stage):
             table.weight.data.copy_(torch.from_numpy(fresh))
             optimizer.state.pop(table.weight, None)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        if self.sparse:
-            return LazyAdam(self.parameters(), lr=self.learning_rate)
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return self.optimizer(trained_parameters(self), OptimizerContext.of(self))
 
     def configure_gradient_clipping(
         self,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import moonlib.compat  # noqa: F401
 import numpy as np
@@ -27,8 +27,16 @@ from moonlib.embedding.embed import Contents, embed
 from moonlib.encoders.weights import load_weights
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import PLANNED_AHEAD, NegativeSampler, TrainingData
-from moonlib.optimizers.adamw import adamw, matrices
+from moonlib.optimizers.adamw import AdamWFactory
+from moonlib.optimizers.optimizer_factory import (
+    OptimizerContext,
+    OptimizerFactory,
+    chosen,
+    matrices,
+    trained_parameters,
+)
 from moonlib.pairs.catalogue import Catalogue
+from moonlib.pairs.pair_source import PairContext, PairSource
 from moonlib.pairs.pairs import Pairs, serviceable
 from moonlib.representations.store import Representations
 from moonlib.stages.contrast import contrastive_loss
@@ -36,6 +44,8 @@ from moonlib.stages.grad_cache import refuse_batch_statistics
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.stages.training import save_encoder, train
 from moonlib.system.workers import end_at_a_lost_batch
+
+log = logging.getLogger(__name__)
 
 EMBEDDED_AT_ONCE = 256
 """Rows that are encoded at once where all of the training data is."""
@@ -59,11 +69,12 @@ class PairData:
 
 
 class Contrastive(Stage):
-    """Trains the encoder on pairs; what a pair is, the two stages that derive from this one say.
+    """Contrastive training of the encoder on pairs of a query and an item.
 
     Args:
         loss: loss on the scores.
         negatives: samplers, applied in order.
+        pairs: which pairs are trained on.
         learning_rate: peak of the schedule (linear warm-up, cosine decay to 0 at ``trainer.max_steps``).
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the learning rate rises.
@@ -71,22 +82,24 @@ class Contrastive(Stage):
             weight of its loss; null for all dimensions alone.
         hardness: how much more a query counts whose hardest negative comes close to its positive; 0 for all alike.
         grad_cache: rows that are encoded at once, for batches larger than memory; null for the whole batch.
+        optimizer: takes the place of AdamW with its three arguments above; null for that.
     """
 
     data_type: ClassVar[type] = PairData
     provides: ClassVar[Literal["weights", "representations"] | None] = "weights"
-    both_directions: ClassVar[bool]
 
     def __init__(
         self,
         loss: Loss,
         negatives: list[NegativeSampler],
+        pairs: PairSource,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup: float = 0.05,
         matryoshka: dict[int, float] | None = None,
         hardness: float = 0.0,
         grad_cache: int | None = None,
+        optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__()
         if grad_cache is not None and grad_cache < 1:
@@ -95,9 +108,15 @@ class Contrastive(Stage):
             raise ValueError(f"matryoshka needs weights >= 0, not all 0, got {matryoshka}")
         self.loss = loss
         self.negatives = torch.nn.ModuleList(negatives)
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup = warmup
+        self.pairs = pairs
+        self.optimizer = chosen(
+            optimizer,
+            lambda: AdamWFactory(learning_rate, weight_decay, warmup),
+            Contrastive,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup=warmup,
+        )
         self.matryoshka = matryoshka
         self.hardness = hardness
         self.grad_cache = grad_cache
@@ -111,12 +130,9 @@ class Contrastive(Stage):
         """The negative samplers, in order."""
         return cast("list[NegativeSampler]", list(self.negatives))
 
-    @abstractmethod
-    def pairs(self, context: StageContext) -> tuple[Pairs, pl.DataFrame]:
-        """The pairs to train on and the searches that samplers may look at; nothing from after the end of training.
-
-        Called in every process, before the trainer starts: a process that does more than read waits for the first.
-        """
+    def pair_source(self, data: Any) -> PairSource:
+        """The source of pairs for a data section; `pairs`, unless a derived stage lets the section change it."""
+        return self.pairs
 
     def run(self, context: StageContext) -> dict[str, float]:
         self.prepare(context)
@@ -138,7 +154,10 @@ class Contrastive(Stage):
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
         self.decayed = matrices(self)
-        pairs, searches = self.pairs(context)
+        self.pairs = self.pair_source(context.data)
+        pairs, searches = self.pairs.pairs(
+            PairContext(context.dataset, context.directory, context.trainer.is_global_zero, self.represent)
+        )
         products = context.dataset.table("products", ("item_id", "spu_id", "category", "listed_at"))
         # A product that a pair names is known, whatever a wrong clock says of the day it was listed.
         named = pl.Series(pairs.positives.ravel()).unique()
@@ -160,6 +179,8 @@ class Contrastive(Stage):
         dim = self.encoder.dim
         if wrong := [d for d in self.matryoshka or {} if not 1 <= d <= dim]:
             raise ValueError(f"matryoshka: {wrong[0]} dimensions of an encoder of {dim}; expected 1 to {dim}")
+        if context.data.augment > 0 and not self.encoder.augmented_inputs():
+            log.warning("data.augment has no effect: %s has no images to augment", type(self.encoder).__name__)
         if self.grad_cache is not None:
             refuse_batch_statistics(self.encoder)
         most = (PLANNED_AHEAD - 2) // 2
@@ -197,6 +218,7 @@ class Contrastive(Stage):
             self.catalogue,
             self.quarantine(),
             data.augment,
+            self.encoder.augmented_inputs(),
         )
         return DataLoader(
             batches,
@@ -277,7 +299,7 @@ class Contrastive(Stage):
             batch,
             self.loss,
             self.samplers,
-            both_directions=self.both_directions,
+            both_directions=self.pairs.both_directions,
             dims=self.matryoshka,
             hardness=self.hardness,
             grad_cache=self.grad_cache,
@@ -286,4 +308,4 @@ class Contrastive(Stage):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return adamw(self, self.encoder, self.decayed, self.learning_rate, self.weight_decay, self.warmup)
+        return self.optimizer(trained_parameters(self, self.encoder, self.decayed), OptimizerContext.of(self))

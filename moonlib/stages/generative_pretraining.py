@@ -30,7 +30,14 @@ from moonlib.data.reader import Sample, SampleReader
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.encoders.generative import GenerativeEncoder, QuestionPreprocessor
 from moonlib.encoders.weights import load_weights
-from moonlib.optimizers.adamw import adamw, matrices
+from moonlib.optimizers.adamw import AdamWFactory
+from moonlib.optimizers.optimizer_factory import (
+    OptimizerContext,
+    OptimizerFactory,
+    chosen,
+    matrices,
+    trained_parameters,
+)
 from moonlib.pairs.pairs import product_pairs
 from moonlib.pairs.questions import KINDS, Question, QuestionKind, answerable, ask, read_questions
 from moonlib.stages.stage import Need, Stage, StageContext
@@ -121,6 +128,7 @@ class GenerativePretraining(Stage):
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the learning rate rises.
         max_answer_tokens: a decoded answer is cut off after so many.
+        optimizer: takes the place of AdamW with its three arguments above; null for that.
 
     Source: MOON (arXiv 2511.11305), Stage 1. The kinds of question are told of it; wordings and weights are our choice.
     """
@@ -134,13 +142,19 @@ class GenerativePretraining(Stage):
         weight_decay: float = 0.05,
         warmup: float = 0.05,
         max_answer_tokens: int = 12,
+        optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__()
         if max_answer_tokens < 1:
             raise ValueError(f"max_answer_tokens must be at least 1, got {max_answer_tokens}")
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup = warmup
+        self.optimizer = chosen(
+            optimizer,
+            lambda: AdamWFactory(learning_rate, weight_decay, warmup),
+            GenerativePretraining,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup=warmup,
+        )
         self.max_answer_tokens = max_answer_tokens
 
     @property
@@ -265,7 +279,7 @@ class GenerativePretraining(Stage):
             self.metrics["valid/questions/attribute_accuracy@most_frequent"] = most_frequent(self.listed, self.exam)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return adamw(self, self.encoder, self.decayed, self.learning_rate, self.weight_decay, self.warmup)
+        return self.optimizer(trained_parameters(self, self.encoder, self.decayed), OptimizerContext.of(self))
 
 
 def exam(products: pl.DataFrame, kinds: Sequence[QuestionKind], seed: int) -> list[tuple[int, Question]]:
@@ -343,6 +357,7 @@ class Questions(TorchDataset[QuestionBatch]):
         self.preprocessor = preprocessor
         self.kinds, self.own, self.reads = stage.kinds, stage.own, context.data.reads
         self.seed, self.strength = context.seed, context.data.augment
+        self.augmented = stage.encoder.augmented_inputs()
 
     def __getitem__(self, plan: BatchPlan) -> QuestionBatch:
         samples = self.reader.read(plan.item_ids)
@@ -361,7 +376,7 @@ class Questions(TorchDataset[QuestionBatch]):
             content = self._content(asked)
         generator = torch.Generator().manual_seed(plan.seed)
         kinds = torch.tensor([KINDS.index(question.kind) for _, question in asked])
-        return QuestionBatch(augmented(content, generator, self.strength), kinds)
+        return QuestionBatch(augmented(content, generator, self.strength, self.augmented), kinds)
 
     def asked(self, kind: QuestionKind, sample: Sample, step: int) -> tuple[Content, Question]:
         """A question of a kind, and what it is asked about; a function of seed, step and product alone."""

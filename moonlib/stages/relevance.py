@@ -11,6 +11,7 @@ import polars as pl
 import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -28,6 +29,8 @@ from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, arguments_of, meaning_of, measured, name_of, with_metrics
 from moonlib.metrics.ndcg import NDCG, Gain, gains
 from moonlib.metrics.undefined import leave_out
+from moonlib.optimizers.adam import AdamFactory
+from moonlib.optimizers.optimizer_factory import OptimizerContext, OptimizerFactory, chosen, trained_parameters
 from moonlib.predictors.mlp import MLP
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
@@ -160,6 +163,7 @@ class Relevance(Stage):
         ks: the K of nDCG@K.
         learning_rate: of Adam.
         metrics: measured besides AUC and nDCG, see `moonlib.metrics.metric`; one of the name of these takes its place.
+        optimizer: takes the place of Adam with its ``learning_rate``; null for that.
 
     Raises:
         ValueError: if a K is below 1, or a metric can't be computed here.
@@ -177,6 +181,7 @@ class Relevance(Stage):
         ks: list[int] = [5, 10],  # noqa: B006  (a recipe's default is read, never written)
         learning_rate: float = 1e-3,
         metrics: list[Metric] = [],  # noqa: B006
+        optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__()
         if any(k < 1 for k in ks):
@@ -187,7 +192,7 @@ class Relevance(Stage):
         self.gain: Gain = gain
         self.threshold = threshold
         self.ks = ks
-        self.learning_rate = learning_rate
+        self.optimizer = chosen(optimizer, lambda: AdamFactory(learning_rate), Relevance, learning_rate=learning_rate)
         self.metrics = with_metrics([AUC(), *(NDCG(k, gain) for k in ks)], metrics, "relevance")
 
     def meanings(self) -> dict[str, Meaning]:
@@ -275,8 +280,8 @@ class Relevance(Stage):
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return self.optimizer(trained_parameters(self), OptimizerContext.of(self))
 
     @torch.inference_mode()
     def predict(self, judged: Judged) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import moonlib.compat  # noqa: F401
 from lightning import LightningModule, Trainer
+from torch import Tensor
 
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
@@ -42,6 +43,8 @@ class StageContext:
         checkpoint_seconds: time between checkpoints of a training, 0 for one after every step.
         snapshot_every: steps between the snapshots that a training keeps of the encoder (None: it keeps none).
         position: where a training's data continues, set by `moonlib.stages.training.train`.
+        encoder_state: the encoder's whole state dict, set by `moonlib.stages.training.train` where a strategy leaves
+            each process a part of the weights (None: all of them are in the encoder).
     """
 
     dataset: Dataset
@@ -56,6 +59,7 @@ class StageContext:
     checkpoint_seconds: float = 30.0
     snapshot_every: int | None = None
     position: Position = field(default_factory=Position)
+    encoder_state: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)

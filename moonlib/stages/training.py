@@ -107,9 +107,11 @@ def train(stage: Stage, context: StageContext) -> None:
         context.trainer.callbacks.append(  # type: ignore[attr-defined]
             Snapshots(context.encoder, context.directory / SNAPSHOTS, context.snapshot_every)
         )
-    context.trainer.callbacks.append(  # type: ignore[attr-defined]
-        Checkpoints(file, context.checkpoint_seconds, context.interruption, state["random"] if state else None)
+    checkpoints = Checkpoints(
+        file, context.checkpoint_seconds, context.interruption, state["random"] if state else None
     )
+    context.trainer.callbacks.append(checkpoints)  # type: ignore[attr-defined]
+    place = next((f"{name}." for name, part in stage.named_modules() if part is context.encoder), None)
     log = context.directory / LOG
     if context.trainer.is_global_zero:
         set_aside(log)
@@ -120,6 +122,9 @@ def train(stage: Stage, context: StageContext) -> None:
             require_monitored(context.trainer)  # which is what Lightning's callbacks raise these for
             raise
     context.interruption.check()
+    if checkpoints.weights is not None and place is not None:
+        gathered = checkpoints.weights.items()
+        context.encoder_state = {name.removeprefix(place): each for name, each in gathered if name.startswith(place)}
     if context.trainer.is_global_zero:
         join(log)
 
@@ -127,18 +132,15 @@ def train(stage: Stage, context: StageContext) -> None:
 def save_encoder(encoder: nn.Module, context: StageContext) -> None:
     """Write the weights of a trained encoder to ``weights.safetensors``; called by all processes, written by the first.
 
-    Where a strategy shards the weights, what `train` gathered of them at its end.
+    Where a strategy shards the weights, these are what `train` gathered of `StageContext.encoder` at its end.
     """
-    callbacks = context.trainer.callbacks  # type: ignore[attr-defined]
-    state = next(callback.weights for callback in callbacks if isinstance(callback, Checkpoints))
     if not context.trainer.is_global_zero:
         return
     file = context.directory / WEIGHTS
-    if state is None:
+    if context.encoder_state is None:
         save_weights(encoder, file)
     else:
-        own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-        save_state(own, file)
+        save_state(context.encoder_state, file)
 
 
 def sharded(trainer: Trainer) -> bool:

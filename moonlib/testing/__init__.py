@@ -26,6 +26,8 @@ from moonlib.testing.examples import (
     example_tables,
 )
 from moonlib.testing.measures import check_metric, check_probe
+from moonlib.testing.optimizers import check_optimizer
+from moonlib.testing.pairs import check_pairs
 from moonlib.testing.stages import check_stage
 from moonlib.testing.training import check_loss, check_negative_sampler
 
@@ -39,6 +41,8 @@ __all__ = [
     "check_loss",
     "check_metric",
     "check_negative_sampler",
+    "check_optimizer",
+    "check_pairs",
     "check_predictor",
     "check_probe",
     "check_source",

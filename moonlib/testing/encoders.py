@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,9 +13,10 @@ from typing import TypeVar
 import polars as pl
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from moonlib.artifacts.layout import WEIGHTS
+from moonlib.data.content import Content
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.encoders.tower import ImageTower, TextTower
 from moonlib.encoders.weights import load_weights, save_weights
@@ -68,9 +69,44 @@ def check_encoder(make: Callable[[], Encoder]) -> None:
             close(rows, _encode(fresh, fresh.preprocessor(contents, "product"))),
             "setup: the same products and seed give another result",
         )
+    _check_encode(encoder, contents, rows)
+    _check_told(encoder, batch)
     check_gradients(encoder, lambda: encoder(batch))
     check_half_precision(encoder, lambda: encoder(batch))
     check_restored(encoder, again, lambda module: module(batch))
+
+
+def _check_encode(encoder: Encoder, contents: Sequence[Content], rows: Tensor) -> None:
+    """Encoder.encode gives what forward gives, detached, and leaves the encoder as it was."""
+    plain = [i for i, content in enumerate(contents) if content.box is None]
+    images, texts = [contents[i].image for i in plain], [contents[i].text for i in plain]
+    encoder.train()
+    vectors = encoder.encode(images, texts, batch_size=2)
+    require(encoder.training, "encode: leaves the encoder in eval mode")
+    encoder.eval()
+    require(vectors.dtype == torch.float32, f"encode: {vectors.dtype} is not float32")
+    require(not vectors.requires_grad, "encode: the vectors carry a gradient")
+    require(close(vectors, rows[plain].float()), "encode: gives something else than preprocessor and forward")
+    for name, one in (("images", encoder.encode(images=images)), ("texts", encoder.encode(texts=texts))):
+        require(one.shape == vectors.shape, f"encode: {name} alone give shape {tuple(one.shape)}, not [N, dim]")
+        require(bool(one.isfinite().all()), f"encode: {name} alone are not finite")
+
+
+def _check_told(encoder: Encoder, batch: ContentBatch) -> None:
+    """What an encoder tells stages of itself: inputs to augment, learning-rate factors, parts."""
+    named = encoder.augmented_inputs()
+    there = [name for name in named if name in batch]
+    require(bool(there) or not named, f"augmented_inputs: the preprocessor makes none of {', '.join(named)}")
+    for name, tensor in batch.items():
+        pictures = tensor.dtype == torch.uint8 and tensor.ndim == 4 and tensor.shape[1] == 3
+        require(pictures or name not in there, f"augmented_inputs: '{name}' is not uint8 [B, 3, H, W]")
+        require(not pictures or name in there, f"augmented_inputs: '{name}' looks like images, and is not among them")
+    for name, _ in encoder.named_parameters():
+        factor = encoder.learning_rate_factor(name)
+        good = isinstance(factor, (int, float)) and 0 <= factor < float("inf")
+        require(good, f"learning_rate_factor: {factor!r} of '{name}' is not a number >= 0")
+    for name, part in encoder.parts().items():
+        require(isinstance(part, nn.Module), f"parts: '{name}' is {type(part).__name__}, not a module")
 
 
 def check_image_tower(make: Callable[[], ImageTower]) -> None:

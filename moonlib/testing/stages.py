@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +23,7 @@ from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.transformer import Transformer
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.fusion.sum import Sum
+from moonlib.registry.signature import parameters
 from moonlib.representations.store import Representations
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.testing.examples import example_dataset, example_representations
@@ -57,7 +57,7 @@ def check_stage(
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), data, trainer or {"max_steps": 3}, make_encoder or small_encoder)
         dataset, before = bench.dataset, directory_state(bench.dataset.directory)
-        names = set(inspect.signature(type(stage)).parameters)
+        names = set(parameters(type(stage)))
         references = stage.references(dataset)
         prefixes = [reference.prefix for reference in references]
         require(

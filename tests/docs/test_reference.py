@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import subprocess
@@ -17,6 +16,7 @@ from moonlib.config.recipe import load
 from moonlib.data.tables import SCHEMAS
 from moonlib.docs import reference
 from moonlib.registry import registry
+from moonlib.registry.signature import parameters
 from moonlib.system.versions import DISTRIBUTION
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -29,13 +29,6 @@ def section(text: str, heading: str) -> str:
     found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"no heading '{heading}'"
     return found[1]
-
-
-def parameters(cls: type) -> list[str]:
-    """The names that a constructor takes, its own and those of the classes it hands ``**kwargs`` to."""
-    if cls.__init__ in (object.__init__, importlib.import_module("torch").nn.Module.__init__):
-        return []
-    return [name for name in inspect.getfullargspec(cls.__init__).args if name != "self"]  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")

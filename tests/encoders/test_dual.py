@@ -19,7 +19,8 @@ from moonlib.encoders.transformer import Transformer
 from moonlib.fusion.concat import Concat
 from moonlib.fusion.gated import Gated
 from moonlib.fusion.sum import Sum
-from moonlib.optimizers.adamw import adamw, matrices
+from moonlib.optimizers.adamw import AdamWFactory
+from moonlib.optimizers.optimizer_factory import OptimizerContext, trained_parameters
 from moonlib.testing import check_encoder, example_contents, example_jpeg, example_products
 
 
@@ -302,7 +303,8 @@ def test_towers_can_be_trained_more_slowly_than_what_joins_them(tmp_path):
             return self.encoder(batch).square().sum()
 
         def configure_optimizers(self):
-            return adamw(self, self.encoder, matrices(self), learning_rate=0.01, weight_decay=0.0, warmup=0.0)
+            factory = AdamWFactory(0.01, weight_decay=0.0, warmup=0.0)
+            return factory(trained_parameters(self, self.encoder), OptimizerContext.of(self))
 
     encoder = ready(tmp_path, learning_rates={"^image": 0.0, "^text": 0.1})
     before = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}

@@ -273,7 +273,7 @@ def test_infinity_in_a_recipe_is_noted_in_json_that_any_tool_reads(runs: Path) -
     # And read back as the number that it was.
     init_args = spelled({"adapter": "id_only", "predictor": "mlp", "learning_rate": float("-inf")})
     module = StageRecipe("application", {"module": {"class_path": "application", "init_args": init_args}}).module()
-    assert isinstance(module, Application) and module.learning_rate == float("-inf")
+    assert isinstance(module, Application) and module.optimizer.learning_rate == float("-inf")
 
 
 def test_results_of_an_earlier_version_that_hold_nan_are_read_without_it(finished_run: Path, tmp_path: Path) -> None:

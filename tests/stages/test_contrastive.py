@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +14,19 @@ from torch import Tensor, nn
 
 from moonlib.batches.loading import PairBatch
 from moonlib.encoders.encoder import ContentBatch
+from moonlib.filters.spu_merge import SpuMerge
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.in_batch import InBatch
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
 from moonlib.optimizers.adamw import warmup_cosine
+from moonlib.pairs.products import ProductPairs
+from moonlib.pairs.searches import SearchPairs
 from moonlib.stages.contrast import contrastive_loss, hardness_weights
-from moonlib.stages.contrastive import PairData
+from moonlib.stages.contrastive import Contrastive, PairData
+from moonlib.stages.posttraining import Posttraining, SearchData
 from moonlib.stages.pretraining import Pretraining
+from moonlib.stages.stage import Stage
+from moonlib.testing.stages import Bench, small_encoder
 
 
 class Table(nn.Module):
@@ -175,6 +183,35 @@ def test_arguments_that_do_not_fit_the_encoder_or_the_loader_are_named(
     stage.encoder = Small()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=message):
         stage.check_arguments(SimpleNamespace(data=PairData(tasks={}, workers=workers)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("named", "general", "named_data", "data"),
+    [
+        (
+            lambda: Pretraining(InfoNCE(), [InBatch()], hardness=0.5),
+            lambda: Contrastive(InfoNCE(), [InBatch()], ProductPairs(), hardness=0.5),
+            PairData({"image -> title": 1.0}, 16, augment=0.5, workers=0),
+            PairData({"image -> title": 1.0}, 16, augment=0.5, workers=0),
+        ),
+        (
+            lambda: Posttraining(InfoNCE(), [InBatch()], filters=[SpuMerge()]),
+            lambda: Contrastive(InfoNCE(), [InBatch()], SearchPairs(["order"], "train", [SpuMerge()])),
+            SearchData({"image -> title+image": 1.0}, 16, workers=0, actions=["order"], until="train"),
+            PairData({"image -> title+image": 1.0}, 16, workers=0),
+        ),
+    ],
+    ids=["pretraining", "posttraining"],
+)
+def test_named_stages_are_the_general_one_with_their_pairs(
+    named: Callable[[], Stage], general: Callable[[], Stage], named_data: PairData, data: PairData, tmp_path: Path
+) -> None:
+    weights = []
+    for name, make, section in (("named", named, named_data), ("general", general, data)):
+        (tmp_path / name).mkdir()
+        Bench(tmp_path / name, section, {"max_steps": 3}, small_encoder).run(make(), "run")
+        weights.append((tmp_path / name / "run/weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("wrong", [{"grad_cache": 0}, {"matryoshka": {}}, {"matryoshka": {4: -1.0, 8: 1.0}}])

@@ -49,17 +49,16 @@ def test_real_data_has_no_oracle(tiny: Dataset, tmp_path: Path) -> None:
 
 def test_training_sees_no_event_after_its_days(tiny: Dataset, tmp_path: Path) -> None:
     """What post-training and pretraining read lies before what the CTR model is tested on."""
-    from moonlib.losses.info_nce import InfoNCE
-    from moonlib.stages.posttraining import Posttraining, SearchData
-    from moonlib.stages.pretraining import Pretraining
+    from moonlib.pairs.pair_source import PairContext
+    from moonlib.pairs.products import ProductPairs
+    from moonlib.pairs.searches import SearchPairs
 
-    here = context(tiny, tmp_path)
-    here.data = SearchData(tasks={})
-    pairs, searches = Posttraining(InfoNCE(), []).pairs(here)
+    here = PairContext(tiny, tmp_path, first=True, represent=lambda *args: pytest.fail("nothing is compared"))
+    pairs, searches = SearchPairs().pairs(here)
     later = tiny.searches.filter(pl.col("ts") >= tiny.splits.behaviour_until)
     assert not set(pairs.query_id.tolist()) & set(later["query_id"].to_list())
     assert not set(searches["search_id"].to_list()) & set(later["search_id"].to_list())
-    listed, searches = Pretraining(InfoNCE(), []).pairs(here)
+    listed, searches = ProductPairs().pairs(here)
     assert searches.is_empty()
     new = tiny.products.filter(pl.col("listed_at") >= tiny.splits.train_until)
     assert len(new) and not set(listed.item_id.tolist()) & set(new["item_id"].to_list())

@@ -25,8 +25,10 @@ NAMES = {
     "image_towers": "patches",
     "text_towers": "bag",
     "fusions": "weighted",
+    "pairs": "trail",
     "negatives": "popularity",
     "losses": "hinge",
+    "optimizers": "falling",
     "adapters": "recency",
     "predictors": "pairs",
     "filters": "silent",
@@ -129,7 +131,15 @@ def test_they_run_in_recipes(plugins: Path, tiny: Dataset, tmp_path: Path) -> No
         "encoder": {"init_args": {"image": "patches", "text": "bag", "fusion": "weighted", "dim": 32}},
         "stages": {
             "pretrain": {
-                "module": {"init_args": {"loss": "hinge", "negatives": ["in_batch", often]}},
+                "module": {
+                    "class_path": "contrastive",
+                    "init_args": {
+                        "loss": "hinge",
+                        "negatives": ["in_batch", often],
+                        "pairs": "trail",
+                        "optimizer": "falling",
+                    },
+                },
                 "data": {"batch_size": 16, "workers": 0},
                 "trainer": {"max_steps": 6},
             },

@@ -14,9 +14,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.ids import Ids
 from moonlib.data.reader import Sample
 from moonlib.sources.marketplace.album import Shots
-from moonlib.sources.marketplace.records import SPLITS, START, Ids, times
+from moonlib.sources.marketplace.records import SPLITS, START, times
 from moonlib.sources.marketplace.titles import write_queries
 from moonlib.sources.marketplace.traffic import BIAS, TOLD, Appeal
 from moonlib.sources.marketplace.world import SIZES, VERSION, World

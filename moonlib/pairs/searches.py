@@ -1,0 +1,108 @@
+"""Pairs of a query and what it led to, cleaned by filters."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.reading import read_table
+from moonlib.data.tables import Tables
+from moonlib.filters.apply import apply_filters
+from moonlib.filters.filter import Encoded, Filter
+from moonlib.pairs.pair_source import PairContext, PairSource
+from moonlib.pairs.pairs import Pairs, search_pairs
+from moonlib.representations.store import Representations
+from moonlib.system.disk import replacing
+
+Action = Literal["click", "cart", "order"]
+
+FILTERED = "searches.parquet"
+REPORT = "filters.json"
+
+
+class SearchPairs(PairSource):
+    """Every query with the items that shoppers clicked or bought after it.
+
+    All items that a query led to are its positives, wherever in the pool they appear; other SKUs of their SPUs are
+    left out of the denominator. What filters remove stands in ``filters.json``.
+
+    Args:
+        actions: which actions make an item a positive of its query.
+        until: which searches are read: those before the days that the CTR model trains on (``behaviour``), or all
+            before the end of training (``train``: the CTR model then trains on days the encoder has seen).
+        filters: clean the searches, in order; one that compares representations sees those of the encoder as it is
+            when the stage begins.
+    """
+
+    def __init__(
+        self,
+        actions: list[Action] = ["click", "cart", "order"],  # noqa: B006  (a recipe's default is read, never written)
+        until: Literal["behaviour", "train"] = "behaviour",
+        filters: list[Filter] = [],  # noqa: B006  (a recipe's default is read, never written)
+    ) -> None:
+        self.actions = actions
+        self.until = until
+        self.filters = filters
+
+    def pairs(self, context: PairContext) -> tuple[Pairs, pl.DataFrame]:
+        """Choose the pairs; see `PairSource.pairs`."""
+        dataset = context.dataset
+        searches = dataset.splits.check(dataset.searches, "behaviour", "searches")
+        if self.until == "train":
+            searches = pl.concat([searches, dataset.splits.select(dataset.searches, "train")])
+        pairs = search_pairs(searches, actions=self.actions)
+        if self.filters:
+            left = self.filtered(context, searches.filter(pl.col("action").is_in(self.actions)))
+            # A pair that is not trained on is still no negative: what is known of its query stays known.
+            keys = ["query_id", "item_id"]
+            rows = pl.DataFrame({"query_id": pairs.query_id, "item_id": pairs.item_id}).with_row_index("row")
+            pairs = pairs[rows.join(left, on=keys, how="semi").sort("row")["row"].to_numpy().astype(np.int64)]
+        return pairs, searches
+
+    def filtered(self, context: PairContext, searches: pl.DataFrame) -> pl.DataFrame:
+        """The searches that the filters leave; made once, by the first process, and kept for the others and for later.
+
+        Args:
+            context: see `PairContext`.
+            searches: those whose actions make positives.
+        """
+        file = context.directory / FILTERED
+        while not file.exists():
+            if context.first:
+                tables, report = apply_filters(
+                    self.filters, training_tables(context, searches), lambda: self.encoded(context, searches)
+                )
+                write_json(context.directory / REPORT, report)
+                with replacing(file) as partial:
+                    tables.searches.write_parquet(partial)
+                for side in ("products", "queries"):
+                    Representations.remove(context.directory, f"filters.{side}")
+            else:
+                time.sleep(0.05)
+        return read_table(file)
+
+    def encoded(self, context: PairContext, searches: pl.DataFrame) -> Encoded:
+        """Representations of the products and queries of these searches, by the encoder as it is now."""
+        pairs = search_pairs(searches, actions=self.actions)
+        items = searches["item_id"].unique().sort().to_numpy()
+        return Encoded(*context.represent(pairs, items, "filters"))
+
+
+def training_tables(context: PairContext, searches: pl.DataFrame) -> Tables:
+    """The tables that training may see: products and events from before its end, and nothing that these do not name."""
+    dataset = context.dataset
+    ends = dataset.splits.train_until
+    shown = dataset.impressions.filter(pl.col("ts") < ends)
+    named = pl.concat([searches["item_id"], shown["item_id"]]).unique()
+    asked = pl.concat([searches["query_id"], shown["query_id"]]).unique()
+    return Tables(
+        products=dataset.products.filter((pl.col("listed_at") < ends) | pl.col("item_id").is_in(named.implode())),
+        queries=dataset.queries.filter(pl.col("query_id").is_in(asked.implode())),
+        users=dataset.users,
+        searches=searches,
+        impressions=shown,
+    )
