@@ -14,10 +14,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.ids import Ids
 from moonlib.data.reader import Sample
 from moonlib.sources.marketplace.album import Shots
-from moonlib.sources.marketplace.records import SPLITS, START, times
+from moonlib.sources.marketplace.records import SPLITS, START, ScrambledIds, times
 from moonlib.sources.marketplace.titles import write_queries
 from moonlib.sources.marketplace.traffic import BIAS, TOLD, Appeal
 from moonlib.sources.marketplace.world import SIZES, VERSION, World
@@ -93,7 +92,7 @@ def marketplace_of(dataset: Dataset) -> World | None:
         return None
     world = World.simulate(size, int(seed))
     # A dataset of the same name that was not made by this simulation has other ids.
-    same = np.array_equal(np.sort(Ids(world).item), dataset.table("products", ("item_id",))["item_id"].sort())
+    same = np.array_equal(np.sort(ScrambledIds(world).item), dataset.table("products", ("item_id",))["item_id"].sort())
     return world if same else None
 
 
@@ -143,7 +142,7 @@ def draw_requests(world: World, count: int, seed: int = 0) -> FreshRequests:
         for name in ("match", "same", "liking", "wish", "buy")
     }
     # Running numbers go on where the simulation's end.
-    ids, numbers = Ids(world), len(world.traffic.user) + np.arange(count)
+    ids, numbers = ScrambledIds(world), len(world.traffic.user) + np.arange(count)
     search_id, query_id = ids.searches(numbers), ids.queries(numbers)
     pictures = world.streams[f"fresh pictures {seed}"]
     return FreshRequests(

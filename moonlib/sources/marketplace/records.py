@@ -24,7 +24,7 @@ AGES = ("18-24", "25-34", "35-49", "50+")
 SPENDING = ("low", "middle", "high")
 
 
-class Ids:
+class ScrambledIds:
     """The ids of a world, without order.
 
     Attributes:
@@ -60,7 +60,7 @@ class Records:
     def __init__(self, world: World, boxes: NDArray[np.float32]) -> None:
         self.world = world
         listings, searches = len(world.catalogue), len(world.traffic.user)
-        ids, numbers = Ids(world), np.arange(searches)
+        ids, numbers = ScrambledIds(world), np.arange(searches)
         self.item_id, self.spu_id, self.user_id = ids.item, ids.spu, ids.user
         self.search_id, self.query_id = ids.searches(numbers), ids.queries(numbers)
         self.product_box = _boxes(boxes[:listings])
