@@ -70,9 +70,9 @@ def test_shoppers_click_as_the_simulations_do(world: World, fresh: FreshRequests
 
 
 def item_ids(world: World) -> np.ndarray:
-    from moonlib.sources.marketplace.records import Ids
+    from moonlib.sources.marketplace.records import ScrambledIds
 
-    return Ids(world).item
+    return ScrambledIds(world).item
 
 
 def first_searches(world: World) -> np.ndarray:
