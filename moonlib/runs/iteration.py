@@ -36,7 +36,7 @@ from moonlib.encoders.encoder import Encoder
 from moonlib.metrics import undefined
 from moonlib.runs import points
 from moonlib.runs.ownership import claimed
-from moonlib.runs.results import Legend, beside, read_legend, write_legend
+from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_legend
 from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.stages.training import CHECKPOINT
@@ -240,7 +240,7 @@ class Iteration:
                     continue
                 metrics = self.run_step(step)
                 legend |= read_legend(self.stages / step.fingerprint) or legend_of(step, self.dataset)
-                write_legend(self.run, (read_legend(self.run) or Legend()) | legend)
+                add_legend(self.run, legend)
                 results |= {beside(key, step.prefix): value for key, value in metrics.items()}
                 # What a former pass over this run has found stays until it is found again.
                 write_json(self.run / "results.json", dict(sorted((before | results).items())))
