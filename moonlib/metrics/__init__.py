@@ -1,4 +1,4 @@
-"""Metrics, exact and mergeable; each a function and a torchmetrics class."""
+"""Keys of results, and metrics, exact and mergeable; each a function and a torchmetrics class."""
 
 import lazy_loader
 

@@ -19,7 +19,7 @@ from moonlib.registry.deprecation import renamed_attributes
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
-from moonlib.runs.results import Legend, beside, read_legend, write_legend
+from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_legend
 from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.system import processes
@@ -177,7 +177,7 @@ def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
                 continue
             metrics = runner.run_step(step)
             legend |= read_legend(run.stages / step.fingerprint) or legend_of(step, runner.dataset)
-            write_legend(run.directory, (read_legend(run.directory) or Legend()) | legend)
+            add_legend(run.directory, legend)
             results |= {beside(key, step.prefix): value for key, value in metrics.items()}
             # What a former pass over this run has found stays until it is found again.
             write_json(run.results, dict(sorted((before | results).items())))

@@ -106,6 +106,15 @@ def write_legend(directory: Path, legend: Legend) -> None:
     write_json(directory / FILE, {"references": dict(legend.references), "metrics": metrics})
 
 
+def add_legend(run: Path, legend: Legend) -> None:
+    """Write a run's legend, with what it says of results that a former pass over the run has left."""
+    try:
+        before = read_legend(run) or Legend()
+    except ValueError:  # it can't be read, and is made anew
+        before = Legend()
+    write_legend(run, before | legend)
+
+
 def read_legend(directory: Path) -> Legend | None:
     """Read the ``legend.json`` of a run or a stage; None if there is none.
 

@@ -69,7 +69,7 @@ class Reference:
     Attributes:
         prefix: of its keys in ``results.json``, for instance ``"oracle"``.
         module: the arguments of the stage that differ, bare names allowed.
-        title: how the closing table calls it.
+        title: what tables, the report and the model card call it; stored with the results.
     """
 
     prefix: str

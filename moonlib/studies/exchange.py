@@ -140,11 +140,14 @@ def refuse_other_kinds(runs: Sequence[Run]) -> None:
 
 
 def iteration_key(config: Mapping[str, Any]) -> str:
-    """Tells iterations apart: recipes that differ in nothing but seeds, and in when they are probed, are one."""
+    """Tells iterations apart: recipes that differ in nothing but seeds, and in when and what they measure, are one."""
     stages = {
         name: {section: values for section, values in material_stage(stage).items() if section != "probe"}
-        for name, stage in config["stages"].items()
+        for name, stage in copy.deepcopy(dict(config["stages"])).items()
     }
+    for stage in stages.values():
+        arguments = stage["module"].pop("init_args", None) or {}
+        stage["module"]["arguments"] = {name: value for name, value in arguments.items() if name != "metrics"}
     return fingerprint({"encoder": config.get("encoder"), "stages": stages})
 
 

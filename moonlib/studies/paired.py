@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from moonlib.artifacts import layout
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.reading import Unreadable, ValueType, read_table
+from moonlib.metrics.auc import AUC
 from moonlib.metrics.bins import equal_mass_bins
 from moonlib.metrics.bootstrap import (
     Interval,
@@ -237,6 +238,8 @@ def metric_gain(application: Path, other: Path, metric: Metric) -> Interval:
     Returns:
         With an interval over shoppers where the metric can be resampled, NaN for its ends otherwise.
     """
+    if type(metric) is AUC:  # which is no function of sums
+        return auc_gain(application, other)
     mine, others = predictions(application), predictions(other)
     require_same_rows(mine, others, f"{application} and {other}")
     scores = np.stack([table["probability"].to_numpy() for table in (mine, others)])

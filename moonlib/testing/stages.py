@@ -23,6 +23,8 @@ from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.transformer import Transformer
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.fusion.sum import Sum
+from moonlib.metrics.key import MetricKey
+from moonlib.metrics.metric import Meaning
 from moonlib.registry.signature import parameters
 from moonlib.representations.store import Representations
 from moonlib.stages.stage import Need, Stage, StageContext
@@ -66,6 +68,10 @@ def check_stage(
         for reference in references:
             extra = set(reference.module) - names
             require(not extra, f"references: '{reference.prefix}' sets {sorted(extra)}, which the stage does not take")
+        for key, meaning in stage.meanings().items():
+            of_all = MetricKey.parse(key).measured == key
+            require(of_all, f"meanings: '{key}' is no key of test days and all rows, such as ctr/auc")
+            require(isinstance(meaning, Meaning), f"meanings: '{key}' is {meaning!r}, and no Meaning")
         metrics = bench.run(make(), "unbroken")
         if metrics:
             check_metrics(metrics, "run")

@@ -8,7 +8,7 @@ import pytest
 
 from moonlib.artifacts.reading import Unreadable
 from moonlib.metrics.metric import Meaning
-from moonlib.runs.results import FILE, REFERENCES, Legend, legend_of_run, read_legend, write_legend
+from moonlib.runs.results import FILE, REFERENCES, Legend, add_legend, legend_of_run, read_legend, write_legend
 from moonlib.runs.tables import own_keys
 
 LEGEND = Legend(
@@ -30,6 +30,15 @@ def test_a_damaged_one_names_its_file(text: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(text)
     with pytest.raises(Unreadable, match=FILE):
         read_legend(tmp_path)
+
+
+def test_what_is_added_stands_beside_what_was_there_and_replaces_what_cannot_be_read(tmp_path: Path) -> None:
+    add_legend(tmp_path, LEGEND)
+    add_legend(tmp_path, Legend({"ceiling": "ceiling"}))
+    assert read_legend(tmp_path) == LEGEND | Legend({"ceiling": "ceiling"})
+    (tmp_path / FILE).write_text("{")
+    add_legend(tmp_path, LEGEND)
+    assert read_legend(tmp_path) == LEGEND
 
 
 def test_meanings_are_those_of_the_legend_then_moonlibs_own_then_none() -> None:

@@ -20,6 +20,8 @@ from moonlib.adapters.semantic_id import SemanticId
 from moonlib.adapters.simtier import SimTier
 from moonlib.data.dataset import Dataset
 from moonlib.metrics.auc import auc
+from moonlib.metrics.gauc import GAUC, gauc
+from moonlib.metrics.rce import RCE
 from moonlib.predictors.dcnv2 import DCNv2
 from moonlib.predictors.mlp import MLP
 from moonlib.stages.application import Application, ImpressionData
@@ -139,6 +141,24 @@ def test_ids_that_begin_anew_take_their_first_step_as_new_ones(
 def test_it_keeps_the_promises_of_a_stage(make: Any) -> None:
     """Among them: killed and continued, the same bits."""
     check_stage(make, ImpressionData(batch_size=32, history=6, query_history=3), max_epochs=3)
+
+
+def test_metrics_of_the_recipe_stand_beside_the_own_and_change_nothing_of_them(
+    shop: Dataset, represented: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "more").mkdir()
+    own, _ = run(shop, represented, tmp_path, Application(IdOnly(), MLP()))
+    stage = Application(IdOnly(), MLP(), metrics=[RCE(), GAUC("unweighted")])
+    more, _ = run(shop, represented, tmp_path / "more", stage)
+    assert {key for key in own if "/gauc" not in key} <= more.keys()
+    assert all(more[key] == value for key, value in own.items() if "/gauc" not in key)
+    added = {key.replace("rce", "ne") for key in more if "/rce" in key}
+    assert added == {key for key in own if "/ne" in key}
+    assert more["ctr/rce"] == pytest.approx(100 * (1 - own["ctr/ne"]))
+    predictions = pl.read_parquet(tmp_path / "more/predictions.parquet").filter(pl.col("split") == "test")
+    columns = (predictions[name].to_torch() for name in ("probability", "clicked", "user_id"))
+    assert more["ctr/gauc"] == gauc(*columns, "unweighted").item()
+    assert list(stage.meanings())[-1] == "ctr/rce"
 
 
 def test_segments_are_those_of_the_column_and_its_values(shop: Dataset, represented: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import polars as pl
 import pytest
 import torch
 from lightning import Trainer, seed_everything
+from torchmetrics.classification import BinaryAUROC
+from torchmetrics.retrieval import RetrievalNormalizedDCG
 
 from moonlib.data.dataset import Dataset
 from moonlib.metrics.auc import auc
@@ -108,6 +110,22 @@ def test_the_cosine_alone_is_measured_as_by_hand(gain: str, shop: Dataset, repre
     # All of the shop's impressions answer texts.
     assert metrics["relevance/auc@text"] == metrics["relevance/auc"] and "relevance/auc@photo" not in metrics
     assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_metrics_of_the_recipe_are_measured_of_the_segments_that_their_rows_allow(
+    shop: Dataset, represented: Path, tmp_path: Path
+) -> None:
+    plain = run(shop, represented, tmp_path, score="cosine", threshold=1.0, ks=[3])
+    more = [BinaryAUROC(), RetrievalNormalizedDCG()]
+    metrics = run(shop, represented, tmp_path, score="cosine", threshold=1.0, ks=[3], metrics=more)
+    assert {key: metrics[key] for key in plain} == plain
+    assert metrics["relevance/binary_auroc"] == pytest.approx(metrics["relevance/auc"], abs=1e-6)
+
+    def segments(name: str) -> set[str]:
+        return {key.partition(name)[2] for key in metrics if key.startswith(f"relevance/{name}")}
+
+    # What ranks within searches is not measured of products: a search without some of its products is another.
+    assert "@tail" in segments("binary_auroc") and segments("retrieval_normalized_dcg") == {"", "@text"}
 
 
 def test_judged_impressions_are_those_with_a_label_on_the_days_of_the_split(shop: Dataset) -> None:

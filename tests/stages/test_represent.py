@@ -7,14 +7,26 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torchmetrics
+from torch import Tensor
 
 from moonlib.data.dataset import Dataset
+from moonlib.metrics.key import MetricKey
 from moonlib.representations.store import Representations
 from moonlib.runs.run import Run
 from moonlib.stages.represent import Represent, RepresentData, evaluation_searches, oracle_representations
 from moonlib.stages.stage import StageContext
 
 ALONE = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(root_device="cpu"))
+
+
+class MeanRank(torchmetrics.MeanMetric):
+    """The mean rank of what was ordered, which has no K."""
+
+    higher_is_better = False
+
+    def update(self, ranks: Tensor) -> None:
+        super().update(ranks.double())
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -106,6 +118,26 @@ def test_values_that_look_like_keys_stay_apart_from_other_segments(tiny: Dataset
         assert len(ranks) and metrics[f"image_search/recall@10@{label}"] == sum(rank < 10 for rank in ranks) / len(
             ranks
         )
+
+
+def test_metrics_of_the_recipe_stand_beside_recall_and_change_nothing_of_it(tiny: Dataset, tmp_path: Path) -> None:
+    dataset = Dataset(tiny.directory)
+    floors = pl.Series(["1", "2"] * len(tiny.queries))[: len(tiny.queries)]
+    dataset.__dict__["queries"] = tiny.queries.with_columns(floor=floors)
+    plain = Represent(of="chance").run(context(dataset, tmp_path))
+    stage = Represent(of="chance", metrics=[MeanRank()])
+    metrics = stage.run(context(dataset, tmp_path, segments=["floor"]))
+    assert {key: metrics[key] for key in plain} == plain
+    assert stage.meanings()["text_search/mean_rank"].higher_is_better is False
+    searches = pl.read_parquet(tmp_path / "searches.parquet").filter(pl.col("split") == "test")
+    for task in ("image_search", "text_search"):
+        of_task = searches.filter(pl.col("task") == task)
+        assert metrics[f"{task}/mean_rank"] == pytest.approx(of_task["rank"].mean())
+        assert metrics[f"{task}/mean_rank@new"] == pytest.approx(of_task.filter("new")["rank"].mean())
+        # A number would be read as the metric's K.
+        first = of_task.filter(pl.col("floor") == "1")["rank"]
+        assert metrics[f"{task}/mean_rank@floor=1"] == pytest.approx(first.mean())
+        assert MetricKey.parse(f"{task}/mean_rank@floor=1").segment == "floor=1"
 
 
 def test_a_segment_that_is_no_column_is_named(tiny: Dataset, tmp_path: Path) -> None:

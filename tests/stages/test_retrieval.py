@@ -10,10 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import torchmetrics
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moonlib.data.dataset import Dataset
+from moonlib.metrics.auc import AUC
 from moonlib.metrics.recall import ranks
 from moonlib.representations.store import Representations
 from moonlib.stages import retrieval
@@ -131,6 +133,25 @@ def test_every_search_is_ranked_as_one_by_one(
         assert metrics[key] == pytest.approx(sum(values) / len(values)), key
     # Some of the validation days' searches came before the new products were listed, and some after.
     assert min(found["valid/retrieval/share_new_gallery"]) == 0 < max(found["valid/retrieval/share_new_gallery"])
+
+
+class MeanRank(torchmetrics.MeanMetric):
+    """The mean rank of what was ordered."""
+
+    def update(self, ranks: torch.Tensor, gallery: int) -> None:
+        super().update(ranks.clamp(max=gallery).double())
+
+
+def test_metrics_of_the_recipe_are_measured_of_all_segments(shop: Dataset, represented: Path, tmp_path: Path) -> None:
+    metrics = run(shop, represented, tmp_path, weights=[0.3], ks=[1, 10], metrics=[MeanRank()])
+    searches = pl.read_parquet(tmp_path / "searches.parquet")
+    for split, prefix in (("test", ""), ("valid", "valid/")):
+        rank = searches.filter(pl.col("split") == split)["rank"]
+        assert metrics[f"{prefix}retrieval/mean_rank"] == pytest.approx(rank.mean())
+    segments = {key.partition("recall@10")[2] for key in metrics if key.startswith("retrieval/recall@10")}
+    assert {key.partition("mean_rank")[2] for key in metrics if key.startswith("retrieval/mean_rank")} == segments
+    with pytest.raises(ValueError, match="metrics: auc reads 'scores', and here there are ranks, gallery, users"):
+        Retrieval(metrics=[AUC()])
 
 
 def test_query_only_ranks_as_the_image_search_does(shop: Dataset, represented: Path, tmp_path: Path) -> None:

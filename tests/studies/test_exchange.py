@@ -133,6 +133,9 @@ def test_recipes_that_differ_in_seeds_probes_and_workers_are_one_iteration() -> 
     base = {"seed": 0, "data": {"class_path": "m", "init_args": {"seed": 0}}, "stages": {"pretrain": stage}}
     other = {"seed": 4, "data": {"class_path": "m", "init_args": {"seed": 9}}}
     same = other | {"stages": {"pretrain": {**stage, "probe": {"every": 1}, "data": {"workers": 0, "batch_size": 8}}}}
+    named = {**stage, "module": {"class_path": "x", "init_args": {"metrics": [{"class_path": "m"}]}}}
+    bare = {**stage, "module": {"class_path": "x"}}
+    assert iteration_key(base | {"stages": {"a": named}}) == iteration_key(base | {"stages": {"a": bare}})
     longer = other | {"stages": {"pretrain": {**stage, "trainer": {"max_steps": 4}}}}
     assert iteration_key(base) == iteration_key(same) != iteration_key(longer)
 

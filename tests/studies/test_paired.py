@@ -6,12 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torchmetrics.classification import BinaryAUROC
 
-from moonlib.metrics.auc import auc
+from moonlib.metrics.auc import AUC, auc
 from moonlib.metrics.calibration_curve import calibration_curve
 from moonlib.metrics.ctr import ctr_metrics
+from moonlib.metrics.log_loss import LogLoss
 from moonlib.studies.paired import (
     auc_gain,
+    metric_gain,
     recall_gain,
     resampled_click_rates,
     resampled_ctr,
@@ -124,6 +127,11 @@ def test_an_item_shown_twice_in_a_search_counts_twice_and_other_rows_are_refused
         table = pl.DataFrame(rows | {"clicked": [True, False, False, True], "probability": probability})
         table.with_columns(split=pl.lit("test")).write_parquet(tmp_path / name / "predictions.parquet")
     assert auc_gain(tmp_path / "a", tmp_path / "b").estimate == 1.0 - 0.5
+    assert metric_gain(tmp_path / "a", tmp_path / "b", AUC()) == auc_gain(tmp_path / "a", tmp_path / "b")
+    resampled = metric_gain(tmp_path / "a", tmp_path / "b", LogLoss())
+    assert resampled.low <= resampled.estimate <= resampled.high and "[" in show(resampled)
+    opaque = metric_gain(tmp_path / "a", tmp_path / "b", BinaryAUROC())
+    assert show(opaque) == "+0.5000"  # it can't be resampled
     table.head(3).with_columns(split=pl.lit("test")).write_parquet(tmp_path / "b/predictions.parquet")
     with pytest.raises(ValueError, match="same rows"):
         auc_gain(tmp_path / "a", tmp_path / "b")

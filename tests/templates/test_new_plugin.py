@@ -180,7 +180,7 @@ def test_the_recipes_that_come_with_them_are_sound(plugins: Path, tmp_path: Path
 def test_the_commands_in_their_readmes_work(plugins: Path, tmp_path: Path) -> None:
     lines = ["from moonlib.cli import main"]
     for kind in PLACES:
-        readme = (plugins / f"moonlib-{NAMES[kind]}/README.md").read_text()
+        readme = (plugins / f"moonlib-{NAMES[kind].replace('_', '-')}/README.md").read_text()
         (command,) = [line for line in readme.splitlines() if "moonlib fit --config iter1" in line]
         lines.append(f"assert main({['recipe', 'show', *shlex.split(command)[3:]]}) == 0")
     (tmp_path / "readmes.py").write_text("\n".join(lines))

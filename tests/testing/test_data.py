@@ -24,6 +24,7 @@ from moonlib.data.tables import Tables
 from moonlib.encoders.weights import save_weights
 from moonlib.filters.filter import Encoded, Filter, Filtered, without_products
 from moonlib.losses.info_nce import InfoNCE
+from moonlib.metrics.metric import Meaning
 from moonlib.negatives.in_batch import InBatch
 from moonlib.predictors.mlp import MLP
 from moonlib.probes.probe import Probe, Represented
@@ -339,6 +340,18 @@ class Needy(Similar):
         return frozenset({"gpu"})
 
 
+class Segmented(Similar):
+    """Says of every segment what holds of all rows."""
+
+    def meanings(self) -> dict[str, Meaning]:
+        return {"similar/products@new": Meaning("products")}
+
+
+class Untitled(Similar):
+    def meanings(self) -> Any:
+        return {"similar/products": "products"}
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -349,6 +362,8 @@ class Needy(Similar):
         (Nested, "'similar' is dict .*, not a float"),
         (Typeless, "data_type: expected a dataclass"),
         (Needy, r"needs: \['gpu'\] is none of"),
+        (Segmented, "meanings: 'similar/products@new' is no key of test days and all rows"),
+        (Untitled, "meanings: 'similar/products' is 'products', and no Meaning"),
     ],
 )
 def test_broken_stages_are_found(make: Callable[[], Stage], message: str) -> None:

@@ -583,6 +583,63 @@ class Overwriting(AUC):
         return self.compute()
 
 
+class Nameless(AUC):
+    """Its name cannot stand in a key."""
+
+    name = "area under/the curve"
+
+
+class Sideways(AUC):
+    """Neither up nor down."""
+
+    higher_is_better = "sideways"  # type: ignore[assignment]
+
+
+class Unread(AUC):
+    """No stage has what it reads."""
+
+    def update(self, margins: Tensor, labels: Tensor) -> None:
+        super().update(margins, labels)
+
+
+class OfAnotherTask(AUC):
+    """The task that it names lacks what it reads."""
+
+    task = "search"
+
+
+class OffByHalf(LogLoss):
+    """Its sums are those of something else."""
+
+    def of_sums(self, sums: Tensor) -> Tensor:
+        return super().of_sums(sums) / 2
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Nameless, "name: 'area under/the curve'"),
+        (Sideways, "higher_is_better: 'sideways' is neither True, False nor None"),
+        (Unread, "update: no task has all of labels, margins .*ctr has probabilities"),
+        (OfAnotherTask, "update: task search has ranks, gallery, users, and no labels, scores"),
+        (OffByHalf, "of_sums: the sums of all rows give another value than compute"),
+    ],
+)
+def test_a_metric_that_says_what_is_not_so_is_found(make: Callable[[], AUC], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_metric(make, SCORES, LABELS)
+
+
+class OfMyStage(Unread):
+    """Its task is that of a stage that moonlib does not know."""
+
+    task = "my_stage"
+
+
+def test_a_metric_for_a_stage_of_ones_own_may_read_what_that_has() -> None:
+    check_metric(OfMyStage, SCORES, LABELS)
+
+
 def test_a_metric_that_cannot_be_logged_is_found() -> None:
     with pytest.raises(AssertionError, match="calling the metric, as Lightning's log does"):
         check_metric(Overwriting, SCORES, LABELS)

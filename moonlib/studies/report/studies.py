@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,20 +170,22 @@ def _scatter(
     report: Report, found: Mapping[str, Any], rates: Sequence[Mapping[str, Any]], x_key: str, y_key: str
 ) -> Figure | None:
     """One downstream metric against one intermediate one, of the days that exchange.json is about."""
-    days, prefix = ("validation", "valid/") if found.get("split") == "valid" else ("test", "")
+    valid = found.get("split") == "valid"
+    days = "validation" if valid else "test"
+    x, y = (str(replace(MetricKey.parse(key), split="valid" if valid else "test")) for key in (x_key, y_key))
     series = []
     for style, (name, points) in enumerate(_exchange_points(found, x_key, y_key).items()):
         series.append(Series(f"{name}, points", points, style=style + 1))
     by_data: dict[str, list[Evidence]] = {}
     for run in report.runs:
-        if prefix + x_key in run.results and prefix + y_key in run.results:
+        if x in run.results and y in run.results:
             by_data.setdefault(run.dataset, []).append(run)
     for i, (dataset, runs) in enumerate(by_data.items()):
-        measured = [None if prefix else report.of(run).interval(y_key, run.application) for run in runs]
+        measured = [None if valid else report.of(run).interval(y_key, run.application) for run in runs]
         series.append(
             Series(
                 "runs" if len(by_data) == 1 else f"runs on data {dataset[:6]}",
-                [(run.results[prefix + x_key], run.results[prefix + y_key]) for run in runs],
+                [(run.results[x], run.results[y]) for run in runs],
                 [(each.low, each.high) if each else (math.nan, math.nan) for each in measured],
                 style=0 if i == 0 else len(series) + 1,
                 names=[run.label for run in runs],
@@ -192,7 +194,7 @@ def _scatter(
     if sum(len(one.points) for one in series) < 2:
         return None
     slope = next((interval(r) for r in rates if r.get("intermediate") == x_key and r.get("downstream") == y_key), None)
-    caption = "Validation days." if prefix else "Test days; bars: 95\u00a0% over shoppers."
+    caption = "Validation days." if valid else "Test days; bars: 95\u00a0% over shoppers."
     if slope:
         series.append(_slope(series, slope))
         caption += (
