@@ -8,5 +8,19 @@ from .ne import NE
 from .pcoc import PCOC
 from .rce import RCE
 from .recall import Recall
+from .rows import RowMetric, check_scores
 
-__all__ = ["AUC", "ECE", "GAUC", "NDCG", "NE", "PCOC", "RCE", "CalibrationCurve", "LogLoss", "Recall"]
+__all__ = [
+    "AUC",
+    "ECE",
+    "GAUC",
+    "NDCG",
+    "NE",
+    "PCOC",
+    "RCE",
+    "CalibrationCurve",
+    "LogLoss",
+    "Recall",
+    "RowMetric",
+    "check_scores",
+]

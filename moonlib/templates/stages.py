@@ -10,8 +10,8 @@ import polars as pl
 import torch
 from torch.nn import functional as F
 
-from moonlib.representations.store import Representations
-from moonlib.stages.stage import Need, Stage, StageContext
+from moonlib.representations import Representations
+from moonlib.stages import Need, Stage, StageContext
 from moonlib.system.disk import replacing
 
 

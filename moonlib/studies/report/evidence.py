@@ -20,6 +20,7 @@ from moonlib.artifacts.checksums import again
 from moonlib.artifacts.costs import read_costs
 from moonlib.artifacts.directories import links_to_stage
 from moonlib.artifacts.reading import Unreadable, is_number, read_json, read_mapping
+from moonlib.artifacts.remedies import fit_command
 from moonlib.data.segments import segment_label
 from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
 from moonlib.runs.run import Run
@@ -135,7 +136,8 @@ def read(directory: str | Path, label: str) -> Evidence:
             found.costs = read_costs(place / "costs.json")
     for name in found.run.config["stages"]:
         if str(name) not in found.stages:
-            problems.append(f"{place / str(name)} is no directory of a stage; {found.run._command} makes it")
+            again_by = fit_command(found.run.directory)
+            problems.append(f"{place / str(name)} is no directory of a stage; `{again_by}` makes it")
     for name, stage in {"preprocessing": place / "preprocessing", **found.stages}.items():
         identity = mapping(stage / "identity.json", problems)
         found.dataset = found.dataset or str(identity.get("dataset") or "")

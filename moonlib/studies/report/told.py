@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moonlib.artifacts.remedies import fit_command
 from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence, Measured
 
 
@@ -62,4 +63,4 @@ def headline_keys(report: Report) -> Iterator[str]:
 
 def continued(run: Evidence) -> str:
     """What to do about a run that has not finished."""
-    return run.run._command + " continues the run"
+    return f"`{fit_command(run.run.directory)}` continues the run"
