@@ -83,7 +83,7 @@ def test_what_is_no_optimizer_is_refused() -> None:
         module("relevance", optimizer={"class_path": "torch.nn.Linear"})
     with pytest.raises(RecipeError, match=r"unknown optimizers/adamv; did you mean 'adam"):
         module("relevance", optimizer="adamv")
-    with pytest.raises(RecipeError, match=r"optimizer"):
+    with pytest.raises(RecipeError, match=r"optimizer\.init_args\.lrr: unknown key; did you mean 'lr'"):
         module("relevance", optimizer={"class_path": "torch.optim.SGD", "init_args": {"lrr": 0.1}})
 
 
