@@ -1,5 +1,6 @@
 from .adapter import Adapter, BehaviourBatch
 from .concat import Concat
+from .cosine import cosines
 from .cube import Cube
 from .id_only import IdOnly
 from .make import Make
@@ -23,4 +24,5 @@ __all__ = [
     "Similarity",
     "TargetAttention",
     "Vector",
+    "cosines",
 ]

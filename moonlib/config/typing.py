@@ -196,6 +196,9 @@ def _locate(kind: str, value: Any, key: Key) -> tuple[type, Any]:
     except registry.RegistryError as error:
         raise RecipeError(str(error), key) from error
     if taken_in := registry.adopted(kind, cls, value):
+        for name in value.get("init_args") or ():
+            if name not in (known := parameters(cls)):
+                raise RecipeError(f"unknown key; {hint(str(name), known)}", (*key[:-1], "init_args", str(name)))
         return taken_in
     if registry.kind_of(cls) != kind:
         raise RecipeError(f"expected {_one_of(kind)}, got {path}", key)

@@ -1,10 +1,13 @@
-from .content import Content, Modalities, Side
+from .content import Box, Content, Modalities, Side
 from .dataset import Dataset
+from .images import UnreadableImage, decode_image
 from .reader import SampleReader
+from .shards import build_once, write_dataset
 from .splits import Split, Splits
-from .tables import Tables
+from .tables import Tables, validate
 
 __all__ = [
+    "Box",
     "Content",
     "Dataset",
     "Modalities",
@@ -13,4 +16,9 @@ __all__ = [
     "Split",
     "Splits",
     "Tables",
+    "UnreadableImage",
+    "build_once",
+    "decode_image",
+    "validate",
+    "write_dataset",
 ]

@@ -179,7 +179,7 @@ def click_model() -> str:
     appeal = _lines(traffic.Market.appeal, "match =", "wish =")
     bias = _lines(traffic, "BIAS =")
     p_click = _lines(traffic.Appeal.p_click, "return ").replace("return ", "p_click = ").replace("self.", "")
-    clicked = _lines(traffic._react, "clicked =")
+    clicked = _lines(traffic.react, "clicked =")
     return "```text\n" + "\n".join([appeal, bias.replace("BIAS", "bias"), p_click, clicked]) + "\n```"
 
 

@@ -1,17 +1,20 @@
 from .convnet import ConvNet
 from .dual import DualEncoder
-from .encoder import Encoder
+from .encoder import ContentBatch, Encoder, Preprocessor
 from .exportable import Exportable
 from .generative import GenerativeEncoder
 from .hf_text import HFText
 from .mllm.encoder import MLLM
 from .thumbnail import Thumbnail
 from .timm_tower import TimmTower
+from .tokenizer import BPETokenize, load_or_fit_tokenizer
 from .tower import ImageTower, TextTower
 from .transformer import Transformer
 
 __all__ = [
     "MLLM",
+    "BPETokenize",
+    "ContentBatch",
     "ConvNet",
     "DualEncoder",
     "Encoder",
@@ -19,8 +22,10 @@ __all__ = [
     "GenerativeEncoder",
     "HFText",
     "ImageTower",
+    "Preprocessor",
     "TextTower",
     "Thumbnail",
     "TimmTower",
     "Transformer",
+    "load_or_fit_tokenizer",
 ]

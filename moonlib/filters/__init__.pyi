@@ -1,7 +1,17 @@
 from .category_rebalance import CategoryRebalance
 from .entity_filter import EntityFilter
-from .filter import Filter
+from .filter import Encoded, Filter, Filtered, without_products, without_searches
 from .similarity_dedup import SimilarityDedup
 from .spu_merge import SpuMerge
 
-__all__ = ["CategoryRebalance", "EntityFilter", "Filter", "SimilarityDedup", "SpuMerge"]
+__all__ = [
+    "CategoryRebalance",
+    "Encoded",
+    "EntityFilter",
+    "Filter",
+    "Filtered",
+    "SimilarityDedup",
+    "SpuMerge",
+    "without_products",
+    "without_searches",
+]

@@ -1,6 +1,7 @@
+from .common_space import CommonSpace
 from .concat import Concat
 from .fusion import Fusion
 from .gated import Gated
 from .sum import Sum
 
-__all__ = ["Concat", "Fusion", "Gated", "Sum"]
+__all__ = ["CommonSpace", "Concat", "Fusion", "Gated", "Sum"]

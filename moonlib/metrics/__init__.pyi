@@ -10,7 +10,7 @@ from .ne import NE
 from .pcoc import PCOC
 from .rce import RCE
 from .recall import Recall
-from .rows import RowMetric
+from .rows import RowMetric, check_scores
 
 __all__ = [
     "AUC",
@@ -27,4 +27,5 @@ __all__ = [
     "MetricKey",
     "Recall",
     "RowMetric",
+    "check_scores",
 ]

@@ -2,8 +2,18 @@ from .clicked_not_bought import ClickedNotBought
 from .gathered import Gathered
 from .in_batch import InBatch
 from .mined import Mined
-from .negative_sampler import NegativeSampler
+from .negative_sampler import Candidates, NegativeSampler, TrainingData
 from .queue import Queue
 from .same_category import SameCategory
 
-__all__ = ["ClickedNotBought", "Gathered", "InBatch", "Mined", "NegativeSampler", "Queue", "SameCategory"]
+__all__ = [
+    "Candidates",
+    "ClickedNotBought",
+    "Gathered",
+    "InBatch",
+    "Mined",
+    "NegativeSampler",
+    "Queue",
+    "SameCategory",
+    "TrainingData",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from dataclasses import is_dataclass
+from functools import lru_cache
 from typing import Any
 
 
@@ -48,6 +49,7 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
     return found
 
 
+@lru_cache(maxsize=1024)
 def _open(cls: type) -> set[str]:
     """Names that a caller may give, as jsonargparse reads them from the source of constructors that call each other."""
     from jsonargparse import ArgumentParser

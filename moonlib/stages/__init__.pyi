@@ -1,5 +1,5 @@
 from .application import Application
-from .contrastive import Contrastive
+from .contrastive import Contrastive, PairData
 from .generative_pretraining import GenerativePretraining
 from .posttraining import Posttraining
 from .pretraining import Pretraining
@@ -7,12 +7,15 @@ from .probing import Probing
 from .relevance import Relevance
 from .represent import Represent
 from .retrieval import Retrieval
-from .stage import Reference, Stage, StageContext
+from .stage import Need, Reference, Stage, StageContext
+from .training import save_encoder, train
 
 __all__ = [
     "Application",
     "Contrastive",
     "GenerativePretraining",
+    "Need",
+    "PairData",
     "Posttraining",
     "Pretraining",
     "Probing",
@@ -22,4 +25,6 @@ __all__ = [
     "Retrieval",
     "Stage",
     "StageContext",
+    "save_encoder",
+    "train",
 ]

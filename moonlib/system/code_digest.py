@@ -49,10 +49,13 @@ def code_digest(classes: Iterable[str]) -> dict[str, str]:
         module, _, name = path.rpartition(".")
         if module == "__main__" and not getattr(sys.modules[module], "__file__", None):
             digests[path] = _digest_of_class(getattr(sys.modules[module], name, None))
-        waiting.append(module)
+        waiting += [module, path]
     while waiting:
         name = waiting.pop()
-        if name in digests or (file := _file(name)) is None:
+        if name in digests:
+            continue
+        if (file := _file(name)) is None:
+            waiting += _offered(name)
             continue
         digests[name], imports = _read(file, file.stat().st_mtime_ns, name)
         waiting += imports
@@ -99,6 +102,21 @@ def _file(name: str) -> Path | None:
         if file.is_file():
             return file
     return None
+
+
+def _offered(name: str) -> list[str]:
+    """The module behind what a package offers by its stub, and loads when it is asked for (lazy_loader)."""
+    package, _, attribute = name.rpartition(".")
+    file = _file(package) if package else None
+    stub = file.with_name("__init__.pyi") if file and file.name == "__init__.py" else None
+    if stub is None or not stub.is_file():
+        return []
+    return [
+        f"{package}.{node.module}"
+        for node in ast.parse(stub.read_bytes()).body
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+        if any((alias.asname or alias.name) == attribute for alias in node.names)
+    ]
 
 
 @lru_cache(maxsize=1024)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moonlib.adapters.adapter import Adapter, BehaviourBatch
-from moonlib.adapters.cosine import cosines
+from moonlib.adapters import Adapter, BehaviourBatch, cosines
 
 
 class Template(Adapter):

@@ -11,9 +11,8 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from moonlib.data.content import Content, Side
-from moonlib.data.images import decode_image
-from moonlib.encoders.encoder import ContentBatch, Encoder
+from moonlib.data import Content, Side, decode_image
+from moonlib.encoders import ContentBatch, Encoder
 
 
 @dataclass(frozen=True)

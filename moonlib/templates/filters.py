@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from moonlib.data.tables import Tables
-from moonlib.filters.filter import Encoded, Filter, Filtered, without_products
+from moonlib.data import Tables
+from moonlib.filters import Encoded, Filter, Filtered, without_products
 
 
 class Template(Filter):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moonlib.fusion.common_space import CommonSpace
-from moonlib.fusion.fusion import Fusion
+from moonlib.fusion import CommonSpace, Fusion
 
 
 class Template(Fusion):

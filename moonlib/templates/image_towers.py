@@ -6,8 +6,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from moonlib.data.images import decode_image
-from moonlib.encoders.tower import ImageTower
+from moonlib.data import decode_image
+from moonlib.encoders import ImageTower
 
 
 class Template(ImageTower):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moonlib.losses.loss import Loss
+from moonlib.losses import Loss
 
 
 class Template(Loss):

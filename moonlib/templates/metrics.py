@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from moonlib.metrics.rows import RowMetric, check_scores
+from moonlib.metrics import RowMetric, check_scores
 
 
 def lift(scores: Tensor, labels: Tensor, share: float = 0.1) -> Tensor:

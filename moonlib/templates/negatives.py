@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
-from moonlib.pairs.pairs import Pairs
+from moonlib.negatives import NegativeSampler, TrainingData
+from moonlib.pairs import Pairs
 
 
 class Template(NegativeSampler):

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from moonlib.pairs import PairContext, Pairs, PairSource
-from moonlib.pairs.pairs import search_pairs
+from moonlib.pairs import PairContext, Pairs, PairSource, search_pairs
 
 
 class Template(PairSource):

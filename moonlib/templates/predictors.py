@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moonlib.predictors.predictor import Predictor
+from moonlib.predictors import Predictor
 
 
 class Template(Predictor):

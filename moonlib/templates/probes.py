@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from moonlib.probes.probe import Probe, Represented
+from moonlib.probes import Probe, Represented
 
 
 class Template(Probe):

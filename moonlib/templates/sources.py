@@ -11,10 +11,8 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw
 
-from moonlib.data.shards import build_once, write_dataset
-from moonlib.data.splits import Splits
-from moonlib.data.tables import Tables, validate
-from moonlib.sources.source import Source
+from moonlib.data import Splits, Tables, build_once, validate, write_dataset
+from moonlib.sources import Source
 
 #: Part of the dataset's name: raise it when the tables or the pictures change for the same arguments.
 REVISION = 1

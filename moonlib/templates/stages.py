@@ -10,9 +10,9 @@ import polars as pl
 import torch
 from torch.nn import functional as F
 
-from moonlib.metrics.metric import Meaning
-from moonlib.representations.store import Representations
-from moonlib.stages.stage import Need, Stage, StageContext
+from moonlib.metrics import Meaning
+from moonlib.representations import Representations
+from moonlib.stages import Need, Stage, StageContext
 from moonlib.system.disk import replacing
 
 

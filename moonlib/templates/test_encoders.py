@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from moonlib.data.content import Content
+from moonlib.data import Content
 from moonlib.templates.encoders import Template
 from moonlib.testing import check_encoder, example_jpeg, example_products
 

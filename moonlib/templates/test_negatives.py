@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moonlib.pairs.pairs import Pairs
+from moonlib.pairs import Pairs
 from moonlib.templates.negatives import Template
 from moonlib.testing import check_negative_sampler
 from moonlib.testing.training import example_training_data

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moonlib.probes.probe import Represented
-from moonlib.representations.store import Representations
+from moonlib.probes import Represented
+from moonlib.representations import Representations
 from moonlib.templates.probes import Template
 from moonlib.testing import check_probe, example_dataset
 

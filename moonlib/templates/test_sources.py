@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moonlib.data.dataset import Dataset
+from moonlib.data import Dataset
 from moonlib.templates.sources import Template
 from moonlib.testing import check_source
 

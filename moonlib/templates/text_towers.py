@@ -7,8 +7,7 @@ from pathlib import Path
 import polars as pl
 from torch import Tensor, nn
 
-from moonlib.encoders.tokenizer import BPETokenize, load_or_fit_tokenizer
-from moonlib.encoders.tower import TextTower
+from moonlib.encoders import BPETokenize, TextTower, load_or_fit_tokenizer
 
 
 class Template(TextTower):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from moonlib.adapters.simtier import SimTier
 from moonlib.config import recipe
 from moonlib.config.merge import RecipeError
 from moonlib.config.recipe import StageRecipe
@@ -23,9 +24,10 @@ from moonlib.optimizers.optimizer_factory import (
     trained_parameters,
 )
 from moonlib.optimizers.torch_optimizer import TorchFactory
-from moonlib.stages.application import Application
+from moonlib.predictors.mlp import MLP
+from moonlib.stages.application import Application, ImpressionData
 from moonlib.stages.relevance import Relevance
-from moonlib.testing import check_optimizer
+from moonlib.testing import EXAMPLE_SPLITS, check_optimizer, check_stage, example_products, example_tables
 from moonlib.testing.stages import small_encoder
 
 CPU = OptimizerContext(torch.device("cpu"), False, False, count_steps=lambda: 10)
@@ -81,7 +83,7 @@ def test_what_is_no_optimizer_is_refused() -> None:
         module("relevance", optimizer={"class_path": "torch.nn.Linear"})
     with pytest.raises(RecipeError, match=r"unknown optimizers/adamv; did you mean 'adam"):
         module("relevance", optimizer="adamv")
-    with pytest.raises(RecipeError, match=r"optimizer"):
+    with pytest.raises(RecipeError, match=r"optimizer\.init_args\.lrr: unknown key; did you mean 'lr'"):
         module("relevance", optimizer={"class_path": "torch.optim.SGD", "init_args": {"lrr": 0.1}})
 
 
@@ -121,8 +123,6 @@ def test_defaults_are_what_they_were() -> None:
 
 
 def test_an_encoder_keeps_its_rates_whatever_the_stage_calls_it(tmp_path: Path) -> None:
-    from moonlib.testing import example_products
-
     encoder = small_encoder()
     encoder.setup(example_products(), tmp_path)
     rates = {"^image": 0.5}
@@ -150,3 +150,23 @@ def test_learning_rate_rises_and_falls() -> None:
         made["lr_scheduler"]["scheduler"].step()
     assert rates == [warmup_cosine(step, 2, 10) for step in range(10)]
     assert rates[0] == 0.5 and max(rates) == 1.0 and rates[-1] < 0.1
+
+
+class Noting(AdamWFactory):
+    """Notes the steps it is told of."""
+
+    steps: ClassVar[list[int]] = []
+
+    def __call__(self, parameters: Any, context: OptimizerContext) -> Any:
+        self.steps.append(context.count_steps())
+        return super().__call__(parameters, context)
+
+
+def test_a_click_model_is_trained_with_a_schedule_and_resumes_to_the_same_bits() -> None:
+    """A stage that counts in epochs: the schedule ends where its epochs do."""
+    Noting.steps.clear()
+    make = lambda: Application(SimTier(), MLP(), optimizer=Noting(0.01))  # noqa: E731
+    check_stage(make, ImpressionData(batch_size=32), max_epochs=2)
+    rows = example_tables().impressions
+    impressions = len(EXAMPLE_SPLITS.select(rows, "train"))
+    assert set(Noting.steps) == {2 * -(-impressions // 32)}

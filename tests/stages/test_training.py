@@ -9,12 +9,19 @@ from typing import Any
 import moonlib.compat  # noqa: F401
 import numpy as np
 import pytest
+import torch
 from lightning import Callback, LightningModule, Trainer
 from safetensors.numpy import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from moonlib.cli import main
 from moonlib.runs.iteration import fit
+from moonlib.stages import training
+from moonlib.stages.represent import Represent
+from moonlib.stages.stage import StageContext
 from moonlib.stages.training import NotLogged, join, require_monitored
+from moonlib.testing.stages import Bench, small_encoder
 
 PATH = "lightning.pytorch.callbacks"
 
@@ -128,3 +135,34 @@ def test_an_empty_log_of_an_attempt_that_was_cut_off_is_in_nobodys_way(tmp_path:
     join(tmp_path / "metrics.csv")
     assert (tmp_path / "metrics.csv").read_text() == "step,loss\n0,0.5\n1,0.3\n2,0.2\n"
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_an_encoder_of_sharded_weights_is_saved_whatever_the_stage_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a strategy gathers of the stage is parted by where the encoder is in it."""
+
+    class Renamed(Represent):
+        def run(self, context: StageContext) -> dict[str, float]:
+            self.model = nn.ModuleDict({"tower": context.encoder, "head": nn.Linear(8, 1)})
+            training.train(self, context)
+            training.save_encoder(nn.Linear(1, 1), context)  # its weights would be of no use
+            return {}
+
+        def train_dataloader(self) -> DataLoader[Tensor]:
+            return DataLoader([torch.ones(2, 8)] * 3, batch_size=None)  # type: ignore[arg-type]
+
+        def training_step(self, batch: Tensor, step: int) -> Tensor:
+            return self.model["head"](batch).mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.model["head"].parameters(), lr=0.1)
+
+    monkeypatch.setattr(training, "sharded", lambda trainer: True)
+    monkeypatch.setattr(Renamed, "needs", frozenset({"weights"}))
+    bench = Bench(tmp_path, None, {"max_steps": 2}, small_encoder)
+    bench.run(Renamed(), "run")
+    saved = load_file(tmp_path / "run/weights.safetensors")
+    expected = bench.encoder().state_dict()
+    assert saved.keys() == expected.keys()
+    assert all(np.array_equal(saved[name], expected[name].numpy()) for name in expected)

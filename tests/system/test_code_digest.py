@@ -113,6 +113,18 @@ def test_what_a_package_hands_out_when_asked_is_not_followed(site: Path) -> None
     assert digest() == before
 
 
+@pytest.mark.parametrize("path", ["own_loss.Own", "own_parts.margin"])
+def test_what_a_package_offers_by_its_stub_is_followed_where_it_is_named(path: str, site: Path) -> None:
+    (site / "own_parts/__init__.pyi").write_text("from .margin import margin\nfrom .other import TWO\n")
+    (site / "own_parts/__init__.py").write_text("import lazy_loader\n")
+    (site / "own_loss.py").write_text(LOSS.replace("own_parts.margin", "own_parts"))
+    before = digest(path)
+    (site / "own_parts/other.py").write_text("TWO = 3\n")
+    assert digest(path) == before
+    (site / "own_parts/unit.py").write_text("ONE = 2\n")
+    assert digest(path) != before
+
+
 def test_of_installed_distributions_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "site-packages"
     installed.mkdir()

@@ -297,7 +297,7 @@ def _search(
         **asked.told,
         "query": asked.query,
         "propensity": np.broadcast_to(propensity[:, None], item.shape)[shown],
-        **_react(market, user, start, intended, wanted, item, shown, rng),
+        **react(market, user, start, intended, wanted, item, shown, rng),
     }
 
 
@@ -318,7 +318,7 @@ def _show(
     return np.take_along_axis(pool, order, axis=1), np.take_along_axis(exists, order, axis=1), propensity
 
 
-def _react(
+def react(
     market: Market,
     user: Ids,
     start: Floats,

@@ -37,6 +37,7 @@ from moonlib.artifacts.layout import (
     stage_of,
 )
 from moonlib.artifacts.reading import Unreadable, is_number, read_json, read_mapping
+from moonlib.artifacts.remedies import fit_command
 from moonlib.data.segments import segment_label
 from moonlib.metrics.auc import AUC
 from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
@@ -158,7 +159,8 @@ def read(directory: str | Path, label: str) -> Evidence:
             found.costs = read_costs(place / COSTS)
     for name in found.run.config["stages"]:
         if str(name) not in found.stages:
-            problems.append(f"{place / str(name)} is no directory of a stage; {found.run._command} makes it")
+            again_by = fit_command(found.run.directory)
+            problems.append(f"{place / str(name)} is no directory of a stage; `{again_by}` makes it")
     for name, stage in {PREPROCESSING: place / PREPROCESSING, **found.stages}.items():
         identity = mapping(stage / IDENTITY, problems)
         found.dataset = found.dataset or str(identity.get("dataset") or "")

@@ -8,6 +8,7 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 
+from moonlib.artifacts.remedies import fit_command
 from moonlib.metrics.bootstrap import Interval
 from moonlib.runs.results import Legend
 from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence, Measured
@@ -81,4 +82,4 @@ def headline_keys(report: Report) -> Iterator[str]:
 
 def continued(run: Evidence) -> str:
     """What to do about a run that has not finished."""
-    return run.run._command + " continues the run"
+    return f"`{fit_command(run.run.directory)}` continues the run"

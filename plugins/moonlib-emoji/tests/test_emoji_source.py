@@ -16,8 +16,7 @@ from moonlib_emoji.pictures import Pictures
 from moonlib_emoji.source import SPLITS, Emoji, tables
 from PIL import Image
 
-from moonlib.data.dataset import Dataset
-from moonlib.data.reader import SampleReader
+from moonlib.data import Dataset, SampleReader
 from moonlib.registry import get
 
 PLUGIN = Path(__file__).parents[1]

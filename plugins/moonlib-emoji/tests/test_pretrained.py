@@ -10,8 +10,7 @@ import timm
 import torch
 from moonlib_emoji.pretrained import IMAGE_MODEL, main, timm_weights
 
-from moonlib.encoders.hf_text import HFText
-from moonlib.encoders.timm_tower import TimmTower
+from moonlib.encoders import HFText, TimmTower
 from moonlib.testing import example_products
 
 

@@ -31,9 +31,9 @@ from safetensors.torch import load_file, save_file
 
 import moonlib
 from moonlib.config import recipe as recipes
-from moonlib.data.images import UnreadableImage
-from moonlib.encoders.dual import DualEncoder
-from moonlib.fusion.sum import Sum
+from moonlib.data import UnreadableImage
+from moonlib.encoders import DualEncoder
+from moonlib.fusion import Sum
 from moonlib.registry import get
 from moonlib.testing import check_encoder, check_image_tower, check_text_tower, example_jpeg, example_products
 

@@ -12,10 +12,8 @@ from typing import get_args
 
 import polars as pl
 
-from moonlib.data.shards import build_once, write_dataset
-from moonlib.data.splits import Splits
-from moonlib.data.tables import Tables, validate
-from moonlib.sources.source import Source
+from moonlib.data import Splits, Tables, build_once, validate, write_dataset
+from moonlib.sources import Source
 from moonlib_emoji.concepts import Concept, Part, read_concepts
 from moonlib_emoji.packages import installed_versions
 from moonlib_emoji.pictures import Pictures

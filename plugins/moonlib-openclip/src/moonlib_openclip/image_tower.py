@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose, Normalize
 
-from moonlib.data.content import Box
-from moonlib.data.images import decode_image
-from moonlib.encoders.tower import ImageTower
+from moonlib.data import Box, decode_image
+from moonlib.encoders import ImageTower
 from moonlib_openclip.model import build, configuration, known_name
 
 

@@ -15,7 +15,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moonlib.encoders.tower import TextTower
+from moonlib.encoders import TextTower
 from moonlib_openclip.model import build, configuration, known_name, tokenizer
 
 
