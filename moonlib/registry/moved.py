@@ -20,7 +20,6 @@ MOVED = {
     "moonlib.claim": "moonlib.runs.ownership",
     "moonlib.closing_table": "moonlib.runs.tables",
     "moonlib.code_digest": "moonlib.system.code_digest",
-    "moonlib.commands": "moonlib.cli.commands",
     "moonlib.console": "moonlib.system.console",
     "moonlib.costs": "moonlib.artifacts.costs",
     "moonlib.data.augment": "moonlib.batches.augment",

@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.stages.position import Position
-from moonlib.system.interruption import Interruption
+from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 
 Need = Literal["encoder", "weights", "representations"]
 
@@ -49,7 +49,7 @@ class StageContext:
     weights: Path | None = None
     representations: Path | None = None
     interruption: Interruption = field(default_factory=Interruption)
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     snapshot_every: int | None = None
     position: Position = field(default_factory=Position)
 

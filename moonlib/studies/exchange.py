@@ -26,7 +26,7 @@ from moonlib.runs.run import Run, RunError
 from moonlib.studies.rates import Floats, Ints, Pairs, resampled_runs
 from moonlib.system import lock
 from moonlib.system.console import Terminal
-from moonlib.system.interruption import Interruption
+from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 
 DOWNSTREAM = re.compile(r"(ctr/(auc|gauc)|retrieval/recall@\d+|relevance/(auc|ndcg@\d+))(@(new|tail))?")
 """Keys of what a gain is wanted in."""
@@ -146,7 +146,7 @@ def measure(run: Run, split: Literal["valid", "test"], console: Terminal) -> lis
     stages = run.runs / STAGES  # the points of a study lie deeper than other runs
     try:
         with lock.held(directory / LOCK), Interruption().listening() as interruption:
-            iteration = Iteration(recipe, dataset, stages, directory, console, {}, interruption, 30.0)
+            iteration = Iteration(recipe, dataset, stages, directory, console, {}, interruption, CHECKPOINT_SECONDS)
             if run.config.get("encoder") is not None:
                 iteration.lineage.preprocessing = (directory / "preprocessing").resolve().name
             found = points.evaluate(iteration)

@@ -24,6 +24,7 @@ from moonlib.studies.series import Series
 from moonlib.studies.study import Axis, NotDefined, Point, Study, StudyError
 from moonlib.system import processes
 from moonlib.system.console import Terminal
+from moonlib.system.interruption import CHECKPOINT_SECONDS
 
 FORMS = ("E + A·N^-alpha", "E + A·N^-alpha + B·D^-beta")
 """Of one axis and of two."""
@@ -37,7 +38,7 @@ def scale(
     name: str | None = None,
     gather_only: bool = False,
     replace: bool = False,
-    checkpoint_seconds: float = 30.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Path:
     """Run every point of a study, fit a power law, and write scale.json and scale.png.
 

@@ -18,7 +18,8 @@ import yaml
 
 import moonlib
 from moonlib.artifacts.checksums import SUMS
-from moonlib.cli.app import is_users, main
+from moonlib.cli import main
+from moonlib.cli.errors import is_users
 from moonlib.config.typing import construct_component
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset

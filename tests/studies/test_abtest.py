@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from moonlib.artifacts.checksums import SUMS, Damaged
-from moonlib.cli.app import is_users, main
+from moonlib.cli import main
+from moonlib.cli.errors import is_users
 from moonlib.data.dataset import Dataset
 from moonlib.metrics.bootstrap import resampled_sums
 from moonlib.runs.run import Run, RunError

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from moonlib.artifacts.checksums import SUMS
 from moonlib.artifacts.costs import read_costs
-from moonlib.cli.app import is_users, message
+from moonlib.cli.errors import is_users, message
 from moonlib.runs.points import read_numbers
 from moonlib.studies.abtest.arm import Arm
 from moonlib.studies.paired import auc_gain, predictions, recall_gain, searches
