@@ -27,6 +27,9 @@ def add(verbs: Verbs) -> None:
 
 def fit(arguments: argparse.Namespace) -> int:
     """Run a recipe's stages."""
+    from moonlib.config.recipe import check_spelling
+
+    check_spelling(arguments.config, arguments.overrides)  # before torch is imported, which takes seconds
     options = {key: vars(arguments)[key] for key in ("runs", "name", "replace", "checkpoint_seconds")}
     if arguments.debug:
         from moonlib.runs.debug import debug

@@ -28,6 +28,9 @@ def add(verbs: Verbs) -> None:
 
 def scale(arguments: argparse.Namespace) -> int:
     """Run a scaling study, one of its points, or list them."""
+    from moonlib.config.recipe import check_spelling
+
+    check_spelling(arguments.config, arguments.overrides)  # before torch is imported, which takes seconds
     from moonlib.studies.scale import scale as run_study
     from moonlib.studies.study import Study
 
