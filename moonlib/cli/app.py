@@ -16,6 +16,7 @@ import moonlib
 from moonlib.cli import data, export, fit, inference, plugins, recipe, scale, studies
 from moonlib.cli.arguments import add_group
 from moonlib.cli.errors import is_users, message
+from moonlib.cli.printed import warnings_printed
 from moonlib.system.interruption import Interrupted
 from moonlib.system.terminal import say, spell_out
 
@@ -48,7 +49,8 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.overrides = rest
     try:
-        return verb(arguments)
+        with warnings_printed():
+            return verb(arguments)
     except KeyboardInterrupt:
         say("moonlib: interrupted; the same command continues", file=sys.stderr)
         return 130

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moonlib.artifacts.remedies import DATASETS
 from moonlib.cli.arguments import Verbs, add_group, add_verb
+from moonlib.cli.printed import printed
 from moonlib.system.terminal import say
+
+if TYPE_CHECKING:
+    from moonlib.data.check import Report
 
 
 def add(verbs: Verbs) -> None:
@@ -57,21 +62,53 @@ def build(arguments: argparse.Namespace) -> int:
     from moonlib.data.build import build
     from moonlib.data.splits import Splits
 
-    build(
-        arguments.tables,
-        arguments.images,
-        arguments.out,
-        splits=Splits(*arguments.splits) if arguments.splits else None,
-        max_side=arguments.max_side,
-        workers=arguments.workers,
-    )
+    with printed(build.__module__):
+        out = build(
+            arguments.tables,
+            arguments.images,
+            arguments.out,
+            splits=Splits(*arguments.splits) if arguments.splits else None,
+            max_side=arguments.max_side,
+            workers=arguments.workers,
+        )
+    say(f"{out} is ready: moonlib data check {out}")
     return 0
 
 
 def check(arguments: argparse.Namespace) -> int:
     """Look for what would spoil a run."""
-    from moonlib.data.check import check, print_report
+    from moonlib.data.check import check
 
     report = check(arguments.directory, arguments.sheet, samples=arguments.samples)
     print_report(report)
     return 0 if report.ok else 1
+
+
+def print_report(report: Report) -> None:
+    """Print a report to the terminal."""
+    from typing import get_args
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from moonlib.data.splits import Split
+    from moonlib.system.console import Terminal
+
+    console = Terminal()
+    console.print(report.dataset, soft_wrap=True)
+    table = Table("table", "rows", "images", *get_args(Split))
+    for name, rows in report.counts.items():
+        images = f"{report.images[name]:,}" if name in report.images else ""
+        split = [f"{report.splits[name][split]:,}" if name in report.splits else "" for split in get_args(Split)]
+        table.add_row(name, f"{rows:,}", images, *split)
+    console.print(table)
+    for name, words in report.contents.items():
+        console.print(f"{name}: {words}", highlight=False, markup=False, soft_wrap=True)
+    for line in report.problems:
+        console.print(Text("problem", "red"), line, soft_wrap=True)
+    for line in report.warnings:
+        console.print(Text("warning", "yellow"), line, soft_wrap=True)
+    if report.ok:
+        console.print("ok", style="green")
+    else:
+        console.print(f"problems: {len(report.problems)}", style="red")

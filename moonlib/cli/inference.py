@@ -67,22 +67,38 @@ def add(verbs: Verbs) -> None:
 
 def embed(arguments: argparse.Namespace) -> int:
     """Represent a catalogue with a run's encoder."""
-    from moonlib.inference.verbs import embed
+    from moonlib.cli.printed import printed
+    from moonlib.inference.catalogue import embed
+    from moonlib.system.console import progress
 
     names = ("run", "products", "out", "queries", "images", "dim", "format", "batch_size", "workers")
-    out = embed(**{name: vars(arguments)[name] for name in names})
+    bars = progress()
+
+    def show(table: str, rows: int, total: int) -> None:
+        if rows == 0:
+            bars.add_task(table, total=total)
+            bars.start()
+        bars.update(bars.task_ids[-1], completed=rows, visible=rows < total)
+        if rows == total:  # what is printed next is not to be caught by the bars
+            bars.stop()
+
+    try:
+        with printed(embed.__module__):
+            out = embed(**{name: vars(arguments)[name] for name in names}, progress=show)
+    finally:
+        bars.stop()
     say(f"{out}\nnext: moonlib index {out}" if arguments.format == "npy" else out)
     return 0
 
 
 def index(arguments: argparse.Namespace) -> int:
     """Index the vectors of a run or of an embedding."""
-    from moonlib.inference.verbs import index
+    from moonlib.inference.searching import index
 
-    path, about = index(arguments.place, arguments.kind, arguments.out)
-    for name, value in about.items():
+    built = index(arguments.place, arguments.kind, arguments.out)
+    for name, value in built.about.to_json().items():
         say(f"{name:<20} {value}")
-    say(path)
+    say(built.path)
     return 0
 
 
@@ -90,13 +106,13 @@ def search(arguments: argparse.Namespace) -> int:
     """Search products by photo, text or both."""
     from moonlib.exports.folder import opened
     from moonlib.inference.hits import hits_sheet, hits_table
-    from moonlib.inference.verbs import search
+    from moonlib.inference.searching import search
     from moonlib.runs.run import RunError
     from moonlib.system.console import Terminal
 
     names = ("image", "text", "k", "index", "new_only")
     hits = search(arguments.run, **{name: vars(arguments)[name] for name in names})
-    Terminal(160).print(hits_table(hits))
+    Terminal().print(hits_table(hits))
     if hits and not any(hit.row for hit in hits):
         try:
             opened(arguments.run).dataset()
@@ -110,17 +126,17 @@ def search(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a run's encoder on another dataset."""
-    from moonlib.inference.verbs import evaluate
+    from moonlib.inference.evaluation import evaluate
     from moonlib.metrics.undefined import is_of_validation, sentences
     from moonlib.runs.tables import metric_tables
     from moonlib.system.console import Terminal
 
     found = evaluate(arguments.run, arguments.data, arguments.out, workers=arguments.workers)
-    results, references = found["results"], found["references"]
+    results, references = found.results, found.references
     prefixes = (*(f"{prefix}/" for prefix in references), "valid/")
     keys = [key for key in results if not key.startswith(prefixes) and key.rpartition("@")[0] not in results]
-    Terminal(120).print(*metric_tables(keys, Path(found["run"]).name, results, references))
-    for sentence in sentences({key: why for key, why in found["undefined"].items() if not is_of_validation(key)}):
+    Terminal().print(*metric_tables(keys, found.run.name, results, references))
+    for sentence in sentences({key: why for key, why in found.undefined.items() if not is_of_validation(key)}):
         say(sentence)
-    say(found["file"])
+    say(found.file)
     return 0

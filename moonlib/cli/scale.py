@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from moonlib.cli.arguments import Verbs, add_checkpoint_seconds, add_runs, add_verb
 from moonlib.system.terminal import say
+
+if TYPE_CHECKING:
+    from moonlib.studies.scale import Scaling
 
 
 def add(verbs: Verbs) -> None:
@@ -31,17 +35,39 @@ def scale(arguments: argparse.Namespace) -> int:
     from moonlib.config.recipe import check_spelling
 
     check_spelling(arguments.config, arguments.overrides)  # before torch is imported, which takes seconds
-    from moonlib.studies.scale import scale as run_study
+    from moonlib.cli.printed import printed
+    from moonlib.studies.scale import begin, gather, refuse_failures, run_points
     from moonlib.studies.study import Study
+    from moonlib.system import processes
 
-    places = {key: vars(arguments)[key] for key in ("runs", "name")}
+    study = Study(arguments.config, arguments.overrides, arguments.runs, arguments.name)
     options = {key: vars(arguments)[key] for key in ("replace", "checkpoint_seconds")}
-    if arguments.print_jobs or arguments.point is not None:
-        study = Study(arguments.config, arguments.overrides, **places)
-        if arguments.print_jobs:
-            say(*(study.command(point) for point in study.points), sep="\n")
-        else:
-            study.run(study.point(arguments.point), **options)
+    if arguments.print_jobs:
+        say(*(study.command(point) for point in study.points), sep="\n")
         return 0
-    run_study(arguments.config, arguments.overrides, gather_only=arguments.gather, **places, **options)
+    if arguments.point is not None:
+        study.run(study.point(arguments.point), **options)
+        return 0
+    begin(study)
+    with printed(gather.__module__):
+        failed = {} if arguments.gather else run_points(study, **options)
+    if processes.is_first() and len(failed) < len(study.points):
+        print_scaling(gather(study))
+    refuse_failures(study, failed)  # after what the others say
     return 0
+
+
+def print_scaling(found: Scaling) -> None:
+    """Print the points of a study, the laws that they follow, and what is missing."""
+    from moonlib.studies.scale import law_lines, points_table
+    from moonlib.system.console import Terminal
+
+    console, axes = Terminal(), found.study.scale.axes
+    for one in found.series:
+        console.print(points_table(one, found.points, axes))
+        console.print(*law_lines(one, list(axes)), sep="\n", soft_wrap=True)
+    for index, why in found.missing.items():
+        console.print(f"missing: {found.study.points[index].name}: {why}", soft_wrap=True)
+    console.print(f"{found.file}\n{found.figure}", soft_wrap=True)
+    if found.missing:
+        console.print(f"next: {found.study.command(found.study.points[next(iter(found.missing))])}", soft_wrap=True)

@@ -45,7 +45,7 @@ def exchange(arguments: argparse.Namespace) -> int:
     from moonlib.system.console import Terminal
 
     found = exchange(arguments.runs, split=arguments.split, out=arguments.out)
-    Terminal(140).print(exchange_tables(found))
+    Terminal().print(exchange_tables(found))
     if found["constant"]:
         say(f"the same at all points of a data set, so without a rate: {', '.join(found['constant'])}")
     say(found["file"])
@@ -59,7 +59,7 @@ def abtest(arguments: argparse.Namespace) -> int:
     from moonlib.system.console import Terminal
 
     found = abtest(arguments.base, arguments.runs, requests=arguments.requests, seed=arguments.seed, out=arguments.out)
-    Terminal(160).print(tables(found))
+    Terminal().print(tables(found))
     for each in found:
         say(each["file"])
     return 0

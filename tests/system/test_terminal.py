@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rich.console import RenderableType
 
 import moonlib
-from moonlib.data.check import Report, print_report
+from moonlib.cli.data import print_report
+from moonlib.data.check import Report
 from moonlib.inference.hits import Hit, hits_table
 from moonlib.runs.debug import loss_table
 from moonlib.runs.tables import closing_tables, metric_tables, spread_table

@@ -22,8 +22,9 @@ import moonlib
 from moonlib.cli import main
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
+from moonlib.inference.evaluation import evaluate
 from moonlib.inference.hits import Hit
-from moonlib.inference.verbs import evaluate, search
+from moonlib.inference.searching import search
 from moonlib.representations.store import Representations
 from moonlib.runs.run import Run
 from moonlib.testing.examples import example_dataset
@@ -278,9 +279,9 @@ def test_search_equals_ranking_every_vector_and_new_only_is_a_gallery_of_its_own
 
 
 def test_an_index_of_another_encoder_is_refused(finished_run: Path, tmp_path: Path, tiny: Dataset) -> None:
-    from moonlib.inference.verbs import index
+    from moonlib.inference.searching import index
 
-    path, _ = index(finished_run, "flat", tmp_path / "i.faiss")
+    path = index(finished_run, "flat", tmp_path / "i.faiss").path
     about = json.loads((tmp_path / "i.faiss.json").read_text())
     (tmp_path / "i.faiss.json").write_text(json.dumps(about | {"encoder": "another"}))
     with pytest.raises(ValueError, match="index of another encoder"):
@@ -335,9 +336,9 @@ def test_evaluating_on_another_shop_keeps_the_runs_tokenizer(finished_run: Path,
     tokenizer = (finished_run / "preprocessing/tokenizer.json").read_bytes()
     source = "{class_path: marketplace, init_args: {size: tiny, seed: 1}}"
     found = evaluate(finished_run, source, tmp_path / "e.json", workers=0)
-    assert found["dataset"]["name"] == "marketplace-tiny-1"
-    assert found["results"]["oracle/image_search/recall@10"] > 0.9
-    assert found["results"] != Run(finished_run).results
+    assert found.dataset.name == "marketplace-tiny-1"
+    assert found.results["oracle/image_search/recall@10"] > 0.9
+    assert found.results != Run(finished_run).results
     assert (finished_run / "preprocessing/tokenizer.json").read_bytes() == tokenizer
 
 
@@ -346,7 +347,7 @@ def test_search_prints_titles_as_they_are(
 ) -> None:
     titles = ["mug [/sale]", "[new] mug", "mug :fire:", "mug \x1b[2J\0", "Tasse größer 红"]
     hits = [Hit(rank, 0.5, rank, {"title": title, "category": "a[/b]"}) for rank, title in enumerate(titles)]
-    monkeypatch.setattr("moonlib.inference.verbs.search", lambda *_, **__: hits)
+    monkeypatch.setattr("moonlib.inference.searching.search", lambda *_, **__: hits)
     done = here("search", finished_run, "--text", "mug")
     assert done.returncode == 0
     for title in (*titles[:3], r"mug \x1b[2J\x00", titles[4]):
