@@ -46,9 +46,9 @@ def exchange(arguments: argparse.Namespace) -> int:
 
     found = exchange(arguments.runs, split=arguments.split, out=arguments.out)
     Terminal().print(exchange_tables(found))
-    if found["constant"]:
-        say(f"the same at all points of a data set, so without a rate: {', '.join(found['constant'])}")
-    say(found["file"])
+    if found.constant:
+        say(f"the same at all points of a data set, so without a rate: {', '.join(found.constant)}")
+    say(found.file)
     return 0
 
 
