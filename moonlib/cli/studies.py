@@ -61,7 +61,7 @@ def abtest(arguments: argparse.Namespace) -> int:
     found = abtest(arguments.base, arguments.runs, requests=arguments.requests, seed=arguments.seed, out=arguments.out)
     Terminal().print(tables(found))
     for each in found:
-        say(each["file"])
+        say(each.file)
     return 0
 
 
