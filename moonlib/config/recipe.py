@@ -313,12 +313,15 @@ def _header(merged: Mapping[str, Any]) -> Header:
 
 def _typed(path: Path, merged: Mapping[str, Any]) -> Recipe:
     header, encoder = _header(merged), merged.get("encoder")
+    source = construct_component(
+        "sources", merged.get("data"), ("data",)
+    )  # needs no torch
     return Recipe(
         path=path,
         seed=header.seed,
         changes=header.changes,
         stages={name: StageRecipe(name, section) for name, section in merged["stages"].items()},
-        _source=construct_component("sources", merged.get("data"), ("data",)),
+        _source=source,
         _encoder=None if encoder is None else construct_component("encoders", encoder, ("encoder",)),
         scale=merged.get("scale"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -81,6 +82,36 @@ def test_a_table_and_photos_give_the_same_vectors(finished_run: Path, catalogue:
     np.testing.assert_array_equal(found.ids, expected.ids)
     np.testing.assert_array_equal(found.vectors, expected.vectors)
     assert not list(out.glob(".*.arrow"))
+
+
+def test_from_python_embedding_logs_what_it_left_out_and_prints_nothing(
+    finished_run: Path,
+    catalogue: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = pl.read_parquet(catalogue / "products.parquet").filter(pl.col("image").is_not_null()).head(7)
+    table.write_parquet(tmp_path / "products.parquet")
+    (tmp_path / "photos").mkdir()
+    for name in table["image"][1:]:
+        shutil.copy(catalogue / "photos" / name, tmp_path / "photos")
+    seen = []
+    with caplog.at_level(logging.INFO, logger="moonlib"):
+        moonlib.embed(
+            finished_run,
+            tmp_path / "products.parquet",
+            tmp_path / "out",
+            images=tmp_path / "photos",
+            workers=0,
+            progress=lambda *done: seen.append(done),
+        )
+    assert (seen[0], seen[-1]) == (("products", 0, 7), ("products", 7, 7))
+    told, warned = [record for record in caplog.records if record.name.startswith("moonlib.inference")]
+    assert told.getMessage().startswith("products: 7 vectors of ") and told.levelname == "INFO"
+    assert warned.getMessage().startswith("1 images can't be read; ") and warned.levelname == "WARNING"
+    said = capsys.readouterr()
+    assert said.out == said.err == ""
 
 
 def test_parquet_and_the_first_dimensions(finished_run: Path, tiny: Dataset, tmp_path: Path) -> None:
