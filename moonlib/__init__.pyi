@@ -1,5 +1,7 @@
 from .exports.folder import export, load
-from .inference.verbs import embed, evaluate, index, search
+from .inference.catalogue import embed
+from .inference.evaluation import evaluate
+from .inference.searching import index, search
 from .registry.registry import register
 from .runs.iteration import fit
 from .runs.run import Run

@@ -18,16 +18,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import moonlib.compat  # noqa: F401
-from lightning import Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
+from moonlib.config import spelling
+from moonlib.config.header import Header
 from moonlib.config.merge import (
+    Layer,
     RecipeError,
     find,
     hint,
@@ -41,6 +41,8 @@ from moonlib.config.merge import (
 from moonlib.config.typing import Construction, class_path, construct, construct_component, written
 
 if TYPE_CHECKING:
+    from lightning import Trainer
+
     from moonlib.encoders.encoder import Encoder
     from moonlib.sources.source import Source
     from moonlib.stages.stage import Provides, Stage
@@ -49,19 +51,6 @@ __all__ = ["NOT_SET", "Recipe", "RecipeError", "StageRecipe", "diff", "fingerpri
 
 NOT_SET = "(not set)"
 """Stands in `diff` for a key that one side does not have."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """The keys of a recipe that are no components.
-
-    Args:
-        seed: everything random in the run follows from it.
-        changes: what this recipe changes against the one it extends, by dimension; shown in the report.
-    """
-
-    seed: int = 0
-    changes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,10 +71,6 @@ class ProbeSchedule:
             raise ValueError(f"every must be at least 1, got {self.every}")
 
 
-PARTS = ("module", "data", "trainer", "probe")
-"""The keys of a stage."""
-
-
 class StageRecipe:
     """One stage of a recipe: its module, its data, its trainer and, where it is given, its probe.
 
@@ -99,12 +84,10 @@ class StageRecipe:
     def __init__(self, name: str, section: Mapping[str, Any]) -> None:
         self.name = name
         key = ("stages", name)
-        for part in section:
-            if part not in PARTS:
-                raise RecipeError(f"unknown key; {hint(str(part), PARTS)}", (*key, str(part)))
+        spelling.check_parts(section, key)
         self._module = construct_component("stages", section.get("module"), (*key, "module"))
         self._data = construct(self._module.cls.data_type, section.get("data"), (*key, "data"))  # type: ignore[attr-defined]
-        self._trainer = construct(Trainer, section.get("trainer"), (*key, "trainer"))
+        self._trainer = construct(_trainer_class(), section.get("trainer"), (*key, "trainer"))
         self.written = {
             "module": written(self._module.cls, self._module.arguments),
             "data": self._data.arguments,
@@ -149,6 +132,8 @@ class StageRecipe:
         Raises:
             RecipeError: Lightning refuses the arguments, for instance an accelerator that this machine has not.
         """
+        from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
         try:
             trainer: Trainer = self._trainer.build(**kwargs)
         except (MisconfigurationException, ImportError) as error:
@@ -222,6 +207,22 @@ class Recipe:
         return encoder
 
 
+def check_spelling(path: str | Path, overrides: Sequence[str] = ()) -> None:
+    """Read and merge a recipe, and refuse what is misspelt, without importing what it names; `load` does so as well.
+
+    A program that imports torch for other reasons calls this first, and answers a wrong letter at once.
+
+    Args:
+        path: as in `load`.
+        overrides: as in `load`.
+
+    Raises:
+        RecipeError: see `load`.
+    """
+    with _told_by_layer(_layers(path, overrides)) as merged:
+        _header(merged)
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, merge, expand and type a recipe.
 
@@ -232,15 +233,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: one line with file, key and what was expected.
     """
-    file = find(path)
-    layers = read_layers(file)
-    if overrides:
-        layers.append(parse_overrides(overrides))
-    try:
-        return _typed(file, merge_layers(layers))
-    except RecipeError as error:
-        key = error.key[:-1] if error.key[-1:] == ("class_path",) else error.key
-        raise RecipeError(error.problem, key, source_of(layers, error.key)) from error
+    with _told_by_layer(_layers(path, overrides)) as merged:
+        return _typed(find(path), merged)
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -294,26 +288,60 @@ def spelled(value: Any) -> Any:
     return value
 
 
-def _typed(path: Path, merged: dict[str, Any]) -> Recipe:
-    parts = dict(merged)
-    source, encoder, stages, scale = (parts.pop(key, None) for key in ("data", "encoder", "stages", "scale"))
+def _layers(path: str | Path, overrides: Sequence[str]) -> list[Layer]:
+    """What the files of a recipe say, and the command line."""
+    layers = read_layers(find(path))
+    return [*layers, parse_overrides(overrides)] if overrides else layers
+
+
+@contextmanager
+def _told_by_layer(layers: Sequence[Layer]) -> Iterator[dict[str, Any]]:
+    """Merge layers, and let an error in what they say name the one that says it."""
+    try:
+        yield merge_layers(layers)
+    except RecipeError as error:
+        key = error.key[:-1] if error.key[-1:] == ("class_path",) else error.key
+        raise RecipeError(error.problem, key, source_of(layers, error.key)) from error
+
+
+def _header(merged: Mapping[str, Any]) -> Header:
+    """The keys that are no components; with them all that can be told before anything is imported.
+
+    Raises:
+        RecipeError: something is missing or misspelt.
+    """
+    sections = ("data", "encoder", "stages", "scale")
+    parts = {key: value for key, value in merged.items() if key not in sections}
     for key in parts:
         if key not in ("seed", "changes"):
-            raise RecipeError(
-                f"unknown key; {hint(str(key), ('changes', 'seed', 'data', 'encoder', 'stages', 'scale'))}", (str(key),)
-            )
-    header = construct(Header, parts, ()).build()
-    if not stages:
+            raise RecipeError(f"unknown key; {hint(str(key), ('changes', 'seed', *sections))}", (str(key),))
+    header: Header = construct(Header, parts, ()).build()
+    if not merged["stages"]:
         raise RecipeError("a recipe needs at least one stage", ("stages",))
+    spelling.check(merged)
+    return header
+
+
+def _typed(path: Path, merged: Mapping[str, Any]) -> Recipe:
+    header, encoder = _header(merged), merged.get("encoder")
+    source = construct_component("sources", merged.get("data"), ("data",))  # needs no torch
     return Recipe(
         path=path,
         seed=header.seed,
         changes=header.changes,
-        stages={name: StageRecipe(name, section) for name, section in stages.items()},
-        _source=construct_component("sources", source, ("data",)),
+        stages={name: StageRecipe(name, section) for name, section in merged["stages"].items()},
+        _source=source,
         _encoder=None if encoder is None else construct_component("encoders", encoder, ("encoder",)),
-        scale=scale,
+        scale=merged.get("scale"),
     )
+
+
+def _trainer_class() -> type[Trainer]:
+    """Lightning's Trainer, imported when a recipe is typed."""
+    import moonlib.compat  # noqa: F401
+    from lightning import Trainer
+
+    return Trainer
 
 
 def _flat(value: Any, key: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

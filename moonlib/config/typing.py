@@ -88,8 +88,8 @@ def construct(cls: type, arguments: Any, key: Key) -> Construction:
         parsed = _parser(cls).parse_object({"value": copy.deepcopy(expanded)})  # it writes into what it is given
     except ArgumentError as error:
         for leaf, annotation, value in leaves:
-            if not _fits(annotation, value):
-                raise RecipeError(f"expected {_describe(annotation)}, got {value!r}", leaf) from error
+            if not fits(annotation, value):
+                raise RecipeError(f"expected {describe(annotation)}, got {value!r}", leaf) from error
         raise RecipeError(" ".join(str(error).split()), key) from error
     for name, value in expanded.items():
         # Python holds Union[int, float] and Union[float, int] for equal and hands out the one that was made first, in
@@ -154,7 +154,7 @@ def _expand_arguments(cls: type, arguments: Any, key: Key, leaves: list[tuple[Ke
             raise RecipeError(f"unknown key; {hint(str(name), known)}", (*key, str(name)))
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in arguments:
-            raise RecipeError(f"missing; {cls.__name__} needs {_describe(parameter.annotation)}", (*key, name))
+            raise RecipeError(f"missing; {cls.__name__} needs {describe(parameter.annotation)}", (*key, name))
     return {name: _expand(known[name].annotation, value, (*key, name), leaves) for name, value in arguments.items()}
 
 
@@ -188,9 +188,9 @@ def _locate(kind: str, value: Any, key: Key) -> tuple[type, Any]:
     key = (*key, "class_path")
     path = value.get("class_path") if isinstance(value, dict) else value
     if path is None:
-        raise RecipeError(f"missing; expected {_one_of(kind)}", key)
+        raise RecipeError(f"missing; expected {one_of(kind)}", key)
     if not isinstance(path, str):
-        raise RecipeError(f"expected {_one_of(kind)}, got {path!r}", key)
+        raise RecipeError(f"expected {one_of(kind)}, got {path!r}", key)
     try:
         cls = _import(path) if "." in path else registry.get(kind, path)
     except registry.RegistryError as error:
@@ -201,7 +201,7 @@ def _locate(kind: str, value: Any, key: Key) -> tuple[type, Any]:
                 raise RecipeError(f"unknown key; {hint(str(name), known)}", (*key[:-1], "init_args", str(name)))
         return taken_in
     if registry.kind_of(cls) != kind:
-        raise RecipeError(f"expected {_one_of(kind)}, got {path}", key)
+        raise RecipeError(f"expected {one_of(kind)}, got {path}", key)
     if "<locals>" in cls.__qualname__:
         raise RecipeError(f"{path} is defined inside a function: a recipe needs a class at the top of a module", key)
     return cls, value.get("init_args")
@@ -228,7 +228,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _fits(annotation: Any, value: Any) -> bool:
+def fits(annotation: Any, value: Any) -> bool:
     """Whether jsonargparse takes a value for an annotation."""
     parser = ArgumentParser(exit_on_error=False, default_env=False)
     try:
@@ -241,23 +241,24 @@ def _fits(annotation: Any, value: Any) -> bool:
     return True
 
 
-def _describe(annotation: Any) -> str:
+def describe(annotation: Any) -> str:
     """An annotation as a recipe's author would say it."""
     if typing.get_origin(annotation) is typing.Literal:
         return f"one of {', '.join(map(repr, typing.get_args(annotation)))}"
     members = _members(annotation)
     if len(members) > 1:
-        return " or ".join("null" if member is type(None) else _describe(member) for member in members)
+        return " or ".join("null" if member is type(None) else describe(member) for member in members)
     member = members[0]
     kind = registry.kind_of(member) if inspect.isclass(member) and typing.get_origin(member) is None else None
     if kind:
-        return _one_of(kind)
+        return one_of(kind)
     if inspect.isclass(member) and typing.get_origin(member) is None:
         return member.__name__
     return re.sub(r"\b\w+\.", "", str(member))
 
 
-def _one_of(kind: str) -> str:
+def one_of(kind: str) -> str:
+    """The components of a kind, as an error names them."""
     return f"one of {kind} ({', '.join(component.name for component in registry.components(kind))})"
 
 

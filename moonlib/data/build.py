@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,8 @@ from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
 from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, users_of, validate
 from moonlib.system.disk import replacing
-from moonlib.system.terminal import say
+
+log = logging.getLogger(__name__)
 
 
 def build(
@@ -87,7 +89,7 @@ def build(
             raise
 
     build_once(out, write)
-    _report(Dataset(out), files)
+    _log(Dataset(out), files)
     return out
 
 
@@ -178,16 +180,15 @@ def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -
             raise ValueError(f"{files[table]} names {named} images, but {where}")
 
 
-def _report(dataset: Dataset, files: dict[str, str]) -> None:
+def _log(dataset: Dataset, files: dict[str, str]) -> None:
     for table in dataset.counts:
-        say(f"{files[table]}: {describe(dataset.table(table), table)}")
+        log.info(f"{files[table]}: {describe(dataset.table(table), table)}")
     quarantine = dataset.directory / QUARANTINE
     if quarantine.exists():
         lost = len(quarantine.read_bytes().splitlines())
-        say(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
+        log.warning(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
     for problem in [
         *empty_splits(dataset),
         *(line for table in dataset.counts for line in doubts(dataset.table(table), table)),
     ]:
-        say(f"warning: {problem}")
-    say(f"{dataset.directory} is ready: moonlib data check {dataset.directory}")
+        log.warning(f"warning: {problem}")

@@ -13,8 +13,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
 
 from moonlib.artifacts.checksums import LOCK, SUMS, Damaged, sums, verify_all
 from moonlib.artifacts.layout import QUARANTINE
@@ -29,7 +27,6 @@ from moonlib.data.splits import Split
 from moonlib.data.stream import stream
 from moonlib.data.table_contents import describe, doubts
 from moonlib.data.tables import KEYS, Tables, validate
-from moonlib.system.console import Terminal
 
 NEEDED: dict[str, tuple[Split, ...]] = {"searches": ("behaviour", "test"), "impressions": ("train", "valid", "test")}
 """The splits that a run reads events from."""
@@ -175,28 +172,6 @@ def _compare(directory: Path, samples: int | None) -> tuple[list[str], list[str]
         else:
             warnings.append(f"{path} is no part of the dataset: it is not in {SUMS}")
     return problems, warnings
-
-
-def print_report(report: Report) -> None:
-    """Print a report to the terminal."""
-    console = Terminal()
-    console.print(report.dataset, soft_wrap=True)
-    table = Table("table", "rows", "images", *get_args(Split))
-    for name, rows in report.counts.items():
-        images = f"{report.images[name]:,}" if name in report.images else ""
-        split = [f"{report.splits[name][split]:,}" if name in report.splits else "" for split in get_args(Split)]
-        table.add_row(name, f"{rows:,}", images, *split)
-    console.print(table)
-    for name, words in report.contents.items():
-        console.print(f"{name}: {words}", highlight=False, markup=False, soft_wrap=True)
-    for line in report.problems:
-        console.print(Text("problem", "red"), line, soft_wrap=True)
-    for line in report.warnings:
-        console.print(Text("warning", "yellow"), line, soft_wrap=True)
-    if report.ok:
-        console.print("ok", style="green")
-    else:
-        console.print(f"problems: {len(report.problems)}", style="red")
 
 
 def _has_content(dataset: Dataset) -> bool:

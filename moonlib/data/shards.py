@@ -18,10 +18,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import shutil
-import sys
 import tarfile
 import tempfile
 import threading
@@ -38,7 +38,6 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
-from rich.progress import track
 
 from moonlib.artifacts import layout
 from moonlib.artifacts.directories import LOCK, attempt, write_text
@@ -47,10 +46,11 @@ from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
 from moonlib.representations.store import Representations
-from moonlib.system.console import Terminal
+from moonlib.system.console import progress
 from moonlib.system.disk import is_panic, writing
-from moonlib.system.terminal import say
 from moonlib.system.workers import worker_pool
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 """The version of this layout."""
@@ -117,7 +117,7 @@ _building = threading.Lock()
 
 
 def _announce(directory: Path) -> Callable[[str], None]:
-    return lambda holder: say(f"{directory} is being built by {holder}: waiting for it", file=sys.stderr)
+    return lambda holder: log.warning(f"{directory} is being built by {holder}: waiting for it")
 
 
 def _empty(draft: Path) -> None:
@@ -189,15 +189,7 @@ def write_dataset(
     wanted = [(table, image) for table in SAMPLE_TABLES for image in tables[table]["image"].drop_nulls()]
     content = hashlib.sha256(_json(splits.to_json()))
     bad: list[dict[str, Any]] = []
-    images = track(
-        _read_images(wanted, read_image, workers),
-        "Writing images",
-        len(wanted),
-        console=Terminal(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    images = iter(images)
+    images = _shown(_read_images(wanted, read_image, workers), len(wanted))
     for table in SAMPLE_TABLES:
         for number, rows in enumerate(_parts(tables[table], samples_per_shard)):
             bad += _write_samples(shards / f"{table}-{number:06d}", table, rows, images, content)
@@ -228,6 +220,12 @@ def write_dataset(
     if representations:
         described["representations"] = {given: len(store.ids) for given, store in sorted(representations.items())}
     write_text(directory / "dataset.json", json.dumps(described, indent=2) + "\n")
+
+
+def _shown(images: Iterator[bytes | str], total: int) -> Iterator[bytes | str]:
+    """Hand images on, and show how many there were."""
+    with progress() as bars:
+        yield from bars.track(images, total=total, description="Writing images")
 
 
 def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:

@@ -1,4 +1,6 @@
+from .catalogue import embed
+from .evaluation import Evaluation, evaluate
 from .hits import Hit
-from .verbs import embed, evaluate, index, search
+from .searching import index, search
 
-__all__ = ["Hit", "embed", "evaluate", "index", "search"]
+__all__ = ["Evaluation", "Hit", "embed", "evaluate", "index", "search"]

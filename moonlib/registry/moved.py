@@ -20,7 +20,6 @@ MOVED = {
     "moonlib.claim": "moonlib.runs.ownership",
     "moonlib.closing_table": "moonlib.runs.tables",
     "moonlib.code_digest": "moonlib.system.code_digest",
-    "moonlib.commands": "moonlib.cli.commands",
     "moonlib.console": "moonlib.system.console",
     "moonlib.costs": "moonlib.artifacts.costs",
     "moonlib.data.augment": "moonlib.batches.augment",
@@ -68,10 +67,13 @@ MOVED = {
     "moonlib.stages.lazy_adam": "moonlib.optimizers.lazy_adam",
     "moonlib.stages.optimizer": "moonlib.optimizers.adamw",
     "moonlib.terminal": "moonlib.system.terminal",
-    "moonlib.verbs": "moonlib.inference.verbs",
+    "moonlib.verbs": "moonlib.inference",
     "moonlib.versions": "moonlib.system.versions",
 }
-"""Where modules, and packages with all that is in them, were before 0.5, and where they are."""
+"""Where modules, and packages with all that is in them, were before 0.5, and where they are.
+
+Where the content of one is now in several modules, that is the room that offers it.
+"""
 
 
 def moved_to(name: str) -> str | None:

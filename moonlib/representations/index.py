@@ -8,7 +8,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +74,74 @@ def nearest(
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """An index beside the exact search, on a sample of queries.
+
+    Attributes:
+        queries: how many there were.
+        recall_at_10: the share of the exact search's first ten that the index finds; ``recall@10`` in JSON.
+        ms_per_query: milliseconds of the index, the median of single queries.
+        exact_ms_per_query: milliseconds of the exact search, of one query.
+    """
+
+    queries: int
+    recall_at_10: float
+    ms_per_query: float
+    exact_ms_per_query: float
+
+
+@dataclass(frozen=True)
+class IndexDescription:
+    """What is known of an index, as the JSON beside it says.
+
+    Attributes:
+        moonlib: the version that built it.
+        kind: flat, hnsw or ivf.
+        encoder: tells the encoder of its vectors from any other.
+        dim: width of the vectors.
+        parameters: of the kind.
+        vectors: how many it holds.
+        comparison: with the exact search; None where there was no query to compare on.
+        sha256: checksums of ``index`` and ``ids``; None for an index of an earlier version.
+    """
+
+    moonlib: str
+    kind: IndexKind
+    encoder: str
+    dim: int
+    parameters: dict[str, int]
+    vectors: int
+    comparison: Comparison | None = None
+    sha256: dict[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file holds: one level, with the parameters and the comparison among the rest."""
+        found = {"moonlib": self.moonlib, "kind": self.kind, "encoder": self.encoder, "dim": self.dim}
+        found |= {**self.parameters, "vectors": self.vectors}
+        if self.comparison:
+            found |= {name.replace("_at_", "@"): value for name, value in asdict(self.comparison).items()}
+        return found | ({"sha256": self.sha256} if self.sha256 else {})
+
+    @classmethod
+    def from_json(cls, found: Any) -> IndexDescription:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: something is missing.
+        """
+        names = [each.name for each in fields(Comparison)]
+        try:
+            rest = dict(found)
+            moonlib, kind, encoder, dim, vectors = map(rest.pop, ("moonlib", "kind", "encoder", "dim", "vectors"))
+            compared = {name: rest.pop(name.replace("_at_", "@")) for name in names} if "queries" in rest else None
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its description lacks {error}") from error
+        sha256 = rest.pop("sha256", None)
+        comparison = Comparison(**compared) if compared else None
+        return cls(moonlib, kind, encoder, dim, rest, vectors, comparison, sha256)
+
+
+@dataclass(frozen=True)
 class Index:
     """A faiss index over unit vectors, so that its inner products are cosines.
 
@@ -83,13 +151,14 @@ class Index:
     Attributes:
         faiss: the index.
         ids: int64 [n], the id of each of its vectors.
-        about: what is known of it: kind, parameters, the encoder its vectors are of, recall, and under ``sha256`` the
-            checksums of index and ids.
+        about: what is known of it.
+        path: its file.
     """
 
     faiss: Any
     ids: NDArray[np.int64]
-    about: dict[str, Any]
+    about: IndexDescription
+    path: Path
 
     def search(
         self, queries: NDArray[np.float32], k: int, among: NDArray[np.int64] | None = None
@@ -99,9 +168,9 @@ class Index:
         parameters = None
         if among is not None:
             selector = faiss.IDSelectorBatch(np.flatnonzero(np.isin(self.ids, among)))
-            if self.about["kind"] == "hnsw":
+            if self.about.kind == "hnsw":
                 parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=self.faiss.hnsw.efSearch)
-            elif self.about["kind"] == "ivf":
+            elif self.about.kind == "ivf":
                 parameters = faiss.SearchParametersIVF(sel=selector, nprobe=self.faiss.nprobe)
             else:
                 parameters = faiss.SearchParameters(sel=selector)
@@ -132,7 +201,7 @@ class Index:
                 raise BrokenIndex(f"{file} is missing: an index is three files, which `moonlib index` writes together")
         digests = {}
         try:
-            about = json.loads(about_file.read_text(encoding="utf-8"))
+            about = IndexDescription.from_json(json.loads(about_file.read_text(encoding="utf-8")))
             with ids_file.open("rb") as stream:
                 ids = np.load(stream, allow_pickle=False)
             digests["ids"] = hashlib.sha256(ids.data).hexdigest()
@@ -151,9 +220,9 @@ class Index:
             digests["index"] = digest.hexdigest()
         except (RuntimeError, ValueError, EOFError) as error:
             raise BrokenIndex(f"{path} is broken ({str(error).splitlines()[0]}): build it again") from None
-        if index.ntotal != len(ids) and "sha256" not in about:  # of an earlier version
+        if index.ntotal != len(ids) and about.sha256 is None:  # of an earlier version
             raise BrokenIndex(f"{path} has {index.ntotal} vectors, {ids_file} {len(ids)} ids: build the index again")
-        return cls(index, ids, about) if about.get("sha256", digests) == digests else None
+        return cls(index, ids, about, path) if about.sha256 in (None, digests) else None
 
 
 def _faiss() -> Any:
@@ -190,8 +259,7 @@ def build_index(
             finds itself.
 
     Returns:
-        The index. ``about`` holds ``recall@10``, the share of the exact search's first ten that it finds, and
-        ``ms_per_query`` and ``exact_ms_per_query``, medians of single queries.
+        The index; ``about`` tells how it compares with the exact search.
 
     Raises:
         ValueError: there is nothing to index.
@@ -206,9 +274,10 @@ def build_index(
         index, parameters = _empty(kind, store, represented)
         for _, vectors in blocks(store):
             index.add(vectors)
-        about = {"moonlib": moonlib.__version__, "kind": kind, "encoder": encoder, "dim": store.dim, **parameters}
-        found = Index(index, store.ids[represented], {**about, "vectors": len(represented)})
-        found.about.update(_compare(found, store, store.vectors[represented] if queries is None else queries))
+        ids = store.ids[represented]
+        about = IndexDescription(moonlib.__version__, kind, encoder, store.dim, parameters, len(represented))
+        sample = store.vectors[represented] if queries is None else queries
+        about = replace(about, comparison=_compare(Index(index, ids, about, path), store, sample))
     finally:
         faiss.omp_set_num_threads(threads)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,14 +289,14 @@ def build_index(
             faiss.write_index(index, str(parts[0]))
         except RuntimeError as error:
             raise OSError(f"{path} can't be written (is the disk full?): {str(error).splitlines()[0]}") from error
-        write_array(parts[1], found.ids)
+        write_array(parts[1], ids)
         with parts[0].open("rb") as stream:
             written = hashlib.file_digest(stream, "sha256").hexdigest()
-        found.about["sha256"] = {"ids": hashlib.sha256(found.ids.data).hexdigest(), "index": written}
-        write_json(parts[2], found.about)
+        about = replace(about, sha256={"ids": hashlib.sha256(ids.data).hexdigest(), "index": written})
+        write_json(parts[2], about.to_json())
         for part, file in zip(parts, (path, *_beside(path)), strict=True):
             rename(part, file)
-    return found
+    return Index(index, ids, about, path)
 
 
 def _empty(kind: IndexKind, store: Representations, represented: NDArray[np.int64]) -> tuple[Any, dict[str, int]]:
@@ -249,13 +318,13 @@ def _empty(kind: IndexKind, store: Representations, represented: NDArray[np.int6
     return index, {"lists": lists, "searched": index.nprobe}
 
 
-def _compare(index: Index, store: Representations, queries: NDArray[np.float32]) -> dict[str, float]:
+def _compare(index: Index, store: Representations, queries: NDArray[np.float32]) -> Comparison | None:
     """Recall@10 against the exact search, and milliseconds per query of both."""
     usable = np.flatnonzero(np.asarray(queries).any(axis=1))
     rows = np.random.default_rng(0).permutation(usable)[:SAMPLE]
     sample = np.asarray(queries[np.sort(rows)], dtype=np.float32)
     if not len(sample):
-        return {}
+        return None
     exact = nearest(store, sample, 10)[1]
     took = []
     scores = np.empty_like(exact)
@@ -266,9 +335,9 @@ def _compare(index: Index, store: Representations, queries: NDArray[np.float32])
     start = time.perf_counter()
     nearest(store, sample[:1], 10)
     scan = time.perf_counter() - start
-    return {
-        "queries": len(sample),
-        "recall@10": float((scores >= exact[:, -1:] - TIE).mean()),
-        "ms_per_query": round(1000 * float(np.median(took)), 3),
-        "exact_ms_per_query": round(1000 * scan, 3),
-    }
+    return Comparison(
+        queries=len(sample),
+        recall_at_10=float((scores >= exact[:, -1:] - TIE).mean()),
+        ms_per_query=round(1000 * float(np.median(took)), 3),
+        exact_ms_per_query=round(1000 * scan, 3),
+    )

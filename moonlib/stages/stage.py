@@ -16,7 +16,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics.metric import Meaning
 from moonlib.stages.position import Position
-from moonlib.system.interruption import Interruption
+from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 
 Need = Literal["encoder", "weights", "representations"]
 """What a stage may read besides the dataset."""
@@ -56,7 +56,7 @@ class StageContext:
     weights: Path | None = None
     representations: Path | None = None
     interruption: Interruption = field(default_factory=Interruption)
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     snapshot_every: int | None = None
     position: Position = field(default_factory=Position)
     encoder_state: dict[str, Tensor] | None = None

@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -57,6 +57,90 @@ class Measured:
     legend: Legend = field(default_factory=Legend)
 
 
+@dataclass(frozen=True)
+class Rate:
+    """What a gain in an intermediate metric buys in a downstream one; None where something is not defined.
+
+    Attributes:
+        intermediate: key of the intermediate metric.
+        downstream: key of the downstream metric.
+        estimate: downstream per unit of intermediate.
+        low: lower end of its 95 % interval over runs; a single run has none.
+        high: upper end.
+        spearman: rank correlation.
+        loo_error: error of predicting iterations that were left out.
+        points: how many have both metrics.
+        runs: how many these are of.
+    """
+
+    intermediate: str
+    downstream: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    spearman: float | None
+    loo_error: float | None
+    points: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class Steering:
+    """The intermediate metric to steer by for a downstream one.
+
+    Attributes:
+        rate: the chosen metric's.
+        by: what chose it: the error of prediction or, where none is defined, the rank correlation.
+        sure: share of resamples that choose it; None for one run.
+        runner_up: the second best, if there is one.
+        candidates: how many there were.
+        loo_error_of_mean: error of predicting without any metric.
+    """
+
+    rate: Rate
+    by: Literal["loo_error", "spearman"]
+    sure: float | None
+    runner_up: str | None
+    candidates: int
+    loo_error_of_mean: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A value of ``steer_by`` in exchange.json, of one level."""
+        own = {name: value for name, value in vars(self).items() if name != "rate"}
+        return {name: value for name, value in asdict(self.rate).items() if name != "downstream"} | own
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What `exchange` found.
+
+    Attributes:
+        split: whose days the metrics are of.
+        points: the points that were compared.
+        rates: of every pair of an intermediate and a downstream metric that has one.
+        steer_by: what to steer by, by downstream metric.
+        constant: metrics that never differ within a data set, and so have no rate.
+        file: the JSON file that holds all this.
+    """
+
+    split: Literal["valid", "test"]
+    points: list[Measured]
+    rates: list[Rate]
+    steer_by: dict[str, Steering]
+    constant: list[str]
+    file: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        return {
+            "split": self.split,
+            "points": [{**point.about, "metrics": point.metrics} for point in self.points],
+            "rates": [asdict(rate) for rate in self.rates],
+            "steer_by": {key: chosen.to_json() for key, chosen in self.steer_by.items()},
+            "constant": self.constant,
+        }
+
+
 def exchange(
     runs: Sequence[str | Path],
     *,
@@ -64,7 +148,7 @@ def exchange(
     out: str | Path | None = None,
     samples: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Exchange:
     """Find the exchange rate of every intermediate metric to every downstream metric.
 
     Downstream are the metrics of clicks, retrieval and relevance that are better when higher, for all, new and tail
@@ -96,17 +180,13 @@ def exchange(
         seed: of the resamples.
 
     Returns:
-        What the file holds: ``split``; ``points`` (run, iteration, dataset, stage, step, metrics); ``rates``
-        (intermediate, downstream, estimate, low and high in downstream per unit of intermediate, spearman, loo_error,
-        points, runs), null where something is not defined, as the interval of a single run is; ``steer_by``, by
-        downstream metric, and ``constant``, the metrics that never differ within a
-        data set and so have no rate.
+        The rates, and what to steer by.
 
     Raises:
         ExchangeError: fewer than three points, nothing that varies, or runs of different kinds of data.
         RunError: a run that is not finished, or whose data is gone.
 
-    Example: ``exchange(["runs/iter2", "runs/iter3"])["steer_by"]["ctr/auc"]["intermediate"]``
+    Example: ``exchange(["runs/iter2", "runs/iter3"]).steer_by["ctr/auc"].rate.intermediate``
     """
     if not runs:
         raise ExchangeError("give at least one run directory")
@@ -114,11 +194,10 @@ def exchange(
     refuse_other_kinds(opened)
     quiet()
     measured = distinct([measure(run, split) for run in opened])
-    found = rates(measured, samples, seed)
     file = Path(out) if out else opened[0].directory.resolve().parent / EXCHANGE
-    about = {"split": split, "points": [{**point.about, "metrics": point.metrics} for point in measured], **found}
-    write_json(file, about)
-    return about | {"file": str(file)}
+    found = Exchange(split, measured, *rates(measured, samples, seed), file)
+    write_json(file, found.to_json())
+    return found
 
 
 def refuse_other_kinds(runs: Sequence[Run]) -> None:
@@ -203,8 +282,8 @@ def distinct(runs: Sequence[list[Measured]]) -> list[Measured]:
     return kept
 
 
-def rates(measured: Sequence[Measured], samples: int, seed: int) -> dict[str, Any]:
-    """Rates of every pair of metrics, and what to steer by.
+def rates(measured: Sequence[Measured], samples: int, seed: int) -> tuple[list[Rate], dict[str, Steering], list[str]]:
+    """Rates of every pair of metrics, what to steer by, and the constant metrics; see `Exchange`.
 
     Raises:
         ExchangeError: see `exchange`.
@@ -220,24 +299,22 @@ def rates(measured: Sequence[Measured], samples: int, seed: int) -> dict[str, An
     candidates = [key for key in keys if key not in wanted]
     if not wanted or not candidates:
         raise ExchangeError("the runs have no downstream metric: their data has no clicks, no orders and no grades")
-    found: list[dict[str, Any]] = []
-    steer_by: dict[str, Any] = {}
+    found: list[Rate] = []
+    steer_by: dict[str, Steering] = {}
     alone = {key: pairs_of(measured, key, key) for key in keys}
     constant = {key for key, pairs in alone.items() if pairs is not None and pairs.constant[0]}
     for downstream in wanted:
-        compared: list[tuple[dict[str, Any], MetricPairs]] = []
+        compared: list[tuple[Rate, MetricPairs]] = []
         for intermediate in candidates:
             pairs = pairs_of(measured, intermediate, downstream)
             if pairs is None:
                 continue
             if not any(pairs.constant):
-                compared.append((rate(pairs, samples, seed) | {"intermediate": intermediate}, pairs))
-        for row, _ in compared:
-            found.append({"intermediate": row.pop("intermediate"), "downstream": downstream, **row})
+                compared.append((rate(intermediate, downstream, pairs, samples, seed), pairs))
+        found += [row for row, _ in compared]
         # Errors compare on the same points alone.
         most = max((len(pairs.x) for _, pairs in compared), default=0)
-        rows = found[len(found) - len(compared) :]
-        rivals = [(row, pairs) for row, (_, pairs) in zip(rows, compared, strict=True) if len(pairs.x) == most]
+        rivals = [(row, pairs) for row, pairs in compared if len(pairs.x) == most]
         if rivals:
             steer_by[downstream] = steering(rivals, samples, seed)
     if not found:
@@ -245,7 +322,7 @@ def rates(measured: Sequence[Measured], samples: int, seed: int) -> dict[str, An
             f"no metric has a rate: the {len(measured)} points differ in no pair of metrics "
             f"(constant: {', '.join(sorted(constant)) or 'none'}); give runs of other iterations, or with snapshots"
         )
-    return {"rates": found, "steer_by": steer_by, "constant": sorted(constant)}
+    return found, steer_by, sorted(constant)
 
 
 def pairs_of(measured: Sequence[Measured], intermediate: str, downstream: str) -> MetricPairs | None:
@@ -270,59 +347,59 @@ def numbered(names: Sequence[str]) -> Ints:
     return np.array([number[name] for name in names], dtype=np.int64)
 
 
-def rate(pairs: MetricPairs, samples: int, seed: int) -> dict[str, Any]:
-    """One row of ``rates``, without the names of the metrics."""
+def rate(intermediate: str, downstream: str, pairs: MetricPairs, samples: int, seed: int) -> Rate:
+    """Find what one metric buys in another, over their points."""
     runs = len(pairs.dataset)
     once = np.ones((1, runs))
     slopes = pairs.fit(resampled_runs(runs, samples, seed)).slope if runs > 1 else np.empty(0)
     slopes = slopes[~np.isnan(slopes)]
     low, high = np.quantile(slopes, [0.025, 0.975]) if len(slopes) else (math.nan, math.nan)
-    return {
-        "estimate": plain(pairs.fit(once).slope[0]),
-        "low": plain(low),
-        "high": plain(high),
-        "spearman": plain(pairs.spearman()),
-        "loo_error": plain(pairs.held_out_error(once)[0]),
-        "points": len(pairs.x),
-        "runs": runs,
-    }
+    return Rate(
+        intermediate=intermediate,
+        downstream=downstream,
+        estimate=plain(pairs.fit(once).slope[0]),
+        low=plain(low),
+        high=plain(high),
+        spearman=plain(pairs.spearman()),
+        loo_error=plain(pairs.held_out_error(once)[0]),
+        points=len(pairs.x),
+        runs=runs,
+    )
 
 
-def steering(rivals: Sequence[tuple[dict[str, Any], MetricPairs]], samples: int, seed: int) -> dict[str, Any]:
+def steering(rivals: Sequence[tuple[Rate, MetricPairs]], samples: int, seed: int) -> Steering:
     """Choose the intermediate metric that predicts a downstream metric best.
 
     Args:
-        rivals: rows of ``rates`` and their points, which are the same for all.
+        rivals: rates and their points, which are the same for all.
         samples: resamples of runs.
         seed: of the resamples.
 
     Returns:
-        The chosen row, with ``by`` (what chose it), ``sure`` (share of resamples that choose it, null for one run),
-        ``runner_up``, ``candidates`` (their number) and ``loo_error_of_mean`` (of predicting without any metric).
+        The chosen metric, and how sure that is.
     """
     pairs = rivals[0][1]
     runs = len(pairs.dataset)
     weights = resampled_runs(runs, samples, seed) if runs > 1 else np.empty((0, runs))
-    by_error = any(row["loo_error"] is not None for row, _ in rivals)
+    by_error = any(row.loo_error is not None for row, _ in rivals)
     if by_error:
-        own = np.array([np.nan if row["loo_error"] is None else row["loo_error"] for row, _ in rivals])
+        own = np.array([np.nan if row.loo_error is None else row.loo_error for row, _ in rivals])
         drawn = np.stack([pairs.held_out_error(weights) for _, pairs in rivals])
     else:
-        own = np.array([-abs(row["spearman"]) for row, _ in rivals])
+        own = np.array([-abs(row.spearman or 0.0) for row, _ in rivals])
         drawn = np.stack([-rank_correlation(pairs, weights) for _, pairs in rivals])
     order = np.argsort(np.where(np.isnan(own), np.inf, own), kind="stable")
     usable = ~np.isnan(drawn).all(axis=0)
     drawn = np.where(np.isnan(drawn), np.inf, drawn)[:, usable]
     sure = float((drawn.argmin(axis=0) == order[0]).mean()) if drawn.shape[1] else None
-    chosen = rivals[order[0]][0]
-    return {
-        **{key: value for key, value in chosen.items() if key != "downstream"},
-        "by": "loo_error" if by_error else "spearman",
-        "sure": sure,
-        "runner_up": rivals[order[1]][0]["intermediate"] if len(order) > 1 else None,
-        "candidates": len(rivals),
-        "loo_error_of_mean": plain(pairs.held_out_error(np.ones((1, runs)), slope=False)[0]),
-    }
+    return Steering(
+        rate=rivals[order[0]][0],
+        by="loo_error" if by_error else "spearman",
+        sure=sure,
+        runner_up=rivals[order[1]][0].intermediate if len(order) > 1 else None,
+        candidates=len(rivals),
+        loo_error_of_mean=plain(pairs.held_out_error(np.ones((1, runs)), slope=False)[0]),
+    )
 
 
 def rank_correlation(pairs: MetricPairs, weights: Floats) -> Floats:
@@ -341,49 +418,42 @@ def plain(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def exchange_tables(found: Mapping[str, Any], downstream: str | None = None) -> Group:
+def exchange_tables(found: Exchange, downstream: str | None = None) -> Group:
     """What to print: what to steer by, and the best candidates for one downstream metric.
 
     Args:
         found: what `exchange` returned.
         downstream: by default the AUC of clicks, or the first there is.
     """
-    chosen = Table(
-        f"{found['split']} days: downstream", "steer by", box=SIMPLE_HEAD, pad_edge=False, title_justify="left"
-    )
+    chosen = Table(f"{found.split} days: downstream", "steer by", box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
     for title in ("+.01 buys", "95 % interval", "rank corr.", "error", "without", "sure"):
         chosen.add_column(title, justify="right", no_wrap=True)
-    for key, row in found["steer_by"].items():
-        sure = "" if row["sure"] is None else f"{row['sure']:.0%}"
-        values = (*cells(row), number(row["loo_error_of_mean"], ".4f"), sure)
-        chosen.add_row(key, row["intermediate"], *values)
-    downstream = downstream or ("ctr/auc" if "ctr/auc" in found["steer_by"] else next(iter(found["steer_by"])))
+    for key, steering_by in found.steer_by.items():
+        sure = "" if steering_by.sure is None else f"{steering_by.sure:.0%}"
+        values = (*cells(steering_by.rate), number(steering_by.loo_error_of_mean, ".4f"), sure)
+        chosen.add_row(key, steering_by.rate.intermediate, *values)
+    downstream = downstream or ("ctr/auc" if "ctr/auc" in found.steer_by else next(iter(found.steer_by)))
     best = Table(f"for {downstream}", box=SIMPLE_HEAD, pad_edge=False)
     for title in ("+.01 buys", "95 % interval", "rank corr.", "error", "points", "runs"):
         best.add_column(title, justify="right", no_wrap=True)
-    rows = [row for row in found["rates"] if row["downstream"] == downstream]
-    by_error = found["steer_by"][downstream]["by"] == "loo_error"
+    rows = [row for row in found.rates if row.downstream == downstream]
+    by_error = found.steer_by[downstream].by == "loo_error"
 
-    def worse(row: Mapping[str, Any]) -> float:
+    def worse(row: Rate) -> float:
         if not by_error:
-            return -abs(row["spearman"] or 0.0)
-        return math.inf if row["loo_error"] is None else float(row["loo_error"])
+            return -abs(row.spearman or 0.0)
+        return math.inf if row.loo_error is None else row.loo_error
 
     for row in sorted(rows, key=worse)[:SHOWN]:
-        best.add_row(row["intermediate"], *cells(row), str(row["points"]), str(row["runs"]))
+        best.add_row(row.intermediate, *cells(row), str(row.points), str(row.runs))
     return Group(chosen, best)
 
 
-def cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def cells(row: Rate) -> tuple[str, str, str, str]:
     """A rate per .01 of the intermediate metric, its interval, the rank correlation and the error, as text."""
-    low, high = (number(row[name] and row[name] / 100, "+.5f") for name in ("low", "high"))
+    estimate, low, high = (number(end and end / 100, "+.5f") for end in (row.estimate, row.low, row.high))
     interval = f"{low} to {high}" if low else ""
-    return (
-        number(row["estimate"] / 100, "+.5f"),
-        interval,
-        number(row["spearman"], "+.2f"),
-        number(row["loo_error"], ".4f"),
-    )
+    return estimate, interval, number(row.spearman, "+.2f"), number(row.loo_error, ".4f")
 
 
 def number(value: float | None, form: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -24,10 +26,33 @@ from moonlib.studies.scaling_figure import scaling_figure
 from moonlib.studies.series import Series
 from moonlib.studies.study import Axis, NotDefined, Point, Study, StudyError
 from moonlib.system import processes
-from moonlib.system.console import Terminal
+from moonlib.system.interruption import CHECKPOINT_SECONDS
+
+log = logging.getLogger(__name__)
 
 FORMS = ("E + A·N^-alpha", "E + A·N^-alpha + B·D^-beta")
 """Of one axis and of two."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the points of a study say, as scale.json holds it.
+
+    Attributes:
+        study: the study.
+        points: those that are there.
+        series: one for each metric, with its law where there is one.
+        missing: why a point is not there, by its index.
+        file: scale.json.
+        figure: scale.png.
+    """
+
+    study: Study
+    points: list[Point]
+    series: list[Series]
+    missing: dict[int, str]
+    file: Path
+    figure: Path
 
 
 def scale(
@@ -38,8 +63,8 @@ def scale(
     name: str | None = None,
     gather_only: bool = False,
     replace: bool = False,
-    checkpoint_seconds: float = 30.0,
-) -> Path:
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Scaling | None:
     """Run every point of a study, fit a power law, and write scale.json and scale.png.
 
     Points that are finished are taken over, one that was cut off is continued, and one that fails leaves the others
@@ -55,45 +80,77 @@ def scale(
         checkpoint_seconds: time between the checkpoints of a training.
 
     Returns:
-        The file scale.json.
+        What the points say; None in a process that only takes part in a run on several.
 
     Raises:
         RecipeError: see `Study`.
         StudyError: see `Study`; also after all else is done, if points have failed, or if the first has no such metric.
 
-    Example: ``scale("studies/scaling/training_samples")`` returns ``Path("runs/training_samples/scale.json")``.
+    Example: ``scale("studies/scaling/training_samples").file`` is ``Path("runs/training_samples/scale.json")``.
     """
     study = Study(config, overrides, runs, name)
-    study.check()  # all of them before the first is run
+    begin(study)
+    failed = {} if gather_only else run_points(study, replace=replace, checkpoint_seconds=checkpoint_seconds)
+    found = gather(study) if processes.is_first() and len(failed) < len(study.points) else None
+    refuse_failures(study, failed)
+    return found
+
+
+def begin(study: Study) -> None:
+    """Check every point before the first is run, and find out whether this process is one of several."""
+    study.check()
     processes.heed_launcher(stage.world_size for stage in study.recipe.stages.values())
-    console = Terminal(120)
+
+
+def run_points(
+    study: Study, *, replace: bool = False, checkpoint_seconds: float = CHECKPOINT_SECONDS
+) -> dict[str, str]:
+    """Run every point of a study, and log which.
+
+    Args:
+        study: see `begin`.
+        replace: see `scale`.
+        checkpoint_seconds: see `scale`.
+
+    Returns:
+        What went wrong, by the name of the point.
+
+    Raises:
+        StudyError: the first run has no such metric, and so no other would.
+    """
     failed: dict[str, str] = {}
     measured = False
-    for point in () if gather_only else study.points:
-        console.print(f"point {point.index} of {len(study.points)}: {point.name}", style="bold")
+    for point in study.points:
+        log.info(f"point {point.index} of {len(study.points)}: {point.name}")
         try:
             study.run(point, replace=replace, checkpoint_seconds=checkpoint_seconds)
         except Exception as error:  # whatever is wrong with one point, the others are worth having
             failed[point.name] = " ".join(str(error).split()) or type(error).__name__
-            console.print(f"{point.name} failed: {failed[point.name]}", soft_wrap=True)
+            log.warning(f"{point.name} failed: {failed[point.name]}")
             continue
         if not measured and processes.is_first():
             with suppress(NotDefined):  # by this point's data
                 study.values(point)  # a metric that the first run lacks, the others would lack too
                 measured = True
-    file = study.directory / SCALE
-    if processes.is_first() and len(failed) < len(study.points):
-        file = gather(study, console)
+    return failed
+
+
+def refuse_failures(study: Study, failed: Mapping[str, str]) -> None:
+    """Raise `StudyError` if points have failed.
+
+    Args:
+        study: the study.
+        failed: what `run_points` returned.
+    """
     if failed:
         first = next(point for point in study.points if point.name in failed)
         told = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
         again = f"`{study.command(first)} --traceback` shows where"
         raise StudyError(f"{len(failed)} of {len(study.points)} points failed: {told}; {again}")
-    return file
 
 
-def gather(study: Study, console: Terminal) -> Path:
-    """Read the points that are there, fit, print the tables, and write scale.json and scale.png.
+def gather(study: Study) -> Scaling:
+    """Read the points that are there, fit, and write scale.json and scale.png.
 
     Raises:
         StudyError: not one point is there.
@@ -112,21 +169,13 @@ def gather(study: Study, console: Terminal) -> Path:
         series(metric, goal, points, {index: values[metric] for index, values in found.items()})
         for metric, goal in study.scale.metrics.items()
     ]
-    for one in every:
-        console.print(points_table(one, points, axes))
-        console.print(*law_lines(one, list(axes)), sep="\n", soft_wrap=True)
-    for index, why in missing.items():
-        console.print(f"missing: {study.points[index].name}: {why}", soft_wrap=True)
     head, *more = (_json(one, points, study) for one in every)
     file, figure = study.directory / SCALE, study.directory / "scale.png"
     told = [{"x": study.points[i].x, "seed": study.points[i].seed, "why": why} for i, why in missing.items()]
     about = {"study": study.name, "axes": list(axes), "units": {title: axis.unit for title, axis in axes.items()}}
     write_json(file, {**about, **head, "more": more, "missing": told})
     scaling_figure(figure, every, points, {title: axis.unit for title, axis in axes.items()})
-    console.print(f"{file}\n{figure}", soft_wrap=True)
-    if missing:
-        console.print(f"next: {study.command(study.points[next(iter(missing))])}", soft_wrap=True)
-    return file
+    return Scaling(study, points, every, missing, file, figure)
 
 
 def series(metric: str, goal: Literal["max", "min"], points: Sequence[Point], values: dict[int, float]) -> Series:

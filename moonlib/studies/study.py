@@ -34,6 +34,7 @@ from moonlib.config.recipe import Recipe, RecipeError
 from moonlib.config.typing import construct
 from moonlib.runs.iteration import fit
 from moonlib.runs.run import Run
+from moonlib.system.interruption import CHECKPOINT_SECONDS
 
 
 class StudyError(ValueError):
@@ -212,7 +213,7 @@ class Study:
             if point.seed == self.scale.seeds[0]:
                 self.config_of(point)
 
-    def run(self, point: Point, *, replace: bool = False, checkpoint_seconds: float = 30.0) -> Path:
+    def run(self, point: Point, *, replace: bool = False, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> Path:
         """Run a point, or take over what of it is finished; see `moonlib.fit`.
 
         Args:

@@ -15,23 +15,24 @@ from rich.text import Text
 
 from moonlib.system.terminal import spell_out, visible
 
+WIDTH = 160
+"""Columns where the output is no terminal: a file or a pipe has no width, and tables are not to be folded."""
+
 
 class Terminal(Console):
     """A console of rich that shows every text as it is; styles come as arguments or as `rich.text.Text`.
 
     Args:
-        width: in columns where the output is no terminal; a file or a pipe has none of its own.
+        width: in columns where the output is no terminal.
         stderr: write there instead of to standard output.
         file: write there instead.
         options: see `rich.console.Console`.
     """
 
-    def __init__(
-        self, width: int | None = None, *, stderr: bool = False, file: TextIO | None = None, **options: Any
-    ) -> None:
+    def __init__(self, width: int = WIDTH, *, stderr: bool = False, file: TextIO | None = None, **options: Any) -> None:
         super().__init__(stderr=stderr, file=file, markup=False, emoji=False, highlight=False, **options)
         spell_out(self.file)
-        if width is not None and not self.is_terminal:
+        if not self.is_terminal:
             self.width = width
 
     def render_str(self, text: str, **options: Any) -> Text:

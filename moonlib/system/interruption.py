@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+CHECKPOINT_SECONDS = 30.0
+"""Time between the checkpoints of a training, unless a user says otherwise: what an ended run loses at most."""
+
 
 class Interrupted(SystemExit):
     """The run was asked to end; everything up to here is kept.

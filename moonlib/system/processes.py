@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from moonlib.system.terminal import say
+log = logging.getLogger(__name__)
 
 _FIRST = "MOONLIB_FIRST_PROCESS"
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
@@ -77,10 +77,9 @@ def waiting(what: str) -> Iterator[None]:
         time.sleep(0.05)
         if not told and time.monotonic() - began >= PATIENCE:
             told = True
-            say(
+            log.warning(
                 f"moonlib: this process ({_rank()}) takes part in a run on several, and waits for the first to {what}. "
-                f"If there is no other, unset {str(_rank()).partition('=')[0]} and start again",
-                file=sys.stderr,
+                f"If there is no other, unset {str(_rank()).partition('=')[0]} and start again"
             )
 
 

@@ -30,7 +30,7 @@ from moonlib.artifacts.reading import (
     read_table,
     reading,
 )
-from moonlib.cli.app import is_users, message
+from moonlib.cli.errors import is_users, message
 
 COLUMNS: dict[str, ValueType] = {"item_id": "integers", "probability": "floats", "clicked": "booleans", "task": "texts"}
 

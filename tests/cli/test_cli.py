@@ -124,9 +124,9 @@ def test_fit_hands_on_what_is_no_option_of_its_own(monkeypatch: pytest.MonkeyPat
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     iteration = SimpleNamespace(fit=lambda *args, **kwargs: calls.append((args, kwargs)))
     monkeypatch.setitem(sys.modules, "moonlib.runs.iteration", iteration)
-    words = ["--seed", "1", "--config", "iter1", "--stages.a.trainer.max_steps", "-1", "--runs", "out", "--b=[1, 2]"]
+    words = ["--seed", "1", "--config", "iter1", "--data.init_args.seed", "3", "--runs", "out", "--changes.b=c"]
     assert main(["fit", *words, "--name", "mine", "--replace", "--checkpoint-seconds", "5"]) == 0
-    overrides = ["--seed", "1", "--stages.a.trainer.max_steps", "-1", "--b=[1, 2]"]
+    overrides = ["--seed", "1", "--data.init_args.seed", "3", "--changes.b=c"]
     options = {"runs": Path("out"), "name": "mine", "replace": True, "checkpoint_seconds": 5.0}
     assert calls == [(("iter1", overrides), options)]
 

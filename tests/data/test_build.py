@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -194,26 +195,28 @@ def test_a_near_miss_in_another_table_and_of_a_required_column(
     _refused("is missing (it has Query ID, text); did you mean 'Query ID'?", folder, image_folder, tmp_path / "out")
 
 
-def test_what_each_table_holds_is_printed(
-    folder: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_each_table_holds_is_logged(
+    folder: Path, image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="moonlib")
     (folder / "queries.csv").write_text("query_id,text,shop_title,size\n1,lamp,a,1\n2,,b,2\n")
     build(folder, image_folder, tmp_path / "out")
-    printed = capsys.readouterr().out
+    printed = caplog.text
     counts = "2 rows, 2 with an image, 2 with a title, 1 with a price, 1 with attributes\n"
     assert f"products.csv: {counts}" in printed
     assert "queries.csv: 2 rows, 0 with an image, 1 with a text; columns of your own: shop_title, size\n" in printed
 
 
 def test_text_that_says_there_is_none_is_warned_of(
-    folder: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="moonlib")
     _products(folder, "red lamp", "\\N")
     build(folder, image_folder, tmp_path / "out")
     assert (
         "warning: products: column 'title': values that say that there is no text: 1, such as '\\\\N'; "
         "leave the field empty\n"
-    ) in capsys.readouterr().out
+    ) in caplog.text
 
 
 def test_no_products(tmp_path: Path) -> None:
@@ -264,12 +267,13 @@ def test_unreadable_images_stop_the_build_and_are_listed(
     assert "the name leads out of" in lines[1]["reason"]
 
 
-def test_one_unreadable_image_is_printed(
-    folder: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_one_unreadable_image_is_logged(
+    folder: Path, image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="moonlib")
     (image_folder / "a.jpg").unlink()
     directory = build(folder, image_folder, tmp_path / "out")
-    printed = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(caplog.text.split())
     assert "images that can't be read: 1; their rows were kept without them" in printed
     assert "products.csv: 2 rows, 1 with an image" in printed
     entry = json.loads((directory / "quarantine.jsonl").read_text(encoding="utf-8"))

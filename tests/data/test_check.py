@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from moonlib.artifacts.checksums import seal
+from moonlib.cli.data import print_report
 from moonlib.data.build import ImageFolder
-from moonlib.data.check import Report, check, print_report
+from moonlib.data.check import Report, check
 from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables

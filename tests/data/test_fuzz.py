@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from moonlib.cli.app import is_users, message
+from moonlib.cli.errors import is_users, message
 from moonlib.data.build import build
 from moonlib.data.check import check
 from moonlib.data.content import Modalities

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonlib.artifacts.checksums import SUMS, seal
-from moonlib.cli.app import is_users, message
+from moonlib.cli.errors import is_users, message
 from moonlib.data.build import ImageFolder
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset

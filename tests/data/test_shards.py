@@ -305,7 +305,7 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None
 
 
 def test_a_builder_waits_for_another_process_and_says_so(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     announce = shards._announce
 
@@ -317,7 +317,7 @@ def test_a_builder_waits_for_another_process_and_says_so(
         assert builder.stdout is not None and builder.stdout.readline() == b"building\n"
         monkeypatch.setattr(shards, "_announce", announce_and_kill)
         build_once(tmp_path / "d", _finish)
-    assert f"d is being built by process {builder.pid} on " in capfd.readouterr().err
+    assert f"d is being built by process {builder.pid} on " in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 

@@ -18,7 +18,8 @@ import yaml
 
 import moonlib
 from moonlib.artifacts.checksums import SUMS
-from moonlib.cli.app import is_users, main
+from moonlib.cli import main
+from moonlib.cli.errors import is_users
 from moonlib.config.typing import construct_component
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
@@ -27,7 +28,9 @@ from moonlib.encoders.weights import save_weights
 from moonlib.exports import folder as exporting
 from moonlib.exports.folder import Export, export, represented
 from moonlib.exports.model_card import plain
-from moonlib.inference.verbs import evaluate, search
+from moonlib.inference.evaluation import evaluate
+from moonlib.inference.searching import index as build_index
+from moonlib.inference.searching import search
 from moonlib.runs.iteration import fit
 from moonlib.runs.run import Run, RunError
 from moonlib.testing import example_products
@@ -339,7 +342,7 @@ def test_verbs_take_an_export_or_say_that_they_need_the_run(
     exported: Path, finished_run: Path, tiny: Dataset, tmp_path: Path
 ) -> None:
     out = moonlib.embed(exported, tiny.directory, tmp_path / "out", workers=0)
-    index, _ = moonlib.inference.verbs.index(out, "flat")
+    index = build_index(out, "flat").path
     found = search(exported, text="red mug", index=index, k=3)
     expected = search(finished_run, text="red mug", k=3)
     assert [hit.item_id for hit in found] == [hit.item_id for hit in expected]

@@ -54,10 +54,11 @@ def test_nearest_equals_sorting_everything(store: Representations, block: int, m
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_index_finds_what_the_exact_search_finds(store: Representations, kind: IndexKind, tmp_path: Path) -> None:
     built = build_index(store, kind, tmp_path / "i.faiss", encoder="e", queries=store.vectors)
-    assert built.about["recall@10"] >= (1 if kind == "flat" else 0.9)
-    assert built.about["vectors"] == 1981
+    assert built.about.comparison and built.about.comparison.recall_at_10 >= (1 if kind == "flat" else 0.9)
+    assert built.about.vectors == 1981
     index = Index.open(tmp_path / "i.faiss")
-    assert index.about == json.loads((tmp_path / "i.faiss.json").read_text()) == built.about
+    assert index.about == built.about
+    assert built.about.to_json() == json.loads((tmp_path / "i.faiss.json").read_text())
     ids, scores = index.search(np.eye(3, 16, dtype=np.float32) * 9, 1)
     assert ids[:, 0].tolist() == [-1, np.iinfo(np.int64).min, np.iinfo(np.int64).max]
     np.testing.assert_allclose(scores, 1, atol=1e-6)
@@ -106,10 +107,10 @@ def test_nothing_to_index_and_broken_files_are_told(
 
 def test_an_index_that_an_earlier_version_wrote_is_read(store: Representations, tmp_path: Path) -> None:
     path = tmp_path / "i.faiss"
-    about = dict(build_index(store, "flat", path, encoder="e").about)
+    about = build_index(store, "flat", path, encoder="e").about.to_json()
     del about["sha256"]
     (tmp_path / "i.faiss.json").write_text(json.dumps(about))
-    assert Index.open(path).about == about
+    assert Index.open(path).about.to_json() == about
     np.save(tmp_path / "i.faiss.ids.npy", np.arange(4))
     with pytest.raises(BrokenIndex, match="4 ids"):
         Index.open(path)
@@ -133,7 +134,7 @@ def test_who_opens_an_index_while_it_is_built_anew_sees_one_build(tmp_path: Path
             try:
                 index = Index.open(path)
                 found = index.search(np.eye(64, dtype=np.float32)[5:6], 1)[0][0, 0]
-                opened.append((index.about["encoder"], int(found), int(index.ids[0])))
+                opened.append((index.about.encoder, int(found), int(index.ids[0])))
             except Exception as error:
                 errors.append(error)
 
@@ -168,4 +169,4 @@ def test_a_build_that_fails_leaves_the_index_that_was_there(
         build_index(store, "hnsw", path, encoder="new")
     assert caught.value.filename == str(path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
-    assert Index.open(path).about["encoder"] == "old"
+    assert Index.open(path).about.encoder == "old"

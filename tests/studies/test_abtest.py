@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,9 +15,10 @@ import pytest
 from rich.console import Console
 
 from moonlib.artifacts.checksums import SUMS, Damaged
-from moonlib.cli.app import is_users, main
+from moonlib.cli import main
+from moonlib.cli.errors import is_users
 from moonlib.data.dataset import Dataset
-from moonlib.metrics.bootstrap import resampled_sums
+from moonlib.metrics.bootstrap import Interval, resampled_sums
 from moonlib.runs.run import Run, RunError
 from moonlib.sources.marketplace.fresh_requests import draw_requests
 from moonlib.sources.marketplace.traffic import BIAS, SHOWN
@@ -26,12 +26,13 @@ from moonlib.sources.marketplace.world import World
 from moonlib.studies.abtest import abtest
 from moonlib.studies.abtest.arm import Arm
 from moonlib.studies.abtest.outcome import ORACLE, Outcome
+from moonlib.studies.abtest.result import ABTest
 from moonlib.studies.abtest.simulated import expected_clicks, measures_of, rank
 from moonlib.studies.abtest.tables import tables
 
 
 @pytest.fixture(scope="module")
-def found(unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def found(unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> list[ABTest]:
     """The run, its oracle representation and its own baseline against the baseline."""
     base = unbroken / "application.baseline"
     runs = [unbroken, unbroken / "application.oracle", unbroken / "application.baseline.shuffled", base]
@@ -39,7 +40,7 @@ def found(unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict
 
 
 def test_the_command_line_prints_a_table_and_writes_a_file_that_a_second_call_writes_again(
-    capsys: pytest.CaptureFixture[str], unbroken: Path, tmp_path: Path, found: list[dict[str, Any]]
+    capsys: pytest.CaptureFixture[str], unbroken: Path, tmp_path: Path, found: list[ABTest]
 ) -> None:
     words = ["abtest", unbroken / "application.baseline", unbroken, "--requests", 240, "--out", tmp_path / "out"]
     assert main([*map(str, words)]) == 0
@@ -56,12 +57,12 @@ def test_the_command_line_prints_a_table_and_writes_a_file_that_a_second_call_wr
         for interval in part.values():
             assert interval["low"] <= interval["estimate"] <= interval["high"]
     # Beside other runs a run's figures are the same.
-    same = {key: value for key, value in found[0].items() if key not in ("seconds", "file")}
+    same = {key: value for key, value in found[0].to_json().items() if key != "seconds"}
     assert same == {key: value for key, value in written.items() if key != "seconds"}
 
 
-def test_a_model_against_itself_is_exactly_zero(found: list[dict[str, Any]]) -> None:
-    itself = found[3]
+def test_a_model_against_itself_is_exactly_zero(found: list[ABTest]) -> None:
+    itself = found[3].to_json()
     assert itself["run"] == itself["base"] == "iter2.baseline"
     for lifts in (itself["lifts"], itself["sampled"], itself["click_rates"]["lifts"], itself["leaves"]["lifts"]):
         assert lifts
@@ -70,9 +71,9 @@ def test_a_model_against_itself_is_exactly_zero(found: list[dict[str, Any]]) -> 
     assert set(itself["logged"]["all positions"]["lift"].values()) == {0.0}
 
 
-def test_nobody_ranks_better_than_the_oracle(found: list[dict[str, Any]]) -> None:
-    for each in found:
-        assert each["oracle"] == found[0]["oracle"]
+def test_nobody_ranks_better_than_the_oracle(found: list[ABTest]) -> None:
+    for each in (test.to_json() for test in found):
+        assert each["oracle"] == found[0].to_json()["oracle"]
         assert each["oracle"]["all"]["low"] > max(0, each["lifts"]["all"]["high"])
         assert each["share_of_oracle"]["all"]["high"] < 1
         rate = each["ctr"]
@@ -81,14 +82,15 @@ def test_nobody_ranks_better_than_the_oracle(found: list[dict[str, Any]]) -> Non
         assert each["share_of_oracle"]["all"]["estimate"] == pytest.approx(share)
 
 
-def test_sampled_clicks_agree_with_the_expected_and_say_less(found: list[dict[str, Any]]) -> None:
-    def width(interval: dict[str, float]) -> float:
-        return interval["high"] - interval["low"]
+def test_sampled_clicks_agree_with_the_expected_and_say_less(found: list[ABTest]) -> None:
+    def width(interval: Interval) -> float:
+        return interval.high - interval.low
 
     for each in found[:3]:
-        expected, sampled = each["lifts"]["all"], each["sampled"]["all"]
+        assert each.simulation
+        expected, sampled = each.simulation.clicks.lifts["all"], each.simulation.sampled["all"]
         assert width(expected) < 0.7 * width(sampled)
-        assert abs(expected["estimate"] - sampled["estimate"]) < width(sampled)
+        assert abs(expected.estimate - sampled.estimate) < width(sampled)
 
 
 def test_lifts_by_hand(world: World, tiny: Dataset) -> None:
@@ -119,10 +121,10 @@ def test_lifts_by_hand(world: World, tiny: Dataset) -> None:
                 ):
                     totals[arm, name] = totals.get((arm, name), 0) + p_click * worth
     users = fresh.impressions["user_id"].to_numpy()
-    lifts = Outcome.of(clicks, measures, users).against("base", ORACLE)["lifts"]
+    lifts = Outcome.of(clicks, measures, users).against("base", ORACLE).lifts
     for name in ("all", "new", "revenue per mille"):
         by_hand = totals[ORACLE, name] / totals["base", name] - 1
-        assert lifts[name]["estimate"] == pytest.approx(by_hand, rel=1e-9), name
+        assert lifts[name].estimate == pytest.approx(by_hand, rel=1e-9), name
     departments = [value for name, value in measures.items() if name.startswith("department=")]
     assert (sum(departments) == 1).all() and (sum(leaves.values()) == 1).all()
 
@@ -183,8 +185,8 @@ def elsewhere(unbroken: Path, tiny: Dataset, tmp_path: Path) -> Path:
 
 def test_a_log_with_propensities_answers_where_nobody_can_be_simulated(elsewhere: Path, tiny: Dataset) -> None:
     (found,) = abtest(elsewhere / "application.baseline", [elsewhere])
-    assert found["file"] == str(elsewhere / "abtest/iter2.baseline.json")
-    written = json.loads(Path(found["file"]).read_text())
+    assert found.file == elsewhere / "abtest/iter2.baseline.json"
+    written = json.loads(found.file.read_text())
     assert written["method"] == "snips" and "oracle" not in written
     log = written["logged"]
     test = tiny.splits.select(tiny.impressions, "test").filter(pl.col("propensity").is_not_null())

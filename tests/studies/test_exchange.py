@@ -19,6 +19,7 @@ from moonlib.runs.checkpoint_evaluation import checkpoints_of
 from moonlib.runs.iteration import fit
 from moonlib.runs.run import Run
 from moonlib.studies.exchange import (
+    Exchange,
     ExchangeError,
     Measured,
     distinct,
@@ -50,21 +51,21 @@ def points(slope: float = 0.05, noise: float = 1e-4) -> list[Measured]:
 
 
 def test_the_rate_the_points_were_made_with_comes_back_and_its_metric_is_chosen() -> None:
-    found = rates(points(), samples=200, seed=0)
-    by_name = {row["intermediate"]: row for row in found["rates"]}
+    found, steer_by, constant = rates(points(), samples=200, seed=0)
+    by_name = {row.intermediate: row for row in found}
     recall = by_name["search/recall@10"]
-    assert recall["estimate"] == pytest.approx(0.05, abs=0.002)
-    assert recall["low"] < 0.05 < recall["high"] and recall["high"] - recall["low"] < 0.01
-    assert (recall["points"], recall["runs"]) == (24, 6) and recall["spearman"] > 0.98
-    assert recall["loo_error"] < by_name["cluster_nmi"]["loo_error"]
-    assert found["constant"] == ["category_accuracy"] and "category_accuracy" not in by_name
-    chosen = found["steer_by"]["ctr/auc"]
-    assert (chosen["intermediate"], chosen["by"], chosen["runner_up"]) == (
+    assert recall.estimate == pytest.approx(0.05, abs=0.002)
+    assert recall.low < 0.05 < recall.high and recall.high - recall.low < 0.01
+    assert (recall.points, recall.runs) == (24, 6) and recall.spearman > 0.98
+    assert recall.loo_error < by_name["cluster_nmi"].loo_error
+    assert constant == ["category_accuracy"] and "category_accuracy" not in by_name
+    chosen = steer_by["ctr/auc"]
+    assert (chosen.rate.intermediate, chosen.by, chosen.runner_up) == (
         "search/recall@10",
         "loo_error",
         "cluster_nmi",
     )
-    assert chosen["sure"] == 1.0 and chosen["loo_error_of_mean"] > 5 * chosen["loo_error"]
+    assert chosen.sure == 1.0 and chosen.loo_error_of_mean > 5 * chosen.rate.loo_error
 
 
 def test_a_metric_of_one_iteration_alone_does_not_make_the_others_constant() -> None:
@@ -73,22 +74,22 @@ def test_a_metric_of_one_iteration_alone_does_not_make_the_others_constant() -> 
         if point.iteration == "iter2" and point.about["step"] == 3:
             point.metrics["search/recall@10@64d"] = point.metrics["search/recall@10"]
     found.append(Measured(found[-1].about | {"key": "again"}, "hash2", "iter2", dict(found[-1].metrics)))
-    assert rates(found, samples=10, seed=0)["constant"] == ["category_accuracy", "search/recall@10@64d"]
+    assert rates(found, samples=10, seed=0)[2] == ["category_accuracy", "search/recall@10@64d"]
 
 
 def test_of_one_iteration_the_rank_correlation_chooses() -> None:
-    found = rates([point for point in points() if point.iteration == "iter1"], samples=50, seed=0)
-    chosen = found["steer_by"]["ctr/auc"]
-    assert (chosen["by"], chosen["intermediate"], chosen["loo_error"]) == ("spearman", "search/recall@10", None)
-    assert chosen["sure"] > 0.9
+    _, steer_by, _ = rates([point for point in points() if point.iteration == "iter1"], samples=50, seed=0)
+    chosen = steer_by["ctr/auc"]
+    assert (chosen.by, chosen.rate.intermediate, chosen.rate.loo_error) == ("spearman", "search/recall@10", None)
+    assert chosen.sure > 0.9
 
 
 def test_one_run_has_a_rate_and_no_interval() -> None:
-    found = rates([point for point in points() if point.about["run"] == "iter1-0"], samples=50, seed=0)
-    row = next(row for row in found["rates"] if row["intermediate"] == "search/recall@10")
-    assert row["estimate"] == pytest.approx(0.05, abs=0.01) and row["low"] is row["high"] is None
-    assert found["steer_by"]["ctr/auc"]["sure"] is None
-    json.dumps(found, allow_nan=False)
+    found, steer_by, _ = rates([point for point in points() if point.about["run"] == "iter1-0"], samples=50, seed=0)
+    row = next(row for row in found if row.intermediate == "search/recall@10")
+    assert row.estimate == pytest.approx(0.05, abs=0.01) and row.low is row.high is None
+    assert steer_by["ctr/auc"].sure is None
+    json.dumps(Exchange("valid", [], found, steer_by, [], Path("e.json")).to_json(), allow_nan=False)
 
 
 def test_what_no_rate_can_be_found_from_is_refused_with_a_reason() -> None:
@@ -107,9 +108,9 @@ def test_errors_compare_on_the_same_points() -> None:
     some = points()
     for point in some[:6]:
         point.metrics["attribute_accuracy"] = point.metrics["ctr/auc"]
-    found = rates(some, samples=50, seed=0)
-    assert next(row for row in found["rates"] if row["intermediate"] == "attribute_accuracy")["points"] == 6
-    assert found["steer_by"]["ctr/auc"]["candidates"] == 2
+    found, steer_by, _ = rates(some, samples=50, seed=0)
+    assert next(row for row in found if row.intermediate == "attribute_accuracy").points == 6
+    assert steer_by["ctr/auc"].candidates == 2
 
 
 def test_a_shared_point_counts_once_for_the_run_with_the_fewest() -> None:
@@ -254,7 +255,7 @@ def test_points_of_a_study_lie_deeper_than_other_runs(
     shutil.rmtree(point / "points")
     before = {path.name for path in (runs / ".stages").iterdir()}
     found = exchange([place / "64-seed0"], split="test", out=tmp_path / "exchange.json")
-    assert len(found["points"]) == 5
+    assert len(found.points) == 5
     assert {path.name for path in (runs / ".stages").iterdir()} == before
     assert sorted(path.name for path in place.iterdir()) == ["64-seed0"]
     links = [path for path in (point / "points").rglob("*") if path.is_symlink()]

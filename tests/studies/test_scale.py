@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from moonlib.cli import main
+from moonlib.cli.scale import print_scaling
 from moonlib.config.recipe import RecipeError, load, shipped
 from moonlib.runs.run import Run
 from moonlib.studies.scale import gather, scale
 from moonlib.studies.study import Study, StudyError
-from moonlib.system.console import Terminal
 
 STEPS = "stages.pretrain.trainer.max_steps"
 SCALE: dict[str, Any] = {
@@ -149,7 +149,9 @@ def test_every_shipped_study_has_six_points_of_two_seeds() -> None:
 def test_gather_fits_what_is_there(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = Study(write(), runs=tmp_path / "runs")
     pretend(study, lambda x, seed: 1 - (0.2 + 2 * x**-0.5) * (0.999 if seed == 3 else 1.001))
-    file = gather(study, Terminal(120))
+    gathered = gather(study)
+    print_scaling(gathered)
+    file = gathered.file
     found = json.loads(file.read_text())
     assert file == tmp_path / "runs/steps/scale.json"
     assert found["study"] == "steps" and found["axes"] == ["training samples"]
@@ -187,7 +189,7 @@ def test_gather_says_what_is_missing(write: Write, runs: Path, capsys: pytest.Ca
 
     recipe = study.directory / second.name / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("max_steps: 16", "max_steps: 17"))
-    gather(study, Terminal(120))
+    gather(study)
     found = json.loads((study.directory / "scale.json").read_text())
     assert found["fit"]["verdict"] == "not fitted: a power law of 3 parameters needs at least 4 points, got 3"
     assert f"{STEPS} 17 (now 16)" in found["missing"][1]["why"]
@@ -212,7 +214,7 @@ def test_a_point_that_cannot_be_read_is_missing_and_the_others_are_fitted(
     study = Study(write(seeds=[3]), runs=runs)
     pretend(study, lambda x, seed: 1 - x**-0.5)
     (study.directory / study.points[0].name / name).write_text(content)
-    gather(study, Terminal(120))
+    gather(study)
     found = json.loads((study.directory / "scale.json").read_text())
     assert len(found["points"]) == 4
     (missing,) = found["missing"]
@@ -236,7 +238,7 @@ def test_a_grid_of_two_axes(write: Write, tmp_path: Path) -> None:
         run.mkdir(parents=True)
         (run / "recipe.yaml").write_text(yaml.safe_dump(study.config_of(point)))
         (run / "results.json").write_text(json.dumps({"other": 1 / (2 + index)}))
-    found = json.loads(gather(study, Terminal(120)).read_text())
+    found = json.loads(gather(study).file.read_text())
     assert found["fit"]["variables"] == {"N": "samples", "D": "width"}
     assert set(found["fit"]["parameters"]) == {"E", "A", "alpha", "B", "beta"}
     assert found["fit"]["of"] == "other"  # one to be minimised is fitted as it is

@@ -242,7 +242,7 @@ def test_one_of_several_says_for_whom_it_waits(
         raise Waited
 
     monkeypatch.setattr(processes, "PATIENCE", 0.0)
-    monkeypatch.setattr(processes, "say", tell)
+    monkeypatch.setattr(processes.log, "warning", tell)
     monkeypatch.setattr(processes, "end_with_parent", lambda: None)
     monkeypatch.setattr(processes, "_alone", False)
     monkeypatch.setenv("RANK", "1")

@@ -6,7 +6,7 @@ import ast
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -14,10 +14,15 @@ from hypothesis import strategies as st
 from rich.console import RenderableType
 
 import moonlib
-from moonlib.data.check import Report, print_report
+from moonlib.cli.data import print_report
+from moonlib.data.check import Report
+from moonlib.data.dataset import Dataset
 from moonlib.inference.hits import Hit, hits_table
+from moonlib.metrics.bootstrap import Interval
 from moonlib.runs.debug import loss_table
 from moonlib.runs.tables import closing_tables, metric_tables, spread_table
+from moonlib.studies.abtest.outcome import Lifts
+from moonlib.studies.abtest.result import ABTest, Simulation
 from moonlib.studies.abtest.tables import tables
 from moonlib.studies.scale import Series, points_table
 from moonlib.studies.study import Axis, Point
@@ -50,18 +55,9 @@ def of_seeds(text: str) -> RenderableType:
 
 
 def of_abtest(text: str) -> RenderableType:
-    interval = {"estimate": 0.1, "low": 0.0, "high": 0.2}
-    rates: dict[str, Any] = {"lifts": {text: interval}, "share_of_oracle": {}, "oracle": {}}
-    found = {
-        "base": text,
-        "run": text,
-        "method": "simulation",
-        "requests": 1,
-        "users": 1,
-        "click_rates": rates,
-        **rates,
-    }
-    return tables([found])
+    lifts = Lifts({text: Interval(0.1, 0.0, 0.2)}, {}, {})
+    simulation = Simulation(1, 1, 9, 0, {}, {}, lifts, lifts, {}, lifts)
+    return tables([ABTest(text, text, cast("Dataset", None), 0.0, simulation, None, Path("a.json"))])
 
 
 def of_study(text: str) -> RenderableType:

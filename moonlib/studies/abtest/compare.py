@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from moonlib.artifacts.directories import write_json
 from moonlib.runs.run import RunError
@@ -14,6 +13,7 @@ from moonlib.sources.marketplace.fresh_requests import marketplace_of
 from moonlib.stages.application import Application
 from moonlib.studies.abtest.arm import Arm
 from moonlib.studies.abtest.logged import from_log
+from moonlib.studies.abtest.result import ABTest
 from moonlib.studies.abtest.simulated import simulated
 
 REQUESTS = 6_000
@@ -27,7 +27,7 @@ def abtest(
     requests: int = REQUESTS,
     seed: int = 0,
     out: str | Path | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ABTest]:
     """Test the click models of runs against a base's.
 
     On a dataset of the marketplace shoppers are simulated. On other data whose log has propensities, the estimates are
@@ -41,8 +41,7 @@ def abtest(
         out: directory to write ``RUN/BASE.json`` in, in place of ``abtest/BASE.json`` in each run directory.
 
     Returns:
-        What each file holds, and ``file``, where it is. Lifts are relative, 0.2 for 20 %; an interval is
-        ``{"estimate", "low", "high"}``, 95 %, over users.
+        One for each run. Lifts are relative, 0.2 for 20 %; intervals are of 95 %, over users.
 
     Raises:
         RunError: a run has no finished application, or another one's data.
@@ -64,32 +63,23 @@ def abtest(
                 "oracle, which stands beside every test"
             )
     world = marketplace_of(dataset)
-    found = simulated(world, dataset, arms, requests, seed) if world else [{} for _ in arms[1:]]
-    if logged := from_log(dataset, arms):
-        for result, estimates in zip(found, logged, strict=True):
-            result["logged"] = estimates
-            if not world:
-                lift = estimates["all positions"].get("lift")
-                result |= {"lifts": {"all": lift} if lift else {}, "users": estimates["users"]}
-    elif not world:
+    nothing = [None for _ in arms[1:]]
+    simulations = simulated(world, dataset, arms, requests, seed) if world else nothing
+    logged = from_log(dataset, arms) or nothing
+    if not world and logged is nothing:
         raise ValueError(
             f"{dataset.directory}: an A/B test needs what shoppers would have done, and this data cannot tell: it is "
             f"no dataset of this version's marketplace, and no test-day impression has a propensity. Show a share of "
             "the searches in random order and log the propensity"
         )
     seconds = round(time.perf_counter() - started, 1)
-    for arm, result in zip(arms[1:], found, strict=True):
-        result |= {
-            "base": arms[0].name,
-            "run": arm.name,
-            "method": "simulation" if world else "snips",
-            "dataset": {"name": dataset.name, "version": dataset.version, "hash": dataset.hash},
-            "seconds": seconds,
-        }
+    found = []
+    for arm, simulation, told in zip(arms[1:], simulations, logged, strict=True):
         file = _file(arm, arms[0], None if out is None else Path(out))
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, result)
-        result["file"] = str(file)
+        test = ABTest(arms[0].name, arm.name, dataset, seconds, simulation, told, file)
+        write_json(file, test.to_json())
+        found.append(test)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,21 @@ SEEN = "impressions of "
 REVENUE = "revenue per mille"
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Lifts:
+    """Relative lifts of a run over a base, by measure; what is not defined is left out.
+
+    Attributes:
+        lifts: the run's.
+        oracle: the oracle's.
+        share_of_oracle: the run's share of the oracle's.
+    """
+
+    lifts: dict[str, Interval]
+    oracle: dict[str, Interval]
+    share_of_oracle: dict[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class Outcome:
         rows = [self.names.index(name) for name in sums]
         return self.sums.interval(lambda all_sums: statistic(*all_sums[rows]))
 
-    def against(self, base: str, run: str, per_impression: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+    def against(self, base: str, run: str, per_impression: bool = False) -> Lifts:
         """Lifts of a run over a base, those of the oracle, and the run's share of them, by measure.
 
         What is not defined is left out: a lift where the base earned nothing, and a share where the oracle's own lift
@@ -79,7 +94,7 @@ class Outcome:
             oracle[measure] = self.interval(partial(_made, _oracle_lift), *arms)
             if oracle[measure].low > 0:
                 share[measure] = self.interval(partial(_made, _share), *arms)
-        return {"lifts": plain(lifts), "oracle": plain(oracle), "share_of_oracle": plain(share)}
+        return Lifts(defined(lifts), defined(oracle), defined(share))
 
 
 def _made(of: Callable[[Floats, Floats, Floats], Floats], *sums: Floats) -> Floats:
@@ -99,7 +114,6 @@ def _share(run: Floats, base: Floats, oracle: Floats) -> Floats:
     return (run - base) / (oracle - base)
 
 
-def plain(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
-    """Intervals as JSON has them; those that are not defined are left out."""
-    found = {key: {name: float(value) for name, value in asdict(each).items()} for key, each in intervals.items()}
-    return {key: each for key, each in found.items() if all(map(math.isfinite, each.values()))}
+def defined(intervals: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Those of intervals that are finite."""
+    return {key: each for key, each in intervals.items() if all(map(math.isfinite, vars(each).values()))}

@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import moonlib.compat  # noqa: F401
 import numpy as np
@@ -42,12 +41,13 @@ from moonlib.sources.marketplace.world import World
 from moonlib.stages.application import Application
 from moonlib.stages.represent import Represent
 from moonlib.studies.abtest.arm import Arm
-from moonlib.studies.abtest.outcome import ORACLE, REVENUE, SEEN, Floats, Outcome, plain
+from moonlib.studies.abtest.outcome import ORACLE, REVENUE, SEEN, Floats, Outcome, defined
+from moonlib.studies.abtest.result import Simulation
 
 BOTTOM = "bottom-tier merchants"
 
 
-def simulated(world: World, dataset: Dataset, arms: Sequence[Arm], requests: int, seed: int) -> list[dict[str, Any]]:
+def simulated(world: World, dataset: Dataset, arms: Sequence[Arm], requests: int, seed: int) -> list[Simulation]:
     """Let arms rank fresh requests and shoppers click.
 
     Args:
@@ -85,19 +85,18 @@ def simulated(world: World, dataset: Dataset, arms: Sequence[Arm], requests: int
             for role, name in roles.items()
         }
         results.append(
-            {
-                "users": len(np.unique(users)),
-                "requests": requests,
-                "impressions": int((places[base] < SHOWN).sum()),
-                "seed": seed,
-                "estimator": "expected clicks",
-                "ctr": plain(rate),
-                "revenue_per_mille": plain(revenue),
-                **clicks.against(base, arm.path),
-                "click_rates": clicks.against(base, arm.path, per_impression=True),
-                "sampled": sampled.against(base, arm.path)["lifts"],
-                "leaves": by_leaf.against(base, arm.path),
-            }
+            Simulation(
+                users=len(np.unique(users)),
+                requests=requests,
+                impressions=int((places[base] < SHOWN).sum()),
+                seed=seed,
+                ctr=defined(rate),
+                revenue_per_mille=defined(revenue),
+                clicks=clicks.against(base, arm.path),
+                click_rates=clicks.against(base, arm.path, per_impression=True),
+                sampled=sampled.against(base, arm.path).lifts,
+                leaves=by_leaf.against(base, arm.path),
+            )
         )
     return results
 

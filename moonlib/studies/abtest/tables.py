@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
-from moonlib.studies.abtest.outcome import ORACLE
+from moonlib.metrics.bootstrap import Interval
+from moonlib.studies.abtest.outcome import ORACLE, Lifts
+from moonlib.studies.abtest.result import ABTest, Policy
 
 CONTEXT = (
     "context: of MOON online, Taobao reported +20.00 % CTR, and +34.80 % on new products (arXiv 2511.11305). Those are "
@@ -18,45 +19,48 @@ CONTEXT = (
 )
 
 
-def tables(found: Sequence[Mapping[str, Any]]) -> Group:
+def tables(found: Sequence[ABTest]) -> Group:
     """Lay out what `abtest` returned: lifts beside the oracle's and the share of them, then the log's estimates."""
     parts: list[Any] = []
-    base = found[0]["base"]
-    if found[0]["method"] == "simulation":
-        first = found[0]
-        who = f"{first['requests']:,} fresh requests of {first['users']:,} shoppers, 95 % intervals over shoppers"
-        parts.append(_lifts(f"lift of clicks over {base}: {who}", "clicks on", found))
-        rates = [{"run": each["run"], **each["click_rates"]} for each in found]
+    base = found[0].base
+    simulated = [(each.run, each.simulation) for each in found if each.simulation]
+    if simulated:
+        first = simulated[0][1]
+        who = f"{first.requests:,} fresh requests of {first.users:,} shoppers, 95 % intervals over shoppers"
+        clicks = [(run, each.clicks) for run, each in simulated]
+        parts.append(_lifts(f"lift of clicks over {base}: {who}", "clicks on", clicks))
+        rates = [(run, each.click_rates) for run, each in simulated]
         parts.append(_lifts(f"lift of the click rate of what is shown, over {base}", "impressions of", rates))
-    if "logged" in found[0]:
-        log = found[0]["logged"]
+    if log := found[0].logged:
         table = _table(
-            f"click rate had the model ordered what {log['searches']:,} searches of test days showed in random order",
+            f"click rate had the model ordered what {log.searches:,} searches of test days showed in random order",
             "",
             ["first position: IPS", "SNIPS", "eff. n", "all positions: IPS", "SNIPS", "eff. n", "lift of SNIPS"],
         )
-        rows = [(base, "base", log), *((each["run"], "run", each["logged"]) for each in found)]
-        for name, role, estimates in rows:
-            cells = []
-            for place in ("first position", "all positions"):
-                value = estimates[place][role]
-                cells += [_percent(value.get("ips"), ".2f"), _percent(value.get("snips"), ".2f")]
-                cells.append(f"{value['effective_samples']:,.0f}")
-            table.add_row(
-                name, *cells, _percent(estimates["all positions"].get("lift"), "+.1f") if role == "run" else ""
-            )
+        table.add_row(base, *_policy(log.first_position.base), *_policy(log.all_positions.base), "")
+        for each in found:
+            if each.logged:
+                first_position, all_positions = each.logged.first_position, each.logged.all_positions
+                lift = _percent(all_positions.lift, "+.1f")
+                table.add_row(each.run, *_policy(first_position.run), *_policy(all_positions.run), lift)
         parts.append(table)
     return Group(*parts, CONTEXT)
 
 
-def _lifts(title: str, first: str, found: Sequence[Mapping[str, Any]]) -> Table:
+def _policy(of: Policy) -> tuple[str, str, str]:
+    """Both estimates of a model's click rate, and how many decisions they rest on."""
+    return _percent(of.ips, ".2f"), _percent(of.snips, ".2f"), f"{of.effective_samples:,.0f}"
+
+
+def _lifts(title: str, first: str, found: Sequence[tuple[str, Lifts]]) -> Table:
     """A row per segment; of each run the lift and the share of the oracle's, and last the oracle's."""
-    table = _table(title, first, [*(title for each in found for title in (each["run"], "of the oracle's")), ORACLE])
-    for key in found[0]["lifts"]:
+    table = _table(title, first, [*(title for run, _ in found for title in (run, "of the oracle's")), ORACLE])
+    one = found[0][1]
+    for key in one.lifts:
         cells = []
-        for each in found:
-            cells += [_percent(each["lifts"].get(key), "+.2f"), _percent(each["share_of_oracle"].get(key), ".0f")]
-        table.add_row(key, *cells, _percent(found[0]["oracle"].get(key), "+.2f"))
+        for _, each in found:
+            cells += [_percent(each.lifts.get(key), "+.2f"), _percent(each.share_of_oracle.get(key), ".0f")]
+        table.add_row(key, *cells, _percent(one.oracle.get(key), "+.2f"))
     return table
 
 
@@ -68,9 +72,9 @@ def _table(title: str, first: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _percent(interval: Mapping[str, float] | None, form: str) -> str:
+def _percent(interval: Interval | None, form: str) -> str:
     """An interval in per cent; empty where there is none."""
-    if interval is None or not all(map(math.isfinite, interval.values())):
+    if interval is None:
         return ""
-    estimate, low, high = (format(100 * interval[key], form) for key in ("estimate", "low", "high"))
+    estimate, low, high = (format(100 * value, form) for value in (interval.estimate, interval.low, interval.high))
     return f"{estimate} % [{low}, {high}]"

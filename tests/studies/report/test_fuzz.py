@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from moonlib.artifacts.checksums import SUMS
 from moonlib.artifacts.costs import read_costs
 from moonlib.artifacts.reading import read_numbers
-from moonlib.cli.app import is_users, message
+from moonlib.cli.errors import is_users, message
 from moonlib.studies.abtest.arm import Arm
 from moonlib.studies.paired import auc_gain, predictions, recall_gain, searches
 from moonlib.studies.report import report

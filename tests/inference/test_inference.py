@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -22,8 +23,9 @@ import moonlib
 from moonlib.cli import main
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
+from moonlib.inference.evaluation import evaluate
 from moonlib.inference.hits import Hit
-from moonlib.inference.verbs import evaluate, search
+from moonlib.inference.searching import search
 from moonlib.representations.store import Representations
 from moonlib.runs.run import Run
 from moonlib.testing.examples import example_dataset
@@ -80,6 +82,36 @@ def test_a_table_and_photos_give_the_same_vectors(finished_run: Path, catalogue:
     np.testing.assert_array_equal(found.ids, expected.ids)
     np.testing.assert_array_equal(found.vectors, expected.vectors)
     assert not list(out.glob(".*.arrow"))
+
+
+def test_from_python_embedding_logs_what_it_left_out_and_prints_nothing(
+    finished_run: Path,
+    catalogue: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = pl.read_parquet(catalogue / "products.parquet").filter(pl.col("image").is_not_null()).head(7)
+    table.write_parquet(tmp_path / "products.parquet")
+    (tmp_path / "photos").mkdir()
+    for name in table["image"][1:]:
+        shutil.copy(catalogue / "photos" / name, tmp_path / "photos")
+    seen = []
+    with caplog.at_level(logging.INFO, logger="moonlib"):
+        moonlib.embed(
+            finished_run,
+            tmp_path / "products.parquet",
+            tmp_path / "out",
+            images=tmp_path / "photos",
+            workers=0,
+            progress=lambda *done: seen.append(done),
+        )
+    assert (seen[0], seen[-1]) == (("products", 0, 7), ("products", 7, 7))
+    told, warned = [record for record in caplog.records if record.name.startswith("moonlib.inference")]
+    assert told.getMessage().startswith("products: 7 vectors of ") and told.levelname == "INFO"
+    assert warned.getMessage().startswith("1 images can't be read; ") and warned.levelname == "WARNING"
+    said = capsys.readouterr()
+    assert said.out == said.err == ""
 
 
 def test_parquet_and_the_first_dimensions(finished_run: Path, tiny: Dataset, tmp_path: Path) -> None:
@@ -278,9 +310,9 @@ def test_search_equals_ranking_every_vector_and_new_only_is_a_gallery_of_its_own
 
 
 def test_an_index_of_another_encoder_is_refused(finished_run: Path, tmp_path: Path, tiny: Dataset) -> None:
-    from moonlib.inference.verbs import index
+    from moonlib.inference.searching import index
 
-    path, _ = index(finished_run, "flat", tmp_path / "i.faiss")
+    path = index(finished_run, "flat", tmp_path / "i.faiss").path
     about = json.loads((tmp_path / "i.faiss.json").read_text())
     (tmp_path / "i.faiss.json").write_text(json.dumps(about | {"encoder": "another"}))
     with pytest.raises(ValueError, match="index of another encoder"):
@@ -335,9 +367,9 @@ def test_evaluating_on_another_shop_keeps_the_runs_tokenizer(finished_run: Path,
     tokenizer = (finished_run / "preprocessing/tokenizer.json").read_bytes()
     source = "{class_path: marketplace, init_args: {size: tiny, seed: 1}}"
     found = evaluate(finished_run, source, tmp_path / "e.json", workers=0)
-    assert found["dataset"]["name"] == "marketplace-tiny-1"
-    assert found["results"]["oracle/image_search/recall@10"] > 0.9
-    assert found["results"] != Run(finished_run).results
+    assert found.dataset.name == "marketplace-tiny-1"
+    assert found.results["oracle/image_search/recall@10"] > 0.9
+    assert found.results != Run(finished_run).results
     assert (finished_run / "preprocessing/tokenizer.json").read_bytes() == tokenizer
 
 
@@ -346,7 +378,7 @@ def test_search_prints_titles_as_they_are(
 ) -> None:
     titles = ["mug [/sale]", "[new] mug", "mug :fire:", "mug \x1b[2J\0", "Tasse größer 红"]
     hits = [Hit(rank, 0.5, rank, {"title": title, "category": "a[/b]"}) for rank, title in enumerate(titles)]
-    monkeypatch.setattr("moonlib.inference.verbs.search", lambda *_, **__: hits)
+    monkeypatch.setattr("moonlib.inference.searching.search", lambda *_, **__: hits)
     done = here("search", finished_run, "--text", "mug")
     assert done.returncode == 0
     for title in (*titles[:3], r"mug \x1b[2J\x00", titles[4]):

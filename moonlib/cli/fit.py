@@ -1,0 +1,46 @@
+"""`moonlib fit`: a recipe becomes a run."""
+
+from __future__ import annotations
+
+import argparse
+
+from moonlib.cli.arguments import Verbs, add_checkpoint_seconds, add_runs, add_verb
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = add_verb(verbs, "fit", fit, "run a recipe's stages; continues a run that was interrupted")
+    verb.set_defaults(overrides=[])
+    verb.epilog = "Every key of the recipe is an option too: --seed 1 --stages.posttrain.trainer.max_steps 10"
+    verb.add_argument("--config", required=True, metavar="RECIPE", help="a recipe's file, or the name of a shipped one")
+    add_runs(verb)
+    verb.add_argument("--name", help="of the run (default: the recipe's)")
+    verb.add_argument("--replace", action="store_true", help="take over the run directory of another recipe's run")
+    verb.add_argument("--seeds", type=int, metavar="N", help="run N seeds from the recipe's on; print their spread")
+    verb.add_argument(
+        "--debug",
+        choices=("overfit", "limit", "profile"),
+        help="a short run instead: learn one batch by heart, ten steps of everything, or where the time goes",
+    )
+    add_checkpoint_seconds(verb)
+
+
+def fit(arguments: argparse.Namespace) -> int:
+    """Run a recipe's stages."""
+    from moonlib.config.recipe import check_spelling
+
+    check_spelling(arguments.config, arguments.overrides)  # before torch is imported, which takes seconds
+    options = {key: vars(arguments)[key] for key in ("runs", "name", "replace", "checkpoint_seconds")}
+    if arguments.debug:
+        from moonlib.runs.debug import debug
+
+        debug(arguments.debug, arguments.config, arguments.overrides, **options)
+    elif arguments.seeds is not None:
+        from moonlib.runs.iteration import fit_seeds
+
+        fit_seeds(arguments.config, arguments.overrides, seeds=arguments.seeds, **options)
+    else:
+        from moonlib.runs.iteration import fit
+
+        fit(arguments.config, arguments.overrides, **options)
+    return 0

@@ -1,0 +1,140 @@
+"""`moonlib embed`, `index`, `search` and `evaluate`: a trained encoder at work."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from moonlib.cli.arguments import Verbs, add_verb
+from moonlib.system.terminal import say
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = add_verb(verbs, "embed", embed, "represent products and queries with a run's encoder; can be continued")
+    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory, or an export of one")
+    table = "a table (.parquet or .csv) or the directory of a dataset"
+    verb.add_argument("--products", type=Path, required=True, metavar="PATH", help=table)
+    verb.add_argument("--queries", type=Path, metavar="PATH", help=table)
+    verb.add_argument("--images", type=Path, metavar="DIR", help="folder that the tables' image names start from")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where ids and vectors go")
+    verb.add_argument(
+        "--dim",
+        type=int,
+        metavar="D",
+        help="keep the vectors' first D dimensions: for encoders trained with Matryoshka dimensions, such as "
+        "iter3's; with others, quality falls by more than it must",
+    )
+    verb.add_argument(
+        "--format", choices=("npy", "parquet"), default="npy", help="of the vectors, which are not normalised (npy)"
+    )
+    verb.add_argument("--batch-size", type=int, metavar="N", help="rows encoded at once (as many as the run did)")
+    verb.add_argument("--workers", type=int, metavar="N", help="processes that decode and encode (one per CPU)")
+
+    verb = add_verb(
+        verbs, "index", index, "build a faiss index of products' vectors and compare it with the exact search"
+    )
+    verb.add_argument("place", type=Path, metavar="DIR_OR_RUN", help="what moonlib embed wrote, or a run directory")
+    verb.add_argument(
+        "--kind", choices=("flat", "hnsw", "ivf"), default="hnsw", help="exact, a graph, or lists (default: hnsw)"
+    )
+    verb.add_argument("--out", type=Path, metavar="FILE", help="default: products.KIND.faiss in the directory")
+
+    verb = add_verb(verbs, "search", search, "find a run's products by photo, text or both")
+    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory; with --index also an export of one")
+    verb.add_argument("--image", type=Path, metavar="FILE", help="the photo to search with")
+    verb.add_argument("--text", help="the text to search with")
+    verb.add_argument("-k", type=int, default=10, help="products to show (10)")
+    verb.add_argument("--index", type=Path, metavar="FILE", help="of moonlib index (default: look at every product)")
+    verb.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the query and what it found")
+    verb.add_argument("--new-only", action="store_true", help="only products listed after the end of training")
+
+    verb = add_verb(
+        verbs, "evaluate", evaluate, "measure a run's encoder on another dataset, beside the same baselines"
+    )
+    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    verb.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR_OR_SOURCE",
+        help="a dataset's directory, or a source as a recipe writes it: "
+        "'{class_path: marketplace, init_args: {size: tiny, seed: 7}}'",
+    )
+    verb.add_argument("--out", type=Path, metavar="FILE.json", help="default: evaluations/NAME-HASH.json in the run")
+    verb.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode and encode (2)")
+
+
+def embed(arguments: argparse.Namespace) -> int:
+    """Represent a catalogue with a run's encoder."""
+    from moonlib.cli.printed import printed
+    from moonlib.inference.catalogue import embed
+    from moonlib.system.console import progress
+
+    names = ("run", "products", "out", "queries", "images", "dim", "format", "batch_size", "workers")
+    bars = progress()
+
+    def show(table: str, rows: int, total: int) -> None:
+        if rows == 0:
+            bars.add_task(table, total=total)
+            bars.start()
+        bars.update(bars.task_ids[-1], completed=rows, visible=rows < total)
+        if rows == total:  # what is printed next is not to be caught by the bars
+            bars.stop()
+
+    try:
+        with printed(embed.__module__):
+            out = embed(**{name: vars(arguments)[name] for name in names}, progress=show)
+    finally:
+        bars.stop()
+    say(f"{out}\nnext: moonlib index {out}" if arguments.format == "npy" else out)
+    return 0
+
+
+def index(arguments: argparse.Namespace) -> int:
+    """Index the vectors of a run or of an embedding."""
+    from moonlib.inference.searching import index
+
+    built = index(arguments.place, arguments.kind, arguments.out)
+    for name, value in built.about.to_json().items():
+        say(f"{name:<20} {value}")
+    say(built.path)
+    return 0
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """Search products by photo, text or both."""
+    from moonlib.exports.folder import opened
+    from moonlib.inference.hits import hits_sheet, hits_table
+    from moonlib.inference.searching import search
+    from moonlib.runs.run import RunError
+    from moonlib.system.console import Terminal
+
+    names = ("image", "text", "k", "index", "new_only")
+    hits = search(arguments.run, **{name: vars(arguments)[name] for name in names})
+    Terminal().print(hits_table(hits))
+    if hits and not any(hit.row for hit in hits):
+        try:
+            opened(arguments.run).dataset()
+        except RunError as error:
+            say(f"note: titles and pictures are left out: {error}", file=sys.stderr)
+    if arguments.sheet:
+        image = arguments.image.read_bytes() if arguments.image else None
+        say(hits_sheet(image, arguments.text, hits, arguments.sheet))
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Measure a run's encoder on another dataset."""
+    from moonlib.inference.evaluation import evaluate
+    from moonlib.metrics.undefined import is_of_validation, sentences
+    from moonlib.runs.tables import metric_tables, own_keys
+    from moonlib.system.console import Terminal
+
+    found = evaluate(arguments.run, arguments.data, arguments.out, workers=arguments.workers)
+    results, references = found.results, found.legend.references
+    Terminal().print(*metric_tables(own_keys(results, references), found.run.name, results, references))
+    for sentence in sentences({key: why for key, why in found.undefined.items() if not is_of_validation(key)}):
+        say(sentence)
+    say(found.file)
+    return 0

@@ -1,0 +1,141 @@
+"""An index of a run's products, and the products nearest to a photo, a text, or both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from moonlib.data.content import Content
+from moonlib.data.reader import SampleReader
+from moonlib.exports.folder import opened
+from moonlib.inference.catalogue import embedding_identity
+from moonlib.inference.hits import Hit
+from moonlib.representations.index import Index, build_index, nearest
+from moonlib.representations.store import Representations
+from moonlib.runs.run import Run, RunError
+
+if TYPE_CHECKING:
+    from moonlib.encoders.encoder import Encoder
+
+
+def index(place: str | Path, kind: Literal["flat", "hnsw", "ivf"] = "hnsw", out: str | Path | None = None) -> Index:
+    """Build a faiss index of the products' vectors, scaled to unit length, and compare it with the exact search.
+
+    Args:
+        place: a run directory, or what `embed` wrote as ``npy``.
+        kind: see `moonlib.representations.index.build_index`.
+        out: the file; by default ``products.KIND.faiss`` in ``place``. Ids and a description are written beside it.
+
+    Returns:
+        The index: ``path`` is its file, and ``about`` holds its recall and how fast it is.
+
+    Raises:
+        RunError: the run has no representations.
+        ValueError: ``place`` is neither, or holds nothing to index.
+    """
+    place = Path(place)
+    queries: Representations | None = None
+    if (place / "embedding.json").is_file():
+        if (place / "products.parquet").exists():
+            raise ValueError(f"{place} holds Parquet; an index is built from --format npy")
+        encoder = str(embedding_identity(place / "embedding.json").get("encoder"))
+        if not (place / "products.npy").exists():
+            raise ValueError(f"{place} is not complete; the `moonlib embed` that wrote it continues it")
+        products = Representations.open(place, "products")
+        if (place / "queries.npy").exists():
+            queries = Representations.open(place, "queries")
+    else:
+        run = Run(place)
+        (products, queries), encoder = run.representations(), run.fingerprint
+    path = Path(out) if out else place / f"products.{kind}.faiss"
+    sample = queries.vectors if queries is not None and len(queries.ids) else None
+    return build_index(products, kind, path, encoder=encoder, queries=sample)
+
+
+def search(
+    run: str | Path,
+    *,
+    image: str | Path | None = None,
+    text: str | None = None,
+    k: int = 10,
+    index: str | Path | None = None,
+    new_only: bool = False,
+) -> list[Hit]:
+    """Find the products that a run's encoder puts nearest to a photo, a text, or both.
+
+    Args:
+        run: a run directory; where ``index`` is given, also an export of one.
+        image: file of the photo.
+        text: what is searched for.
+        k: products wanted.
+        index: what `index` wrote; by default every product is looked at.
+        new_only: only products listed after the end of training.
+
+    Returns:
+        At most k hits, the nearest first. Their rows and images are empty where the run's data is not there any more.
+
+    Raises:
+        RunError: the run has no representations, or the data that ``new_only`` needs is gone.
+        ValueError: nothing to search for, or an index of another encoder.
+    """
+    source = opened(run)
+    if k < 1:
+        raise ValueError(f"k {k}: ask for at least 1 product")
+    found = None if index is None else Index.open(Path(index))
+    if found is not None and found.about.encoder != source.fingerprint:
+        raise ValueError(f"{index} is an index of another encoder than {run}'s: build one with `moonlib index {run}`")
+    vector = query_vector(source.encoder(), None if image is None else Path(image).read_bytes(), text)
+    try:
+        dataset = source.dataset()
+    except RunError:
+        if new_only:
+            raise
+        dataset = None
+    among = None
+    if new_only:
+        assert dataset is not None
+        new = dataset.products.filter(pl.col("listed_at") >= dataset.splits.train_until)
+        among = new["item_id"].to_numpy()
+    if found is None:
+        ids, scores = nearest(source.representations()[0], vector, k, among)
+    else:
+        ids, scores = found.search(vector, k, among)
+    there = np.isfinite(scores[0])
+    hits = [
+        Hit(rank, float(score), int(item), {}, None)
+        for rank, (item, score) in enumerate(zip(ids[0][there], scores[0][there], strict=True), 1)
+    ]
+    if dataset is None:
+        return hits
+    reader = SampleReader(dataset.directory, "products")
+    known = np.isin([hit.item_id for hit in hits], reader.ids)
+    samples = {sample.id: sample for sample in reader.read(ids[0][there][known])}
+    return [
+        replace(hit, row=samples[hit.item_id].row, image=samples[hit.item_id].image) if hit.item_id in samples else hit
+        for hit in hits
+    ]
+
+
+def query_vector(encoder: Encoder, image: bytes | None, text: str | None) -> NDArray[np.float32]:
+    """Encode one query, float32 [1, dim].
+
+    Raises:
+        ValueError: the encoder does not read what is given, the image is none, or nothing of it is left to search for.
+    """
+    if image is None and not (text or "").strip():
+        raise ValueError("nothing to search for: give an image, a text, or both")
+    for what, given, width in (("images", image, encoder.image_dim), ("texts", text, encoder.text_dim)):
+        if given is not None and not width:
+            raise ValueError(f"this run's encoder reads no {what}")
+    batch = encoder.preprocessor([Content(image, (text or "").strip() or None)], "query")
+    with torch.inference_mode():
+        vector: NDArray[np.float32] = encoder(batch).float().numpy()
+    if not vector.any():
+        raise ValueError(f"the encoder sees nothing in {text!r}" if image is None else "the encoder sees nothing in it")
+    return vector
