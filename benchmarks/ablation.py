@@ -5,7 +5,7 @@
 
 Every recipe of a folder of recipes/studies/ differs from one of them in one thing and is compared with it on the same
 image searches of the test days, each seed another marketplace and another training. Without arguments, it is the second
-phase of post-training, and iter2, which has none, stands beside. Finished stages are taken over, so an interrupted
+phase of post-training, and iter2, which has none, stands beside. Finished stages are reused, so an interrupted
 study continues. The interval is a 95 % bootstrap interval over the shoppers of all seeds. Ends with ``ratio``: the
 best gain over the smallest that would count, .01.
 """

@@ -3,7 +3,7 @@
     python benchmarks/adapters.py --seeds 1 2 3
 
 Every recipe of recipes/studies/adapters/ is iter3 with another adapter; ids are trained for one epoch and all else for
-three. Each seed is another marketplace and another training; finished stages are taken over, so an interrupted study
+three. Each seed is another marketplace and another training; finished stages are reused, so an interrupted study
 continues. The share of the gap is (AUC - id-only) / (oracle - id-only), the oracle being the true latents through the
 same adapter. Intervals are 95 % bootstrap intervals over the shoppers of one seed. Ends with ``ratio``: the best
 adapter's mean AUC gain over id-only, divided by .01.

@@ -2,7 +2,7 @@
 
     python benchmarks/ladder.py --seeds 1 2 3 --runs runs
 
-Each seed is another marketplace and another training. Finished stages are taken over, so an interrupted study
+Each seed is another marketplace and another training. Finished stages are reused, so an interrupted study
 continues. The share of the gap is (AUC - id only) / (oracle - id only), the oracle being the true latents through the
 same adapter. Intervals are 95 % bootstrap intervals over the shoppers of one seed. Ends with ``ratio``: the smallest
 gain in recall@10 of a recipe over the one before it, on any seed, divided by .01.

@@ -1,4 +1,4 @@
-"""What turns a frozen representation into features of a downstream model."""
+"""Adapters turn a frozen representation into features of a downstream model."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Cube(Adapter):
 
 
 class Interests(nn.Module):
-    """What one history, of items or of queries, says of the target; see `Cube`.
+    """Features of the target by one history, of items or of queries; see `Cube`.
 
     Args:
         weights: softmax or raw.

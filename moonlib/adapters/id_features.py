@@ -1,4 +1,4 @@
-"""What every click model knows of ids, with or without content."""
+"""Features of ids that every click model has, with or without content."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Make(Adapter):
         return self.points(batch)[-1].squeeze(1)
 
     def forward(self, batch: BehaviourBatch) -> Tensor:
-        """What the frozen DIN makes of the batch, float [B, out_features]: `points`, one after the other."""
+        """Return the frozen DIN's features of the batch, float [B, out_features]: `points`, one after the other."""
         return torch.cat(self.points(batch), dim=1).detach()
 
 

@@ -1,4 +1,4 @@
-"""What of the shopper's history matters for this target."""
+"""Attention of the target to the shopper's history."""
 
 from __future__ import annotations
 

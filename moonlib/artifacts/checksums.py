@@ -153,7 +153,7 @@ def sealed_in(path: Path) -> Path | None:
 
 
 def again(file: Path) -> str:
-    """What to do to have a file, or a directory, made anew; see `moonlib.artifacts.remedies.made_again`."""
+    """Say how to have a file, or a directory, made again; see `moonlib.artifacts.remedies.made_again`."""
     real = _real(file)
     return made_again(real if real.is_dir() else sealed_in(real) or real.parent)
 

@@ -25,9 +25,9 @@ DATASETS = ".data"
 DEBUG = ".debug"
 """Folder of debug runs: of each preset and name, a folder of all runs of its own."""
 EXCHANGE = "exchange.json"
-"""What `moonlib exchange` found, beside the first of its runs."""
+"""Result of `moonlib exchange`, beside the first of its runs."""
 SCALE = "scale.json"
-"""What `moonlib scale` found, in the folder of the study's runs."""
+"""Result of `moonlib scale`, in the folder of the study's runs."""
 
 # --- in a run directory
 
@@ -51,7 +51,7 @@ ABTEST = "abtest"
 REPORT = "report.html"
 """The report of a run; that of several runs is beside the first of them."""
 EXPORT = "config.json"
-"""What no run directory has: with it, a folder that has a recipe is an export or another model's."""
+"""Name that no run directory has: with it, a folder that has a recipe is an export or another model's."""
 
 # --- in the directory of a stage
 
@@ -68,9 +68,9 @@ WEIGHTS = "weights.safetensors"
 SNAPSHOTS = "snapshots"
 """Folder that holds ``<step>/weights.safetensors``, an encoder's checkpoints on the way."""
 CHECKPOINT = "checkpoint.ckpt"
-"""What an unfinished training resumes from."""
+"""Checkpoint that an unfinished training resumes from."""
 LOG = "csv/metrics.csv"
-"""What a training logged, step by step."""
+"""Log of a training, step by step."""
 PROCESSES = "processes.json"
 """How the processes of a training on several devices find each other."""
 QUARANTINE = "quarantine.jsonl"
@@ -78,7 +78,7 @@ QUARANTINE = "quarantine.jsonl"
 SEARCHES = "searches.parquet"
 """The searches of test and validation days with the rank of what was ordered; of a post-training, its filtered ones."""
 FILTERS = "filters.json"
-"""What the filters of a post-training have removed, and why."""
+"""Rows that the filters of a post-training have removed, and why."""
 PREDICTIONS = "predictions.parquet"
 """The impressions of test and validation days with the predicted probability."""
 
@@ -230,7 +230,7 @@ class RunLayout:
         return self.directory / link_name(stage, reference)
 
     def references(self, stage: str) -> dict[str, Path]:
-        """What is there of a stage's references, by prefix."""
+        """Links to a stage's references that are there, by prefix."""
         return {reference_of(path.name): path for path in sorted(self.directory.glob(f"{stage}.*"))}
 
     def fingerprint(self, link: str) -> str:
@@ -238,7 +238,7 @@ class RunLayout:
         return (self.directory / link).resolve().name
 
     def abtest(self, link: str, base: str) -> Path:
-        """What a click model of the run was found worth in a test against another.
+        """Result of a test of the run's click model against another.
 
         Args:
             link: of the stage, or the reference, that trained the model.

@@ -21,7 +21,7 @@ from moonlib.artifacts.checksums import Damaged, again, verified
 from moonlib.system.disk import is_panic
 
 _NO_FILE = (errno.EISDIR, errno.ELOOP)
-"""What the system says of a name that is no file's."""
+"""Errors of the system about a name that is no file's."""
 
 ValueType = Literal["integers", "floats", "booleans", "texts"]
 """Of a column's values."""

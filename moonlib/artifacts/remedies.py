@@ -1,4 +1,4 @@
-"""What to do about a file that is damaged or missing: the command that makes it anew, by where the file lies."""
+"""Remedies for a damaged or missing file: the command that makes it again, by where the file lies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from moonlib.artifacts.layout import DATASETS, EXPORT, RECIPE, STAGES, runs_of
 
 
 def made_again(directory: Path) -> str:
-    """What to do to have the content of a directory made anew: a clause for the end of an error.
+    """Say how to have the content of a directory made again: a clause for the end of an error.
 
     Args:
         directory: a stage's, a run's, a dataset's, an export's, or one that another command wrote.
@@ -38,7 +38,7 @@ def made_again(directory: Path) -> str:
 
 
 def fit_command(run: Path) -> str:
-    """The command that continues a run, or makes anew what is missing of it.
+    """The command that resumes a run, or makes anew what is missing of it.
 
     Args:
         run: its directory.

@@ -22,7 +22,7 @@ _ORDER, _CHOICES, _AUGMENTATION = range(3)
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What one process loads for one step.
+    """Plan of one step: the rows that one process loads.
 
     Attributes:
         step: position in the run, from 0.

@@ -1,7 +1,7 @@
-"""The command line: what it accepts, and how an error is told. Each file beside this one adds some verbs.
+"""The command line: what it accepts, and how an error is reported. Each file beside this one adds some verbs.
 
-Exit codes: 0 done; 1 a check found something broken; 2 a mistake of the user's, told on one line; 143 and 130 ended by
-SIGTERM or Ctrl-C, at a place from which the same command continues.
+Exit codes: 0 done; 1 a check found something broken; 2 a mistake of the user's, on one line; 143 and 130 ended by
+SIGTERM or Ctrl-C, at a place from which the same command resumes.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def main(words: Sequence[str] | None = None) -> int:
         with warnings_printed():
             return verb(arguments)
     except KeyboardInterrupt:
-        say("moonlib: interrupted; the same command continues", file=sys.stderr)
+        say("moonlib: interrupted; the same command resumes", file=sys.stderr)
         return 130
     except Interrupted as ended:
         if _is_first():  # the others of a run on several processes end with it, and quietly
-            say(f"moonlib: ended by {Signals(ended.signum).name}; the same command continues", file=sys.stderr)
+            say(f"moonlib: ended by {Signals(ended.signum).name}; the same command resumes", file=sys.stderr)
         return 128 + ended.signum if _is_first() else 0
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

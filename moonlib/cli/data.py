@@ -13,7 +13,7 @@ from moonlib.cli.printed import printed
 from moonlib.system.terminal import say
 
 if TYPE_CHECKING:
-    from moonlib.data.check import Report
+    from moonlib.data.check import DatasetReport
 
 
 def add(verbs: Verbs) -> None:
@@ -84,7 +84,7 @@ def check(arguments: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def print_report(report: Report) -> None:
+def print_report(report: DatasetReport) -> None:
     """Print a report to the terminal."""
     from typing import get_args
 

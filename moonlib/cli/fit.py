@@ -9,18 +9,18 @@ from moonlib.cli.arguments import Verbs, add_checkpoint_seconds, add_runs, add_v
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    verb = add_verb(verbs, "fit", fit, "run a recipe's stages; continues a run that was interrupted")
+    verb = add_verb(verbs, "fit", fit, "run a recipe's stages; resumes a run that was interrupted")
     verb.set_defaults(overrides=[])
     verb.epilog = "Every key of the recipe is an option too: --seed 1 --stages.posttrain.trainer.max_steps 10"
     verb.add_argument("--config", required=True, metavar="RECIPE", help="a recipe's file, or the name of a shipped one")
     add_runs(verb)
     verb.add_argument("--name", help="of the run (default: the recipe's)")
-    verb.add_argument("--replace", action="store_true", help="take over the run directory of another recipe's run")
+    verb.add_argument("--replace", action="store_true", help="replace the run of another recipe in its directory")
     verb.add_argument("--seeds", type=int, metavar="N", help="run N seeds from the recipe's on; print their spread")
     verb.add_argument(
         "--debug",
         choices=("overfit", "limit", "profile"),
-        help="a short run instead: learn one batch by heart, ten steps of everything, or where the time goes",
+        help="a short run instead: overfit one batch, ten steps of everything, or where the time goes",
     )
     add_checkpoint_seconds(verb)
 

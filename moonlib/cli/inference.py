@@ -12,7 +12,7 @@ from moonlib.system.terminal import say
 
 def add(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "embed", embed, "represent products and queries with a run's encoder; can be continued")
+    verb = add_verb(verbs, "embed", embed, "represent products and queries with a run's encoder; can be resumed")
     verb.add_argument("run", type=Path, metavar="RUN", help="a run directory, or an export of one")
     table = "a table (.parquet or .csv) or the directory of a dataset"
     verb.add_argument("--products", type=Path, required=True, metavar="PATH", help=table)

@@ -1,4 +1,4 @@
-"""What library functions log, printed while a command runs."""
+"""Messages that library functions log, printed while a command runs."""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ def add(verbs: Verbs) -> None:
     )
     only.add_argument("--print-jobs", action="store_true", help="print the command of each point, and run nothing")
     only.add_argument("--gather", action="store_true", help="run nothing; fit the points that are there")
-    verb.add_argument("--replace", action="store_true", help="take over the points' run directories of another recipe")
+    verb.add_argument(
+        "--replace", action="store_true", help="replace the runs of another recipe in the points' directories"
+    )
     add_checkpoint_seconds(verb)
 
 

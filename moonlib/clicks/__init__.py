@@ -1,4 +1,4 @@
-"""What a click model is trained on: impressions, histories, features and vocabularies."""
+"""Inputs of a click model: impressions, histories, features and vocabularies."""
 
 import lazy_loader
 

@@ -28,7 +28,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.tables import KEYS
 
 FeatureKind = Literal["numeric", "log_numeric", "categorical", "multi_valued"]
-"""What a column is read as.
+"""Type of a declared feature: how its column is read.
 
 - ``numeric``: a number, standardised; ``log_numeric``: log(1 + it), standardised. Numbers, also true and false.
 - ``categorical``: one of many values, embedded. Text, integers, true and false.
@@ -68,7 +68,7 @@ class FeatureBatch:
 
 @dataclass(frozen=True)
 class FeatureSizes:
-    """What a model has to know of the features.
+    """Sizes that a model needs to know of the features.
 
     Attributes:
         categorical: C, how many categorical features there are.

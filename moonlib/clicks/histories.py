@@ -1,4 +1,4 @@
-"""What a user had done before a moment, cut at load time so that no history can see its own future."""
+"""Histories: the behaviours of a user before a moment, cut at load time so that none can see its own future."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def vectors_at(store: Representations | None, rows: NDArray[np.integer[Any]]) ->
 
 @dataclass(frozen=True)
 class Lookups:
-    """What impressions of all splits share: every product, query and behaviour of a dataset, looked up once.
+    """Lookup tables that the impressions of all splits share: every product, query and behaviour of a dataset.
 
     Attributes:
         vocabularies: ids to embedding rows.

@@ -1,4 +1,4 @@
-"""What a stage's fingerprint is made of: all that can change what it computes, and nothing that is speed or noise."""
+"""Inputs of a stage's fingerprint: all that can change its results, and nothing that only changes speed or output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUIET_CALLBACKS = {
 
 
 def material(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a section of a stage has a say in what it computes.
+    """Keep the keys of a stage's section that can change its results.
 
     Args:
         section: ``module``, ``data``, ``trainer`` or ``probe``.
@@ -62,13 +62,13 @@ def material_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def material_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's `moonlib.config.recipe.Recipe.config` without what has no say in any stage; see `material`."""
+    """A recipe's `moonlib.config.recipe.Recipe.config` without what does not change any stage; see `material`."""
     stages = {name: material_stage(stage or {}) for name, stage in config.get("stages", {}).items()}
     return {**config, "stages": stages}
 
 
 def made_with(config: Any) -> dict[str, Any]:
-    """What a configuration stands for beside its own words: versions, code edited in place, files that it names.
+    """Collect what a configuration refers to: versions, code that is edited in place, and files that it names.
 
     Args:
         config: of a stage or an encoder, with classes as dotted paths.

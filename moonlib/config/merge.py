@@ -24,7 +24,7 @@ Key = tuple[str, ...]
 
 
 class RecipeError(ValueError):
-    """What is wrong in a recipe, on one line.
+    """A mistake in a recipe, on one line.
 
     Args:
         problem: what is wrong and what was expected.
@@ -41,7 +41,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Layer:
-    """What one file, or the command line, says.
+    """The content of one file, or of the command line.
 
     Attributes:
         source: how errors call it.

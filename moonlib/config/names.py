@@ -1,4 +1,4 @@
-"""What runs and stages may be called. Both name directories, so a name must not lead anywhere else."""
+"""Names of runs and stages. Both name directories, so a name must not lead anywhere else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RULE = "letters, digits, '_', '-', '+' and '.', first a letter, a digit or '_', 
 """Of a name, in words."""
 
 RESERVED = (PREPROCESSING, CHECKPOINT_LINKS, EVALUATIONS, ABTEST)
-"""What stands beside the stages in a run directory, and so is no stage's name, in whatever case."""
+"""Names that a run directory has beside its stages, and so no stage may have, in upper or lower case."""
 
 _NAME = re.compile(r"\w[\w+.-]*")
 _LONGEST = 100
@@ -43,7 +43,7 @@ def run_name(name: object) -> str:
 
 
 def stage_problem(name: object) -> str | None:
-    """What is wrong with the name of a stage; None for a good one.
+    """Say what is wrong with the name of a stage; None for a good one.
 
     A stage's name has no dot: it separates the parts of a key on the command line, and a stage from its references.
     """

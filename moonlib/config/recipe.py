@@ -110,7 +110,7 @@ class StageRecipe:
 
     @property
     def provides(self) -> Provides | None:
-        """What the stage leaves for later ones; nothing is constructed."""
+        """Output of the stage for later ones; nothing is constructed."""
         provides: Provides | None = self._module.cls.provides  # type: ignore[attr-defined]
         return provides
 
@@ -183,7 +183,7 @@ class Recipe:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the recipe and its ancestors say, bare names expanded: a recipe of its own that extends nothing."""
+        """The recipe merged with all that it extends, bare names expanded: a recipe that extends nothing."""
         config: dict[str, Any] = {"seed": self.seed, "data": written(self._source.cls, self._source.arguments)}
         if self.changes:
             config = {"changes": dict(self.changes), **config}
@@ -193,7 +193,7 @@ class Recipe:
 
     @property
     def provides(self) -> dict[str, Provides | None]:
-        """What each stage leaves for later ones, in the order they run."""
+        """Output of each stage for later ones, in the order they run."""
         return {name: stage.provides for name, stage in self.stages.items()}
 
     def source(self) -> Source:
@@ -289,7 +289,7 @@ def spelled(value: Any) -> Any:
 
 
 def _layers(path: str | Path, overrides: Sequence[str]) -> list[Layer]:
-    """What the files of a recipe say, and the command line."""
+    """Merge the files of a recipe, and the command line."""
     layers = read_layers(find(path))
     return [*layers, parse_overrides(overrides)] if overrides else layers
 

@@ -285,12 +285,12 @@ def _name(expression: Any) -> str:
 
 
 def _origin(annotation: ast.expr) -> str:
-    """What is subscripted, as ``list`` in ``list[int]``."""
+    """The part that is subscripted, as ``list`` in ``list[int]``."""
     return _name(annotation.value) if isinstance(annotation, ast.Subscript) else ""
 
 
 def _parameters(annotation: ast.expr) -> list[ast.expr]:
-    """What stands in brackets."""
+    """The part in brackets."""
     inner = annotation.slice if isinstance(annotation, ast.Subscript) else None
     return list(inner.elts) if isinstance(inner, ast.Tuple) else [inner] if inner else []
 

@@ -38,8 +38,8 @@ _EXAMPLES = 3
 
 
 @dataclass
-class Report:
-    """What `check` found.
+class DatasetReport:
+    """Findings of `check`.
 
     Attributes:
         dataset: name, version, hash.
@@ -65,7 +65,7 @@ class Report:
         return not self.problems
 
 
-def check(directory: Path, sheet: Path | None = None, *, samples: int | None = None) -> Report:
+def check(directory: Path, sheet: Path | None = None, *, samples: int | None = None) -> DatasetReport:
     """Look for what would spoil a run.
 
     Problems are files that are missing or not as they were written, tables that don't fit their schema, samples whose
@@ -93,8 +93,8 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     except ValueError:
         if not damaged:
             raise
-        return Report(str(directory), {}, problems=damaged, warnings=warnings)
-    report = Report(repr(dataset), dataset.counts, problems=damaged, warnings=warnings)
+        return DatasetReport(str(directory), {}, problems=damaged, warnings=warnings)
+    report = DatasetReport(repr(dataset), dataset.counts, problems=damaged, warnings=warnings)
     try:
         for name in dataset.counts:
             try:
@@ -188,7 +188,7 @@ def _note(lines: list[str], ids: pl.Series, problem: str) -> None:
         lines.append(f"{problem}: {ids.len():,} ({examples})")
 
 
-def _check_samples(dataset: Dataset, table: str, samples: int | None, report: Report) -> pl.DataFrame:
+def _check_samples(dataset: Dataset, table: str, samples: int | None, report: DatasetReport) -> pl.DataFrame:
     """Decode samples; return id and digest of every image that was read."""
     reader = SampleReader(dataset.directory, table)
     ids = reader.ids
@@ -217,7 +217,7 @@ def _check_samples(dataset: Dataset, table: str, samples: int | None, report: Re
     return pl.DataFrame({"id": seen, "digest": digests}, schema={"id": pl.Int64, "digest": pl.Binary})
 
 
-def _check_stream(dataset: Dataset, table: str, report: Report) -> None:
+def _check_stream(dataset: Dataset, table: str, report: DatasetReport) -> None:
     """Read the shards without their index, as any WebDataset tool does: it must find the same samples."""
     reader = SampleReader(dataset.directory, table)
     ids = reader.ids.tolist()
@@ -271,7 +271,7 @@ def empty_splits(dataset: Dataset) -> list[str]:
     return problems
 
 
-def _check_splits(dataset: Dataset, report: Report) -> None:
+def _check_splits(dataset: Dataset, report: DatasetReport) -> None:
     report.problems += empty_splits(dataset)
     for table in NEEDED:
         events = dataset.table(table)
@@ -280,7 +280,7 @@ def _check_splits(dataset: Dataset, report: Report) -> None:
         _note(report.warnings, unused["search_id"], f"search_ids of {table} after the last split, which are never read")
 
 
-def _check_leaks(dataset: Dataset, photos: pl.DataFrame, report: Report) -> None:
+def _check_leaks(dataset: Dataset, photos: pl.DataFrame, report: DatasetReport) -> None:
     columns = ["search_id", "query_id", "ts"]
     events = pl.concat([dataset.searches.select(columns), dataset.impressions.select(columns)])
     parts = [
@@ -303,7 +303,7 @@ def _in_several(used: pl.DataFrame, key: str) -> pl.Series:
     return used.group_by(key).agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)[key]
 
 
-def _check_clicks(dataset: Dataset, report: Report) -> None:
+def _check_clicks(dataset: Dataset, report: DatasetReport) -> None:
     for split in NEEDED["impressions"]:
         clicked = dataset.splits.select(dataset.impressions, split)["clicked"]
         if clicked.n_unique() == 1:
@@ -314,7 +314,7 @@ def _check_clicks(dataset: Dataset, report: Report) -> None:
             )
 
 
-def _check_events(dataset: Dataset, report: Report) -> None:
+def _check_events(dataset: Dataset, report: DatasetReport) -> None:
     listed = dataset.products.select("item_id", "listed_at")
     for table in ("searches", "impressions"):
         events = dataset.table(table)

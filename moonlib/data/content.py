@@ -16,12 +16,12 @@ Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 of the main subject, as fractions of the upright image's width and height, from its top left."""
 
 View = Literal["full", "box"]
-"""What is seen of an image: all of it, or the box around its main subject (all of it where there is no box)."""
+"""The part of an image that is read: all of it, or the box around its subject (all of it where there is no box)."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What an encoder may read of one product or query; ``None`` is a missing modality.
+    """Content of one product or query; ``None`` is a missing modality.
 
     Attributes:
         image: the encoded image (JPEG, PNG or WebP bytes).
@@ -103,7 +103,7 @@ class Modalities:
 
 @dataclass(frozen=True)
 class Task:
-    """What the query's side and the item's side of a training pair read."""
+    """Modalities that the query and the item of a training pair are read from."""
 
     query: Modalities
     item: Modalities

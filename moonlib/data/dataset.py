@@ -21,7 +21,7 @@ from moonlib.system.disk import is_panic
 from moonlib.system.workers import shortage
 
 REMEDY = "copy the dataset again, or remove it and build it again"
-"""What to do about a `BrokenShard`."""
+"""Remedy for a `BrokenShard`."""
 
 
 class BrokenShard(ValueError):
@@ -152,17 +152,17 @@ class Dataset:
 
     @cached_property
     def searches(self) -> pl.DataFrame:
-        """What users did with the items that their searches led to."""
+        """Actions of users on the items that their searches led to."""
         return self.table("searches")
 
     @cached_property
     def impressions(self) -> pl.DataFrame:
-        """What users were shown, and whether they clicked."""
+        """Impressions: items shown to users, and whether they were clicked."""
         return self.table("impressions")
 
     @cached_property
     def histories(self) -> pl.DataFrame:
-        """What users had done as of some moments, of data that has no events; mostly empty."""
+        """Histories of users as of some moments, of data that has no events; mostly empty."""
         return self.table("histories")
 
     @property

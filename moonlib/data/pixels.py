@@ -12,7 +12,7 @@ _FORMATS = (
     *("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "MPO", "DIB", "ICO", "ICNS", "PPM", "PSD"),
     *("PCX", "TGA", "SGI", "DDS", "QOI", "MSP", "SPIDER", "SUN", "XBM", "XPM", "IM", "BLP", "DCX", "FLI", "PIXAR"),
 )
-"""What is read. Not EPS, for which Pillow starts Ghostscript, and none that needs another program."""
+"""Image formats that are read. Not EPS, for which Pillow starts Ghostscript, and none that needs another program."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -14,7 +14,7 @@ SEGMENTS = ("new", "tail")
 """Segments that every metric is also reported for, as ``metric@segment``."""
 
 ASKED = ("photo", "text", "both")
-"""What a query may show, see `query_contents`; each is a segment of what is measured by search."""
+"""Contents of a query, see `query_contents`; each is a segment of metrics of search."""
 
 
 def product_segments(dataset: Dataset) -> pl.DataFrame:

@@ -57,16 +57,16 @@ FORMAT = 1
 
 EVENT_TABLES = ("users", "searches", "impressions")
 OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
-"""What an index adds to the table's columns: where a member's data starts in the tar and its bytes; -1, 0: no image."""
+"""Columns that an index adds to the table's: where a member's data starts in the tar and its bytes; -1, 0: no image."""
 CHECKSUM = "sample_crc32"
-"""What it adds to them besides: the CRC-32 of a sample, from the header of its first member to the end of its last. The
+"""Another column of the index: the CRC-32 of a sample, from the header of its first member to the end of its last. The
 indexes of older datasets don't have it."""
 
 UNREADABLE_LIMIT = 0.01
 """The share of images that may be unreadable."""
 
 Given = Literal["products", "queries"]
-"""What representations may be given of."""
+"""Tables whose rows may have representations."""
 
 ReadImage = Callable[[str, str], bytes]
 """(table, image name) → the encoded picture. Raises OSError or ValueError for one that can't be read."""
@@ -272,7 +272,7 @@ def _member(name: str, data: bytes, content: hashlib._Hash) -> bytes:
 
 
 def _padding(written: bytes) -> bytes:
-    """What fills a tar's last block."""
+    """Padding of a tar's last block."""
     return bytes(-len(written) % tarfile.BLOCKSIZE)
 
 

@@ -15,7 +15,7 @@ FRACTIONS = {"behaviour": 0.6, "train": 0.267, "valid": 0.033, "test": 0.1}
 """The default share of the events' time range that each split covers, in this order."""
 
 _READER = {"searches": "posttrain", "impressions": "application"}
-"""What the shipped recipes call the stage that can't do without a table."""
+"""Name, in the shipped recipes, of the stage that needs a table."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from moonlib.data.casts import cast_column, own_column, refuse_row
 
 ACTIONS = ("click", "cart", "order")
-"""What a shopper may do with an item that a search led to."""
+"""Actions of a shopper on an item that a search led to."""
 
 _TIME = pa.timestamp("us", "UTC")
 _BOX = pa.list_(pa.float32())

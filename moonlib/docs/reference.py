@@ -76,7 +76,7 @@ COLUMNS = {
     "bid": "what the merchant offered for a click",
     "relevance": "a judge's grade of item for query, from 0 up; most rows may lack one",
 }
-"""What each column of the tables holds."""
+"""Content of each column of the tables."""
 
 
 def top_level_keys() -> str:
@@ -209,7 +209,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "click-model": click_model,
     "marketplace-version": marketplace_version,
 }
-"""What a page can ask for."""
+"""Tables that a page can ask for."""
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -285,7 +285,7 @@ def arguments(cls: type) -> list[tuple[str, Any, Any]]:
 
 
 def argument_texts(cls: type) -> dict[str, str]:
-    """What a docstring's Args section says of each argument; of arguments passed on, that of the class they go to.
+    """Read the description of each argument from the Args section; of arguments passed on, from the class they go to.
 
     Example:
         >>> argument_texts(Header)["seed"]

@@ -95,7 +95,7 @@ class Contents:
 
 
 class _Work(TorchDataset["ContentBatch | NDArray[np.float32] | Exception"]):
-    """What a worker does with a chunk: preprocess it and, on a CPU, encode it.
+    """Preprocess a chunk in a worker and, on a CPU, encode it.
 
     A worker that encodes uses one thread, so that w workers keep w cores busy and none waits for another. The value
     of a vector then depends on neither the number of workers nor that of cores.
@@ -198,7 +198,7 @@ def embed(
 ) -> Representations:
     """Represent every id of ``contents`` in files of a directory, continuing what an earlier call began.
 
-    Memory does not grow with the number of ids but for the ids themselves, and a continued run writes the same bytes
+    Memory does not grow with the number of ids but for the ids themselves, and a resumed run writes the same bytes
     as one that was never cut off.
 
     Args:

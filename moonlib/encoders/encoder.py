@@ -1,4 +1,4 @@
-"""What every encoder promises: content in, one representation per row out."""
+"""The base class of encoders: content in, one representation per row out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ImageLike = bytes | str | os.PathLike[str] | Image.Image
 """The bytes of an image file, its path, or a decoded image."""
 
 ContentBatch = dict[str, Tensor]
-"""What a preprocessor hands to its encoder: named tensors whose first dimension is the batch, so that any
+"""Input of an encoder: named tensors whose first dimension is the batch, so that any
 batch can be concatenated, sliced and moved without knowing the encoder. Dual encoders use
 
 - ``image`` uint8 [B, 3, H, W] (zeros where missing) and ``has_image`` bool [B]

@@ -1,4 +1,4 @@
-"""What can be handed on without the place that it came from: encoders and their towers."""
+"""Parts that can be exported without the place that they came from: encoders and their towers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an encoder promises that can also answer questions: a generative multimodal language model."""
+"""The base class of encoders that also answer questions: generative multimodal language models."""
 
 from __future__ import annotations
 

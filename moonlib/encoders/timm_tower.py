@@ -15,7 +15,7 @@ from moonlib.data.images import decode_image
 from moonlib.encoders.tower import ImageTower
 
 PUBLISHED = ("hf-hub:", "hf_hub:", "local-dir:")
-"""What the name of a model begins with whose architecture is read from the hub or a folder."""
+"""Prefixes of the names of models whose architecture is read from the hub or a folder."""
 
 
 class TimmTower(ImageTower):

@@ -40,7 +40,7 @@ def fit_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Text is NFKC-normalised (full-width letters, ligatures) and lower-cased, then split at blanks and punctuation. Each
     Chinese character is a piece of its own: Chinese has no blanks, so merges would otherwise run across words and learn
-    whole titles by heart. Bytes as the alphabet mean that no text is unknown.
+    whole titles. Bytes as the alphabet mean that no text is unknown.
 
     Args:
         texts: what to fit on; the result depends on these texts and ``vocab_size`` only.

@@ -1,4 +1,4 @@
-"""What a dual encoder is made of: one tower per modality."""
+"""Towers of a dual encoder, one per modality."""
 
 from __future__ import annotations
 

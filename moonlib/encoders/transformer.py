@@ -60,7 +60,9 @@ class Transformer(TextTower):
         # Fitting may stop short of vocab_size; the embedding has what there is.
         self.tokens = nn.Embedding(tokenizer.get_vocab_size(), width)
         self.positions = nn.Parameter(torch.empty(self.max_length, width))
-        self.layers = nn.ModuleList(Layer(width, self.heads, self.dropout, self.depth) for _ in range(self.depth))
+        self.layers = nn.ModuleList(
+            TransformerLayer(width, self.heads, self.dropout, self.depth) for _ in range(self.depth)
+        )
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
@@ -77,7 +79,7 @@ class Transformer(TextTower):
         return self.norm(mean)
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """Self-attention and a two-layer perceptron, each normalised first and added to its input."""
 
     def __init__(self, width: int, heads: int, dropout: float, depth: int) -> None:

@@ -107,7 +107,7 @@ class Export:
         return str(self.config["fingerprint"])
 
     def modalities(self, side: Side) -> Modalities:
-        """What the run's representations of products or of queries read."""
+        """Modalities that the run's representations of products or of queries are made from."""
         return Modalities.parse(self.config["reads"][side])
 
     @property
@@ -347,7 +347,7 @@ def _versions(encoder: Encoder) -> dict[str, str]:
 
 
 def represented(encoder: Encoder) -> NDArray[np.float32]:
-    """What an encoder makes of a few contents that are the same everywhere, float32 [8, dim]."""
+    """Represent a few contents that are the same everywhere, float32 [8, dim]."""
     ramp = np.linspace(0, 255, 48 * 64 * 3).reshape(48, 64, 3).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(ramp).save(file, "PNG")
@@ -397,6 +397,6 @@ def _try(source: Run, folder: Path, expected: NDArray[np.float32], scratch: Path
 
 
 def _open_and_represent(folder: str, file: str, threads: str) -> None:
-    """What the process of `_try` does; sums differ in their last bits between numbers of threads."""
+    """Run in the process of `_try`; sums differ in their last bits between numbers of threads."""
     torch.set_num_threads(int(threads))
     np.save(file, represented(Export(folder).encoder()))

@@ -233,7 +233,7 @@ def _training(run: Run, described: Mapping[str, Any], recipe: str) -> list[str]:
 
 
 def _origins(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What arguments of an encoder's parts an export had to change, as the recipe has them."""
+    """Arguments of an encoder's parts that an export had to change, as the recipe has them."""
     old, new = before.get("init_args") or {}, after.get("init_args") or {}
     changed = {key: old[key] for key in old if not isinstance(old[key], Mapping) and old[key] != new.get(key)}
     found = [f"{before['class_path'].rpartition('.')[2]} {json.dumps(changed, ensure_ascii=False)}"] if changed else []
@@ -252,7 +252,7 @@ def _data(run: Run) -> str:
     except RunError:
         hashes = sorted({str(identity["dataset"]) for identity in run._identities() if identity.get("dataset")})
         lines += [f"- SHA-256: `{hash}`" for hash in hashes]
-        lines.append("- It is not where the run left it any more, so its size and its days are not told here.")
+        lines.append("- It is not where the run left it any more, so its size and its days are not given here.")
     else:
         counts = ", ".join(f"{count:,} {table}" for table, count in dataset.counts.items())
         ends = {key.removesuffix("_until"): moment for key, moment in dataset.splits.to_json().items()}

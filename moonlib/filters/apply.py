@@ -13,7 +13,7 @@ TableReport = TypedDict("TableReport", {"in": int, "out": int, "removed": dict[s
 
 
 class FilterReport(TypedDict):
-    """What one filter did to each table; plain data, ready for JSON."""
+    """Effect of one filter on each table; plain data, ready for JSON."""
 
     filter: str
     tables: dict[str, TableReport]

@@ -1,4 +1,4 @@
-"""What every filter promises."""
+"""The base class of filters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Removed = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True)
 class Filtered:
-    """What a filter leaves.
+    """Tables after a filter.
 
     Attributes:
         tables: the five tables; their rows still refer to each other.
@@ -31,7 +31,7 @@ class Filtered:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder so far makes of the products and queries that a filter sees, in one space, not normalised.
+    """Representations of the products and queries that a filter sees, by the encoder as it is, not normalised.
 
     Attributes:
         products: by item_id; some products may have none, or a row of zeros.

@@ -1,4 +1,4 @@
-"""What joins the two modalities of a dual encoder."""
+"""The base class of fusions, which join the modalities of a dual encoder."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def embed(
 ) -> Path:
     """Represent products, and queries where given, with a run's encoder; memory does not grow with their number.
 
-    A call that was cut off is continued by the same call, to the same bytes. Vectors are not normalised: divide by
+    A call that was cut off is resumed by the same call, to the same bytes. Vectors are not normalised: divide by
     their length to compare cosines. A row whose image can't be read is represented by what else it has and named in
     ``products.quarantine.jsonl``; a row of zeros says that nothing could be represented.
 
@@ -127,7 +127,7 @@ def embed(
 
 
 def _contents(run: Run | Export, table: str, path: Path, images: Path | None, out: Path, batch_size: int) -> Contents:
-    """What to encode: a dataset's products or queries, or those of a table."""
+    """Contents to encode: a dataset's products or queries, or those of a table."""
     modalities, unreadable = run.modalities(SIDES[table]), out / f"{table}.{QUARANTINE}"
     if _is_dataset(path):
         shards = SampleReader(path, table)
@@ -159,12 +159,12 @@ def _embed_table(
         embed_contents(encoder, contents, out, table, dim=dim, device=device, workers=workers, progress=show)
     except (RuntimeError, OSError) as error:
         if told := shortage(error):
-            raise RunError(f"{told}, or use fewer --workers; the same command continues") from error
+            raise RunError(f"{told}, or use fewer --workers; the same command resumes") from error
         if "DataLoader worker" not in str(error):
             raise
         raise RunError(
-            "a worker process was killed, by hand or by the system for want of memory: the same command "
-            "continues; fewer --workers or a smaller --batch-size take less memory"
+            "a worker process was killed, by hand or because the system was out of memory: the same command resumes; "
+            "fewer --workers or a smaller --batch-size take less memory"
         ) from error
     show(len(contents.ids))
     seconds = time.perf_counter() - start
@@ -207,7 +207,7 @@ def _embedding(out: Path, identity: dict[str, Any], run: Run | Export) -> Iterat
 
 
 def embedding_identity(file: Path) -> dict[str, Any]:
-    """What an embedding was made of, from its description."""
+    """Read what an embedding was made from."""
     found = read_mapping(file).get("identity")
     if not isinstance(found, dict):
         raise Unreadable(f"{file} does not say what it is an embedding of; {again(file)}")

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured.
+    """Result of `evaluate`.
 
     Attributes:
         run: the run directory.
@@ -49,7 +49,7 @@ class Evaluation:
     file: Path
 
     def to_json(self) -> dict[str, Any]:
-        """What the file holds."""
+        """Return the content of the file."""
         return {
             "run": str(self.run),
             "encoder": self.encoder,

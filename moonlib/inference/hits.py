@@ -1,4 +1,4 @@
-"""What a search found, as a list and as a picture."""
+"""Hits of a search, as a list and as a picture."""
 
 from __future__ import annotations
 

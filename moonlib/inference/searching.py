@@ -46,7 +46,7 @@ def index(place: str | Path, kind: Literal["flat", "hnsw", "ivf"] = "hnsw", out:
             raise ValueError(f"{place} holds Parquet; an index is built from --format npy")
         encoder = str(embedding_identity(place / "embedding.json").get("encoder"))
         if not (place / "products.npy").exists():
-            raise ValueError(f"{place} is not complete; the `moonlib embed` that wrote it continues it")
+            raise ValueError(f"{place} is not complete; the `moonlib embed` that wrote it resumes it")
         products = Representations.open(place, "products")
         if (place / "queries.npy").exists():
             queries = Representations.open(place, "queries")

@@ -1,4 +1,4 @@
-"""What every contrastive loss promises."""
+"""The base class of contrastive losses."""
 
 from __future__ import annotations
 

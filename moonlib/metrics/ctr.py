@@ -19,7 +19,7 @@ from moonlib.metrics.ne import NE
 from moonlib.metrics.pcoc import PCOC
 
 COLUMNS = ("probability", "clicked", "user_id")
-"""What a table of predictions holds."""
+"""Columns of a table of predictions."""
 
 
 def own_metrics() -> list[Metric]:
@@ -48,7 +48,7 @@ def ctr_metrics(predictions: pl.DataFrame, metrics: Sequence[Metric] | None = No
 
 
 def ctr_columns(predictions: pl.DataFrame, metrics: Sequence[Metric]) -> dict[str, Tensor]:
-    """What click metrics read of predictions, by the names in `moonlib.metrics.metric.READS`; see `ctr_metrics`."""
+    """Inputs of click metrics from predictions, by the names in `moonlib.metrics.metric.READS`; see `ctr_metrics`."""
     grouped = any("groups" in arguments_of(metric).values() for metric in metrics)
     names = (*COLUMNS, "search_id") if grouped else COLUMNS
     missing = [name for name in names if name not in predictions.columns]

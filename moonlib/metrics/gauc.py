@@ -29,7 +29,7 @@ class UserAUC(NamedTuple):
     positives: Tensor
 
     def weights(self, weighting: Weighting) -> Tensor:
-        """What each user weighs in `gauc` by the convention: float64 [U]."""
+        """Weights of users in `gauc` by the convention: float64 [U]."""
         if weighting == "impressions":
             return self.impressions
         return self.positives if weighting == "positives" else torch.ones_like(self.auc)

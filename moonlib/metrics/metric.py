@@ -1,4 +1,4 @@
-"""What a metric says of itself, and how a stage computes those that a recipe names.
+"""Names, tasks and directions of metrics, and how a stage computes those that a recipe names.
 
 A component of the kind ``metrics`` is a `torchmetrics.Metric`. Attributes of its class or object say the rest, and each
 of them has a default, so that torchmetrics' own classes do too:
@@ -47,15 +47,15 @@ READS: dict[str, dict[str, str]] = {
         "groups": "int64 [n], the search that a pair belongs to",
     },
 }
-"""What each task has for the arguments of a metric's ``update``."""
+"""Inputs that each task has for the arguments of a metric's ``update``."""
 
 ALIASES = {"preds": "scores", "target": "labels", "indexes": "groups"}
-"""What torchmetrics calls them."""
+"""Names of the same in torchmetrics."""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a result means, as it is stored with the results.
+    """Title and direction of a metric, as they are stored with the results.
 
     Attributes:
         title: what tables call the metric.
@@ -71,14 +71,14 @@ class Additive(Protocol):
     """A metric that is a function of sums over rows, such as a mean: resampling rows is then weighting them."""
 
     def sums(self, **columns: Any) -> Tensor:
-        """What each row adds to C sums: float64 [n, C]; takes what ``update`` takes."""
+        """Return what each row adds to C sums: float64 [n, C]; takes what ``update`` takes."""
 
     def of_sums(self, sums: Tensor) -> Tensor:
         """The metric of float64 [C, ...] of sums: float64 [...], NaN where it is not defined."""
 
 
 def name_of(metric: Metric) -> str:
-    """What a metric is called in keys.
+    """Name of a metric in keys.
 
     Example:
         >>> from torchmetrics.classification import BinaryAUROC
@@ -95,7 +95,7 @@ def meaning_of(metric: Metric) -> Meaning:
 
 
 def arguments_of(metric: Metric) -> dict[str, str]:
-    """What a metric's ``update`` reads: the name of each argument without a default, and of what fills it."""
+    """Inputs of a metric's ``update``: the name of each argument without a default, and of what fills it."""
     parameters = inspect.signature(metric.update).parameters.values()
     return {
         each.name: ALIASES.get(each.name, each.name)

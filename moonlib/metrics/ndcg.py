@@ -25,7 +25,7 @@ class GroupNDCG(NamedTuple):
 
 
 def gains(relevance: Tensor, gain: Gain = "exponential") -> Tensor:
-    """What a grade is worth.
+    """Gains of grades.
 
     Args:
         relevance: [n], grades from 0 up; they need not be whole numbers.

@@ -1,4 +1,4 @@
-"""What the click metrics share: checked inputs, and a metric that keeps its rows."""
+"""The common part of click metrics: checked inputs, and a metric that keeps its rows."""
 
 from __future__ import annotations
 

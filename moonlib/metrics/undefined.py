@@ -23,7 +23,7 @@ REASONS = {
     "share_new": "there is no search that retrieves anything",
     "share_new_gallery": "there is no search",
 }
-"""What a metric needs to be defined, by its name."""
+"""Conditions under which a metric is defined, by its name."""
 
 SHOWN = 3
 """Keys that a sentence names."""

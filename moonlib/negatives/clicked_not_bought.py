@@ -1,4 +1,4 @@
-"""What shoppers clicked before they ordered something else as negatives."""
+"""Items that shoppers clicked before they ordered another, as negatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a query is contrasted with."""
+"""The base class of negative samplers: items that a query is contrasted with."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a sampler may know of the data: nothing of it is from after the end of training.
+    """Training data as a sampler sees it: nothing is from after the end of training.
 
     Attributes:
         pairs: all pairs that are trained on; batches are drawn from their rows.
@@ -121,7 +121,7 @@ class NegativeSampler(nn.Module, ABC):
         return np.empty((len(pairs), 0), dtype=np.int64)
 
     def refresh(self, products: Representations, queries: Representations, step: int) -> None:
-        """Look at what the encoder makes of the data by now; called in one process, whose buffers the others take over.
+        """Look at what the encoder makes of the data by now; called in one process, whose buffers the others receive.
 
         Args:
             products: vectors of the catalogue's products by item_id, not normalised.

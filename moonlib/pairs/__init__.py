@@ -1,4 +1,4 @@
-"""What an encoder is trained on: pairs of a query and a product, and questions about products."""
+"""Training examples of an encoder: pairs of a query and a product, and questions about products."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What id-aware masks and negative samplers know of the items."""
+"""Ids of items, as masks and negative samplers read them."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Represent(Protocol):
 
 @dataclass(frozen=True)
 class PairContext:
-    """What a pair source is given.
+    """Everything that a pair source is given.
 
     Attributes:
         dataset: the five tables and their shards.

@@ -1,4 +1,4 @@
-"""What turns features into a click logit."""
+"""The base class of predictors, which turn features into a logit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a linear probe reads of a product's attributes."""
+"""A linear probe of products' attributes."""
 
 from __future__ import annotations
 

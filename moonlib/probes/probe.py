@@ -1,4 +1,4 @@
-"""What every probe promises."""
+"""The base class of probes."""
 
 from __future__ import annotations
 

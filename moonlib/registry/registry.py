@@ -161,7 +161,7 @@ class Renaming:
 
 @dataclass(frozen=True)
 class Description:
-    """What `moonlib plugins show` prints.
+    """Description of a component, as `moonlib plugins show` prints it.
 
     Attributes:
         component: the component.
@@ -251,7 +251,7 @@ def renamings(*kinds: str) -> list[Renaming]:
 
 
 def problems() -> list[tuple[str, str]]:
-    """What is wrong with metadata itself: (distribution, problem); its other components still work."""
+    """Problems of metadata itself: (distribution, problem); its other components still work."""
     return _installed().problems
 
 
@@ -405,7 +405,7 @@ def _check_kind(kind: str) -> None:
 
 @dataclass
 class _Metadata:
-    """What the metadata of all installed distributions says of moonlib."""
+    """Metadata of all installed distributions about moonlib."""
 
     components: list[Component] = field(default_factory=list)
     renamings: list[Renaming] = field(default_factory=list)

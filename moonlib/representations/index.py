@@ -92,7 +92,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class IndexDescription:
-    """What is known of an index, as the JSON beside it says.
+    """Description of an index, as in the JSON file beside it.
 
     Attributes:
         moonlib: the version that built it.
@@ -115,7 +115,7 @@ class IndexDescription:
     sha256: dict[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What the file holds: one level, with the parameters and the comparison among the rest."""
+        """Return the content of the file: one level, with the parameters and the comparison among the rest."""
         found = {"moonlib": self.moonlib, "kind": self.kind, "encoder": self.encoder, "dim": self.dim}
         found |= {**self.parameters, "vectors": self.vectors}
         if self.comparison:

@@ -83,7 +83,7 @@ def checkpoints_of(run: RunLayout, recipe: Recipe) -> list[EncoderCheckpoint]:
     for name, stage in recipe.stages.items():
         if stage.provides and not run.link(name).is_dir():
             problem = f"{run.directory} is not finished: {name} is missing"
-            raise FileNotFoundError(f"{problem}; continue it with `moonlib fit`")
+            raise FileNotFoundError(f"{problem}; resume it with `moonlib fit`")
         if stage.provides == "weights" and stage.probe:
             made, steps = run.fingerprint(name), snapshot_steps(run.link(name))
             found += [EncoderCheckpoint(name, step, snapshot(made, step).as_posix()) for step in steps]
@@ -98,7 +98,7 @@ def _end_of(run: RunLayout, stage: StageRecipe) -> EncoderCheckpoint:
 
 
 def _final(run: RunLayout, recipe: Recipe) -> EncoderCheckpoint:
-    """What the run's final representations are made with."""
+    """The encoder that the run's final representations are made with."""
     end = lineage_of(recipe.provides)
     if end.representations is None:
         return _end_of(run, recipe.stages[end.weights]) if end.weights else EncoderCheckpoint("given", None, None)
@@ -139,7 +139,7 @@ def chain(dataset: Dataset, recipe: Recipe | None = None) -> dict[str, StageReci
 
 
 def light_represent(recipe: Recipe) -> StageRecipe:
-    """What makes a checkpoint's representations: the run's stage, of the queries that are needed and no others."""
+    """The stage that makes a checkpoint's representations: the run's, of the queries that are needed and no others."""
     name = lineage_of(recipe.provides).representations
     made = recipe.stages[name] if name else None
     written: Mapping[str, Any] = made.written if made else {"module": "represent"}

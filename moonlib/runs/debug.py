@@ -102,7 +102,7 @@ def debug(
     trained = {name: stage for name, stage in recipe.stages.items() if stage.written["trainer"]}
     shortened = [word for name, stage in trained.items() for word in shorten(preset, name, stage)]
     with prepared(root, Path(runs)):
-        # The recipe of an earlier one may differ: what it has left is to be taken over.
+        # The recipe of an earlier one may differ: what it has left is to be reused.
         run = fit(config, [*shortened, *overrides], runs=root, **{**options, "name": name, "replace": True})
     console = Terminal()
     console.print(loss_table(run, list(trained)))

@@ -47,15 +47,15 @@ def fit(
 ) -> Path:
     """Run an iteration.
 
-    Stages whose fingerprint was finished before, by whatever run, are taken over. A run that was cut off, at whatever
-    moment, continues to the same weights and results. The data is built first where it is missing.
+    Stages whose fingerprint was finished before, by whatever run, are reused. A run that was cut off, at whatever
+    moment, resumes to the same weights and results. The data is built first where it is missing.
 
     Args:
         config: a recipe's file, or the name of a shipped one.
         overrides: ``--key value`` words as on the command line.
         runs: directory that holds the runs, their stages (``.stages``) and built datasets (``.data``).
         name: of the run, see `moonlib.config.names.run_name`; the recipe's name by default.
-        replace: take over a run directory that holds another recipe's run.
+        replace: replace another recipe's run in its directory.
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
 
     Returns:
@@ -67,7 +67,7 @@ def fit(
         RunExistsError: where the run directory holds another recipe's run or what is no run, or another process works
             on it.
         FileExistsError: where a link is in the way.
-        Interrupted: after SIGTERM or Ctrl-C; the same call continues.
+        Interrupted: after SIGTERM or Ctrl-C; the same call resumes.
 
     Example: ``fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])`` returns ``Path("runs/iter1")``.
     """

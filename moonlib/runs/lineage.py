@@ -18,7 +18,7 @@ DATA = "data"
 
 @dataclass(frozen=True)
 class Lineage:
-    """What the stages so far have left for the next; a step further is another value.
+    """Outputs of the stages so far for the next; a step further is another value.
 
     While a recipe runs, its values are the fingerprints that name directories; `lineage_of` gives names of stages.
 

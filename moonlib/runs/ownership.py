@@ -59,9 +59,7 @@ def claimed(run: Path, recipe: Recipe, replace: bool, *, runs: Path) -> Iterator
         raise RunExistsError(f"{run} is not a run directory and not empty: give the run another --name")
     for name in (PREPROCESSING, *recipe.stages):
         if os.path.lexists(run / name) and not links_to_stage(run / name):
-            raise RunExistsError(
-                f"{run / name} is not of this run's making and in the way of stage {name}: move it elsewhere"
-            )
+            raise RunExistsError(f"{run / name} is in the way of stage {name}: move it elsewhere")
     run.mkdir(parents=True, exist_ok=True)
     try:
         with lock.held(run / LOCK):
@@ -86,7 +84,7 @@ def claim(run: Path, recipe: Recipe, replace: bool) -> None:
         if changed and not replace:
             raise RunExistsError(
                 f"{run} holds the run of a recipe that differs:\n{lines}\n"
-                "Give this run another --name, or pass --replace to take the directory over (finished stages are kept)"
+                "Give this run another --name, or pass --replace to replace that run (finished stages are kept)"
             )
         if changed:
             clear(run)

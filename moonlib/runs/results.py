@@ -1,4 +1,4 @@
-"""What results mean, stored with them: titles of references, titles and directions of metrics.
+"""Legend of results, stored with them: titles of references, titles and directions of metrics.
 
 ``results.json`` holds numbers under the keys of `moonlib.metrics.key.MetricKey` and nothing else. ``legend.json`` says
 what its references and metrics are called, and which metrics are better when they are higher. A finished stage has a
@@ -51,7 +51,7 @@ TASKS = ("image_search", "text_search", "search", "ctr", "retrieval", "relevance
 
 @dataclass(frozen=True)
 class Legend:
-    """What the keys and values of results mean.
+    """Meaning of the keys and values of results.
 
     Attributes:
         references: the title of each reference's prefix, in the order they ran.
@@ -63,7 +63,7 @@ class Legend:
 
     @classmethod
     def of(cls, module: Stage, references: Iterable[Reference] = ()) -> Legend:
-        """What a stage says of its references and metrics."""
+        """Collect titles and directions of a stage's references and metrics."""
         return cls({each.prefix: each.title for each in references}, dict(module.meanings()))
 
     def __or__(self, other: Legend) -> Legend:
@@ -175,7 +175,7 @@ def _meaning(found: Mapping[str, object]) -> Meaning:
 
 @cache
 def _moonlibs(task: str, name: str) -> Meaning | None:
-    """What moonlib's own metric of a name says."""
+    """Find title and direction of moonlib's own metric by its name."""
     if task not in TASKS:
         return None
     for metric in (*own_metrics(), Recall(), NDCG()):

@@ -112,7 +112,7 @@ class Run:
         try:
             found, _ = undefined.parted(read_numbers(file))  # earlier versions wrote NaN
         except FileNotFoundError:
-            raise RunError(f"{self.directory} has no results yet; {self._command} continues the run") from None
+            raise RunError(f"{self.directory} has no results yet; {self._command} resumes the run") from None
         except Unreadable as error:
             raise RunError(str(error)) from None
         return found
@@ -154,7 +154,7 @@ class Run:
         return Representations.open(directory, "products"), Representations.open(directory, "queries")
 
     def modalities(self, side: Side) -> Modalities:
-        """What the run's representations of products or of queries read."""
+        """Modalities that the run's representations of products or of queries are made from."""
         data = RepresentData() if self.represent is None else self.represent.data()
         return Modalities.parse(data.product if side == "product" else data.query)
 
@@ -314,18 +314,18 @@ class Run:
 
     @cached_property
     def _provides(self) -> dict[str, Provides | None]:
-        """What each stage provides, by its name, in the order they run."""
+        """Output that later stages may read, by the stage's name, in the order they run."""
         return {name: self.class_of(name).provides for name in self.config["stages"]}
 
     def _finished(self, name: str) -> Path:
         """The directory of a stage, or of the preprocessing."""
         directory = (self.directory / name).resolve()
         if not directory.is_dir():
-            raise RunError(f"{self.directory} is not finished: {name} is missing; {self._command} continues the run")
+            raise RunError(f"{self.directory} is not finished: {name} is missing; {self._command} resumes the run")
         return directory
 
     def _identities(self) -> list[dict[str, Any]]:
-        """What the preprocessing and the stages noted of their making; runs of moonlib 0.1 noted nothing."""
+        """Identities that the preprocessing and the stages noted; runs of moonlib 0.1 noted none."""
         files = [self.layout.link(name) / IDENTITY for name in (PREPROCESSING, *self.config["stages"])]
         return [read_mapping(file) for file in files if file.is_file()]
 

@@ -168,7 +168,7 @@ class Runner:
         if cost["reused"]:
             cost["first_run"] = read_mapping(directory / layout.COST)
         link(self.run.directory / step.link, directory)
-        took = "taken over" if cost["reused"] else f"{cost['seconds']:.1f} s"
+        took = "reused" if cost["reused"] else f"{cost['seconds']:.1f} s"
         self.show(f"{step.link:28s} {took:>10s}  {directory}")
         self.report_quarantine(directory)
         self.report_undefined(directory)
@@ -190,7 +190,7 @@ class Runner:
             key = f"stages.{step.recipe.name}.data.workers"
             if told := shortage(error):
                 raise StageError(
-                    f"{step.link}: {told}, or use fewer loaders (--{key} 0). The same command continues this run"
+                    f"{step.link}: {told}, or use fewer loaders (--{key} 0). The same command resumes this run"
                 ) from error
             # One that dies while it hands a batch over leaves a broken connection and no other word; and torch words it
             # by whether the signal or the empty queue came first.
@@ -199,8 +199,8 @@ class Runner:
                 limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
                 files = f"; or it may not open more than {limit} files (ulimit -n)" if limit < FEW_FILES else ""
                 raise StageError(
-                    f"{step.link}: a loader process was killed, by hand or by the system for want of memory{files}, or "
-                    f"ended at an error shown above. The same command continues this run, also with a lower {key}"
+                    f"{step.link}: a loader process was killed, by hand or because the system was out of memory{files}"
+                    f", or ended at an error shown above. The same command resumes this run, also with a lower {key}"
                 ) from error
             raise
         finally:
@@ -229,7 +229,7 @@ class Runner:
                 break
 
     def waiting_for(self, name: str) -> Callable[[str], None]:
-        """What to show while another run makes the same stage."""
+        """Message for while another run makes the same stage."""
         return lambda holder: self.show(f"{name:28s}   waiting: {holder} is making this stage")
 
     def report_quarantine(self, directory: Path) -> None:
@@ -260,7 +260,7 @@ class Runner:
         )
 
     def context(self, step: Step, trainer: Trainer, directory: Path) -> StageContext:
-        """What the stage is given; everything random after this call follows from the stage's own seed."""
+        """Assemble what the stage runs with; everything random after this call follows from the stage's own seed."""
         needs, reads = step.module.needs, step.reads
         processes.share_cores(trainer, self.cores)
         encoder = None

@@ -84,7 +84,7 @@ def metric_table(rows: Mapping[str, MetricKey], columns: Sequence[Column], resul
 
 
 def value(results: Mapping[str, float], row: MetricKey, column: Column) -> float | None:
-    """What stands in a row and a column."""
+    """The value in a row and a column."""
     _, reference, segment = column
     if row.segment and segment:
         return None
@@ -133,7 +133,7 @@ def seconds_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
     for stage, cost in costs.items():
         table.add_row(
             stage,
-            "taken over" if cost.get("reused") else f"{cost['seconds']:.1f}",
+            "reused" if cost.get("reused") else f"{cost['seconds']:.1f}",
             f"{cost['peak_gb']:.1f}" if "peak_gb" in cost else "",
         )
     table.add_row("total", f"{sum(cost['seconds'] for cost in costs.values()):.1f}", style="bold")

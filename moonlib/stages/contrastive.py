@@ -259,7 +259,7 @@ class Contrastive(Stage):
                     dist.broadcast(buffer, 0)
 
     def represent(self, pairs: Pairs, item_ids: Ids, name: str) -> tuple[Representations, Representations]:
-        """What the encoder makes, as it is now, of products and of the pairs' queries.
+        """Represent products and the pairs' queries with the encoder as it is now.
 
         Each side is read as the stage's tasks read it, all of them together.
 

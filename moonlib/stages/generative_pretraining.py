@@ -329,7 +329,7 @@ def _draws(seed: int, *rest: int) -> np.random.Generator:
 def _reads(
     kind: QuestionKind, row: dict[str, Any], has_image: bool, reads: dict[str, float], draw: float
 ) -> Modalities:
-    """What of a product a question is asked about."""
+    """The part of a product that a question is about."""
     weights = np.array(list(reads.values()), dtype=np.float64).cumsum()
     chosen = Modalities.parse(list(reads)[min(int((draw * weights[-1] >= weights).sum()), len(reads) - 1)])
     title = bool((row["title"] or "").strip())

@@ -98,7 +98,7 @@ class Judged(TorchDataset[JudgedBatch]):
 
 
 def pair_features(query: Tensor, item: Tensor) -> Tensor:
-    """What is told of a pair: its cosine, what each dimension adds to it, and which of the two is known.
+    """Features of a pair: its cosine, what each dimension adds to it, and which of the two is known.
 
     Args:
         query: float [B, D], of any length; zeros where there is no representation.
@@ -250,7 +250,7 @@ class Relevance(Stage):
         return leave_out(metrics, context.directory)
 
     def check(self, rows: dict[Split, pl.DataFrame]) -> dict[Split, Tensor]:
-        """What the grades are worth, float64 [n] each; refuse what nothing can be learned from, or measured on."""
+        """Gains of the grades, float64 [n] each; refuse grades that nothing can be learned from, or measured on."""
         for name in ("train", "test"):
             if rows[name].is_empty():
                 raise ValueError(
@@ -295,7 +295,7 @@ class Relevance(Stage):
         return torch.cat([torch.empty(0, dtype=torch.float64), *scores]).numpy()
 
     def score_of(self, batch: JudgedBatch) -> Tensor:
-        """What orders the items of a search, float [B]."""
+        """Scores that order the items of a search, float [B]."""
         if self.score == "cosine":
             return pair_features(batch.query, batch.item)[:, 0]
         logits: Tensor = self.model(batch.query, batch.item)
@@ -314,7 +314,7 @@ class Relevance(Stage):
         return found
 
     def columns(self, predictions: pl.DataFrame) -> dict[str, Tensor]:
-        """What metrics read, see `moonlib.metrics.metric.READS`."""
+        """Inputs of metrics, see `moonlib.metrics.metric.READS`."""
         grade = predictions["relevance"]
         read = {"scores": "score", "users": "user_id", "groups": "search_id"}
         found = {name: predictions[column].to_torch() for name, column in read.items()}

@@ -41,7 +41,7 @@ BLOCK = 8192
 
 @dataclass
 class RepresentData:
-    """What is represented and searched.
+    """Options of what is represented and searched.
 
     Args:
         product: modalities of a product that its representation reads.

@@ -38,7 +38,7 @@ products, float [Q, N], -inf for what is not retrieved."""
 
 @dataclass
 class RetrievalData:
-    """What a search is answered with.
+    """Options of the candidates of a search.
 
     Args:
         history: how many of the shopper's latest items are read.
@@ -219,7 +219,7 @@ class ByRepresentations:
             yield scores.cpu().masked_fill_(~candidates, -torch.inf)
 
     def _interests(self, searches: pl.DataFrame) -> tuple[Tensor, Tensor]:
-        """What of the past an item is compared with: float [Q, L, D] and bool [Q, L], L = 1 for their mean."""
+        """Past behaviours that an item is compared with: float [Q, L, D] and bool [Q, L], L = 1 for their mean."""
         user, began, search = (searches[name].to_numpy() for name in ("user_id", "began", "search_id"))
         ids, mask = self.histories.before(user, began, search, self.length)
         behaviours = self._unit(self.products, ids.reshape(-1)).unflatten(0, ids.shape)
@@ -381,7 +381,7 @@ class Retrieval(Stage):
         return leave_out(metrics, context.directory)
 
     def make_scorer(self, context: StageContext) -> Scorer:
-        """What scores the gallery for a search."""
+        """Scorer of the gallery for a search."""
         dataset = context.dataset
         if self.representation == "popularity":
             return ByPopularity(dataset, self.gallery)

@@ -1,4 +1,4 @@
-"""What every stage of an iteration promises."""
+"""The base class of stages."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from moonlib.stages.position import Position
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 
 Need = Literal["encoder", "weights", "representations"]
-"""What a stage may read besides the dataset."""
+"""Inputs that a stage may read besides the dataset."""
 Provides = Literal["weights", "representations"]
-"""What a stage may leave for later ones."""
+"""Outputs that a stage may leave for later ones."""
 
 
 @dataclass
 class StageContext:
-    """What a stage is given to run with.
+    """Everything that a stage runs with.
 
     Attributes:
         dataset: the five tables and their shards.
@@ -39,7 +39,7 @@ class StageContext:
         weights: weights of the encoder as the stages before left them (None: untrained).
         representations: directory of the representations made by the stages before, or else of those that the dataset
             came with, where those of queries may be missing (None unless needed).
-        interruption: where a request to end the run arrives; long work that can be continued looks at it.
+        interruption: where a request to end the run arrives; long work that can be resumed looks at it.
         checkpoint_seconds: time between checkpoints of a training, 0 for one after every step.
         snapshot_every: steps between the snapshots that a training keeps of the encoder (None: it keeps none).
         position: where a training's data continues, set by `moonlib.stages.training.train`.
@@ -91,7 +91,7 @@ class Stage(LightningModule, ABC):
     @property
     @abstractmethod
     def needs(self) -> frozenset[Need]:
-        """What the stage reads besides the dataset; its fingerprint depends on these and on nothing else.
+        """Inputs of the stage besides the dataset; its fingerprint depends on these and on nothing else.
 
         ``encoder``: the architecture and fitted preprocessing. ``weights``: also the weights that the stages before
         left, where there are any. ``representations``: those made before.

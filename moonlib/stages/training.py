@@ -159,7 +159,7 @@ def row_loader(rows: Dataset[T], context: StageContext) -> DataLoader[T]:
     sampler = BatchRows(
         len(rows),  # type: ignore[arg-type]
         data.batch_size,
-        # Epochs of one batch are there to learn it by heart: it has to be the same one.
+        # Epochs of one batch are there to overfit it: it has to be the same one.
         None if repr(trainer.limit_train_batches) == "1" else context.seed,
         trainer.global_rank,
         trainer.world_size,
@@ -367,7 +367,7 @@ def agreed(trainer: Trainer, *flags: bool) -> tuple[bool, ...]:
 
 
 def gathered(trainer: Trainer, value: dict[str, Any]) -> list[dict[str, Any]]:
-    """What every process holds, in the order of their ranks."""
+    """Objects of every process, in the order of their ranks."""
     if trainer.world_size == 1:
         return [value]
     values: list[Any] = [None] * trainer.world_size

@@ -59,7 +59,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rate:
-    """What a gain in an intermediate metric buys in a downstream one; None where something is not defined.
+    """Rate of exchange of an intermediate metric for a downstream one; None where something is not defined.
 
     Attributes:
         intermediate: key of the intermediate metric.
@@ -112,7 +112,7 @@ class Steering:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What `exchange` found.
+    """Result of `exchange`.
 
     Attributes:
         split: whose days the metrics are of.
@@ -131,7 +131,7 @@ class Exchange:
     file: Path
 
     def to_json(self) -> dict[str, Any]:
-        """What the file holds."""
+        """Return the content of the file."""
         return {
             "split": self.split,
             "points": [{**point.about, "metrics": point.metrics} for point in self.points],
@@ -419,7 +419,7 @@ def plain(value: float) -> float | None:
 
 
 def exchange_tables(found: Exchange, downstream: str | None = None) -> Group:
-    """What to print: what to steer by, and the best candidates for one downstream metric.
+    """Tables to print: the metric to steer by, and the best candidates for one downstream metric.
 
     Args:
         found: what `exchange` returned.

@@ -1,4 +1,4 @@
-"""What a policy would have earned, estimated from what another one's log shows by chance.
+"""Off-policy evaluation: the reward of a policy, estimated from the log of another.
 
 A logged decision with a known propensity stands for all those that the log might have made in its place: weighing it
 with chance under the new policy / propensity turns an average over the log into one over the new policy.

@@ -1,4 +1,4 @@
-"""What one run brings over another, on the same searches and impressions of the test days, resampled over shoppers."""
+"""Paired comparison of two runs on the same searches and impressions of the test days, resampled over shoppers."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a law, a line and a constant say of the largest point, fitted to the others.
+    """Predictions of a law, a line and a constant for the largest point, fitted to the others.
 
     Attributes:
         x: the largest point, by axis.
@@ -65,7 +65,7 @@ class Predictions:
 
     @property
     def best(self) -> str:
-        """What comes closest. To beat a simpler one takes more than the fit resolves, a share `DELTA` of the value."""
+        """The closest one; to beat a simpler one takes more than the fit resolves, a share `DELTA` of the value."""
         best = "constant"
         for name in ("line", "power law"):
             if self.errors[name] < self.errors[best] - DELTA * abs(self.measured):

@@ -36,7 +36,7 @@ FORMS = ("E + A·N^-alpha", "E + A·N^-alpha + B·D^-beta")
 
 @dataclass(frozen=True)
 class Scaling:
-    """What the points of a study say, as scale.json holds it.
+    """Laws fitted to the points of a study, as scale.json holds them.
 
     Attributes:
         study: the study.
@@ -67,7 +67,7 @@ def scale(
 ) -> Scaling | None:
     """Run every point of a study, fit a power law, and write scale.json and scale.png.
 
-    Points that are finished are taken over, one that was cut off is continued, and one that fails leaves the others
+    Points that are finished are reused, one that was cut off is resumed, and one that fails leaves the others
     as they are.
 
     Args:
@@ -76,7 +76,7 @@ def scale(
         runs: see `Study`.
         name: see `Study`.
         gather_only: run nothing; fit what is there.
-        replace: take over run directories of other recipes.
+        replace: replace other recipes' runs in their directories.
         checkpoint_seconds: time between the checkpoints of a training.
 
     Returns:

@@ -28,7 +28,7 @@ class Series:
 
     @property
     def of(self) -> str:
-        """What the law is of."""
+        """Title of the series that the law describes."""
         return f"1 - {self.metric}" if self.goal == "max" else self.metric
 
     def error(self, value: Any) -> Any:

@@ -47,7 +47,7 @@ class NotDefined(StudyError):
 
 @dataclass
 class Axis:
-    """What one axis of a study moves.
+    """One axis of a study: the keys that it varies.
 
     Args:
         keys: of each key of the recipe that this axis moves, its values; several keys move together.
@@ -214,11 +214,11 @@ class Study:
                 self.config_of(point)
 
     def run(self, point: Point, *, replace: bool = False, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> Path:
-        """Run a point, or take over what of it is finished; see `moonlib.fit`.
+        """Run a point, or reuse what of it is finished; see `moonlib.fit`.
 
         Args:
             point: of this study.
-            replace: take over a run directory of another recipe.
+            replace: replace another recipe's run in its directory.
             checkpoint_seconds: time between the checkpoints of a training.
 
         Raises:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 
 class _Module(NamedTuple):
-    """What a file says: the digest of its code, and the dotted names that it imports."""
+    """Content of a file: the digest of its code, and the dotted names that it imports."""
 
     digest: str
     imports: tuple[str, ...]

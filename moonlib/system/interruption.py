@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run ends at a place from which the same command continues."""
+"""SIGTERM and Ctrl-C: a run ends at a place from which the same command resumes."""
 
 from __future__ import annotations
 

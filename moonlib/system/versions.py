@@ -12,11 +12,11 @@ import moonlib
 from moonlib.system.code_digest import imported_by
 
 DISTRIBUTION = "moonlib-embedding"
-"""What the package index calls moonlib. What it calls `moonlib` is another project's."""
+"""Name of moonlib on the package index, where `moonlib` is another project's."""
 
 
 MODEL_LIBRARIES = {"timm", "transformers", "tokenizers", "peft", "open_clip", "faiss"}
-"""What makes models, tokenizers and neighbours beside torch and Lightning. What only carries data, as polars does, is
+"""Libraries of models, tokenizers and neighbours beside torch and Lightning. One that only carries data, as polars, is
 left out: it is released every week, and would have everything trained anew."""
 
 

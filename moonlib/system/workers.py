@@ -24,7 +24,7 @@ class WorkerKilled(RuntimeError):
 
 
 FEW_FILES = 1024
-"""The usual limit of open files; below it, a connection that breaks off may be for want of them."""
+"""The usual limit of open files; below it, a connection that breaks off may be due to it."""
 
 
 def shortage(error: BaseException) -> str | None:
@@ -90,7 +90,7 @@ def worker_pool(workers: int, start: Callable[..., None], *arguments: Any) -> It
             yield pool
     except BrokenProcessPool:
         raise WorkerKilled(
-            f"one of {workers} processes was killed, by hand or by the system for want of memory; run the same "
+            f"one of {workers} processes was killed, by hand or because the system was out of memory; run the same "
             "command again, with fewer processes (--workers) if memory is short"
         ) from None
 

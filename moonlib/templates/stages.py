@@ -18,7 +18,7 @@ from moonlib.system.disk import replacing
 
 @dataclass
 class SimilarData:
-    """What the stage reads besides representations.
+    """Options of the stage.
 
     Args:
         batch_size: products compared with all others at once.

@@ -93,7 +93,7 @@ def _check_encode(encoder: Encoder, contents: Sequence[Content], rows: Tensor) -
 
 
 def _check_told(encoder: Encoder, batch: ContentBatch) -> None:
-    """What an encoder tells stages of itself: inputs to augment, learning-rate factors, parts."""
+    """Check what an encoder says of itself: inputs to augment, learning-rate factors, parts."""
     named = encoder.augmented_inputs()
     there = [name for name in named if name in batch]
     require(bool(there) or not named, f"augmented_inputs: the preprocessor makes none of {', '.join(named)}")
@@ -147,7 +147,7 @@ def check_image_tower(make: Callable[[], ImageTower]) -> None:
 
 
 def _check_boxes(tower: ImageTower) -> None:
-    """What is loaded of a box is what is loaded of a picture cut out beforehand."""
+    """Check that a box is loaded like a picture cut out beforehand."""
     with Image.open(io.BytesIO(example_jpeg(0, width=80, height=60))) as opened:
         picture = opened.convert("RGB")
 

@@ -47,7 +47,7 @@ def check_pairs(make: Callable[[], PairSource]) -> None:
 
 
 def _ask(source: PairSource, dataset: Dataset, directory: Path, first: bool = True) -> tuple[Pairs, pl.DataFrame]:
-    """What a source gives in one of several processes."""
+    """Ask a source for its pairs in one of several processes."""
     directory.mkdir(exist_ok=True)
 
     def represent(pairs: Pairs, item_ids: NDArray[np.int64], name: str) -> tuple[Representations, Representations]:

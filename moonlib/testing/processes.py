@@ -30,7 +30,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 PRELOADED = ("moonlib.compat", "lightning", "torchmetrics", "transformers", "timm", "jsonargparse", "faiss")
-"""What the server imports. Of polars and pyarrow each process has its own: they start threads when imported."""
+"""Modules that the server imports. Of polars and pyarrow each process has its own: they start threads when imported."""
 
 
 def run_processes(function: Callable[..., None], *args: Any, processes: int = 2) -> None:

@@ -69,7 +69,7 @@ def check_half_precision(module: nn.Module, forward: Callable[[], Tensor]) -> No
 
 
 def check_restored(module: Module, other: Module, forward: Callable[[Module], Tensor]) -> None:
-    """What training changed is in the weights' file: read into ``other``, it gives the same output.
+    """Check that the weights' file holds all that training changed: read into ``other``, it gives the same output.
 
     Args:
         module: set up; its weights are changed.

@@ -105,7 +105,7 @@ def check_negative_sampler(make: Callable[[], NegativeSampler]) -> None:
 
 
 def example_training_data(dim: int) -> TrainingData:
-    """What a stage that trains on the orders of `example_tables` would give a sampler.
+    """Training data that a stage would give a sampler, from the orders of `example_tables`.
 
     Every search that ended in an order has two clicks on other items beside it.
 
@@ -127,7 +127,7 @@ def example_training_data(dim: int) -> TrainingData:
 
 
 def _proposed(sampler: NegativeSampler, data: TrainingData, step: int) -> NDArray[np.int64]:
-    """What a sampler proposes for eight pairs; their generator always has the same state."""
+    """Proposals of a sampler for eight pairs; their generator always has the same state."""
     return sampler.propose(data.pairs[np.arange(8)], step, np.random.default_rng(3))
 
 

@@ -14,13 +14,13 @@ from PIL import Image
 from moonlib.artifacts.checksums import seal
 from moonlib.cli.data import print_report
 from moonlib.data.build import ImageFolder
-from moonlib.data.check import Report, check
+from moonlib.data.check import DatasetReport, check
 from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables
 from moonlib.testing.data import forget_checksums
 
-Checked = Callable[..., Report]
+Checked = Callable[..., DatasetReport]
 
 
 @pytest.fixture
@@ -327,7 +327,7 @@ def test_products_without_titles_and_images_are_warned_of(written: Callable[...,
 
 
 def test_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    print_report(Report("Dataset('[bold]')", {}, problems=["is not [x0, y0, x1, y1]"]))
+    print_report(DatasetReport("Dataset('[bold]')", {}, problems=["is not [x0, y0, x1, y1]"]))
     printed = capsys.readouterr().out
     assert "Dataset('[bold]')" in printed
     assert "problem is not [x0, y0, x1, y1]" in printed

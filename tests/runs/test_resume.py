@@ -210,7 +210,7 @@ def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continue
     send(process, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors
-    assert errors.strip().endswith("moonlib: ended by SIGTERM; the same command continues")
+    assert errors.strip().endswith("moonlib: ended by SIGTERM; the same command resumes")
     assert checkpoint.exists()
     run = fit("iter2", overrides, runs=runs)
     assert_same_bits(run, unbroken)

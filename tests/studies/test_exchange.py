@@ -146,7 +146,7 @@ def test_recipes_that_differ_in_seeds_probes_and_workers_are_one_iteration() -> 
 
 @pytest.fixture(scope="module")
 def probed(unbroken: Path, data_cache: Path, short_iter2: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of iter2 on the tiny marketplace, probed on its way; its stages without a probe are taken over."""
+    """A run of iter2 on the tiny marketplace, probed on its way; its stages without a probe are reused."""
     runs = tmp_path_factory.mktemp("probed")
     (runs / ".data").symlink_to(data_cache)
     shutil.copytree(unbroken.parent / ".stages", runs / ".stages", symlinks=True)

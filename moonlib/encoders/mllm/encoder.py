@@ -240,7 +240,7 @@ class MLLM(GenerativeEncoder):
         ).last_hidden_state
 
     def _vision(self, images: Tensor, sizes: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
-        """What the model reads of the images there are, and a zero where there is none.
+        """Encode the images that there are; zeros where there is none.
 
         The zero comes out of the vision tower: where ranks see different modalities, DistributedDataParallel would
         otherwise wait for gradients that never come, and optimizers would differ between "no gradient" and "a gradient

@@ -1,4 +1,4 @@
-"""What the families of vision-language models in transformers differ in: pixels in, positions of tokens.
+"""Families of vision-language models in transformers, and how they differ: pixels in, positions of tokens.
 
 Sequences hold one image at most: the model's image token stands once per state that its vision tower makes.
 """

@@ -82,4 +82,4 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-"""What ``AutoConfig.for_model`` takes, by name; the vocabulary and the special tokens are filled in later."""
+"""Arguments of ``AutoConfig.for_model``, by name; the vocabulary and the special tokens are filled in later."""

@@ -75,7 +75,7 @@ class Layout:
 START, END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 SPECIAL = (START, END, VISION_START, VISION_END, IMAGE)
-"""What is added to a tokenizer that was fitted on the catalogue, whose texts never hold them."""
+"""Tokens added to a tokenizer that was fitted on the catalogue, whose texts never hold them."""
 
 
 @dataclass(frozen=True)

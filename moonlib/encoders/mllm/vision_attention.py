@@ -78,7 +78,7 @@ def _attend(
     max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls, with states [1, H, S, D]; returns [1, S, H, D] and no attention weights."""
+    """Attention as transformers calls it, with states [1, H, S, D]; returns [1, S, H, D] and no attention weights."""
     ends = torch.tensor([query.shape[2]], device=query.device) if cu_seq_lens_q is None else cu_seq_lens_q[1:]
     longest = query.shape[2] if cu_seq_lens_q is None or max_length_q is None else int(max_length_q)
     return attend_within(query[0], key[0], value[0], ends, longest, scaling, dropout)[None], None

@@ -48,7 +48,7 @@ COLUMNS = {
     ),
     "promotions": ("product_id", "store_id", "week"),
 }
-"""What is read of each file of the package."""
+"""Columns read of each file of the package."""
 
 
 def installed() -> tuple[Path, str]:

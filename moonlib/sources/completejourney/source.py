@@ -255,7 +255,7 @@ class CompleteJourney(Source):
         )
 
     def trips(self, bought: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
-        """What a household did in one store and week, as one search: search_id, user_id, store_id, week, ts.
+        """Purchases of a household in one store and week, as one search: search_id, user_id, store_id, week, ts.
 
         Its id is that of the earliest of its baskets, its time that of the household's first basket of the week.
         """

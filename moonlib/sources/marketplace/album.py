@@ -159,7 +159,7 @@ def _draw(shots: Shots, directory: Path, first: int) -> tuple[NDArray[np.int64],
 
 
 _task: tuple[Shots, Path]
-"""What this worker process draws, and where: sent once."""
+"""The drawing job of this worker process, sent once."""
 
 
 def _start_worker(shots: Shots, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a phone's camera does to a scene, and how a canvas becomes a picture."""
+"""Effects of a phone's camera on a scene, and how a canvas becomes a picture."""
 
 from __future__ import annotations
 

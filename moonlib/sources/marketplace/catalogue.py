@@ -1,4 +1,4 @@
-"""What is on sale: products with hidden quality, their variants, and the same products listed again by others."""
+"""Products with hidden quality, their variants, and the same products listed again by others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a product is, and the space in which products, photos, texts and tastes are compared."""
+"""Latents of products, and the space in which products, photos, texts and tastes are compared."""
 
 from __future__ import annotations
 
@@ -124,5 +124,5 @@ class LatentSpace:
         return unit(np.concatenate(parts, axis=1))
 
     def look(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What taste speaks of: the latents without their category, of unit length again."""
+        """Latents that taste depends on: those without their category, of unit length again."""
         return unit(latents[..., self._category.shape[1] :])

@@ -1,4 +1,4 @@
-"""What merchants print over their pictures."""
+"""Labels that merchants print over their pictures."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Records:
         )
 
     def tables(self) -> Tables:
-        """What anyone sees, validated."""
+        """The public tables, validated."""
         return validate(
             Tables(
                 products=self._products(),
@@ -88,7 +88,7 @@ class Records:
         )
 
     def truth(self) -> dict[str, pl.DataFrame]:
-        """What training must not see, by file name; `Marketplace` says what is in each."""
+        """Tables that training must not see, by file name; `Marketplace` says what is in each."""
         c, t, listings, recorded = self.world.catalogue, self.world.traffic, self.world.listings, self.world.recorded
         intended = t.intended[recorded]
         again = c.original >= 0

@@ -1,4 +1,4 @@
-"""What surrounds a product: studios and rooms, its shadow, a hand."""
+"""Scenes around a product: studios and rooms, its shadow, a hand."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Plane:
         return self.polygon((-half_top, top), (half_top, top), (half_bottom, bottom), (-half_bottom, bottom))
 
     def turned(self, *profile: tuple[float, float]) -> Field:
-        """What a lathe makes: (height, half width) pairs from top to bottom, joined by straight lines."""
+        """Solid of revolution: (height, half width) pairs from top to bottom, joined by straight lines."""
         heights, widths = zip(*profile, strict=True)
         side = np.abs(self.x) - np.interp(self.y, heights, widths).astype(np.float32)
         return intersection(side, self.between(heights[0], heights[-1]))

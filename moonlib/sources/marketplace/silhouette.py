@@ -1,4 +1,4 @@
-"""What a silhouette is: the parts of one category's product as shapes."""
+"""Silhouettes: the parts of one category's product as shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What merchants write about their listings, and what shoppers type."""
+"""Titles by merchants, and queries typed by shoppers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ATTRIBUTES = ("colour", "pattern", "brand", "composition", "function", "style", 
 
 @dataclass(frozen=True)
 class Listings:
-    """What N listings say.
+    """Texts of N listings.
 
     Attributes:
         category: int64 [N], index of the category each is filed under.

@@ -1,4 +1,4 @@
-"""What happens: visits with something in mind, the products shown, the clicks and the orders."""
+"""Traffic: visits with something in mind, the products shown, the clicks and the orders."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Traffic:
 
 
 BIAS = -0.45 * np.log2(1 + np.arange(SHOWN))
-"""What a position adds to the logit of a click, float64 [SHOWN]."""
+"""Effect of a position on the logit of a click, float64 [SHOWN]."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Visits:
 
 @dataclass(frozen=True)
 class Asked:
-    """What V queries consist of: `Traffic` says what each column is."""
+    """Content of V queries: `Traffic` says what each column is."""
 
     photo: Flags
     text: Flags
@@ -103,7 +103,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Appeal:
-    """What k items are to each of V shoppers with something in mind, wherever they are shown.
+    """Appeal of k items to each of V shoppers with something in mind, wherever they are shown.
 
     Attributes:
         match: float64 [V, k], cosine of what is meant and the item.
@@ -183,7 +183,7 @@ class Market:
         return np.take_along_axis(known, score.argmax(axis=1)[:, None], axis=1)[:, 0]
 
     def candidates(self, intended: Ids, rng: np.random.Generator) -> Ids:
-        """What a search considers: int64 [B, k], each item once, -1 for gaps.
+        """Candidates of a search: int64 [B, k], each item once, -1 for gaps.
 
         The product in mind (mostly), its category, what shares its style or its brand, and a few of anything.
         """
@@ -213,7 +213,7 @@ class Market:
         return Visits(user, start, category, wanted, self.intend(category, wanted, rng))
 
     def ask(self, intended: Ids, rng: np.random.Generator) -> Asked:
-        """What shoppers show and tell of the listings they have in mind, int64 [V]."""
+        """Queries of shoppers for the listings they have in mind, int64 [V]."""
         n = len(intended)
         kind = rng.choice(3, size=n, p=[0.46, 0.26, 0.28])
         photo, text = kind < 2, kind > 0
@@ -224,7 +224,7 @@ class Market:
         return Asked(photo, text, told, query)
 
     def appeal(self, user: Ids, intended: Ids, wanted: NDArray[np.float32], item: Ids) -> Appeal:
-        """What items int64 [V, k] are to shoppers with a listing in mind and a look they want."""
+        """Appeal of items int64 [V, k] to shoppers with a listing in mind and a look they want."""
         c, s = self.catalogue, self.shoppers
         match = np.einsum("bd,bkd->bk", c.latent[intended], c.latent[item]).astype(np.float64)
         same = c.spu[item] == c.spu[intended, None]
@@ -328,7 +328,7 @@ def react(
     shown: Flags,
     rng: np.random.Generator,
 ) -> Columns:
-    """What shoppers do with the results of one search each."""
+    """Actions of shoppers on the results of one search each."""
     c = market.catalogue
     appeal = market.appeal(user, intended, wanted, item)
     same = appeal.same & shown

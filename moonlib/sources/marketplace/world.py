@@ -84,7 +84,7 @@ class World:
 
     @property
     def catalogue(self) -> SimulatedCatalogue:
-        """What is sold."""
+        """The simulated catalogue."""
         return self.market.catalogue
 
     @property

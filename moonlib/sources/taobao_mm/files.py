@@ -23,9 +23,9 @@ PERIODS: tuple[Period, ...] = ("train", "test")
 LABEL, USER, ITEM, CATEGORY, VECTOR = "label_0", "129_1", "205", "206", "205_c"
 HISTORY = "150_2_180"
 FEATURES = ("130_1", "130_2", "130_3", "130_4", "130_5")
-"""What is known of a user: five categories."""
+"""Features of a user: five categories."""
 ATTRIBUTES = ("213", "214")
-"""What is known of an item besides its category."""
+"""Features of an item besides its category."""
 
 _LABELS, _VECTORS, _IDS = pa.list_(pa.int8()), pa.list_(pa.int8()), pa.list_(pa.int64())
 SAMPLES: dict[str, pa.DataType] = {LABEL: _LABELS, USER: pa.int64(), ITEM: pa.int64()}

@@ -186,7 +186,7 @@ class TaobaoMM(Source):
         )
 
     def _users(self, files: Files, period: Period, shown: pl.DataFrame) -> UserRows:
-        """What is known of the users that a period's impressions name."""
+        """Features of the users that a period's impressions name."""
         wanted = shown["user_id"].unique().sort().to_numpy()
         found = UserRows(self.history)
         for path in files.users[period]:

@@ -56,7 +56,7 @@ class Arm:
         return cls(run, names[-1])
 
     def predictions(self) -> pl.DataFrame:
-        """What the model predicted for the test days' impressions, in their order."""
+        """Predictions of the model for the test days' impressions, in their order."""
         file = self.run.directory / self.link / PREDICTIONS
         if not file.is_file():
             raise RunError(f"{file} is missing: {self.link} has not finished, or is no application")

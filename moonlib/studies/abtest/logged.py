@@ -1,4 +1,4 @@
-"""What a log tells of arms, where chance has ordered a share of its searches; see `moonlib.studies.off_policy`."""
+"""Estimates of arms from a log with a share of searches in random order, by `moonlib.studies.off_policy`."""
 
 from __future__ import annotations
 

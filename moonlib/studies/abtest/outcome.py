@@ -1,4 +1,4 @@
-"""What every arm of a test earned, and what that says of one over another."""
+"""Outcomes of every arm of a test, and the lift of one over another."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Lifts:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What every arm earned by every measure, with resamples of users.
+    """Outcome of every arm by every measure, with resamples of users.
 
     Attributes:
         names: (arm, measure) of each of the sums.

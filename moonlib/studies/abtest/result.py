@@ -1,4 +1,4 @@
-"""What a test found of one click model over another."""
+"""Results of A/B tests of one click model over another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from moonlib.studies.abtest.outcome import Lifts
 
 @dataclass(frozen=True)
 class Simulation:
-    """What shoppers of the simulation did. Lifts are relative, 0.2 for 20 %; intervals are over users.
+    """Behaviour of the simulation's shoppers. Lifts are relative, 0.2 for 20 %; intervals are over users.
 
     Attributes:
         users: shoppers.
@@ -90,7 +90,7 @@ class LoggedPositions:
 
 @dataclass(frozen=True)
 class Logged:
-    """What a log tells, where chance has ordered a share of its searches.
+    """Off-policy estimates from a log in which a share of the searches is in random order.
 
     Attributes:
         searches: of test days that were shown in random order.
@@ -140,7 +140,7 @@ class ABTest:
         return "simulation" if self.simulation else "snips"
 
     def to_json(self) -> dict[str, Any]:
-        """What the file holds."""
+        """Return the content of the file."""
         found = self.simulation.to_json() if self.simulation else {}
         if self.logged:
             found["logged"] = self.logged.to_json()

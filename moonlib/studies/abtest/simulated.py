@@ -184,7 +184,7 @@ def expected_clicks(fresh: FreshRequests, place: NDArray[np.int64]) -> Floats:
 
 
 def measures_of(dataset: Dataset, fresh: FreshRequests) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """What a click on each candidate counts for, float64 [n] by name; and the same for the leaves of the categories.
+    """Value of a click on each candidate, float64 [n] by name; and the same for the leaves of the categories.
 
     A click counts for the segments its item belongs to: ``new`` and ``tail`` products, departments, and merchants of
     the bottom tier, the third with the fewest clicks on training days. For ``revenue per mille`` it counts what it

@@ -1,4 +1,4 @@
-"""What `moonlib abtest` prints."""
+"""Tables that `moonlib abtest` prints."""
 
 from __future__ import annotations
 

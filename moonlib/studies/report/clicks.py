@@ -8,8 +8,8 @@ import polars as pl
 from moonlib.metrics.bootstrap import resampled_auc
 from moonlib.studies.paired import predictions, resampled_click_rates
 from moonlib.studies.report.evidence import telling
-from moonlib.studies.report.figures import Axis, Figure, Row, Series, forest, legend, swatch, xy
-from moonlib.studies.report.parts import Cell, Section, Table
+from moonlib.studies.report.figures import Figure, PlotAxis, PlotSeries, Row, forest, legend, swatch, xy
+from moonlib.studies.report.parts import Section, Table, TableCell
 from moonlib.studies.report.told import Report
 from moonlib.studies.report.words import (
     SEGMENTS,
@@ -23,7 +23,7 @@ CATEGORIES = 24
 
 
 def calibration(report: Report) -> Section | None:
-    """What was promised and what was clicked, of the last run and of the one before."""
+    """Predicted and actual clicks, of the last run and of the one before."""
     last, previous = report.last, report.previous(report.last)
     tables = []
     for run, style in ((previous, 1), (last, 0)):
@@ -40,7 +40,7 @@ def calibration(report: Report) -> Section | None:
             probability, clicked = rows["probability"].to_numpy(), rows["clicked"].to_numpy()
             found = resampled_click_rates(probability, clicked, rows["user_id"].to_numpy(), bins=10)
             points = [(promised, rate.estimate) for promised, rate in found]
-            series.append(Series(run.label, points, [(r.low, r.high) for _, r in found], style=style, line=True))
+            series.append(PlotSeries(run.label, points, [(r.low, r.high) for _, r in found], style=style, line=True))
         if not any(one.points for one in series):
             continue
         about = f"Click rate against predicted probability, {name}: " + "; ".join(
@@ -48,7 +48,7 @@ def calibration(report: Report) -> Section | None:
             for one in series
             if one.points
         )
-        axes = Axis("mean predicted probability of a click"), Axis("click rate")
+        axes = PlotAxis("mean predicted probability of a click"), PlotAxis("click rate")
         figures.append(Figure(name.capitalize(), xy(series, *axes, about, diagonal=True), "", legend(series)))
     if not figures:
         return None
@@ -97,11 +97,11 @@ def categories(report: Report) -> Section | None:
             (
                 str(level),
                 [
-                    Cell(f"{len(part):,}"),
-                    Cell(number(100 * part["clicked"].mean(), 1)),  # type: ignore[operator,arg-type]
-                    Cell(number(own.estimate), ends(own)),
+                    TableCell(f"{len(part):,}"),
+                    TableCell(number(100 * part["clicked"].mean(), 1)),  # type: ignore[operator,arg-type]
+                    TableCell(number(own.estimate), ends(own)),
                     *(
-                        Cell(signed(gain.estimate), ends(gain, sign=True), report.tone("ctr/auc", gain))
+                        TableCell(signed(gain.estimate), ends(gain, sign=True), report.tone("ctr/auc", gain))
                         for gain in gains
                     ),
                 ],
@@ -116,7 +116,7 @@ def categories(report: Report) -> Section | None:
     )
     figure = Figure(
         "Click AUC by category",
-        forest(rows, Axis("difference of AUC, test days"), about, zero=0.0),
+        forest(rows, PlotAxis("difference of AUC, test days"), about, zero=0.0),
         "95 % intervals over shoppers.",
         [(swatch(0), others[0][0]), *([(swatch(1, hollow=True), others[1][0])] if len(others) > 1 else [])],
     )

@@ -1,4 +1,4 @@
-"""What runs left behind, read leniently: what is not there is told, and never stops the report."""
+"""Files of runs, read leniently: a missing one is named and never stops the report."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ UNKNOWN = 2**62
 
 @dataclass
 class Evidence:
-    """What one run left.
+    """Files of one run.
 
     Attributes:
         run: the run.
@@ -100,7 +100,7 @@ class Evidence:
 
 
 class WithoutRecipe(Run):
-    """What is left of a run whose recipe can't be read; its stages are those that it links to."""
+    """Files of a run whose recipe can't be read; its stages are those that it links to."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
@@ -372,7 +372,7 @@ def _measure_searches(runs: Sequence[Evidence], measured: Measured) -> None:
 
 
 def _ranked(table: pl.DataFrame, rank: str, inside: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, Any]:
-    """What metrics of searches read."""
+    """Inputs of metrics of searches."""
     ranks, users = (torch.from_numpy(table[column].to_numpy()[inside]) for column in (rank, "user_id"))
     gallery = int(table["gallery"].to_numpy().min()) if _whole_numbers(table, "gallery") else UNKNOWN
     return {"ranks": ranks, "users": users, "gallery": gallery}

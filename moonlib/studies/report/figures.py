@@ -23,7 +23,7 @@ _POINTS = 300  # of a line; more are thinned out
 
 
 @dataclass(frozen=True)
-class Axis:
+class PlotAxis:
     """One axis of a figure.
 
     Attributes:
@@ -40,7 +40,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Series:
+class PlotSeries:
     """Points that belong together.
 
     Attributes:
@@ -70,7 +70,7 @@ class Row:
         label: at the left.
         value: the mark, and its interval unless that is NaN.
         text: at the right.
-        style: as of `Series`.
+        style: as of `PlotSeries`.
         beside: a second, hollow mark below the first.
     """
 
@@ -98,7 +98,7 @@ class Figure:
     legend: Sequence[tuple[Markup, str]] = ()
 
 
-def legend(series: Sequence[Series]) -> list[tuple[Markup, str]]:
+def legend(series: Sequence[PlotSeries]) -> list[tuple[Markup, str]]:
     """A swatch and a label for each series."""
     found = []
     for one in series:
@@ -116,7 +116,7 @@ def swatch(style: int, *, hollow: bool = False) -> Markup:
     return _svg(26, 12, "", [_mark(13, 6, style, hollow=hollow)], "sw")
 
 
-def xy(series: Sequence[Series], x: Axis, y: Axis, about: str, *, diagonal: bool = False) -> Markup:
+def xy(series: Sequence[PlotSeries], x: PlotAxis, y: PlotAxis, about: str, *, diagonal: bool = False) -> Markup:
     """Draw series of points and lines.
 
     Args:
@@ -193,7 +193,7 @@ def _names(places: Sequence[tuple[float, float, str]], top: float, bottom: float
     return parts
 
 
-def forest(rows: Sequence[Row], axis: Axis, about: str, *, zero: float | None = None) -> Markup:
+def forest(rows: Sequence[Row], axis: PlotAxis, about: str, *, zero: float | None = None) -> Markup:
     """Draw values with their intervals, one below the other.
 
     Args:
@@ -251,7 +251,7 @@ class _Scale:
     end: float = 1.0
 
     @classmethod
-    def of(cls, values: Sequence[float], axis: Axis, count: int) -> _Scale:
+    def of(cls, values: Sequence[float], axis: PlotAxis, count: int) -> _Scale:
         finite = [value for value in values if math.isfinite(value) and (value > 0 or not axis.log)]
         finite += [end for end in (axis.low, axis.high) if end is not None]
         low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""What each iteration changed, in words and in its recipe."""
+"""Changes of each iteration, in words and in its recipe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import yaml
 
 from moonlib.config.recipe import diff
 from moonlib.studies.report.evidence import Evidence
-from moonlib.studies.report.parts import Card, Cell, Section, Table
+from moonlib.studies.report.parts import Card, Section, Table, TableCell
 from moonlib.studies.report.told import Report
 from moonlib.studies.report.words import (
     brief,
@@ -16,7 +16,7 @@ from moonlib.studies.report.words import (
 
 
 def lineage(report: Report) -> Section:
-    """What each iteration changed."""
+    """Changes of each iteration."""
     cards = []
     for i, run in enumerate(report.runs):
         before = report.runs[i - 1] if i else None
@@ -52,7 +52,7 @@ def _reads_train_days(stage: Any) -> bool:
 
 
 def _differences(found: list[tuple[str, Any, Any]], before: Evidence, run: Evidence) -> Table:
-    groups: dict[str, list[tuple[str, list[Cell]]]] = {}
+    groups: dict[str, list[tuple[str, list[TableCell]]]] = {}
     for key, old, new in found:
         parts = key.split(".")
         group, rest = "", key
@@ -63,7 +63,7 @@ def _differences(found: list[tuple[str, Any, Any]], before: Evidence, run: Evide
             elif group not in run.run.config["stages"]:
                 group += " (no more)"
         short = rest.replace(".init_args", "").removesuffix(".class_path")
-        groups.setdefault(group, []).append((short, [Cell(brief(old)), Cell(brief(new))]))
+        groups.setdefault(group, []).append((short, [TableCell(brief(old)), TableCell(brief(new))]))
     return Table(
         f"Keys of the recipe that differ from {before.label}'s; init_args and class_path are left out",
         ["key", before.label, run.label],

@@ -11,8 +11,8 @@ from moonlib.metrics.key import MetricKey
 from moonlib.metrics.undefined import is_of_validation, sentences
 from moonlib.runs.results import TASKS, beside
 from moonlib.studies.report.evidence import Evidence
-from moonlib.studies.report.figures import Axis, Figure, Row, forest, swatch
-from moonlib.studies.report.parts import Cell, Section, Table
+from moonlib.studies.report.figures import Figure, PlotAxis, Row, forest, swatch
+from moonlib.studies.report.parts import Section, Table, TableCell
 from moonlib.studies.report.told import Report, headline_keys
 from moonlib.studies.report.words import (
     SEGMENTS,
@@ -75,7 +75,7 @@ def _standing(report: Report, key: str) -> Figure | None:
     caption = "With 95 % intervals over shoppers, where rows were kept. Oracle and baselines are the last run's."
     return Figure(
         f"{task.capitalize() if task != 'ctr' else 'Clicks'}: {report.metric_name(key)}",
-        forest([row for _, row in rows], Axis(unit), about),
+        forest([row for _, row in rows], PlotAxis(unit), about),
         caption,
         legend,
     )
@@ -101,7 +101,7 @@ def _metric_table(report: Report, task: str) -> Table:
         rows = []
         for key in of_segment:
             cells = [_metric_cell(report, run, key) for run in newest_first]
-            cells += [Cell(number(last.results.get(beside(keys[key], prefix))) or "–") for prefix in titles]
+            cells += [TableCell(number(last.results.get(beside(keys[key], prefix))) or "–") for prefix in titles]
             rows.append((report.metric_name(str(keys[key].whole) if segment else key), cells))
         if task == "ctr" and not segment and (share := _share_row(report)):
             rows.append(share)
@@ -125,29 +125,31 @@ def _lower(report: Report, keys: Iterable[MetricKey]) -> str:
     return f"; less is better: {', '.join(titles)}" if titles else ""
 
 
-def _share_row(report: Report) -> tuple[str, list[Cell]] | None:
+def _share_row(report: Report) -> tuple[str, list[TableCell]] | None:
     """The share of the gap between ids alone and its own oracle that each run has closed."""
     cells = []
     for run in report.runs[::-1]:
         base, top = (run.reference("application", prefix) for prefix in ("baseline", "oracle"))
         share = report.of(run).share("ctr/auc", run.application, base, top)
         known = share is not None and math.isfinite(share.estimate)
-        cells.append(Cell(number(100 * share.estimate, 1), ends(share, 100, 1)) if share and known else Cell(""))
+        cells.append(
+            TableCell(number(100 * share.estimate, 1), ends(share, 100, 1)) if share and known else TableCell("")
+        )
     return ("share of the gap, %", cells) if any(cell.text for cell in cells) else None
 
 
-def _metric_cell(report: Report, run: Evidence, key: str) -> Cell:
+def _metric_cell(report: Report, run: Evidence, key: str) -> TableCell:
     value = run.results.get(key)
     if value is None:
-        return Cell("–", "not defined" if key in run.undefined else "")
+        return TableCell("–", "not defined" if key in run.undefined else "")
     measured, previous = report.of(run), report.previous(run)
     gain = measured.difference(key, _stage(report, run, key), _stage(report, previous, key)) if previous else None
     if gain is None:
         own = measured.interval(key, _stage(report, run, key))
-        return Cell(number(value), ends(own))
+        return TableCell(number(value), ends(own))
     if gain.estimate == gain.low == gain.high == 0:
-        return Cell(number(value), "the same")
-    return Cell(number(value), f"{signed(gain.estimate)} {ends(gain, sign=True)}", report.tone(key, gain))
+        return TableCell(number(value), "the same")
+    return TableCell(number(value), f"{signed(gain.estimate)} {ends(gain, sign=True)}", report.tone(key, gain))
 
 
 def _segment_name(segment: str) -> str:

@@ -1,4 +1,4 @@
-"""What the page is made of besides figures and sheets: texts that are already words, and escaped by the template."""
+"""Parts of the page besides figures and sheets: texts, which the template escapes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table.
 
     Attributes:
@@ -34,7 +34,7 @@ class Table:
 
     caption: str
     columns: list[str]
-    groups: list[tuple[str, list[tuple[str, list[Cell]]]]]
+    groups: list[tuple[str, list[tuple[str, list[TableCell]]]]]
     texts: bool = False
 
 

@@ -50,7 +50,7 @@ SECTIONS: dict[str, Callable[[Report], Section | None]] = {
     "Filters and quarantine": data,
     "Costs": costs,
 }
-"""What writes each section, in their order."""
+"""Functions that write the sections, in their order."""
 
 
 def sections(report: Report) -> list[Section]:

@@ -56,7 +56,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one run finds for a query.
+    """Hits of one run for a query.
 
     Attributes:
         label: of the run.
@@ -180,7 +180,7 @@ class Pictures:
         return drawn
 
     def answers(self, run: Evidence, rows: pl.DataFrame) -> list[Answer]:
-        """What a run finds for each search, as its represent stage ranked it: from the photo, or the text, alone."""
+        """Hits of a run for each search, as its represent stage ranked it: from the photo, or the text, alone."""
         assert run.represent is not None
         products = Representations.open(run.represent, "products")
         ids = rows["query_id"].unique().sort().to_numpy()

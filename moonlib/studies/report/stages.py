@@ -1,4 +1,4 @@
-"""What the stages left beside their results: training curves, filters, quarantine, costs."""
+"""Files of stages beside their results: training curves, filters, quarantine, costs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from moonlib.artifacts.layout import FILTERS, LOG, QUARANTINE
 from moonlib.artifacts.reading import Unreadable, reading
 from moonlib.data.quarantine import Quarantine
 from moonlib.studies.report.evidence import content, curve, telling
-from moonlib.studies.report.figures import Axis, Figure, Series, legend, xy
-from moonlib.studies.report.parts import Cell, Section, Table
+from moonlib.studies.report.figures import Figure, PlotAxis, PlotSeries, legend, xy
+from moonlib.studies.report.parts import Section, Table, TableCell
 from moonlib.studies.report.told import Report, continued
 from moonlib.studies.report.words import (
     number,
@@ -37,7 +37,7 @@ def training(report: Report) -> Section | None:
     for name, stages in by_stage.items():
         for column in dict.fromkeys(column for _, curves in stages.values() for column in curves):
             series = [
-                Series(
+                PlotSeries(
                     ", ".join(names), curves[column], style=styles[names[-1]], line=True, marks=len(curves[column]) < 9
                 )
                 for names, curves in stages.values()
@@ -49,7 +49,12 @@ def training(report: Report) -> Section | None:
                 for one in series
             )
             figures.append(
-                Figure(f"{name}: {unit}", xy(series, Axis("optimizer steps"), Axis(unit), about), "", legend(series))
+                Figure(
+                    f"{name}: {unit}",
+                    xy(series, PlotAxis("optimizer steps"), PlotAxis(unit), about),
+                    "",
+                    legend(series),
+                )
             )
     if not figures:
         problem = f"no stage kept a {LOG} that can be read: give its trainer no other logger"
@@ -60,9 +65,9 @@ def training(report: Report) -> Section | None:
 
 
 def data(report: Report) -> Section:
-    """What filters removed and what could not be read."""
-    rows: dict[str, list[tuple[str, list[Cell]]]] = {}
-    unread: dict[str, list[tuple[str, list[Cell]]]] = {}
+    """Rows that filters removed, and samples that could not be read."""
+    rows: dict[str, list[tuple[str, list[TableCell]]]] = {}
+    unread: dict[str, list[tuple[str, list[TableCell]]]] = {}
     seen: set[Path] = set()
     for run in report.runs:
         places = {entry.name: entry for entry in sorted(run.run.directory.iterdir()) if entry.is_dir()}
@@ -81,7 +86,7 @@ def data(report: Report) -> Section:
                 with telling(run.problems.append), reading(file, "list of unreadable samples"):
                     count = len(Quarantine(file, total=0).entries())
             if count:
-                unread.setdefault(run.label, []).append((name, [Cell(f"{count:,}"), Cell(str(file))]))
+                unread.setdefault(run.label, []).append((name, [TableCell(f"{count:,}"), TableCell(str(file))]))
     section = Section("data", "Filters and quarantine")
     words = []
     if rows:
@@ -98,20 +103,31 @@ def data(report: Report) -> Section:
     return section
 
 
-def _filter_rows(stage: str, filters: Any, file: Path) -> list[tuple[str, list[Cell]]]:
-    """What filters.json says, a row per filter and table that it changed; none for no file."""
-    rows: list[tuple[str, list[Cell]]] = []
+def _filter_rows(stage: str, filters: Any, file: Path) -> list[tuple[str, list[TableCell]]]:
+    """Content of filters.json, a row per filter and table that it changed; none for no file."""
+    rows: list[tuple[str, list[TableCell]]] = []
     try:
         for found in filters or ():
             name = str(found["filter"]).rpartition(".")[2]
             changed = {table: counts for table, counts in found["tables"].items() if counts["in"] != counts["out"]}
             if not changed:
-                rows.append((f"{stage}: {name}", [Cell("none"), Cell(""), Cell(""), Cell("0.0"), Cell("")]))
+                rows.append(
+                    (
+                        f"{stage}: {name}",
+                        [TableCell("none"), TableCell(""), TableCell(""), TableCell("0.0"), TableCell("")],
+                    )
+                )
             for table, counts in changed.items():
                 before, after = int(counts["in"]), int(counts["out"])
                 why = "; ".join(f"{reason}: {count:,}" for reason, count in (counts.get("removed") or {}).items())
                 share = 100 * (before - after) / before if before else 0.0
-                cells = [Cell(str(table)), Cell(f"{before:,}"), Cell(f"{after:,}"), Cell(number(share, 1)), Cell(why)]
+                cells = [
+                    TableCell(str(table)),
+                    TableCell(f"{before:,}"),
+                    TableCell(f"{after:,}"),
+                    TableCell(number(share, 1)),
+                    TableCell(why),
+                ]
                 rows.append((f"{stage}: {name}", cells))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise Unreadable(f"{file} is not what filters leave, a list of what each removed; {again(file)}") from None
@@ -130,16 +146,16 @@ def costs(report: Report) -> Section | None:
         for run in newest_first:
             cost = run.costs.get(stage)
             if cost is None:
-                cells.append(Cell(""))
+                cells.append(TableCell(""))
                 continue
             seconds, shared = _seconds(cost)
-            cells.append(Cell(number(seconds, 1), "taken over" if shared else ""))
+            cells.append(TableCell(number(seconds, 1), "reused" if shared else ""))
         rows.append((stage, cells))
     total = [sum(_seconds(cost)[0] or 0.0 for cost in run.costs.values()) for run in newest_first]
     peak = [[float(cost["peak_gb"]) for cost in run.costs.values() if "peak_gb" in cost] for run in newest_first]
     ends_ = [
-        ("total, s", [Cell(number(value, 1)) for value in total]),
-        ("peak memory, GB", [Cell(number(max(values), 2) if values else "") for values in peak]),
+        ("total, s", [TableCell(number(value, 1)) for value in total]),
+        ("peak memory, GB", [TableCell(number(max(values), 2) if values else "") for values in peak]),
     ]
     caption = (
         "Seconds of each stage, and the run's peak memory. Of a stage that another run had finished: what it took then"
@@ -149,7 +165,7 @@ def costs(report: Report) -> Section | None:
 
 
 def _seconds(cost: Mapping[str, Any]) -> tuple[float | None, bool]:
-    """What a stage took when it ran, and whether that was in another run."""
+    """Seconds of a stage when it ran, and whether that was in another run."""
     if not cost.get("reused"):
         return cost.get("seconds"), False
     return cost.get("first_run", {}).get("seconds"), True

@@ -1,4 +1,4 @@
-"""What `moonlib abtest`, `moonlib exchange` and `moonlib scale` found, where their files are."""
+"""Results of `moonlib abtest`, `moonlib exchange` and `moonlib scale`, where their files are there."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from moonlib.artifacts.layout import ABTEST, EXCHANGE, SCALE
 from moonlib.metrics.bootstrap import Interval
 from moonlib.metrics.key import MetricKey
 from moonlib.studies.report.evidence import Evidence, interval, mapping, mappings, telling, typed
-from moonlib.studies.report.figures import Axis, Figure, Row, Series, forest, legend, swatch, xy
-from moonlib.studies.report.parts import Cell, Section, Table
+from moonlib.studies.report.figures import Figure, PlotAxis, PlotSeries, Row, forest, legend, swatch, xy
+from moonlib.studies.report.parts import Section, Table, TableCell
 from moonlib.studies.report.told import Report, headline_keys
 from moonlib.studies.report.words import (
     ends,
@@ -34,7 +34,7 @@ BEST, FEW = 12, 2
 
 @dataclass(frozen=True)
 class ABTest:
-    """What `moonlib abtest` found: relative lifts of the click rate, 0.2 for 20 %.
+    """Results of `moonlib abtest`: relative lifts of the click rate, 0.2 for 20 %.
 
     Attributes:
         base: name of the run that it is compared with.
@@ -54,7 +54,7 @@ class ABTest:
 
 
 def abtests(run: Evidence) -> list[ABTest]:
-    """What RUN/abtest holds, by the name of the base."""
+    """Files of RUN/abtest, by the name of the base."""
     found = []
     for file in sorted((run.run.directory / ABTEST).glob("*.json")):
         of = ("lifts", "oracle", "share_of_oracle")
@@ -102,7 +102,7 @@ def abtest(report: Report) -> Section | None:
             figures.append(
                 Figure(
                     f"{run.label} against {test.base}",
-                    forest(rows, Axis("lift, %"), about, zero=0.0),
+                    forest(rows, PlotAxis("lift, %"), about, zero=0.0),
                     f"95 % intervals over shoppers{who}.",
                     marks,
                 )
@@ -111,9 +111,13 @@ def abtest(report: Report) -> Section | None:
                 (
                     segment,
                     [
-                        Cell(f"{signed(100 * lift.estimate, 2)}\u00a0%", ends(lift, 100, 2, sign=True), surely(lift)),
+                        TableCell(
+                            f"{signed(100 * lift.estimate, 2)}\u00a0%", ends(lift, 100, 2, sign=True), surely(lift)
+                        ),
                         *(
-                            Cell(f"{form(100 * each.estimate, 1)}\u00a0%", ends(each, 100, 1)) if each else Cell("")
+                            TableCell(f"{form(100 * each.estimate, 1)}\u00a0%", ends(each, 100, 1))
+                            if each
+                            else TableCell("")
                             for each, form in ((test.oracle.get(segment), signed), (test.share.get(segment), number))
                         ),
                     ],
@@ -175,7 +179,7 @@ def _scatter(
     x, y = (str(replace(MetricKey.parse(key), split="valid" if valid else "test")) for key in (x_key, y_key))
     series = []
     for style, (name, points) in enumerate(_exchange_points(found, x_key, y_key).items()):
-        series.append(Series(f"{name}, points", points, style=style + 1))
+        series.append(PlotSeries(f"{name}, points", points, style=style + 1))
     by_data: dict[str, list[Evidence]] = {}
     for run in report.runs:
         if x in run.results and y in run.results:
@@ -183,7 +187,7 @@ def _scatter(
     for i, (dataset, runs) in enumerate(by_data.items()):
         measured = [None if valid else report.of(run).interval(y_key, run.application) for run in runs]
         series.append(
-            Series(
+            PlotSeries(
                 "runs" if len(by_data) == 1 else f"runs on data {dataset[:6]}",
                 [(run.results[x], run.results[y]) for run in runs],
                 [(each.low, each.high) if each else (math.nan, math.nan) for each in measured],
@@ -205,7 +209,7 @@ def _scatter(
     about = f"Click AUC against recall@10 of {task}: " + "; ".join(
         f"{name} {x:.3f}, {y:.4f}" for one in series for (x, y), name in zip(one.points, one.names, strict=False)
     )
-    axes = Axis(f"recall@10, {task}, {days} days"), Axis("click AUC")
+    axes = PlotAxis(f"recall@10, {task}, {days} days"), PlotAxis("click AUC")
     return Figure(f"Click AUC against {task} recall", xy(series, *axes, about), caption, legend(series))
 
 
@@ -222,7 +226,7 @@ def _exchange_points(found: Mapping[str, Any], x: str, y: str) -> dict[str, list
     return points
 
 
-def _slope(series: Sequence[Series], slope: Interval) -> Series:
+def _slope(series: Sequence[PlotSeries], slope: Interval) -> PlotSeries:
     """A line of the rate's slope through the middle of all points."""
     points = np.array([point for one in series for point in one.points])
     middle = points.mean(axis=0)
@@ -230,21 +234,23 @@ def _slope(series: Sequence[Series], slope: Interval) -> Series:
         (float(x), float(middle[1] + slope.estimate * (x - middle[0])))
         for x in (points[:, 0].min(), points[:, 0].max())
     ]
-    return Series("exchange rate", line, style=5, line=True, marks=False)
+    return PlotSeries("exchange rate", line, style=5, line=True, marks=False)
 
 
 def _rates_table(rates: Sequence[Mapping[str, Any]]) -> Table:
     """The candidates that predict each downstream metric best; more of them for the first, clicks."""
-    groups: dict[str, list[tuple[str, list[Cell]]]] = {}
+    groups: dict[str, list[tuple[str, list[TableCell]]]] = {}
     for rate in sorted(rates, key=_error):
         downstream = str(rate.get("downstream"))
         slope = interval(rate)
         if slope is None or len(groups.get(downstream, [])) >= (BEST if downstream == "ctr/auc" else FEW):
             continue
         values = [interval(rate.get(name)) for name in ("spearman", "loo_error")]
-        cells = [Cell(signed(slope.estimate), ends(slope, sign=True), surely(slope))]
-        cells += [Cell(number(v.estimate, 2 if i == 0 else 4)) if v else Cell("") for i, v in enumerate(values)]
-        cells.append(Cell(str(rate.get("points", ""))))
+        cells = [TableCell(signed(slope.estimate), ends(slope, sign=True), surely(slope))]
+        cells += [
+            TableCell(number(v.estimate, 2 if i == 0 else 4)) if v else TableCell("") for i, v in enumerate(values)
+        ]
+        cells.append(TableCell(str(rate.get("points", ""))))
         groups.setdefault(downstream, []).append((str(rate.get("intermediate")), cells))
     return Table(
         "Exchange rates: change of the downstream metric per 1 of the intermediate one, with the 95 % interval of a "
@@ -303,14 +309,14 @@ def _scaling_figures(title: str, study: Mapping[str, Any], units: Any) -> Iterat
             x, y = interval(point["x"].get(axis)), interval(point.get("y"))
             if x and y:
                 seeds.setdefault(point.get("seed"), []).append((x.estimate, y.estimate))
-        series = [Series(f"seed {seed}", sorted(of), style=i) for i, (seed, of) in enumerate(seeds.items())]
+        series = [PlotSeries(f"seed {seed}", sorted(of), style=i) for i, (seed, of) in enumerate(seeds.items())]
         if not series:
             continue
         values = sorted(x for one in series for x, _ in one.points)
         log = values[0] > 0 and values[-1] / values[0] >= 4
         law = _law(fit, values, maximised=study.get("goal") == "max") if log and len(axes) == 1 else []
         if law:
-            series.append(Series("fitted law", law, style=3, line=True, marks=False))
+            series.append(PlotSeries("fitted law", law, style=3, line=True, marks=False))
         about = f"{metric} against {axis}: " + "; ".join(
             f"{one.label} from {one.points[0][1]:.4f} at {one.points[0][0]:g} to {one.points[-1][1]:.4f} at "
             f"{one.points[-1][0]:g}"
@@ -319,7 +325,7 @@ def _scaling_figures(title: str, study: Mapping[str, Any], units: Any) -> Iterat
         unit = units.get(axis) if isinstance(units, dict) else None
         name = f"{axis}{f', {unit}' if unit else ''}{', log scale' if log else ''}"
         caption = str(fit.get("verdict") or "") if isinstance(fit, dict) else ""
-        yield Figure(title, xy(series, Axis(name, log=log), Axis(metric), about), caption, legend(series))
+        yield Figure(title, xy(series, PlotAxis(name, log=log), PlotAxis(metric), about), caption, legend(series))
 
 
 def _law(fit: Any, values: Sequence[float], *, maximised: bool) -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""What all sections are written from: the runs, what was measured on them, and what is missing."""
+"""Input of all sections: the runs, their measurements, and what is missing."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Report:
 
     @property
     def legend(self) -> Legend:
-        """What the results of all runs mean."""
+        """Meaning of the results of all runs."""
         return reduce(or_, (run.legend for run in self.runs))
 
     def metric_name(self, key: str) -> str:
-        """What the tables call a metric, with the segment that it is only known of."""
+        """Title of a metric in tables, with the segment that it is only known of."""
         parsed = self.legend.key(key)
         return self.legend.meaning(parsed).title + (f"@{parsed.segment}" if parsed.segment else "")
 
@@ -57,11 +57,11 @@ class Report:
         return before if before and before.dataset and before.dataset == run.dataset else None
 
     def of(self, run: Evidence) -> Measured:
-        """What was measured on the run's data."""
+        """Measurements on the run's data."""
         return self.measured.get(run.dataset) or Measured()
 
     def tell(self, what: str) -> Callable[[str], None]:
-        """What adds a problem to `missing` under a title."""
+        """Return a function that adds a problem to `missing` under a title."""
         return lambda problem: self.missing.append((what, problem))
 
     def command(self, verb: str, *runs: Evidence) -> str:
@@ -81,5 +81,5 @@ def headline_keys(report: Report) -> Iterator[str]:
 
 
 def continued(run: Evidence) -> str:
-    """What to do about a run that has not finished."""
-    return f"`{fit_command(run.run.directory)}` continues the run"
+    """Remedy for a run that has not finished."""
+    return f"`{fit_command(run.run.directory)}` resumes the run"
