@@ -40,7 +40,7 @@ from moonlib.system.versions import DISTRIBUTION
 
 Class = TypeVar("Class", bound=type)
 
-API = 2
+API = 3
 """The version of all that a plugin builds on: base classes, what they are given, and `moonlib.testing`.
 
 It is raised when a plugin that keeps to the documentation might break; what is only added does not raise it.

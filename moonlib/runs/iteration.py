@@ -24,7 +24,7 @@ from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.system import processes
 from moonlib.system.console import Terminal
-from moonlib.system.interruption import Interruption
+from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 
 __getattr__ = renamed_attributes(
     __name__,
@@ -43,7 +43,7 @@ def fit(
     runs: str | Path = "runs",
     name: str | None = None,
     replace: bool = False,
-    checkpoint_seconds: float = 30.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Path:
     """Run an iteration.
 
@@ -109,7 +109,7 @@ def fit_seeds(
     runs: str | Path = "runs",
     name: str | None = None,
     replace: bool = False,
-    checkpoint_seconds: float = 30.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> list[Path]:
     """Run an iteration once per seed, and print one table with the mean and the spread of every result.
 

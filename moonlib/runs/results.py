@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.layout import LEGEND
 from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.config.typing import construct_component
 from moonlib.metrics.ctr import own_metrics
@@ -26,9 +27,6 @@ from moonlib.metrics.metric import Meaning, meaning_of, name_of
 from moonlib.metrics.ndcg import NDCG
 from moonlib.metrics.recall import Recall
 from moonlib.stages.stage import Reference, Stage
-
-FILE = "legend.json"
-"""In a run's directory, and in that of each of its stages."""
 
 REFERENCES = {
     "baseline/chance": "chance",
@@ -103,7 +101,7 @@ def beside(key: MetricKey | str, reference: str) -> str:
 def write_legend(directory: Path, legend: Legend) -> None:
     """Write ``legend.json`` into the directory of a run or a stage."""
     metrics = {key: asdict(meaning) for key, meaning in legend.metrics.items()}
-    write_json(directory / FILE, {"references": dict(legend.references), "metrics": metrics})
+    write_json(directory / LEGEND, {"references": dict(legend.references), "metrics": metrics})
 
 
 def add_legend(run: Path, legend: Legend) -> None:
@@ -121,7 +119,7 @@ def read_legend(directory: Path) -> Legend | None:
     Raises:
         ValueError: the file is damaged, see `moonlib.artifacts.reading.reading`.
     """
-    file = directory / FILE
+    file = directory / LEGEND
     if not file.exists():
         return None
     found = read_mapping(file)

@@ -36,7 +36,7 @@ from moonlib.runs.step import Step, seed_of, step_of
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
-from moonlib.system.interruption import Interruption
+from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 from moonlib.system.workers import FEW_FILES, shortage
 
 
@@ -66,7 +66,7 @@ class Runner:
         costs: dict[str, dict[str, Any]],
         interruption: Interruption,
         *,
-        checkpoint_seconds: float = 30.0,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
         show: Callable[[str], None] = lambda line: None,
         bars: bool = False,
     ) -> None:

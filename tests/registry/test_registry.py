@@ -226,8 +226,8 @@ def test_metadata_that_cannot_be_read_spoils_nothing_else(install: Install, tmp_
         ([], None),
         ([2], None),
         ([2, 7], None),
-        ([7], r"is made for plugin API 7, moonlib \S+ has API 2: upgrade moonlib, or install an older release"),
-        ([0], r"is made for plugin API 0, moonlib \S+ has API 2: upgrade the plugin, or install an older moonlib"),
+        ([7], r"is made for plugin API 7, moonlib \S+ has API 3: upgrade moonlib, or install an older release"),
+        ([0], r"is made for plugin API 0, moonlib \S+ has API 3: upgrade the plugin, or install an older moonlib"),
         (["new"], r"is made for plugin API new, which is no whole number"),
     ],
 )
