@@ -208,7 +208,22 @@ class Class:
                 found |= {str(keyword.arg): (None, self.scope) for keyword in decorator.keywords}
             elif _name(decorator) != "_defaults_from_env_vars":  # the Trainer's, which changes no parameter
                 return None
-        return None if arguments.vararg or arguments.kwarg else found
+        if arguments.vararg:
+            return None
+        if arguments.kwarg is None:
+            return found
+        passed_on = self._passed_on(init, set(found))
+        return None if passed_on is None else found | passed_on
+
+    def _passed_on(self, init: ast.FunctionDef, own: set[str]) -> dict[str, tuple[ast.expr | None, Scope]] | None:
+        """Parameters of the base class that ``**options`` may give: those that the constructor does not give itself."""
+        calls = [node for node in ast.walk(init) if isinstance(node, ast.Call)]
+        call = next((each for each in calls if ast.unparse(each.func) == "super().__init__"), None)
+        taken = self.base.parameters() if self.base else None
+        if call is None or taken is None or any(isinstance(each, ast.Starred) for each in call.args):
+            return None
+        given = {*list(taken)[: len(call.args)], *(keyword.arg for keyword in call.keywords)}
+        return {name: each for name, each in taken.items() if name not in given and name not in own}
 
     def check(self, arguments: Any, key: Key) -> None:
         """Refuse unknown keys among the constructor's arguments, and what is misspelt in their values; see `check`."""

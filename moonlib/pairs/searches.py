@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.layout import FILTERS, SEARCHES
 from moonlib.artifacts.reading import read_table
 from moonlib.data.tables import Tables
 from moonlib.filters.apply import apply_filters
@@ -19,9 +20,6 @@ from moonlib.representations.store import Representations
 from moonlib.system.disk import replacing
 
 Action = Literal["click", "cart", "order"]
-
-FILTERED = "searches.parquet"
-REPORT = "filters.json"
 
 
 class SearchPairs(PairSource):
@@ -70,13 +68,13 @@ class SearchPairs(PairSource):
             context: see `PairContext`.
             searches: those whose actions make positives.
         """
-        file = context.directory / FILTERED
+        file = context.directory / SEARCHES
         while not file.exists():
             if context.first:
                 tables, report = apply_filters(
                     self.filters, training_tables(context, searches), lambda: self.encoded(context, searches)
                 )
-                write_json(context.directory / REPORT, report)
+                write_json(context.directory / FILTERS, report)
                 with replacing(file) as partial:
                     tables.searches.write_parquet(partial)
                 for side in ("products", "queries"):

@@ -121,6 +121,14 @@ class Contrastive(Stage):
         self.hardness = hardness
         self.grad_cache = grad_cache
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "pairs" in vars(cls):  # what chose the pairs before 0.5; it would never be called
+            raise TypeError(
+                f"{cls.__name__} has a method pairs(context): since moonlib 0.5 pairs come from "
+                "a moonlib.pairs.PairSource; pass one to the constructor, or return one from pair_source(data)"
+            )
+
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"encoder", "weights"})

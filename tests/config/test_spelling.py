@@ -9,7 +9,6 @@ import pytest
 
 from moonlib.config import recipe, spelling
 from moonlib.config.recipe import RecipeError
-from moonlib.config.typing import _parameters
 from moonlib.registry import registry
 
 MISSPELT = {
@@ -62,12 +61,12 @@ def test_constructors_are_read_as_they_are() -> None:
         found = spelling._class(module, name)
         if found and (parameters := found.parameters()):
             present = [name for name, (annotation, _) in parameters.items() if annotation is not None]
-            assert present == list(_parameters(registry.get(component.kind, component.name))), component
+            assert present == list(parameters(registry.get(component.kind, component.name))), component
             read += 1
     assert read > 40
     trainer = spelling._class(*spelling.TRAINER)
     assert trainer is not None
-    assert list(trainer.parameters() or ()) == list(_parameters(recipe._trainer_class()))
+    assert list(trainer.parameters() or ()) == list(parameters(recipe._trainer_class()))
 
 
 SOURCE = """

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from moonlib.artifacts import layout
 from moonlib.artifacts.reading import Unreadable
 from moonlib.metrics.metric import Meaning
-from moonlib.runs.results import FILE, REFERENCES, Legend, add_legend, legend_of_run, read_legend, write_legend
+from moonlib.runs.results import REFERENCES, Legend, add_legend, legend_of_run, read_legend, write_legend
 from moonlib.runs.tables import own_keys
 
 LEGEND = Legend(
@@ -27,8 +28,8 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     "text", ["[]", "{}", '{"references": 1, "metrics": {}}', '{"references": {}, "metrics": {"a": 1}}']
 )
 def test_a_damaged_one_names_its_file(text: str, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(Unreadable, match=FILE):
+    (tmp_path / layout.LEGEND).write_text(text)
+    with pytest.raises(Unreadable, match=layout.LEGEND):
         read_legend(tmp_path)
 
 
@@ -36,7 +37,7 @@ def test_what_is_added_stands_beside_what_was_there_and_replaces_what_cannot_be_
     add_legend(tmp_path, LEGEND)
     add_legend(tmp_path, Legend({"ceiling": "ceiling"}))
     assert read_legend(tmp_path) == LEGEND | Legend({"ceiling": "ceiling"})
-    (tmp_path / FILE).write_text("{")
+    (tmp_path / layout.LEGEND).write_text("{")
     add_legend(tmp_path, LEGEND)
     assert read_legend(tmp_path) == LEGEND
 

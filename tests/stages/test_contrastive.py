@@ -25,7 +25,7 @@ from moonlib.stages.contrast import contrastive_loss, hardness_weights
 from moonlib.stages.contrastive import Contrastive, PairData
 from moonlib.stages.posttraining import Posttraining, SearchData
 from moonlib.stages.pretraining import Pretraining
-from moonlib.stages.stage import Stage
+from moonlib.stages.stage import Stage, StageContext
 from moonlib.testing.stages import Bench, small_encoder
 
 
@@ -218,3 +218,11 @@ def test_named_stages_are_the_general_one_with_their_pairs(
 def test_arguments_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Pretraining(InfoNCE(), [], **wrong)
+
+
+def test_a_stage_that_chooses_pairs_as_before_is_refused_and_not_ignored() -> None:
+    with pytest.raises(TypeError, match=r"Old has a method pairs\(context\): since moonlib 0.5 .* PairSource"):
+
+        class Old(Pretraining):
+            def pairs(self, context: StageContext) -> None:  # type: ignore[override,assignment]
+                """Choose them as plugins did."""
