@@ -59,8 +59,8 @@ def test_constructors_are_read_as_they_are() -> None:
     for component in registry.components():
         module, _, name = component.value.partition(":")
         found = spelling._class(module, name)
-        if found and (parameters := found.parameters()):
-            present = [name for name, (annotation, _) in parameters.items() if annotation is not None]
+        if found and (written := found.parameters()):
+            present = [name for name, (annotation, _) in written.items() if annotation is not None]
             assert present == list(parameters(registry.get(component.kind, component.name))), component
             read += 1
     assert read > 40

@@ -221,7 +221,7 @@ def test_arguments_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_stage_that_chooses_pairs_as_before_is_refused_and_not_ignored() -> None:
-    with pytest.raises(TypeError, match=r"Old has a method pairs\(context\): since moonlib 0.5 .* PairSource"):
+    with pytest.raises(TypeError, match=r"Old has a method pairs\(context\): since moonlib 0.5 .*PairSource"):
 
         class Old(Pretraining):
             def pairs(self, context: StageContext) -> None:  # type: ignore[override,assignment]
