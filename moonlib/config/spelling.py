@@ -148,8 +148,8 @@ class Scope:
             elif isinstance(value, dict) and (found := scope.find(member)) and found.is_dataclass:
                 found.check(value, key)
         types = [_plain(member) for member, _ in members]
-        # A letter goes wrong in words; numbers and the like are left to whoever knows all that a type accepts.
-        if isinstance(value, str) and not any(each is Any for each in types):
+        # A default of None makes a type optional, which the annotation does not say.
+        if value is not None and not any(each is Any for each in types):
             expected: Any = typing.Union[tuple(types)]  # noqa: UP007
             if not fits(expected, value):
                 raise RecipeError(f"expected {describe(expected)}, got {value!r}", key)

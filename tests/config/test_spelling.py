@@ -10,12 +10,14 @@ import pytest
 from moonlib.config import recipe, spelling
 from moonlib.config.recipe import RecipeError
 from moonlib.registry import registry
+from moonlib.registry.signature import parameters
 
 MISSPELT = {
     "--sede 1": "sede: unknown key; did you mean 'seed'?",
     "--stages.pretrain.trainre.max_steps 3": "stages.pretrain.trainre: unknown key; did you mean 'trainer'?",
     "--stages.pretrain.trainer.max_stepss 3": "max_stepss: unknown key; did you mean 'max_steps'?",
     "--stages.pretrain.trainer.max_steps ten": "stages.pretrain.trainer.max_steps: expected int, got 'ten'",
+    "--stages.pretrain.trainer.max_steps [3]": "stages.pretrain.trainer.max_steps: expected int, got [3]",
     "--stages.pretrain.data.batchsize 3": "stages.pretrain.data.batchsize: unknown key; did you mean 'batch_size'?",
     "--stages.pretrain.module pretrainning": "unknown stages/pretrainning; did you mean ",
     "--stages.pretrain.module.init_args.loss info_ncee": "unknown losses/info_ncee; did you mean 'info_nce'",
@@ -58,7 +60,7 @@ def test_constructors_are_read_as_they_are() -> None:
     read = 0
     for component in registry.components():
         module, _, name = component.value.partition(":")
-        found = spelling._class(module, name)
+        found = spelling._class(module, name) if module.startswith("moonlib.") else None
         if found and (written := found.parameters()):
             present = [name for name, (annotation, _) in written.items() if annotation is not None]
             assert present == list(parameters(registry.get(component.kind, component.name))), component
