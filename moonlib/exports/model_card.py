@@ -250,7 +250,7 @@ def _data(run: Run) -> str:
     try:
         dataset = run.dataset()
     except RunError:
-        hashes = sorted({str(identity["dataset"]) for identity in run._identities() if identity.get("dataset")})
+        hashes = sorted({str(identity["dataset"]) for identity in run.identities() if identity.get("dataset")})
         lines += [f"- SHA-256: `{hash}`" for hash in hashes]
         lines.append("- It is not where the run left it any more, so its size and its days are not given here.")
     else:

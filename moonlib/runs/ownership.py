@@ -15,6 +15,7 @@ from moonlib.artifacts.layout import (
     CHECKPOINT_LINKS,
     COSTS,
     EXPORT,
+    LEGEND,
     PREPROCESSING,
     RECIPE,
     RESULTS,
@@ -104,7 +105,7 @@ def is_run(directory: Path) -> bool:
 
 def clear(run: Path) -> None:
     """Delete what a run has found, and its links to stages; what else is in its directory is left alone."""
-    for name in (RESULTS, COSTS, CHECKPOINT_EVALUATIONS):
+    for name in (RESULTS, LEGEND, COSTS, CHECKPOINT_EVALUATIONS):
         (run / name).unlink(missing_ok=True)
     points = run / CHECKPOINT_LINKS
     below = [] if points.is_symlink() else sorted(points.rglob("*"), reverse=True)  # the deepest first

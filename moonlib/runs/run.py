@@ -226,7 +226,7 @@ class Run:
             places = [source.path, *(above / source.path for above in self.directory.resolve().parents)]
         else:
             places = sorted(self.cache.glob("*"))
-        hashes = {identity.get("dataset") for identity in self._identities()}
+        hashes = {identity.get("dataset") for identity in self.identities()}
         for place in places:
             if (place / "dataset.json").is_file() and (found := Dataset(place)).hash in hashes:
                 return found
@@ -324,7 +324,7 @@ class Run:
             raise RunError(f"{self.directory} is not finished: {name} is missing; {self._command} resumes the run")
         return directory
 
-    def _identities(self) -> list[dict[str, Any]]:
+    def identities(self) -> list[dict[str, Any]]:
         """Identities that the preprocessing and the stages noted; runs of moonlib 0.1 noted none."""
         files = [self.layout.link(name) / IDENTITY for name in (PREPROCESSING, *self.config["stages"])]
         return [read_mapping(file) for file in files if file.is_file()]
@@ -332,7 +332,7 @@ class Run:
     def _not_usable(self, error: Exception) -> RunError:
         """Say what the run was made with and what of that is not installed."""
         made_with: dict[str, str] = {}
-        for identity in self._identities():
+        for identity in self.identities():
             made_with |= identity.get("versions", {})
         return RunError(f"{self.directory}: {error}{version_hint(made_with, 'the run')}")
 
