@@ -159,7 +159,6 @@ def _use(encoder: Encoder, described: Mapping[str, Any]) -> str:
     code = f"""{prepare}import moonlib
 import torch
 from moonlib.data.content import Content
-from moonlib.system.terminal import visible
 
 encoder = moonlib.load(".")  # this folder; nothing is downloaded
 contents = [{contents}]
