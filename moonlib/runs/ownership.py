@@ -81,7 +81,7 @@ def claim(run: Path, recipe: Recipe, replace: bool) -> None:
             before = present(yaml.safe_load(file.read_text(encoding="utf-8")))
             changed = recipes.diff(material_recipe(before), material_recipe(recipe.config))
             lines = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in changed)
-        except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, RecursionError):
             changed, lines = [("", "", "")], "  (its recipe.yaml cannot be read)"
         if changed and not replace:
             raise RunExistsError(

@@ -74,15 +74,16 @@ class Run:
         file = self.directory / RECIPE
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
+            config = present(config) if isinstance(config, dict) else config
         except FileNotFoundError:
             raise RunError(
                 f"{directory} is not a run directory, it has no {RECIPE}; give the one that `moonlib fit` printed"
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:  # an alias may stand in its own anchor
             raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(config, dict) or not isinstance(config.get("stages"), dict):
             raise RunError(f"{file} is not the recipe of a run: it has no stages")
-        self.config: dict[str, Any] = present(config)
+        self.config: dict[str, Any] = config
 
     @cached_property
     def layout(self) -> RunLayout:

@@ -39,7 +39,9 @@ def test_a_run_of_an_earlier_version_is_resumed_and_not_refused(tmp_path: Path) 
     data = {**now.config["data"], "class_path": "moonlib.data.marketplace.source.Marketplace"}
     stages = {name: dict(stage) for name, stage in now.config["stages"].items()}
     stages["pretrain"]["probe"] = stages["pretrain"].pop("checkpoint_evaluation")
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**now.config, "data": data, "stages": stages}, sort_keys=False))
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump({**now.config, "data": data, "stages": stages}, sort_keys=False)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         claim(tmp_path, now, replace=False)
