@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.directories import write_json
-from moonlib.artifacts.layout import LEGEND, RESULTS
+from moonlib.artifacts.layout import LEGEND, RESULTS, reference_of
 from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.config.typing import construct_component
 from moonlib.metrics.ctr import own_metrics
@@ -144,9 +144,7 @@ def legend_of_run(run: Path, stages: Iterable[str]) -> Legend:
     """
     if legend := read_legend(run):
         return legend
-    found = {
-        path.name.removeprefix(f"{stage}.").replace(".", "/") for stage in stages for path in run.glob(f"{stage}.*")
-    }
+    found = {reference_of(path.name) for stage in stages for path in run.glob(f"{stage}.*")}
     titles = REFERENCES | {prefix: prefix.rpartition("/")[2] for prefix in sorted(found - REFERENCES.keys())}
     return Legend(titles, {f"ctr/{name_of(metric)}": meaning_of(metric) for metric in own_metrics()})
 
