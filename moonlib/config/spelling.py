@@ -19,6 +19,7 @@ from typing import Any
 from moonlib.config.merge import Key, RecipeError, hint
 from moonlib.config.typing import describe, fits, one_of
 from moonlib.registry import registry
+from moonlib.registry.moved import present_path
 
 TRAINER = ("lightning.pytorch.trainer.trainer", "Trainer")
 
@@ -320,7 +321,7 @@ def _component(kind: str, value: Any, key: Key) -> Class | None:
     except registry.RegistryError as error:
         raise RecipeError(str(error), (*key, "class_path")) from error
     if component is None:
-        module, _, name = path.rpartition(".")
+        module, _, name = present_path(path).rpartition(".")
     elif component.distribution == registry.THIS_PROCESS or component.mismatch:
         return None
     else:
