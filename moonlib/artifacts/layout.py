@@ -4,7 +4,7 @@ runs/
 .stages/<fingerprint>/            a stage, made once for all runs
 .data/                            datasets that runs have built
 iter3/                            a run
-recipe.yaml  results.json  costs.json  points.json
+recipe.yaml  results.json  legend.json  costs.json  points.json
 preprocessing, pretrain, application, application.baseline, …         links to stages
 points/pretrain-200/represent, …                                      those of evaluated checkpoints
 evaluations/  abtest/

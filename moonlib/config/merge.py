@@ -20,6 +20,7 @@ import yaml
 from moonlib.config.earlier import present_stages
 from moonlib.config.names import stage_problem
 from moonlib.registry import registry
+from moonlib.registry.moved import present_path
 
 Key = tuple[str, ...]
 
@@ -259,7 +260,7 @@ def _same_class(one: Any, other: Any) -> bool:
         return bool(one == other)
     listed = registry.components()
     present = {renaming.old: renaming.new for renaming in registry.renamings()}
-    names = [{path, present.get(path, path)} for path in (one, other)]
+    names = [{path, present.get(path, path), present_path(path)} for path in (one, other)]
     meanings = [known | {c.value.replace(":", ".") for c in listed if c.name in known} for known in names]
     return bool(meanings[0] & meanings[1])
 

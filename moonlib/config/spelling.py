@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from moonlib.config.merge import Key, RecipeError, hint
 from moonlib.config.typing import describe, fits, one_of
 from moonlib.registry import registry
+from moonlib.registry.moved import present_path
 
 TRAINER = ("lightning.pytorch.trainer.trainer", "Trainer")
 
@@ -27,6 +28,9 @@ PARTS = ("module", "data", "trainer", "checkpoint_evaluation")
 
 PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 """Types whose names mean themselves."""
+
+HARMLESS = ("dataclass", "final", "register")
+"""Decorators of classes that leave a written constructor as it is."""
 
 
 def check(merged: Mapping[str, Any]) -> None:
@@ -72,17 +76,15 @@ class Scope:
 
     @cached_property
     def names(self) -> dict[str, ast.AST]:
-        """The statement that defines or imports each name at the top of the module, also under TYPE_CHECKING."""
-        found: dict[str, ast.AST] = {}
-        for node in self.tree.body:
-            for statement in (*node.body, *node.orelse) if isinstance(node, ast.If) else (node,):
-                if isinstance(statement, ast.ClassDef):
-                    found[statement.name] = statement
-                elif isinstance(statement, ast.ImportFrom):
-                    found |= {alias.asname or alias.name: statement for alias in statement.names}
-                elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                    found[statement.targets[0].id] = statement
-        return found
+        """The statement that defines or imports each name at the top of the module, also under TYPE_CHECKING.
+
+        A name that has several is left out: which of them counts, the source does not tell.
+        """
+        found: dict[str, list[ast.AST]] = {}
+        for statement in _statements(self.tree.body):
+            for name in _bound(statement):
+                found.setdefault(name, []).append(statement)
+        return {name: statements[0] for name, statements in found.items() if len(statements) == 1}
 
     def imported(self, name: str) -> tuple[str, str] | None:
         """The module and the name there of what ``from … import …`` has brought here."""
@@ -131,28 +133,58 @@ class Scope:
         for part in parts:
             yield from scope.members(part)
 
+    def plain(self, annotation: ast.expr) -> Any:
+        """A type of Python's own that an annotation names, or its Literal; ``Any`` for others."""
+        if isinstance(annotation, ast.Constant) and annotation.value is None:
+            return None
+        values = [each.value for each in _parameters(annotation) if isinstance(each, ast.Constant)]
+        if _origin(annotation) == "Literal" and len(values) == len(_parameters(annotation)):
+            return typing.Literal[tuple(values)]
+        own = isinstance(annotation, ast.Name) and annotation.id not in self.names
+        return PLAIN.get(_name(annotation), Any) if own else Any
+
     def check(self, annotation: ast.expr, value: Any, key: Key) -> None:
         """Refuse what is misspelt in a value; see `check`."""
         members = list(self.members(annotation))
         for member, scope in members:
-            origin, parameters = _origin(member), _parameters(member)
-            if kind := scope.kind(member):
-                if isinstance(value, str | dict):
-                    _component(kind, value, key)
-            elif origin in ("list", "Sequence") and isinstance(value, list):
-                for number, item in enumerate(value):
-                    scope.check(parameters[0], item, (*key, str(number)))
-            elif origin in ("dict", "Mapping") and isinstance(value, dict):
-                for name, item in value.items():
-                    scope.check(parameters[1], item, (*key, str(name)))
-            elif isinstance(value, dict) and (found := scope.find(member)) and found.is_dataclass:
-                found.check(value, key)
-        types = [_plain(member) for member, _ in members]
-        # A default of None makes a type optional, which the annotation does not say.
-        if value is not None and not any(each is Any for each in types):
+            # The first that takes the value in decides, as in typing; so does one that the source does not explain.
+            if scope.check_inside(member, value, key) or scope.plain(member) is Any:
+                break
+        types = [scope.plain(member) for member, scope in members]
+        # A default of None makes a type optional, which the annotation does not say; "null" is taken for it.
+        if value not in (None, "null") and types != [None] and not any(each is Any for each in types):
             expected: Any = typing.Union[tuple(types)]  # noqa: UP007
             if not fits(expected, value):
                 raise RecipeError(f"expected {describe(expected)}, got {value!r}", key)
+
+    def check_inside(self, member: ast.expr, value: Any, key: Key) -> bool:
+        """Refuse what is misspelt in a component, the items of a collection, or the fields of a dataclass.
+
+        Args:
+            member: one of the types that an annotation allows.
+            value: what the recipe says.
+            key: for errors.
+
+        Returns:
+            Whether the value is one of these.
+        """
+        origin, parameters = _origin(member), _parameters(member)
+        if kind := self.kind(member):
+            if isinstance(value, str | dict):
+                _component(kind, value, key)
+                return True
+        elif origin in ("list", "Sequence") and isinstance(value, list):
+            for number, item in enumerate(value):
+                self.check(parameters[0], item, (*key, str(number)))
+            return True
+        elif origin in ("dict", "Mapping") and isinstance(value, dict):
+            for name, item in value.items():
+                self.check(parameters[1], item, (*key, str(name)))
+            return True
+        elif isinstance(value, dict) and (found := self.find(member)) and found.is_dataclass:
+            found.check(value, key)
+            return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -191,20 +223,28 @@ class Class:
 
         An old name of a parameter, see `moonlib.registry.deprecation.renamed_arguments`, has no annotation.
         """
-        init = next((node for node in self.node.body if getattr(node, "name", "") == "__init__"), None)
-        if not isinstance(init, ast.FunctionDef):
+        if any(_name(decorator) not in HARMLESS for decorator in self.node.decorator_list):
+            return None
+        nodes = ast.walk(self.node)
+        named = (node for node in nodes if "__init__" in (getattr(node, "name", ""), getattr(node, "id", "")))
+        init = next(named, None)
+        if init is None:
             if not self.is_dataclass:
                 return self.base.parameters() if self.base else None
             inherited = (self.base.parameters() if self.base else None) if self.node.bases else {}
             fields = [n for n in self.node.body if isinstance(n, ast.AnnAssign) and _origin(n.annotation) != "ClassVar"]
             own = {_name(each.target): (each.annotation, self.scope) for each in fields}
             return None if inherited is None else inherited | own
+        if init not in self.node.body or not isinstance(init, ast.FunctionDef) or next(named, None):
+            return None
         arguments = init.args
         found: dict[str, tuple[ast.expr | None, Scope]] = {
-            each.arg: (each.annotation, self.scope) for each in (*arguments.args[1:], *arguments.kwonlyargs)
+            each.arg: (each.annotation, self.scope) for each in _own_parameters(arguments)
         }
         for decorator in init.decorator_list:
             if isinstance(decorator, ast.Call) and _name(decorator.func) == "renamed_arguments":
+                if any(keyword.arg is None for keyword in decorator.keywords):
+                    return None
                 found |= {str(keyword.arg): (None, self.scope) for keyword in decorator.keywords}
             elif _name(decorator) != "_defaults_from_env_vars":  # the Trainer's, which changes no parameter
                 return None
@@ -250,7 +290,7 @@ def _scope(module: str) -> Scope | None:
     if spec is None or spec.origin is None:
         return None
     place = Path(spec.origin).parent.joinpath(*rest) if rest else Path(spec.origin)
-    files = (place.with_name(f"{place.name}.py"), place / "__init__.py") if rest else (place,)
+    files = (place / "__init__.py", place.with_name(f"{place.name}.py")) if rest else (place,)
     file = next((file for file in files if file.suffix == ".py" and file.is_file()), None)
     try:
         return None if file is None else Scope(ast.parse(file.read_bytes()))
@@ -281,7 +321,7 @@ def _component(kind: str, value: Any, key: Key) -> Class | None:
     except registry.RegistryError as error:
         raise RecipeError(str(error), (*key, "class_path")) from error
     if component is None:
-        module, _, name = path.rpartition(".")
+        module, _, name = present_path(path).rpartition(".")
     elif component.distribution == registry.THIS_PROCESS or component.mismatch:
         return None
     else:
@@ -290,6 +330,31 @@ def _component(kind: str, value: Any, key: Key) -> Class | None:
     if found:
         found.check(value.get("init_args"), (*key, "init_args"))
     return found
+
+
+def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """The statements of a module that are in no function and no class."""
+    for statement in body:
+        if isinstance(statement, ast.If | ast.Try | ast.ExceptHandler):
+            parts = ("body", "handlers", "orelse", "finalbody")
+            yield from _statements(child for part in parts for child in getattr(statement, part, ()))
+        else:
+            yield statement
+
+
+def _bound(statement: ast.AST) -> list[str]:
+    """The names that a statement defines or imports."""
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef):
+        return [statement.name]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in statement.names]
+    targets = [statement.target] if isinstance(statement, ast.AnnAssign) else getattr(statement, "targets", [])
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _own_parameters(arguments: ast.arguments) -> list[ast.arg]:
+    """A constructor's named parameters, without ``self``."""
+    return [*[*arguments.posonlyargs, *arguments.args][1:], *arguments.kwonlyargs]
 
 
 def _name(expression: Any) -> str:
@@ -308,12 +373,3 @@ def _parameters(annotation: ast.expr) -> list[ast.expr]:
     """The part in brackets."""
     inner = annotation.slice if isinstance(annotation, ast.Subscript) else None
     return list(inner.elts) if isinstance(inner, ast.Tuple) else [inner] if inner else []
-
-
-def _plain(annotation: ast.expr) -> Any:
-    """A type of Python's own that an annotation names, or its Literal; ``Any`` for others."""
-    if isinstance(annotation, ast.Constant) and annotation.value is None:
-        return None
-    if _origin(annotation) == "Literal" and all(isinstance(each, ast.Constant) for each in _parameters(annotation)):
-        return typing.Literal[tuple(each.value for each in _parameters(annotation) if isinstance(each, ast.Constant))]
-    return PLAIN.get(_name(annotation), Any) if isinstance(annotation, ast.Name) else Any

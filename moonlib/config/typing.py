@@ -23,7 +23,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from moonlib.config.merge import Key, RecipeError, hint
 from moonlib.registry import registry
-from moonlib.registry.deprecation import present_arguments
+from moonlib.registry.deprecation import present_arguments, warn_once
+from moonlib.registry.moved import GONE_IN, present_path
 from moonlib.registry.signature import parameters
 
 
@@ -191,6 +192,9 @@ def _locate(kind: str, value: Any, key: Key) -> tuple[type, Any]:
         raise RecipeError(f"missing; expected {one_of(kind)}", key)
     if not isinstance(path, str):
         raise RecipeError(f"expected {one_of(kind)}, got {path!r}", key)
+    if (now := present_path(path)) != path:
+        warn_once(f"{path} is {now} now; the old path works until release {GONE_IN}")
+        path = now
     try:
         cls = _import(path) if "." in path else registry.get(kind, path)
     except registry.RegistryError as error:

@@ -159,7 +159,6 @@ def _use(encoder: Encoder, described: Mapping[str, Any]) -> str:
     code = f"""{prepare}import moonlib
 import torch
 from moonlib.data.content import Content
-from moonlib.system.terminal import visible
 
 encoder = moonlib.load(".")  # this folder; nothing is downloaded
 contents = [{contents}]
@@ -250,7 +249,7 @@ def _data(run: Run) -> str:
     try:
         dataset = run.dataset()
     except RunError:
-        hashes = sorted({str(identity["dataset"]) for identity in run._identities() if identity.get("dataset")})
+        hashes = sorted({str(identity["dataset"]) for identity in run.identities() if identity.get("dataset")})
         lines += [f"- SHA-256: `{hash}`" for hash in hashes]
         lines.append("- It is not where the run left it any more, so its size and its days are not given here.")
     else:

@@ -1,6 +1,6 @@
 from .catalogue import embed
 from .evaluation import Evaluation, evaluate
 from .hits import Hit
-from .searching import index, search
+from .searching import index, query_vector, search
 
-__all__ = ["Evaluation", "Hit", "embed", "evaluate", "index", "search"]
+__all__ = ["Evaluation", "Hit", "embed", "evaluate", "index", "query_vector", "search"]

@@ -44,6 +44,7 @@ MOVED = {
     "moonlib.deprecation": "moonlib.registry.deprecation",
     "moonlib.directories": "moonlib.artifacts.directories",
     "moonlib.disk": "moonlib.system.disk",
+    "moonlib.export": "moonlib.exports.folder",
     "moonlib.fingerprint": "moonlib.config.fingerprint",
     "moonlib.interruption": "moonlib.system.interruption",
     "moonlib.iteration": "moonlib.runs.iteration",
@@ -92,6 +93,17 @@ def moved_to(name: str) -> str | None:
     return MOVED[package] + rest
 
 
+def present_path(path: str) -> str:
+    """The dotted path of a class, by the module that it is in now.
+
+    Example:
+        >>> present_path("moonlib.data.marketplace.source.Marketplace"), present_path("info_nce")
+        ('moonlib.sources.marketplace.source.Marketplace', 'info_nce')
+    """
+    module, dot, name = path.rpartition(".")
+    return f"{moved_to(module) or module}.{name}" if dot else path
+
+
 class _OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds a module under its old path: it is the module itself, and not a copy of it."""
 
@@ -126,6 +138,10 @@ class _Alias(ModuleType):
 
     def __dir__(self) -> list[str]:
         return dir(self.__dict__["_module"])
+
+    def __call__(self, *args: object, **options: object) -> object:
+        """Call the function of the same name: to import ``moonlib.export`` puts the module in the function's place."""
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **options)
 
 
 def install() -> None:

@@ -74,7 +74,7 @@ def fit(
     recipe = recipes.load(config, list(overrides))
     runs = Path(runs)
     run = RunLayout(runs / run_name(recipe.name if name is None else name), runs)
-    console = Terminal(120)
+    console = Terminal()
     quiet()
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     if not processes.is_first():
@@ -147,7 +147,7 @@ def fit_seeds(
     ]
     if processes.is_first():
         results = {run.name: read_numbers(run / RESULTS) for run in found}
-        Terminal(120).print(spread_table(results))
+        Terminal().print(spread_table(results))
     return found
 
 

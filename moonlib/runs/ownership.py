@@ -15,6 +15,7 @@ from moonlib.artifacts.layout import (
     CHECKPOINT_LINKS,
     COSTS,
     EXPORT,
+    LEGEND,
     PREPROCESSING,
     RECIPE,
     RESULTS,
@@ -80,7 +81,7 @@ def claim(run: Path, recipe: Recipe, replace: bool) -> None:
             before = present(yaml.safe_load(file.read_text(encoding="utf-8")))
             changed = recipes.diff(material_recipe(before), material_recipe(recipe.config))
             lines = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in changed)
-        except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, RecursionError):
             changed, lines = [("", "", "")], "  (its recipe.yaml cannot be read)"
         if changed and not replace:
             raise RunExistsError(
@@ -105,7 +106,7 @@ def is_run(directory: Path) -> bool:
 
 def clear(run: Path) -> None:
     """Delete what a run has found, and its links to stages; what else is in its directory is left alone."""
-    for name in (RESULTS, COSTS, CHECKPOINT_EVALUATIONS):
+    for name in (RESULTS, LEGEND, COSTS, CHECKPOINT_EVALUATIONS):
         (run / name).unlink(missing_ok=True)
     points = run / CHECKPOINT_LINKS
     below = [] if points.is_symlink() else sorted(points.rglob("*"), reverse=True)  # the deepest first

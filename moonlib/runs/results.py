@@ -8,6 +8,7 @@ legend of its own, which a run that reuses the stage reads.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from torchmetrics import Metric
 
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.directories import write_json
-from moonlib.artifacts.layout import LEGEND
+from moonlib.artifacts.layout import LEGEND, RESULTS, reference_of
 from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.config.typing import construct_component
 from moonlib.metrics.ctr import own_metrics
@@ -106,10 +107,10 @@ def write_legend(directory: Path, legend: Legend) -> None:
 
 def add_legend(run: Path, legend: Legend) -> None:
     """Write a run's legend, with what it says of results that a former pass over the run has left."""
-    try:
-        before = read_legend(run) or Legend()
-    except ValueError:  # it can't be read, and is made anew
-        before = Legend()
+    # Results without a legend are of an earlier version.
+    before = Legend(REFERENCES) if (run / RESULTS).exists() else Legend()
+    with suppress(ValueError):  # one that can't be read is made anew
+        before = read_legend(run) or before
     write_legend(run, before | legend)
 
 
@@ -143,9 +144,7 @@ def legend_of_run(run: Path, stages: Iterable[str]) -> Legend:
     """
     if legend := read_legend(run):
         return legend
-    found = {
-        path.name.removeprefix(f"{stage}.").replace(".", "/") for stage in stages for path in run.glob(f"{stage}.*")
-    }
+    found = {reference_of(path.name) for stage in stages for path in run.glob(f"{stage}.*")}
     titles = REFERENCES | {prefix: prefix.rpartition("/")[2] for prefix in sorted(found - REFERENCES.keys())}
     return Legend(titles, {f"ctr/{name_of(metric)}": meaning_of(metric) for metric in own_metrics()})
 

@@ -74,15 +74,16 @@ class Run:
         file = self.directory / RECIPE
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
+            config = present(config) if isinstance(config, dict) else config
         except FileNotFoundError:
             raise RunError(
                 f"{directory} is not a run directory, it has no {RECIPE}; give the one that `moonlib fit` printed"
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:  # an alias may stand in its own anchor
             raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(config, dict) or not isinstance(config.get("stages"), dict):
             raise RunError(f"{file} is not the recipe of a run: it has no stages")
-        self.config: dict[str, Any] = present(config)
+        self.config: dict[str, Any] = config
 
     @cached_property
     def layout(self) -> RunLayout:
@@ -227,7 +228,7 @@ class Run:
             places = [source.path, *(above / source.path for above in self.directory.resolve().parents)]
         else:
             places = sorted(self.cache.glob("*"))
-        hashes = {identity.get("dataset") for identity in self._identities()}
+        hashes = {identity.get("dataset") for identity in self.identities()}
         for place in places:
             if (place / "dataset.json").is_file() and (found := Dataset(place)).hash in hashes:
                 return found
@@ -325,7 +326,7 @@ class Run:
             raise RunError(f"{self.directory} is not finished: {name} is missing; {self._command} resumes the run")
         return directory
 
-    def _identities(self) -> list[dict[str, Any]]:
+    def identities(self) -> list[dict[str, Any]]:
         """Identities that the preprocessing and the stages noted; runs of moonlib 0.1 noted none."""
         files = [self.layout.link(name) / IDENTITY for name in (PREPROCESSING, *self.config["stages"])]
         return [read_mapping(file) for file in files if file.is_file()]
@@ -333,7 +334,7 @@ class Run:
     def _not_usable(self, error: Exception) -> RunError:
         """Say what the run was made with and what of that is not installed."""
         made_with: dict[str, str] = {}
-        for identity in self._identities():
+        for identity in self.identities():
             made_with |= identity.get("versions", {})
         return RunError(f"{self.directory}: {error}{version_hint(made_with, 'the run')}")
 

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from moonlib.system.terminal import spell_out, visible
 
-WIDTH = 160
-"""Columns where the output is no terminal: a file or a pipe has no width, and tables are not to be folded."""
+WIDTH = 1000
+"""Columns where the output is no terminal: a file or a pipe has no width, and no cell of a table is cut or folded."""
 
 
 class Terminal(Console):

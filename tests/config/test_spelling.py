@@ -76,7 +76,10 @@ SOURCE = """
     from functools import wraps
     from typing import Literal
 
+    from pathlib import Path
+
     from moonlib.losses.loss import Loss
+    from moonlib.predictors.predictor import Predictor
     from moonlib.registry.deprecation import renamed_arguments
 
     Size = Literal["small", "large"]
@@ -105,6 +108,55 @@ SOURCE = """
 
     class Grouped(Loss):
         def __init__(self, given: Derived) -> None: ...
+
+    class PositionalSelf(Loss):
+        def __init__(self, /, margin: float = 0.1) -> None: ...
+
+    OLD = {"width": "margin"}
+
+    class RenamedByMapping(Loss):
+        @renamed_arguments("2.0", **OLD)
+        def __init__(self, margin: float = 0.1) -> None: ...
+
+    def other_constructor(cls):
+        cls.__init__ = lambda self, *, other=1: None
+        return cls
+
+    @other_constructor
+    class DecoratedClass(Loss):
+        def __init__(self, margin: float = 0.1) -> None: ...
+
+    class Assigned(Renamed):
+        __init__ = lambda self, *, other=1: None
+
+    class Conditional(Renamed):
+        if True:
+            def __init__(self, other: int = 1) -> None: ...
+
+    if True:
+        class Either(Loss):
+            def __init__(self, new: int = 1) -> None: ...
+    else:
+        class Either(Loss):
+            def __init__(self, old: int = 1) -> None: ...
+
+    try:
+        from decimal import Decimal as int
+    except ImportError:
+        pass
+
+    class Shadowing(Loss):
+        def __init__(self, count: int = 1) -> None: ...
+
+    class Several(Loss):
+        def __init__(
+            self,
+            head: Loss | Predictor | None = None,
+            heads: list[Loss] | list[Predictor] = (),
+            given: Derived | Base | None = None,
+            place: Path | Base | None = None,
+            width: float = None,
+        ) -> None: ...
 """
 
 
@@ -125,6 +177,16 @@ def losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("Open", {"whatever": 1}),
         ("Grouped", {"given": {"margin": 1, "size": "small"}}),
         ("Nowhere", {"whatever": 1}),
+        ("PositionalSelf", {"margin": 0.2}),
+        ("RenamedByMapping", {"width": 0.2}),
+        ("DecoratedClass", {"other": 1}),
+        ("Assigned", {"other": 1}),
+        ("Conditional", {"other": 1}),
+        ("Either", {"new": 1}),
+        ("Shadowing", {"count": "1.5"}),
+        ("Several", {"head": "info_nce", "heads": ["info_nce"]}),
+        ("Several", {"given": {"size": "large"}, "place": {"x": 1}}),
+        ("Several", {"width": "null"}),
     ],
 )
 def test_what_the_source_does_not_rule_out_is_let_through(losses: str, cls: str, arguments: dict[str, object]) -> None:
@@ -137,6 +199,8 @@ def test_what_the_source_does_not_rule_out_is_let_through(losses: str, cls: str,
         ("Renamed", {"witdh": 0.2}, "loss.init_args.witdh: unknown key; did you mean 'width'?"),
         ("Renamed", {"size": "larg"}, "loss.init_args.size: expected one of 'small', 'large' or null, got 'larg'"),
         ("Renamed", {"parts": ["info_ncee"]}, "loss.init_args.parts.0.class_path: unknown losses/info_ncee"),
+        ("PositionalSelf", {"margn": 1}, "loss.init_args.margn: unknown key; did you mean 'margin'?"),
+        ("Several", {"head": "info_ncee"}, "loss.init_args.head.class_path: unknown losses/info_ncee"),
         ("Grouped", {"given": {"margn": 1}}, "loss.init_args.given.margn: unknown key; did you mean 'margin'?"),
         ("Grouped", {"given": {"size": "larg"}}, "loss.init_args.given.size: expected one of 'small', 'large', got"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import moonlib
 from moonlib.config.recipe import load
 from moonlib.registry import deprecation
 from moonlib.registry.moved import GONE_IN, MOVED
@@ -15,6 +16,12 @@ from moonlib.testing.processes import run_program
 
 PARTED = ("runner", "step", "lineage")
 """Modules of what was one."""
+
+
+@pytest.fixture(autouse=True)
+def exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the function in its place, which an import of the old module takes."""
+    monkeypatch.setattr(moonlib, "export", moonlib.export)
 
 
 @pytest.mark.parametrize("old", MOVED)
@@ -45,6 +52,23 @@ def test_what_a_module_has_handed_to_others_is_found_under_its_old_path_too() ->
     assert old.seed_of is step.seed_of and old.fit is import_module("moonlib.runs").fit
 
 
+@pytest.mark.filterwarnings("ignore:.*the old path works until.*:FutureWarning")
+def test_a_module_whose_name_is_a_functions_now_is_found_and_can_be_called() -> None:
+    function = moonlib.export
+    old = import_module("moonlib.export")
+    assert old.export is function and old.load is moonlib.load
+    with pytest.raises(ValueError, match="there is no such run directory"):
+        moonlib.export("nowhere", "out")
+
+
+@pytest.mark.filterwarnings("ignore:.*the old path works until.*:FutureWarning")
+def test_what_a_module_that_was_split_offered_to_others_is_offered_by_its_room() -> None:
+    old = import_module("moonlib.verbs")
+    assert {"embed", "evaluate", "index", "query_vector", "search"} <= set(dir(old))
+    assert {"read_array", "read_table", "read_json", "Unreadable"} <= set(dir(import_module("moonlib.artifacts")))
+    assert callable(import_module("moonlib.cli").main) and import_module("moonlib.registry").get
+
+
 def test_what_never_was_is_not_found() -> None:
     for name in ("moonlib.datta", "moonlib.data.marketplace.nothing", "moonlib.iteration.nothing"):
         with pytest.raises(ModuleNotFoundError), warnings.catch_warnings():
@@ -52,10 +76,16 @@ def test_what_never_was_is_not_found() -> None:
             import_module(name)
 
 
-@pytest.mark.filterwarnings("ignore:.*the old path works until.*:FutureWarning")
-def test_a_recipe_may_name_a_class_by_its_old_path(tmp_path: Path) -> None:
+def test_a_recipe_may_name_a_class_by_its_old_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deprecation, "_told", set())
     recipe = tmp_path / "old.yaml"
     recipe.write_text(
         "extends: iter1\ndata: {class_path: moonlib.data.marketplace.source.Marketplace, init_args: {size: tiny}}\n"
     )
-    assert load(recipe).config["data"]["class_path"] == "moonlib.sources.marketplace.source.Marketplace"
+    with pytest.warns(FutureWarning, match=r"^moonlib\.data\.\S+\.Marketplace is moonlib\.sources\.\S+ now") as told:
+        found = load(recipe).config["data"]
+    assert len(told) == 1
+    assert found == {
+        "class_path": "moonlib.sources.marketplace.source.Marketplace",
+        "init_args": {**load("iter1").config["data"]["init_args"], "size": "tiny"},  # the same class keeps these
+    }

@@ -42,6 +42,17 @@ def test_what_is_added_stands_beside_what_was_there_and_replaces_what_cannot_be_
     assert read_legend(tmp_path) == LEGEND
 
 
+@pytest.mark.parametrize("legend", [None, "{"])
+def test_a_run_of_an_earlier_version_that_is_resumed_keeps_the_titles_of_its_results(
+    legend: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / layout.RESULTS).write_text('{"baseline/shuffled/ctr/auc": 0.5, "ctr/auc": 0.6}')
+    if legend:
+        (tmp_path / layout.LEGEND).write_text(legend)
+    add_legend(tmp_path, Legend({"baseline/chance": "chance"}))
+    assert list(legend_of_run(tmp_path, []).own(["baseline/shuffled/ctr/auc", "ctr/auc"])) == ["ctr/auc"]
+
+
 def test_meanings_are_those_of_the_legend_then_moonlibs_own_then_none() -> None:
     assert LEGEND.meaning("naive/valid/ctr/brier@new") == Meaning("Brier score", False)
     assert LEGEND.meaning("ctr/logloss") == Meaning("log loss, nats", False)

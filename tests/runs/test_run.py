@@ -14,9 +14,11 @@ import moonlib
 from moonlib.artifacts.checksums import SUMS, Damaged
 from moonlib.data.content import Content, Modalities
 from moonlib.data.dataset import Dataset
+from moonlib.exports.model_card import SIMULATED
 from moonlib.representations.store import Representations
 from moonlib.runs.run import Run, RunError
 from moonlib.stages.application import Application
+from moonlib.studies.exchange import refuse_other_kinds
 
 
 @pytest.fixture
@@ -220,3 +222,20 @@ def test_a_stage_that_is_not_there_or_of_other_data_is_told(copied: Path, tiny: 
     file.unlink()
     with pytest.raises(RunError, match=r"identity\.json is missing"):
         Run(copied).reopen("represent", tiny)
+
+
+def test_a_run_of_an_earlier_version_is_of_the_same_data_as_one_of_this(tmp_path: Path) -> None:
+    for name, module in (("old", "moonlib.data.marketplace.source"), ("new", "moonlib.sources.marketplace.source")):
+        (tmp_path / name).mkdir()
+        data = {"class_path": f"{module}.Marketplace", "init_args": {"size": "tiny", "seed": 0}}
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump({"data": data, "stages": {}}))
+    old, new = Run(tmp_path / "old"), Run(tmp_path / "new")
+    assert old.config == new.config
+    assert old.config["data"]["class_path"] == SIMULATED  # its model card says so
+    refuse_other_kinds([old, new])
+
+
+def test_a_recipe_that_contains_itself_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("stages: &all {pretrain: *all}\n")
+    with pytest.raises(RunError, match=r"recipe\.yaml cannot be read"):
+        Run(tmp_path)

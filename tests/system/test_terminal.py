@@ -15,7 +15,7 @@ from rich.console import RenderableType
 
 import moonlib
 from moonlib.cli.data import print_report
-from moonlib.data.check import Report
+from moonlib.data.check import DatasetReport
 from moonlib.data.dataset import Dataset
 from moonlib.inference.hits import Hit, hits_table
 from moonlib.metrics.bootstrap import Interval
@@ -73,7 +73,7 @@ def test_tables_show_a_text_as_it_is(make: Callable[[str], RenderableType], text
 
 @pytest.mark.parametrize("text", WORDS)
 def test_reports_of_a_dataset_show_a_text_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(text, {}, problems=[f"in {text}"], warnings=[f"of {text}"])
+    report = DatasetReport(text, {}, problems=[f"in {text}"], warnings=[f"of {text}"])
     print_report(report)
     shown = capsys.readouterr().out
     assert f"problem in {text}" in shown and f"warning of {text}" in shown and shown.startswith(text)
@@ -124,6 +124,14 @@ def test_visible_changes_controls_and_nothing_else(text: str) -> None:
 def test_controls_are_shown_as_what_they_are() -> None:
     assert visible("a\x1b[2J\0b\x9b1m\x7f\r\n\tü红") == "a\\x1b[2J\\x00b\\x9b1m\\x7f\\x0d\n\tü红"
     assert "mug \\x1b[31m red" in printed(of_search("mug \x1b[31m red"))
+
+
+def test_no_cell_is_cut_or_folded_where_the_output_is_no_terminal() -> None:
+    runs = {f"a-rather-long-name-of-a-run-seed{seed}": {"ctr/auc@category=Home/Vases": 0.5} for seed in range(12)}
+    file = io.StringIO()
+    Terminal(file=file).print(spread_table(runs))
+    shown = file.getvalue()
+    assert "…" not in shown and all(name in shown for name in (*runs, "ctr/auc@category=Home/Vases"))
 
 
 def calls(module: Path) -> Iterator[str]:
