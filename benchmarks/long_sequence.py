@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from moonlib.representations.similarity_topk import BLOCK, similarity_topk
+from moonlib.representations.similarity_topk import BEHAVIOURS_AT_ONCE, similarity_topk
 from moonlib.representations.store import Representations
 
 DIM, KEPT = 128, 50
@@ -75,10 +75,10 @@ def plain(store: Representations, target: Rows, behaviours: Rows) -> Rows:
 
 def floor(store: Representations, target: Rows, behaviours: Rows) -> None:
     """Copy the rows that have to be read, block by block."""
-    stored = np.empty((BLOCK, DIM), dtype=np.int8)
+    stored = np.empty((BEHAVIOURS_AT_ONCE, DIM), dtype=np.int8)
     places = behaviours.ravel()
-    for start in range(0, len(places), BLOCK):
-        part = places[start : start + BLOCK]
+    for start in range(0, len(places), BEHAVIOURS_AT_ONCE):
+        part = places[start : start + BEHAVIOURS_AT_ONCE]
         np.take(store.vectors, part, axis=0, out=stored[: len(part)], mode="clip")
 
 

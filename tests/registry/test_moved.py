@@ -10,7 +10,7 @@ import pytest
 
 from moonlib.config.recipe import load
 from moonlib.registry import deprecation
-from moonlib.registry.moved import GONE_IN, MOVED
+from moonlib.registry.moved import GONE_IN, MOVED, RENAMED
 from moonlib.testing.processes import run_program
 
 PARTED = ("runner", "step", "lineage")
@@ -43,6 +43,18 @@ def test_what_a_module_has_handed_to_others_is_found_under_its_old_path_too() ->
     old, runner, step, lineage = map(import_module, ("moonlib.iteration", *(f"moonlib.runs.{n}" for n in PARTED)))
     assert (old.StageError, old.Step, old.Lineage) == (runner.StageError, step.Step, lineage.Lineage)
     assert old.seed_of is step.seed_of and old.fit is import_module("moonlib.runs").fit
+
+
+@pytest.mark.filterwarnings("ignore:.*the old path works until.*:FutureWarning")
+@pytest.mark.parametrize(("old", "name"), [(old, name) for old, names in RENAMED.items() for name in names])
+def test_a_name_that_changed_with_the_move_is_found_and_told(
+    old: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deprecation, "_told", set())
+    module, _, new = RENAMED[old][name].partition(":")
+    old_module = import_module(old)
+    with pytest.warns(FutureWarning, match=f"{old}.{name} is {module}.{new} now"):
+        assert getattr(old_module, name) is getattr(import_module(module), new)
 
 
 def test_what_never_was_is_not_found() -> None:

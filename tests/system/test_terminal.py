@@ -15,7 +15,7 @@ from rich.console import RenderableType
 
 import moonlib
 from moonlib.cli.data import print_report
-from moonlib.data.check import Report
+from moonlib.data.check import DatasetReport
 from moonlib.data.dataset import Dataset
 from moonlib.inference.hits import Hit, hits_table
 from moonlib.metrics.bootstrap import Interval
@@ -73,7 +73,7 @@ def test_tables_show_a_text_as_it_is(make: Callable[[str], RenderableType], text
 
 @pytest.mark.parametrize("text", WORDS)
 def test_reports_of_a_dataset_show_a_text_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(text, {}, problems=[f"in {text}"], warnings=[f"of {text}"])
+    report = DatasetReport(text, {}, problems=[f"in {text}"], warnings=[f"of {text}"])
     print_report(report)
     shown = capsys.readouterr().out
     assert f"problem in {text}" in shown and f"warning of {text}" in shown and shown.startswith(text)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moonlib.clicks.snapshots import Snapshots
+from moonlib.clicks.snapshots import HistorySnapshots
 from moonlib.data.dataset import Dataset
 from moonlib.representations.store import Representations, unit
 from moonlib.sources.taobao_mm.source import TaobaoMM
@@ -31,7 +31,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, layout: Literal["raw", "j
         expected = zip(*(column.tolist() for column in ids), shown[0]["clicked"], strict=True)
         assert sorted(shown[1].select("user_id", "item_id", "clicked").rows()) == sorted(expected), split
 
-    snapshots = Snapshots(found.arrow("histories"))
+    snapshots = HistorySnapshots(found.arrow("histories"))
     for split, name in (("train", "behaviour_until"), ("test", "valid_until")):
         users = shop.splits.select(shop.impressions, split)["user_id"].unique().to_numpy()  # type: ignore[arg-type]
         ts = np.full(len(users), getattr(found.splits, name).timestamp() * 1e6, np.int64)

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from moonlib.clicks.snapshots import Snapshots
+from moonlib.clicks.snapshots import HistorySnapshots
 from moonlib.data.dataset import Dataset
 from moonlib.representations.store import Representations
 from moonlib.sources.taobao_mm.files import Files
@@ -65,7 +65,7 @@ def test_validation_is_of_users_who_are_not_trained_on(dataset: Dataset) -> None
 
 
 def test_histories_are_those_of_the_period_in_the_published_order(dataset: Dataset, tables: dict[str, Any]) -> None:
-    snapshots = Snapshots(dataset.arrow("histories"))
+    snapshots = HistorySnapshots(dataset.arrow("histories"))
     for name, period in (("train", "train"), ("valid", "train"), ("test", "test")):
         part = dataset.splits.select(dataset.impressions, name)  # type: ignore[arg-type]
         columns = part["user_id"].to_numpy(), part["ts"].to_physical().to_numpy(), part["search_id"].to_numpy()
