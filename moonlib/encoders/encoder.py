@@ -141,7 +141,9 @@ class Encoder(Exportable, ABC):
             raise ValueError("encode: give images, texts, or both")
         if side not in get_args(Side):
             raise ValueError(f"encode: side: expected 'product' or 'query', got {side!r}")
-        _check("images", images, bytes | str | os.PathLike | Image.Image, "bytes, a path or a PIL image", self.image_dim)
+        _check(
+            "images", images, bytes | str | os.PathLike | Image.Image, "bytes, a path or a PIL image", self.image_dim
+        )
         _check("texts", texts, str, "text", self.text_dim)
         rows = len(images if images is not None else texts or ())
         images, texts = images if images is not None else [None] * rows, texts if texts is not None else [None] * rows
