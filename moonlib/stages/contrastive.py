@@ -128,6 +128,8 @@ class Contrastive(Stage):
                 f"{cls.__name__} has a method pairs(context): since moonlib 0.5 pairs come from "
                 "a moonlib.pairs.PairSource; pass one to the constructor, or return one from pair_source(data)"
             )
+        if "both_directions" in vars(cls):  # the same: it would never be asked for
+            raise TypeError(f"{cls.__name__}.both_directions: since moonlib 0.5 it is an attribute of the PairSource")
 
     @property
     def needs(self) -> frozenset[Need]:

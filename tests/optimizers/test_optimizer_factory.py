@@ -76,6 +76,7 @@ def test_every_stage_that_trains_takes_an_optimizer_by_name_or_by_class_path(
     assert default.optimizer.learning_rate == 0.25
     with pytest.raises(RecipeError, match=r"learning_rate: 0.25 has no effect beside 'optimizer'.*learning_rate: null"):
         module(stage, **arguments, learning_rate=0.25, optimizer="adam")
+    assert isinstance(module(stage, **arguments, learning_rate=None, optimizer="adam").optimizer, AdamFactory)
 
 
 def test_what_is_no_optimizer_is_refused() -> None:
@@ -85,6 +86,21 @@ def test_what_is_no_optimizer_is_refused() -> None:
         module("relevance", optimizer="adamv")
     with pytest.raises(RecipeError, match=r"optimizer\.init_args\.lrr: unknown key; did you mean 'lr'"):
         module("relevance", optimizer={"class_path": "torch.optim.SGD", "init_args": {"lrr": 0.1}})
+    with pytest.raises(RecipeError, match=r"optimizer\.init_args\.lr: expected float or Tensor, got 'fast'"):
+        module("relevance", optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": "fast"}})
+    with pytest.raises(
+        RecipeError, match=r"optimizer\.init_args: expected a mapping of the arguments of SGD, got \[1\]"
+    ):
+        module("relevance", optimizer={"class_path": "torch.optim.SGD", "init_args": [1]})
+    with pytest.raises(RecipeError, match=r"optimizer\.init_args\.lr: missing; Rated needs float"):
+        module("relevance", optimizer={"class_path": f"{__name__}.Rated"})
+
+
+class Rated(torch.optim.SGD):
+    """Has no default rate."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr)
 
 
 def test_a_recipe_with_a_class_path_of_torch_is_written_so_that_it_can_be_read_again(tmp_path: Path) -> None:
