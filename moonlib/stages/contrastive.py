@@ -276,8 +276,7 @@ class Contrastive(Stage):
         Args:
             pairs: whose queries.
             item_ids: int64 [n], which products.
-            name: begins the names of the files in the stage's directory; what an interrupted call of this name has made
-                is continued.
+            name: begins the names of the files in the stage's directory; an interrupted call of this name resumes.
 
         Returns:
             The products by item_id, the queries by query_id, float32 [rows, dim], mapped from files.
