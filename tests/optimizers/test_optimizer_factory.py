@@ -169,12 +169,14 @@ def test_learning_rate_rises_and_falls() -> None:
 
 
 class Noting(AdamWFactory):
-    """Notes the steps it is told of."""
+    """Notes the steps it is told of, and which parameters decay, by their number of dimensions."""
 
     steps: ClassVar[list[int]] = []
+    decays: ClassVar[set[tuple[int, bool]]] = set()
 
     def __call__(self, parameters: Any, context: OptimizerContext) -> Any:
         self.steps.append(context.count_steps())
+        self.decays.update((each.parameter.ndim, each.decays) for each in parameters)
         return super().__call__(parameters, context)
 
 
@@ -186,3 +188,14 @@ def test_a_click_model_is_trained_with_a_schedule_and_resumes_to_the_same_bits()
     rows = example_tables().impressions
     impressions = len(EXAMPLE_SPLITS.select(rows, "train"))
     assert set(Noting.steps) == {2 * -(-impressions // 32)}
+    assert Noting.decays == {(2, True), (1, False), (0, False)}
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_click_model_is_trained_by_an_optimizer_of_torch_and_resumes_to_the_same_bits(sparse: bool) -> None:
+    """Its moments are sparse where gradients are."""
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}}
+    arguments = {"adapter": "simtier", "predictor": "mlp", "sparse": sparse}
+    check_stage(
+        lambda: module("application", **arguments, optimizer=optimizer), ImpressionData(batch_size=32), max_epochs=2
+    )
