@@ -84,6 +84,7 @@ RENAMED = {
     "moonlib.data.marketplace.catalogue": {"Catalogue": "moonlib.sources.marketplace.catalogue:SimulatedCatalogue"},
     "moonlib.data.questions": {"Kind": "moonlib.pairs.questions:QuestionKind"},
     "moonlib.data.snapshots": {"Snapshots": "moonlib.clicks.snapshots:HistorySnapshots"},
+    "moonlib.representations.probes.contrastive": {"Contrastive": "moonlib.probes.contrastive:HeldOutLoss"},
 }
 """Names in modules that have moved which are others now, or in another module than the rest, by the old path."""
 
