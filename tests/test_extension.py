@@ -107,7 +107,7 @@ RECIPE: dict[str, Any] = {
         "pretrain": {
             "trainer": {"max_steps": 3},
             "data": {"batch_size": 32, "workers": 0},
-            "probe": {"every": 1},
+            "checkpoint_evaluation": {"every": 1},
         },
         "represent": {"data": {"workers": 0}},
         "lengths": {"after": "represent", "module": "lengths"},

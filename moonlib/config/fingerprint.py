@@ -42,7 +42,7 @@ def material(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the keys of a stage's section that can change its results.
 
     Args:
-        section: ``module``, ``data``, ``trainer`` or ``probe``.
+        section: ``module``, ``data``, ``trainer`` or ``checkpoint_evaluation``.
         values: of the section, as a recipe says them or with all defaults.
 
     Example:

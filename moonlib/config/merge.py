@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from moonlib.config.earlier import present_stages
 from moonlib.config.names import stage_problem
 from moonlib.registry import registry
 
@@ -116,7 +117,7 @@ def read_layers(path: Path, heirs: tuple[Path, ...] = ()) -> list[Layer]:
     if content and not content.keys() & KEYS:
         raise RecipeError(f"is no recipe: {_EXPECTED}, and it has none of them", (), str(path))
     parent = content.pop("extends", None)
-    layer = Layer(str(path), content)
+    layer = Layer(str(path), present_stages(content))
     if parent is None:
         return [layer]
     if not isinstance(parent, str):
@@ -154,7 +155,7 @@ def parse_overrides(words: Sequence[str]) -> Layer:
             if not isinstance(place, dict):
                 raise RecipeError(f"'{part}' is given a value of its own as well", key, layer.source)
         place[key[-1]] = _parse(value, f"{layer.source}: {'.'.join(key)}")
-    return layer
+    return Layer(layer.source, present_stages(layer.content))
 
 
 def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moonlib.config import spelling
+from moonlib.config.earlier import SCHEDULE
 from moonlib.config.header import Header
 from moonlib.config.merge import (
     Layer,
@@ -54,8 +55,8 @@ NOT_SET = "(not set)"
 
 
 @dataclass(frozen=True)
-class ProbeSchedule:
-    """A stage's key ``probe``: checkpoints of its encoder are evaluated, see `moonlib.runs.checkpoint_evaluation`.
+class EvaluationSchedule:
+    """A stage's key ``checkpoint_evaluation``, see `moonlib.runs.checkpoint_evaluation`.
 
     Args:
         every: steps of the optimizer between two evaluations.
@@ -72,11 +73,11 @@ class ProbeSchedule:
 
 
 class StageRecipe:
-    """One stage of a recipe: its module, its data, its trainer and, where it is given, its probe.
+    """One stage of a recipe: its module, its data, its trainer and, where it is given, when its encoder is evaluated.
 
     Attributes:
         name: of the stage.
-        probe: when the encoder that the stage trains is evaluated on its way; None for never.
+        schedule: when the encoder that the stage trains is evaluated in between; None for never.
         written: what the recipe says, bare names expanded, without defaults.
         config: the same with every default, as plain JSON values: what a fingerprint is made of.
     """
@@ -98,15 +99,15 @@ class StageRecipe:
             "data": self._data.resolved,
             "trainer": self._trainer.resolved,
         }
-        self.probe: ProbeSchedule | None = None
-        if (given := section.get("probe")) is not None:
+        self.schedule: EvaluationSchedule | None = None
+        if (given := section.get(SCHEDULE)) is not None:
             if self.provides != "weights":
-                problem = f"{self._module.cls.__name__} trains no encoder, and what is probed is one on its way"
-                raise RecipeError(f"{problem}; give it to a stage that does", (*key, "probe"))
-            probe = construct(ProbeSchedule, given, (*key, "probe"))
-            self.probe = probe.build()
+                problem = f"{self._module.cls.__name__} trains no encoder, so it has no checkpoints to evaluate"
+                raise RecipeError(f"{problem}; give it to a stage that does", (*key, SCHEDULE))
+            schedule = construct(EvaluationSchedule, given, (*key, SCHEDULE))
+            self.schedule = schedule.build()
             # Only where it is given: a stage without it keeps the fingerprint that it has.
-            self.written["probe"], self.config["probe"] = probe.arguments, probe.resolved
+            self.written[SCHEDULE], self.config[SCHEDULE] = schedule.arguments, schedule.resolved
 
     @property
     def provides(self) -> Provides | None:

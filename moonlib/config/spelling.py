@@ -22,7 +22,7 @@ from moonlib.registry import registry
 
 TRAINER = ("lightning.pytorch.trainer.trainer", "Trainer")
 
-PARTS = ("module", "data", "trainer", "probe")
+PARTS = ("module", "data", "trainer", "checkpoint_evaluation")
 """The keys of a stage."""
 
 PLAIN = {"int": int, "float": float, "str": str, "bool": bool}

@@ -1,7 +1,7 @@
 """Checkpoint evaluation: what an encoder is worth on its way, from intermediate metrics down to clicks.
 
-A training stage with the key ``probe: {every: N}`` keeps its encoder's weights every N steps. Each of these
-checkpoints, the end of the stage and the run's final representations are evaluated by the same `chain` of stages,
+A training stage with the key ``checkpoint_evaluation: {every: N}`` keeps its encoder's weights every N steps. Each of
+these checkpoints, the end of the stage and the run's final representations are evaluated by the same `chain` of stages,
 whatever the run's own application is, so that checkpoints of different runs compare: products and the queries that are
 needed are represented, the probes measure, and light downstream models are trained and measured. Every link of the
 chain is an ordinary stage, in a directory that its fingerprint names: it is resumed and reused as any.
@@ -84,7 +84,7 @@ def checkpoints_of(run: RunLayout, recipe: Recipe) -> list[EncoderCheckpoint]:
         if stage.provides and not run.link(name).is_dir():
             problem = f"{run.directory} is not finished: {name} is missing"
             raise FileNotFoundError(f"{problem}; resume it with `moonlib fit`")
-        if stage.provides == "weights" and stage.probe:
+        if stage.provides == "weights" and stage.schedule:
             made, steps = run.fingerprint(name), snapshot_steps(run.link(name))
             found += [EncoderCheckpoint(name, step, snapshot(made, step).as_posix()) for step in steps]
             found.append(_end_of(run, stage))

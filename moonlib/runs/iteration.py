@@ -186,7 +186,7 @@ def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
     if processes.is_first():
         write_legend(run.directory, legend)
         write_json(run.results, dict(sorted(results.items())))
-        if any(stage.probe for stage in recipe.stages.values()):
+        if any(stage.schedule for stage in recipe.stages.values()):
             evaluate_checkpoints(runner, lineage)
     return results, legend
 

@@ -20,6 +20,7 @@ from moonlib.artifacts.layout import (
     RESULTS,
 )
 from moonlib.config import recipe as recipes
+from moonlib.config.earlier import present
 from moonlib.config.fingerprint import material_recipe
 from moonlib.config.recipe import Recipe
 from moonlib.system import lock, processes
@@ -76,7 +77,7 @@ def claim(run: Path, recipe: Recipe, replace: bool) -> None:
     file = run / RECIPE
     if file.exists():
         try:
-            before = yaml.safe_load(file.read_text(encoding="utf-8"))
+            before = present(yaml.safe_load(file.read_text(encoding="utf-8")))
             changed = recipes.diff(material_recipe(before), material_recipe(recipe.config))
             lines = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in changed)
         except (yaml.YAMLError, UnicodeDecodeError, AttributeError):

@@ -16,6 +16,7 @@ from moonlib.artifacts.checksums import verified
 from moonlib.artifacts.layout import EXPORT, IDENTITY, PREPROCESSING, RECIPE, WEIGHTS, RunLayout, stage_of
 from moonlib.artifacts.reading import Unreadable, read_mapping, read_numbers
 from moonlib.artifacts.remedies import fit_command
+from moonlib.config.earlier import present
 from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint
 from moonlib.config.recipe import load as load_recipe
 from moonlib.config.typing import construct_component
@@ -81,7 +82,7 @@ class Run:
             raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(config, dict) or not isinstance(config.get("stages"), dict):
             raise RunError(f"{file} is not the recipe of a run: it has no stages")
-        self.config: dict[str, Any] = config
+        self.config: dict[str, Any] = present(config)
 
     @cached_property
     def layout(self) -> RunLayout:

@@ -284,7 +284,7 @@ class Runner:
             representations=representations,
             interruption=self.interruption,
             checkpoint_seconds=self.checkpoint_seconds,
-            snapshot_every=step.recipe.probe.every if step.recipe.probe else None,
+            snapshot_every=step.recipe.schedule.every if step.recipe.schedule else None,
         )
 
 

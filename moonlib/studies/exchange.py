@@ -20,6 +20,7 @@ from rich.table import Table
 
 from moonlib.artifacts.directories import LOCK, write_json
 from moonlib.artifacts.layout import EXCHANGE, PREPROCESSING, RunLayout
+from moonlib.config.earlier import SCHEDULE
 from moonlib.config.fingerprint import material_stage
 from moonlib.config.recipe import fingerprint
 from moonlib.metrics.key import MetricKey
@@ -155,10 +156,10 @@ def exchange(
     products; those that a recipe names in these stages are among them. All other metrics are intermediate: recall,
     probes, and what a plugin's stage says of the representations.
 
-    Points are the checkpoints of trainings that had ``probe: {every: N}``, the ends of these stages, and each run's
-    final representations; those that are not evaluated yet are (see `moonlib.runs.checkpoint_evaluation`), into
-    ``.stages``, so that a second call only reads. A point that several runs share, because one reused a stage of the
-    other, counts once, for the run with the fewest points.
+    Points are the checkpoints of trainings that had ``checkpoint_evaluation: {every: N}``, the ends of these
+    stages, and each run's final representations; those that are not evaluated yet are (see
+    `moonlib.runs.checkpoint_evaluation`), into ``.stages``, so that a second call only reads. A point that several
+    runs share, because one reused a stage of the other, counts once, for the run with the fewest points.
 
     The rate is a slope: downstream gain per unit of the intermediate metric, by least squares over the points, with a
     level of its own for every data set. Its 95 % interval resamples whole runs. The rank correlation (Spearman) is that
@@ -221,7 +222,7 @@ def refuse_other_kinds(runs: Sequence[Run]) -> None:
 def iteration_key(config: Mapping[str, Any]) -> str:
     """Tells iterations apart: recipes that differ in nothing but seeds, and in when and what they measure, are one."""
     stages = {
-        name: {section: values for section, values in material_stage(stage).items() if section != "probe"}
+        name: {section: values for section, values in material_stage(stage).items() if section != SCHEDULE}
         for name, stage in copy.deepcopy(dict(config["stages"])).items()
     }
     for stage in stages.values():
@@ -291,7 +292,7 @@ def rates(measured: Sequence[Measured], samples: int, seed: int) -> tuple[list[R
     if len(measured) < FEWEST:
         raise ExchangeError(
             f"{len(measured)} points, and a rate needs at least {FEWEST}: give more runs, or let a training stage keep "
-            "snapshots (--stages.STAGE.probe.every N)"
+            "snapshots (--stages.STAGE.checkpoint_evaluation.every N)"
         )
     keys = sorted({key for point in measured for key in point.metrics})
     legend = reduce(or_, (point.legend for point in measured))

@@ -454,24 +454,40 @@ def test_overrides_are_yaml_and_reach_every_key(write: Write) -> None:
 
 def test_a_training_stage_may_be_probed_and_else_keeps_its_configuration() -> None:
     plain = recipe.load("iter2")
-    probed = recipe.load("iter2", ["--stages.posttrain.probe.every", "50"])
-    assert all(stage.probe is None and "probe" not in stage.config for stage in plain.stages.values())
+    probed = recipe.load("iter2", ["--stages.posttrain.checkpoint_evaluation.every", "50"])
+    assert all(
+        stage.schedule is None and "checkpoint_evaluation" not in stage.config for stage in plain.stages.values()
+    )
     stage = probed.stages["posttrain"]
-    assert stage.probe is not None and stage.probe.every == 50
-    assert stage.config == {**plain.stages["posttrain"].config, "probe": {"every": 50}}
-    assert recipe.diff(plain.config, probed.config) == [("stages.posttrain.probe.every", recipe.NOT_SET, 50)]
-    assert stage.override({"learning_rate": 0.5}).probe == stage.probe
+    assert stage.schedule is not None and stage.schedule.every == 50
+    assert stage.config == {**plain.stages["posttrain"].config, "checkpoint_evaluation": {"every": 50}}
+    assert recipe.diff(plain.config, probed.config) == [
+        ("stages.posttrain.checkpoint_evaluation.every", recipe.NOT_SET, 50)
+    ]
+    assert stage.override({"learning_rate": 0.5}).schedule == stage.schedule
 
 
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("posttrain.probe.evry=3", "posttrain.probe.evry: unknown key; did you mean 'every'?"),
-        ("posttrain.probe={}", "posttrain.probe.every: missing; ProbeSchedule needs int"),
-        ("posttrain.probe.every=often", "posttrain.probe.every: expected int, got 'often'"),
-        ("posttrain.probe.every=0", "posttrain.probe: every must be at least 1, got 0"),
-        ("posttrain.prob.every=3", "posttrain.prob: unknown key; did you mean 'probe'?"),
-        ("represent.probe.every=3", "represent.probe: Represent trains no encoder, "),
+        (
+            "posttrain.checkpoint_evaluation.evry=3",
+            "posttrain.checkpoint_evaluation.evry: unknown key; did you mean 'every'?",
+        ),
+        (
+            "posttrain.checkpoint_evaluation={}",
+            "posttrain.checkpoint_evaluation.every: missing; EvaluationSchedule needs int",
+        ),
+        (
+            "posttrain.checkpoint_evaluation.every=often",
+            "posttrain.checkpoint_evaluation.every: expected int, got 'often'",
+        ),
+        ("posttrain.checkpoint_evaluation.every=0", "posttrain.checkpoint_evaluation: every must be at least 1, got 0"),
+        (
+            "posttrain.checkpoint_evaluatio.every=3",
+            "posttrain.checkpoint_evaluatio: unknown key; did you mean 'checkpoint_evaluation'?",
+        ),
+        ("represent.checkpoint_evaluation.every=3", "represent.checkpoint_evaluation: Represent trains no encoder, "),
     ],
 )
 def test_a_mistake_in_a_probe_is_one_line_with_the_keys_path(override: str, problem: str) -> None:
@@ -608,7 +624,7 @@ KEYS = st.one_of(
             "last",
             "module",
             "trainer",
-            "probe",
+            "checkpoint_evaluation",
             "after",
             "class_path",
             "init_args",
@@ -634,7 +650,7 @@ VALUES = st.recursive(
 PATHS = st.sampled_from(
     [
         *((), ("seed",), ("data",), ("encoder",), ("stages",), ("stages", "train"), ("stages", "train", "module")),
-        *(("stages", "train", part) for part in ("data", "trainer", "probe", "after")),
+        *(("stages", "train", part) for part in ("data", "trainer", "checkpoint_evaluation", "after")),
         *(("stages", "train", "module", "init_args", part) for part in ("loss", "negatives", "bank")),
         *(("data", "init_args"), ("data", "class_path"), ("changes",), ("extends",)),
     ]

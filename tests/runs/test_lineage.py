@@ -60,7 +60,7 @@ TRAIN = {
     "data": {"tasks": {"image -> title": 1.0}},
 }
 STEPS = {"trainer": {"max_steps": 6}}
-PROBED = {**TRAIN, **STEPS, "probe": {"every": 2}}
+PROBED = {**TRAIN, **STEPS, "checkpoint_evaluation": {"every": 2}}
 REPRESENT: dict[str, Any] = {"module": "represent"}
 UNTRAINED: dict[str, Any] = {"module": {"class_path": "represent", "init_args": {"of": "untrained"}}}
 TABULATE: dict[str, Any] = {"module": "tabulate"}
@@ -200,7 +200,7 @@ def test_of_a_run_that_only_trains_the_last_training_is_final_and_without_one_wh
 def test_a_stage_that_has_not_finished_is_named(tmp_path: Path) -> None:
     run = run_of(tmp_path, {"pretrain": TRAIN, "represent": REPRESENT, "refine": TRAIN})
     (run.directory / "represent").unlink()
-    with pytest.raises(FileNotFoundError, match="is not finished: represent is missing; continue it"):
+    with pytest.raises(FileNotFoundError, match="is not finished: represent is missing; resume it"):
         checkpoints(run)
 
 

@@ -31,7 +31,7 @@ from moonlib.studies.exchange import (
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
-PROBED = ["--stages.pretrain.probe.every=2", "--stages.posttrain.probe.every=1"]
+PROBED = ["--stages.pretrain.checkpoint_evaluation.every=2", "--stages.posttrain.checkpoint_evaluation.every=1"]
 
 
 def points(slope: float = 0.05, noise: float = 1e-4) -> list[Measured]:
@@ -133,7 +133,11 @@ def test_recipes_that_differ_in_seeds_probes_and_workers_are_one_iteration() -> 
     stage = {"module": {"class_path": "x"}, "data": {"workers": 2, "batch_size": 8}, "trainer": {"max_steps": 3}}
     base = {"seed": 0, "data": {"class_path": "m", "init_args": {"seed": 0}}, "stages": {"pretrain": stage}}
     other = {"seed": 4, "data": {"class_path": "m", "init_args": {"seed": 9}}}
-    same = other | {"stages": {"pretrain": {**stage, "probe": {"every": 1}, "data": {"workers": 0, "batch_size": 8}}}}
+    same = other | {
+        "stages": {
+            "pretrain": {**stage, "checkpoint_evaluation": {"every": 1}, "data": {"workers": 0, "batch_size": 8}}
+        }
+    }
     named = {**stage, "module": {"class_path": "x", "init_args": {"metrics": [{"class_path": "m"}]}}}
     bare = {**stage, "module": {"class_path": "x"}}
     assert iteration_key(base | {"stages": {"a": named}}) == iteration_key(base | {"stages": {"a": bare}})

@@ -1,0 +1,65 @@
+"""Recipes as earlier versions wrote them, in the words of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moonlib.registry.deprecation import warn_once
+from moonlib.registry.moved import GONE_IN, moved_to
+
+SCHEDULE, OLD_SCHEDULE = "checkpoint_evaluation", "probe"
+"""A stage's key that says when its encoder is evaluated, and what it was called before 0.5."""
+
+
+def present_stages(content: dict[str, Any], *, warn: bool = True) -> dict[str, Any]:
+    """Call the keys of stages what they are called now.
+
+    Args:
+        content: of a recipe, or a part of one; not changed. A stage that has a key under both names is left to the
+            check of unknown keys.
+        warn: say so, once.
+
+    Example:
+        >>> present_stages({"stages": {"pretrain": {"probe": {"every": 2}}}}, warn=False)
+        {'stages': {'pretrain': {'checkpoint_evaluation': {'every': 2}}}}
+    """
+    stages = content.get("stages")
+    if not isinstance(stages, Mapping):
+        return content
+
+    def renamed(stage: Any) -> Any:
+        if not isinstance(stage, Mapping) or OLD_SCHEDULE not in stage or SCHEDULE in stage:
+            return stage
+        if warn:
+            warn_once(f"a stage's key '{OLD_SCHEDULE}' is called '{SCHEDULE}' now; the old name works until {GONE_IN}")
+        return {SCHEDULE if key == OLD_SCHEDULE else key: value for key, value in stage.items()}
+
+    return {**content, "stages": {name: renamed(stage) for name, stage in stages.items()}}
+
+
+def present(config: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a run, with today's keys and class paths; nothing is imported.
+
+    Args:
+        config: content of the run's recipe.yaml; not changed.
+
+    Example:
+        >>> present({"data": {"class_path": "moonlib.data.marketplace.source.Marketplace"}})
+        {'data': {'class_path': 'moonlib.sources.marketplace.source.Marketplace'}}
+    """
+    moved: dict[str, Any] = _moved(present_stages(config, warn=False))
+    return moved
+
+
+def _moved(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_moved(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _path(item) if key == "class_path" else _moved(item) for key, item in value.items()}
+
+
+def _path(path: Any) -> Any:
+    module, dot, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    return f"{moved_to(module) or module}.{name}" if dot else path
