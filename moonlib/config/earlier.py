@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moonlib.registry.deprecation import warn_once
-from moonlib.registry.moved import GONE_IN, moved_to
+from moonlib.registry.moved import GONE_IN, present_path
 
 SCHEDULE, OLD_SCHEDULE = "checkpoint_evaluation", "probe"
 """A stage's key that says when its encoder is evaluated, and what it was called before 0.5."""
@@ -57,9 +57,7 @@ def _moved(value: Any) -> Any:
         return [_moved(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    return {key: _path(item) if key == "class_path" else _moved(item) for key, item in value.items()}
-
-
-def _path(path: Any) -> Any:
-    module, dot, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    return f"{moved_to(module) or module}.{name}" if dot else path
+    return {
+        key: present_path(item) if key == "class_path" and isinstance(item, str) else _moved(item)
+        for key, item in value.items()
+    }

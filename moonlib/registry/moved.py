@@ -105,6 +105,19 @@ def moved_to(name: str) -> str | None:
     return MOVED[package] + rest
 
 
+def present_path(path: str) -> str:
+    """The dotted path of what was under one before 0.5, in a module that has moved; any other as it is.
+
+    Example:
+        >>> present_path("moonlib.data.source.Source"), present_path("moonlib.data.snapshots.Snapshots")
+        ('moonlib.sources.source.Source', 'moonlib.clicks.snapshots.HistorySnapshots')
+    """
+    module, _, name = path.rpartition(".")
+    if name in (renamed := RENAMED.get(module, {})):
+        return renamed[name].replace(":", ".")
+    return f"{moved_to(module) or module}.{name}" if module else path
+
+
 class _OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds a module under its old path: it is the module itself, and not a copy of it."""
 

@@ -39,7 +39,9 @@ def test_a_run_of_an_earlier_version_is_resumed_and_not_refused(tmp_path: Path) 
     data = {**now.config["data"], "class_path": "moonlib.data.marketplace.source.Marketplace"}
     stages = {name: dict(stage) for name, stage in now.config["stages"].items()}
     stages["pretrain"]["probe"] = stages["pretrain"].pop("checkpoint_evaluation")
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**now.config, "data": data, "stages": stages}, sort_keys=False))
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump({**now.config, "data": data, "stages": stages}, sort_keys=False)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         claim(tmp_path, now, replace=False)
@@ -51,3 +53,10 @@ def test_a_run_of_an_earlier_version_is_resumed_and_not_refused(tmp_path: Path) 
 def test_what_has_not_moved_stays() -> None:
     config = {"data": {"class_path": "my.Source", "init_args": {"class_path": 3, "files": ["moonlib.run"]}}}
     assert present(config) == config
+
+
+def test_a_class_of_another_name_now_is_called_by_it() -> None:
+    probe = {"class_path": "moonlib.representations.probes.contrastive.Contrastive", "init_args": {"temperature": 0.1}}
+    assert present({"probes": [probe]}) == {
+        "probes": [{**probe, "class_path": "moonlib.probes.contrastive.HeldOutLoss"}]
+    }

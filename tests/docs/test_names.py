@@ -16,15 +16,16 @@ PACKAGE = Path(moonlib.__file__).parent
 ROOT = PACKAGE.parent
 GROUPS = {f"moonlib.{name}" for name in (*KINDS, "api", "renamed")}
 """Groups of entry points."""
+OF_OLD_PATHS = {PACKAGE / "registry/moved.py", PACKAGE / "config/earlier.py"}
 
 
 def documents() -> list[Path]:
-    """The code with its docstrings and comments, and what is written about it; not what tells of old paths."""
+    """The code with its docstrings and comments, and what is written about it."""
     found = [path for suffix in ("py", "pyi", "md") for path in PACKAGE.rglob(f"*.{suffix}")]
     for folder in ("plugins", "benchmarks", "recipes"):
         found += [path for suffix in ("py", "md", "yaml", "toml") for path in (ROOT / folder).rglob(f"*.{suffix}")]
     found += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml") if (ROOT / name).exists()]
-    return [path for path in found if path != PACKAGE / "registry/moved.py"]
+    return [path for path in found if path not in OF_OLD_PATHS]
 
 
 def resolved(name: str) -> bool:
