@@ -27,6 +27,7 @@ from rich.table import Table
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
 from moonlib.data.shards import write_dataset
+from moonlib.data.tables import Tables
 from moonlib.sources.marketplace.source import Marketplace
 
 FIT = [
@@ -68,7 +69,9 @@ def catalogue(folder: Path, size: int, tiny: Dataset) -> Path:
     tables["products"] = pl.concat([products, shifted.drop("new")])
     partial = folder / f"{size}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    write_dataset(partial, tables, Repeated(tiny.directory), tiny.splits, name=f"repeated-{size}", version="1")
+    write_dataset(
+        partial, Tables(**tables), Repeated(tiny.directory), tiny.splits, name=f"repeated-{size}", version="1"
+    )
     partial.rename(directory)
     return directory
 

@@ -198,6 +198,6 @@ def test_the_exchange_rate_knows_what_the_stage_measures_and_what_the_metric_is_
 ) -> None:
     run, _ = printed
     found = exchange([run], samples=20)
-    pairs = {(rate["intermediate"], rate["downstream"]) for rate in found["rates"]}
+    pairs = {(rate.intermediate, rate.downstream) for rate in found.rates}
     assert ("lengths/mean", "ctr/likelihood") in pairs and ("lengths/mean", "ctr/auc") in pairs
-    assert "ctr/likelihood" in found["steer_by"] and "ctr/logloss" not in found["steer_by"]
+    assert "ctr/likelihood" in found.steer_by and "ctr/logloss" not in found.steer_by

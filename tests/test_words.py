@@ -13,7 +13,7 @@ import moonlib
 PACKAGE = Path(moonlib.__file__).parent
 
 WORDS = {
-    r"\b(taken|takes?|taking) over\b": "reused, or replaced",
+    r"\b(taken|takes?|taking) over\b|\btakes \w+'s (\w+ )?over\b": "reused, or replaced",
     r"\bfor want of (memory|space)\b": "out of memory",
     r"\bby heart\b": "overfit, or memorised",
     r"\b(command|call) continues\b": "resumes",

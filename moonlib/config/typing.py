@@ -156,7 +156,16 @@ def _expand_arguments(cls: type, arguments: Any, key: Key, leaves: list[tuple[Ke
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise RecipeError(f"missing; {cls.__name__} needs {describe(parameter.annotation)}", (*key, name))
+    # Null removes what a parent says; where no parent says it, the default stays, too.
+    arguments = {name: value for name, value in arguments.items() if value is not None or _takes_null(known[name])}
     return {name: _expand(known[name].annotation, value, (*key, name), leaves) for name, value in arguments.items()}
+
+
+def _takes_null(parameter: inspect.Parameter) -> bool:
+    """Whether null is a value of a parameter; true of a required one, which null does not make optional."""
+    return parameter.default in (None, parameter.empty) or not {Any, type(None)}.isdisjoint(
+        _members(parameter.annotation)
+    )
 
 
 def _expand(annotation: Any, value: Any, key: Key, leaves: list[tuple[Key, Any, Any]]) -> Any:
@@ -200,15 +209,33 @@ def _locate(kind: str, value: Any, key: Key) -> tuple[type, Any]:
     except registry.RegistryError as error:
         raise RecipeError(str(error), key) from error
     if taken_in := registry.adopted(kind, cls, value):
-        for name in value.get("init_args") or ():
-            if name not in (known := parameters(cls)):
-                raise RecipeError(f"unknown key; {hint(str(name), known)}", (*key[:-1], "init_args", str(name)))
+        _check_adopted(cls, value.get("init_args"), (*key[:-1], "init_args"))
         return taken_in
     if registry.kind_of(cls) != kind:
         raise RecipeError(f"expected {one_of(kind)}, got {path}", key)
     if "<locals>" in cls.__qualname__:
         raise RecipeError(f"{path} is defined inside a function: a recipe needs a class at the top of a module", key)
     return cls, value.get("init_args")
+
+
+def _check_adopted(cls: type, arguments: Any, key: Key) -> None:
+    """Check arguments of a class of another library, whose first one is given when it is constructed.
+
+    Here each is named by its key; the component that takes the class in would refuse it as a whole.
+    """
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, dict):
+        raise RecipeError(f"expected a mapping of the arguments of {cls.__name__}, got {arguments!r}", key)
+    known = parameters(cls)
+    for name, value in arguments.items():
+        if name not in known:
+            raise RecipeError(f"unknown key; {hint(str(name), known)}", (*key, str(name)))
+        if not fits(known[name].annotation, value):
+            raise RecipeError(f"expected {describe(known[name].annotation)}, got {value!r}", (*key, str(name)))
+    for name, parameter in list(known.items())[1:]:
+        if parameter.default is parameter.empty and name not in arguments:
+            raise RecipeError(f"missing; {cls.__name__} needs {describe(parameter.annotation)}", (*key, name))
 
 
 def _import(path: str) -> type:

@@ -196,7 +196,7 @@ def embed(
     workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Representations:
-    """Represent every id of ``contents`` in files of a directory, continuing what an earlier call began.
+    """Represent every id of ``contents`` in files of a directory, resuming what an earlier call began.
 
     Memory does not grow with the number of ids but for the ids themselves, and a resumed run writes the same bytes
     as one that was never cut off.

@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, get_args
 
 import polars as pl
 import torch
@@ -131,13 +131,20 @@ class Encoder(Exportable, ABC):
             cosines.
 
         Raises:
-            ValueError: neither is given, or there are more of one than of the other.
+            ValueError: neither is given, one is no list of what it should hold, there are more of one than of the
+                other, or the encoder has no tower for one.
             UnreadableImage: an image cannot be decoded; the message names its row.
 
         Example: ``encoder.encode(images=["mug.jpg", None], texts=["red mug", "blue mug"])``
         """
         if images is None and texts is None:
             raise ValueError("encode: give images, texts, or both")
+        if side not in get_args(Side):
+            raise ValueError(f"encode: side: expected 'product' or 'query', got {side!r}")
+        _check(
+            "images", images, bytes | str | os.PathLike | Image.Image, "bytes, a path or a PIL image", self.image_dim
+        )
+        _check("texts", texts, str, "text", self.text_dim)
         rows = len(images if images is not None else texts or ())
         images, texts = images if images is not None else [None] * rows, texts if texts is not None else [None] * rows
         if len(images) != len(texts):
@@ -159,9 +166,12 @@ class Encoder(Exportable, ABC):
     def _preprocessed(
         self, images: Sequence[ImageLike | None], texts: Sequence[str | None], side: Side, start: int
     ) -> ContentBatch:
-        contents = [
-            Content(None if image is None else _encoded(image), text) for image, text in zip(images, texts, strict=True)
-        ]
+        contents = []
+        for row, (image, text) in enumerate(zip(images, texts, strict=True), start):
+            try:
+                contents.append(Content(None if image is None else _encoded(image), text))
+            except ValueError as error:
+                raise UnreadableImage(f"images[{row}]: {error}") from error
         try:
             return self.preprocessor(contents, side)
         except UnreadableImage:
@@ -173,8 +183,25 @@ class Encoder(Exportable, ABC):
             raise
 
 
+def _check(name: str, rows: Sequence[Any] | None, of: Any, expected: str, width: int) -> None:
+    """Refuse what is no list, or holds something else, or what an encoder has no tower for."""
+    if rows is None:
+        return
+    if isinstance(rows, str | bytes | os.PathLike | Image.Image):
+        raise ValueError(f"encode: {name}: expected a list, got one {type(rows).__name__}; put it into [ ]")
+    for row, value in enumerate(rows):
+        if value is not None and not isinstance(value, of):
+            raise ValueError(f"encode: {name}[{row}]: expected {expected}, got {type(value).__name__}")
+        if value is not None and not width:
+            raise ValueError(f"encode: this encoder reads no {name}: leave them out")
+
+
 def _encoded(image: ImageLike) -> bytes:
-    """The bytes of an image file."""
+    """The bytes of an image file.
+
+    Raises:
+        ValueError: the range of a picture's pixels is not known, see `moonlib.data.pixels.to_rgb`.
+    """
     if isinstance(image, bytes):
         return image
     if isinstance(image, Image.Image):

@@ -12,7 +12,7 @@ from torch import nn
 class Exportable(nn.Module):
     """A module that `moonlib export` can write so that it opens without the hub and this machine's folders."""
 
-    def parts(self) -> Mapping[str, nn.Module]:
+    def exported_parts(self) -> Mapping[str, nn.Module]:
         """Components that this one was constructed with, by the name of the constructor's argument.
 
         `moonlib export` asks each of them for its architecture. By default all child modules by the names of their

@@ -313,7 +313,7 @@ def _detached(config: Mapping[str, Any], module: nn.Module, place: Path, folder:
     """
     arguments = dict(config.get("init_args") or {})
     if isinstance(module, Exportable):
-        for name, part in module.parts().items():
+        for name, part in module.exported_parts().items():
             value = arguments.get(name)
             if isinstance(value, Mapping) and "class_path" in value:
                 below = folder / name if place == folder / "encoder" else place / name

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import moonlib.compat  # noqa: F401  (before torchmetrics)
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -51,6 +52,19 @@ READS: dict[str, dict[str, str]] = {
 
 ALIASES = {"preds": "scores", "target": "labels", "indexes": "groups"}
 """Names of the same in torchmetrics."""
+
+TRIED: dict[str, dict[str, Any]] = {
+    "ctr": {
+        "probabilities": [0.1, 0.7, 0.4, 0.2, 0.9, 0.3, 0.6, 0.5],
+        "labels": [False, True, True, False, True, False, False, True],
+        "users": [1, 1, 2, 2, 3, 3, 3, 3],
+        "groups": [1, 1, 2, 2, 3, 3, 4, 4],
+    },
+    "search": {"ranks": [0, 3, 10**6, 1, 70, 12, 0, 2], "gallery": 10**6, "users": [1, 1, 2, 2, 3, 3, 3, 3]},
+}
+TRIED["ctr"]["scores"] = TRIED["ctr"]["probabilities"]
+TRIED["relevance"] = TRIED["ctr"] | {"relevance": [0.0, 3.0, 2.0, 1.0, 3.0, 0.0, 1.0, 2.0]}
+"""Eight rows per task that a metric of a recipe is tried on before anything is trained."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,8 @@ def with_metrics(own: Sequence[Metric], more: Iterable[Metric], task: str) -> li
         task: that the stage measures.
 
     Raises:
-        ValueError: one measures another task or reads what this one does not have, or two have one name.
+        ValueError: one measures another task, reads what this one does not have, or gives no number for a few rows; or
+            two have one name.
     """
     found = {name_of(metric): metric for metric in own}
     added: set[str] = set()
@@ -128,15 +143,29 @@ def with_metrics(own: Sequence[Metric], more: Iterable[Metric], task: str) -> li
         name, there = name_of(metric), READS[task]
         if lacking := [each for each, column in arguments_of(metric).items() if column not in there]:
             raise ValueError(f"metrics: {name} reads {lacking[0]!r}, and here there are {', '.join(there)}")
+        if not arguments_of(metric):
+            raise ValueError(f"metrics: {name}: its update names no input; expected some of {', '.join(there)}")
         if task not in tasks_of(metric):
             raise ValueError(f"metrics: {name} measures {tasks_of(metric)[0]}, and this stage {task}")
         if not re.fullmatch(r"[^@/\s]+(@\d+(\.\d+)?)?", name):
             raise ValueError(f"metrics: {name!r} is no name: expected one word, such as auc or recall@10")
         if name in added:
             raise ValueError(f"metrics: two are called {name}; leave one out, or give its class another name")
+        _try(metric, task)
         found[name] = metric
         added.add(name)
     return list(found.values())
+
+
+def _try(metric: Metric, task: str) -> None:
+    """Compute a metric of a few rows: now, and not when a model has been trained for hours."""
+    rows = {name: torch.tensor(each) if isinstance(each, list) else each for name, each in TRIED[task].items()}
+    double = {name: each.double() if name in ("probabilities", "scores") else each for name, each in rows.items()}
+    try:
+        measured(metric, double)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"metrics: {name_of(metric)} cannot measure {task}: {' '.join(reason.split())}") from error
 
 
 def measured(metric: Metric, columns: Mapping[str, Any]) -> float:
@@ -145,17 +174,25 @@ def measured(metric: Metric, columns: Mapping[str, Any]) -> float:
     Args:
         metric: what it has seen so far is forgotten.
         columns: by the names in `READS`.
+
+    Raises:
+        ValueError: it gives something else than one number.
     """
     given = {argument: columns[column] for argument, column in arguments_of(metric).items()}
+    if "target" in given:  # torchmetrics' own expect classes as integers, and some refuse bool
+        given["target"] = given["target"].long()
     if any(isinstance(column, Tensor) and not len(column) for column in given.values()):
         return math.nan  # torchmetrics' own differ in what they make of no row, and some raise
     # Of several processes the first measures by itself: waiting for others would never end.
     metric.distributed_available_fn = _alone
     metric.reset()
     metric.update(**given)
-    value = float(metric.compute())
+    value = metric.compute()
     metric.reset()
-    return value
+    if (isinstance(value, Tensor) and value.numel() != 1) or not isinstance(value, Tensor | float | int):
+        shape = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"it gives {shape}, and a result is one number")
+    return float(value)
 
 
 def _alone() -> bool:

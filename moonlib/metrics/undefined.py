@@ -15,6 +15,7 @@ REASONS = {
     "auc": "it needs rows of both classes, such as clicked and unclicked ones",
     "gauc": "it needs a user with a clicked and an unclicked row",
     "ne": "it needs clicked and unclicked rows",
+    "rce": "it needs clicked and unclicked rows",
     "pcoc": "it needs a clicked row",
     "logloss": "there is no row",
     "ece": "there is no row",

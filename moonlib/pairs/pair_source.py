@@ -16,7 +16,7 @@ from moonlib.pairs.pairs import Pairs
 from moonlib.representations.store import Representations
 
 
-class Represent(Protocol):
+class RepresentPairs(Protocol):
     """Runs the encoder as it is when training begins."""
 
     def __call__(self, pairs: Pairs, item_ids: NDArray[np.int64], name: str) -> tuple[Representations, Representations]:
@@ -43,13 +43,13 @@ class PairContext:
         directory: where it may keep files, the same for all processes. It holds what an interrupted attempt left.
         first: whether this is the first of the processes that train together. All of them ask for the pairs: a source
             that writes does so in the first, and the others wait for what it wrote.
-        represent: see `Represent`; to be called in the first process alone.
+        represent: see `RepresentPairs`; to be called in the first process alone.
     """
 
     dataset: Dataset
     directory: Path
     first: bool
-    represent: Represent
+    represent: RepresentPairs
 
 
 class PairSource(ABC):

@@ -40,7 +40,7 @@ def held_out_loss(query: Tensor, item: Tensor, spu_id: Tensor, temperature: floa
     return torch.cat(losses).mean() if losses else torch.tensor(torch.nan, dtype=torch.float64)
 
 
-class Contrastive(Probe):
+class HeldOutLoss(Probe):
     """The contrastive loss of held-out pairs of a query and what was ordered, whatever the encoder was trained with.
 
     Temperature and negatives are the same for all representations: the other pairs of a batch that is drawn once and

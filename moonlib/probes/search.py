@@ -34,7 +34,9 @@ def asked_searches(dataset: Dataset, split: Split) -> pl.DataFrame:
 
 
 def ranks_of(represented: Represented, searches: pl.DataFrame) -> NDArray[np.int64]:
-    """Rank of the ordered SPU of each search among all products listed by then, int64 [Q]; see `metrics.recall.ranks`.
+    """Rank of the ordered SPU of each search among all products listed by then, int64 [Q].
+
+    See `moonlib.metrics.recall.ranks`.
 
     A search without a representation of its query, or of what was ordered, is a miss: its rank is the number of
     represented products.

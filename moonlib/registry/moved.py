@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from moonlib.registry.deprecation import warn_once
+from moonlib.registry.deprecation import renamed_attributes, warn_once
 
 GONE_IN = "0.6"
 """The release in which the old paths are gone."""
@@ -76,6 +76,19 @@ MOVED = {
 Where the content of one is now in several modules, that is the room that offers it.
 """
 
+RENAMED = {
+    "moonlib.data.batches": {"PLANNED_AHEAD": "moonlib.negatives.negative_sampler:PLANNED_AHEAD"},
+    "moonlib.data.features": {
+        "Kind": "moonlib.clicks.features:FeatureKind",
+        "Scale": "moonlib.clicks.features:Standardization",
+    },
+    "moonlib.data.marketplace.catalogue": {"Catalogue": "moonlib.sources.marketplace.catalogue:SimulatedCatalogue"},
+    "moonlib.data.questions": {"Kind": "moonlib.pairs.questions:QuestionKind"},
+    "moonlib.data.snapshots": {"Snapshots": "moonlib.clicks.snapshots:HistorySnapshots"},
+    "moonlib.representations.probes.contrastive": {"Contrastive": "moonlib.probes.contrastive:HeldOutLoss"},
+}
+"""Names in modules that have moved which are others now, or in another module than the rest, by the old path."""
+
 
 def moved_to(name: str) -> str | None:
     """Where a module is now, None for one that has not moved.
@@ -94,14 +107,16 @@ def moved_to(name: str) -> str | None:
 
 
 def present_path(path: str) -> str:
-    """The dotted path of a class, by the module that it is in now.
+    """The dotted path of what was under one before 0.5, in a module that has moved; any other as it is.
 
     Example:
-        >>> present_path("moonlib.data.marketplace.source.Marketplace"), present_path("info_nce")
-        ('moonlib.sources.marketplace.source.Marketplace', 'info_nce')
+        >>> present_path("moonlib.data.source.Source"), present_path("moonlib.data.snapshots.Snapshots")
+        ('moonlib.sources.source.Source', 'moonlib.clicks.snapshots.HistorySnapshots')
     """
-    module, dot, name = path.rpartition(".")
-    return f"{moved_to(module) or module}.{name}" if dot else path
+    module, _, name = path.rpartition(".")
+    if name in (renamed := RENAMED.get(module, {})):
+        return renamed[name].replace(":", ".")
+    return f"{moved_to(module) or module}.{name}" if module else path
 
 
 class _OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -134,6 +149,9 @@ class _Alias(ModuleType):
         self.__dict__.update(_module=module, __path__=[])
 
     def __getattr__(self, name: str) -> object:
+        renamed = RENAMED.get(self.__name__, {})
+        if name in renamed:
+            return renamed_attributes(self.__name__, GONE_IN, **renamed)(name)
         return getattr(self.__dict__["_module"], name)
 
     def __dir__(self) -> list[str]:

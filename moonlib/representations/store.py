@@ -31,7 +31,7 @@ def write_array(path: Path, array: NDArray[np.generic]) -> None:
 def write_vectors(
     directory: Path, name: str, ids: NDArray[np.int64], dim: int, chunk: int, chunks: Chunks
 ) -> Representations:
-    """Write representations chunk by chunk, continuing what an earlier call began; one chunk at a time is in memory.
+    """Write representations chunk by chunk, resuming what an earlier call began; one chunk at a time is in memory.
 
     The vectors grow in ``.{name}.npy.partial`` and take their name when they are complete. It is written by appending
     and not through a memory map, where a full disk would kill the process. What is there of other ids, another width

@@ -38,7 +38,7 @@ def claimed(run: Path, recipe: Recipe, replace: bool, *, runs: Path) -> Iterator
     Args:
         run: the run directory.
         recipe: what is to run in it.
-        replace: take it over from another recipe's run.
+        replace: use a directory of another recipe's run.
         runs: the folder of all runs that it lies in.
 
     Raises:

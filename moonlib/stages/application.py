@@ -36,7 +36,13 @@ from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, name_of, with_metrics
 from moonlib.metrics.undefined import leave_out
 from moonlib.optimizers.adam import AdamFactory, LazyAdamFactory
-from moonlib.optimizers.optimizer_factory import OptimizerContext, OptimizerFactory, chosen, trained_parameters
+from moonlib.optimizers.optimizer_factory import (
+    OptimizerContext,
+    OptimizerFactory,
+    chosen,
+    matrices,
+    trained_parameters,
+)
 from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
@@ -229,6 +235,7 @@ class Application(Stage):
         self.representation = representation
         self.id_dim = id_dim
         default = LazyAdamFactory if sparse else AdamFactory
+        self.decayed: frozenset[str] | None = None
         self.optimizer = chosen(optimizer, lambda: default(learning_rate), Application, learning_rate=learning_rate)
         if sparse and not self.optimizer.takes_sparse:
             raise ValueError(
@@ -314,6 +321,7 @@ class Application(Stage):
             self.adapter.fit(torch.from_numpy(products.gather(fitted)))
         self.train_impressions, self.context = impressions["train"], context
         self.add_epochs(context.trainer, self.adapter.pretraining_epochs)
+        self.decayed = matrices(self)
         train(self, context)
         if not context.trainer.is_global_zero:
             return {}
@@ -448,7 +456,7 @@ class Application(Stage):
             optimizer.state.pop(table.weight, None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return self.optimizer(trained_parameters(self), OptimizerContext.of(self))
+        return self.optimizer(trained_parameters(self, decayed=self.decayed), OptimizerContext.of(self))
 
     def configure_gradient_clipping(
         self,

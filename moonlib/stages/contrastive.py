@@ -128,6 +128,8 @@ class Contrastive(Stage):
                 f"{cls.__name__} has a method pairs(context): since moonlib 0.5 pairs come from "
                 "a moonlib.pairs.PairSource; pass one to the constructor, or return one from pair_source(data)"
             )
+        if "both_directions" in vars(cls):  # the same: it would never be asked for
+            raise TypeError(f"{cls.__name__}.both_directions: since moonlib 0.5 it is an attribute of the PairSource")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -274,8 +276,7 @@ class Contrastive(Stage):
         Args:
             pairs: whose queries.
             item_ids: int64 [n], which products.
-            name: begins the names of the files in the stage's directory; what an interrupted call of this name has made
-                is continued.
+            name: begins the names of the files in the stage's directory; an interrupted call of this name resumes.
 
         Returns:
             The products by item_id, the queries by query_id, float32 [rows, dim], mapped from files.

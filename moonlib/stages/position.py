@@ -1,4 +1,4 @@
-"""Where the data of a training continues."""
+"""Position in the data of a training, from which it resumes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from moonlib.probes.alignment import Alignment
 from moonlib.probes.attributes import Attributes
 from moonlib.probes.categories import Categories
 from moonlib.probes.clusters import Clusters
-from moonlib.probes.contrastive import Contrastive
+from moonlib.probes.contrastive import HeldOutLoss
 from moonlib.probes.probe import Probe, Represented
 from moonlib.probes.search import Search
 from moonlib.stages.represent import read_representations
@@ -39,7 +39,7 @@ class Probing(Stage):
 
     def __init__(self, probes: list[Probe] | None = None) -> None:
         super().__init__()
-        own: Sequence[Probe] = (Search(), Categories(), Attributes(), Clusters(), Alignment(), Contrastive())
+        own: Sequence[Probe] = (Search(), Categories(), Attributes(), Clusters(), Alignment(), HeldOutLoss())
         self.probes = own if probes is None else probes
 
     @property

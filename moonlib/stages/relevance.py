@@ -30,7 +30,13 @@ from moonlib.metrics.metric import Meaning, arguments_of, meaning_of, measured, 
 from moonlib.metrics.ndcg import NDCG, Gain, gains
 from moonlib.metrics.undefined import leave_out
 from moonlib.optimizers.adam import AdamFactory
-from moonlib.optimizers.optimizer_factory import OptimizerContext, OptimizerFactory, chosen, trained_parameters
+from moonlib.optimizers.optimizer_factory import (
+    OptimizerContext,
+    OptimizerFactory,
+    chosen,
+    matrices,
+    trained_parameters,
+)
 from moonlib.predictors.mlp import MLP
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
@@ -192,6 +198,7 @@ class Relevance(Stage):
         self.gain: Gain = gain
         self.threshold = threshold
         self.ks = ks
+        self.decayed: frozenset[str] | None = None
         self.optimizer = chosen(optimizer, lambda: AdamFactory(learning_rate), Relevance, learning_rate=learning_rate)
         self.metrics = with_metrics([AUC(), *(NDCG(k, gain) for k in ks)], metrics, "relevance")
 
@@ -228,6 +235,7 @@ class Relevance(Stage):
         self.train_pairs, self.context = judged["train"], context
         if self.score == "predictor":
             self.model = RelevanceModel(self.predictor, products.dim)
+            self.decayed = matrices(self)
             train(self, context)
         if not context.trainer.is_global_zero:
             return {}
@@ -281,7 +289,7 @@ class Relevance(Stage):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return self.optimizer(trained_parameters(self), OptimizerContext.of(self))
+        return self.optimizer(trained_parameters(self, decayed=self.decayed), OptimizerContext.of(self))
 
     @torch.inference_mode()
     def predict(self, judged: Judged) -> NDArray[np.float64]:

@@ -42,7 +42,7 @@ class StageContext:
         interruption: where a request to end the run arrives; long work that can be resumed looks at it.
         checkpoint_seconds: time between checkpoints of a training, 0 for one after every step.
         snapshot_every: steps between the snapshots that a training keeps of the encoder (None: it keeps none).
-        position: where a training's data continues, set by `moonlib.stages.training.train`.
+        position: where a training's data resumes, set by `moonlib.stages.training.train`.
         encoder_state: the encoder's whole state dict, set by `moonlib.stages.training.train` where a strategy leaves
             each process a part of the weights (None: all of them are in the encoder).
     """

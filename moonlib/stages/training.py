@@ -4,7 +4,7 @@ The state of a training is the module (weights, buffers of the loss and the nega
 schedule, the random generators and the position in the data. `Checkpoints` writes all of it every so often into one
 file beside what the stage writes; `train` begins from that file where there is one.
 
-The position is read before Lightning is started and handed to the stage's sampler, so that batches continue where
+The position is read before Lightning is started and handed to the stage's sampler, so that batches resume where
 they stopped. Lightning alone would restore a stateful loader after it may have been asked for batches already
 (pytorch-lightning#20550), or count the batches of a plain one as done without having seen them.
 """
@@ -84,7 +84,7 @@ def train(stage: Stage, context: StageContext) -> None:
     """Fit a stage, from its last checkpoint where there is one.
 
     Call it from `Stage.run` in place of ``trainer.fit``. ``context.position`` tells the stage's ``train_dataloader``
-    where the data continues: at batch ``position.batch`` of epoch ``position.epoch``. Its loader draws from a generator
+    where the data resumes: at batch ``position.batch`` of epoch ``position.epoch``. Its loader draws from a generator
     of its own (``DataLoader(generator=...)``), so that starting it leaves the global generators alone.
 
     Args:
@@ -103,7 +103,7 @@ def train(stage: Stage, context: StageContext) -> None:
         state = read_checkpoint(file, stage)
         context.position = Position(**state["position"])
     if context.snapshot_every is not None and context.encoder is not None:
-        # Before the checkpoints: what continues from one has all the snapshots up to it.
+        # Before the checkpoints: a training that resumes from one has all the snapshots up to it.
         context.trainer.callbacks.append(  # type: ignore[attr-defined]
             Snapshots(context.encoder, context.directory / SNAPSHOTS, context.snapshot_every)
         )
@@ -149,7 +149,7 @@ def sharded(trainer: Trainer) -> bool:
 
 
 def row_loader(rows: Dataset[T], context: StageContext) -> DataLoader[T]:
-    """Batches of rows for training, in an order that is a function of seed and epoch, from where a training continues.
+    """Batches of rows for training, in an order that is a function of seed and epoch, from where a training resumes.
 
     Args:
         rows: gives a batch for row numbers int64 [B]; has a length.
@@ -301,7 +301,7 @@ class Checkpoints(Callback):
         checkpoint["moonlib"] = {"position": vars(self.position), "random": gathered(trainer, generators())}
 
     def require_finite(self, trainer: Trainer, of: tuple[Tensor, Any] | None) -> None:
-        """Raise `NotFinite` if a loss is NaN or infinite, with what of the batch is at fault where it is the batch."""
+        """Raise `NotFinite` if a loss is NaN or infinite, and name the tensor of the batch where it is one."""
         if of is None or bool(of[0].isfinite()):
             return
         loss, batch = of

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 import torch
@@ -79,15 +79,20 @@ def check_encoder(make: Callable[[], Encoder]) -> None:
 def _check_encode(encoder: Encoder, contents: Sequence[Content], rows: Tensor) -> None:
     """Encoder.encode gives what forward gives, detached, and leaves the encoder as it was."""
     plain = [i for i, content in enumerate(contents) if content.box is None]
-    images, texts = [contents[i].image for i in plain], [contents[i].text for i in plain]
+    given: dict[str, Any] = {}
+    if encoder.image_dim:
+        given["images"] = [contents[i].image for i in plain]
+    if encoder.text_dim:
+        given["texts"] = [contents[i].text for i in plain]
     encoder.train()
-    vectors = encoder.encode(images, texts, batch_size=2)
+    vectors = encoder.encode(**given, batch_size=2)
     require(encoder.training, "encode: leaves the encoder in eval mode")
     encoder.eval()
     require(vectors.dtype == torch.float32, f"encode: {vectors.dtype} is not float32")
     require(not vectors.requires_grad, "encode: the vectors carry a gradient")
     require(close(vectors, rows[plain].float()), "encode: gives something else than preprocessor and forward")
-    for name, one in (("images", encoder.encode(images=images)), ("texts", encoder.encode(texts=texts))):
+    for name, rows_of_one in given.items():
+        one = encoder.encode(**{name: rows_of_one})
         require(one.shape == vectors.shape, f"encode: {name} alone give shape {tuple(one.shape)}, not [N, dim]")
         require(bool(one.isfinite().all()), f"encode: {name} alone are not finite")
 
@@ -105,8 +110,8 @@ def _check_told(encoder: Encoder, batch: ContentBatch) -> None:
         factor = encoder.learning_rate_factor(name)
         good = isinstance(factor, (int, float)) and 0 <= factor < float("inf")
         require(good, f"learning_rate_factor: {factor!r} of '{name}' is not a number >= 0")
-    for name, part in encoder.parts().items():
-        require(isinstance(part, nn.Module), f"parts: '{name}' is {type(part).__name__}, not a module")
+    for name, part in encoder.exported_parts().items():
+        require(isinstance(part, nn.Module), f"exported_parts: '{name}' is {type(part).__name__}, not a module")
 
 
 def check_image_tower(make: Callable[[], ImageTower]) -> None:

@@ -52,3 +52,10 @@ def test_a_run_of_an_earlier_version_is_resumed_and_not_refused(tmp_path: Path) 
 def test_what_has_not_moved_stays() -> None:
     config = {"data": {"class_path": "my.Source", "init_args": {"class_path": 3, "files": ["moonlib.run"]}}}
     assert present(config) == config
+
+
+def test_a_class_of_another_name_now_is_called_by_it() -> None:
+    probe = {"class_path": "moonlib.representations.probes.contrastive.Contrastive", "init_args": {"temperature": 0.1}}
+    assert present({"probes": [probe]}) == {
+        "probes": [{**probe, "class_path": "moonlib.probes.contrastive.HeldOutLoss"}]
+    }

@@ -271,6 +271,14 @@ def test_null_removes_what_the_parent_says(write: Write) -> None:
     assert loaded.stages["train"].config["trainer"]["max_steps"] == -1
 
 
+def test_null_leaves_the_default_where_no_parent_says_anything(write: Write) -> None:
+    key = "stages.train.module.init_args.loss"
+    null = ["--stages.train.data.tasks", "null", f"--{key}.init_args.temperature", "null"]
+    train = recipe.load(write("{extends: base.yaml}"), null).stages["train"].config
+    assert train["data"]["tasks"] == {"image -> title": 1.0}
+    assert train["module"]["init_args"]["loss"]["init_args"] == {"temperature": 0.07}
+
+
 def test_a_new_stage_says_where_it_goes(write: Write) -> None:
     stage = "module: {class_path: train, init_args: {loss: softmax, negatives: []}}"
     text = f"""

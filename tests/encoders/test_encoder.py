@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,54 @@ def test_what_cannot_be_encoded_is_named(encoder: Encoder) -> None:
         encoder.encode()
 
 
+def test_one_value_in_place_of_a_list_is_not_taken_apart(encoder: Encoder, tmp_path: Path) -> None:
+    picture = Image.open(io.BytesIO(example_jpeg(0)))
+    for one in (tmp_path / "mug.jpg", "mug.jpg", example_jpeg(0), picture):
+        with pytest.raises(ValueError, match=r"encode: images: expected a list, got one \w+; put it into \[ \]"):
+            encoder.encode(images=one)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="encode: texts: expected a list, got one str"):
+        encoder.encode(texts="red mug")
+    with pytest.raises(ValueError, match=r"encode: images\[1\]: expected bytes, a path or a PIL image, got Tensor"):
+        encoder.encode(images=[None, torch.zeros(3, 4, 4)])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"encode: texts\[0\]: expected text, got float"):
+        encoder.encode(texts=[float("nan")])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="encode: side: expected 'product' or 'query', got 'item'"):
+        encoder.encode(texts=["mug"], side="item")  # type: ignore[arg-type]
+    with pytest.raises(UnreadableImage, match=r"images\[1\]: pixels of mode F"):
+        encoder.encode(images=[None, Image.new("F", (4, 4))])
+
+
+def test_a_picture_of_a_turned_camera_stands_upright(encoder: Encoder) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(example_jpeg(0))).save(buffer, "PNG", exif=exif)
+    vectors = encoder.encode(images=[buffer.getvalue(), Image.open(buffer)])
+    assert torch.equal(vectors[0], vectors[1])
+
+
+def test_an_encoder_of_one_modality_refuses_the_other(tmp_path: Path) -> None:
+    texts = DualEncoder(Sum(), text=Transformer(vocab_size=300, width=16, depth=1, heads=2), dim=8)
+    images = DualEncoder(Sum(), small_encoder().image, dim=8)
+    for made in (texts, images):
+        made.setup(example_products(), tmp_path)
+    assert texts.encode([None, None], ["mug", None]).shape == (2, 8)
+    assert images.encode([example_jpeg(0)]).shape == (1, 8)
+    with pytest.raises(ValueError, match="encode: this encoder reads no images: leave them out"):
+        texts.encode([example_jpeg(0)], ["mug"])
+    with pytest.raises(ValueError, match="encode: this encoder reads no texts: leave them out"):
+        images.encode(texts=["mug"])
+
+
+def test_an_encoder_may_call_its_own_components_parts(tmp_path: Path) -> None:
+    class Parted(DualEncoder):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.parts = nn.ModuleList([nn.Linear(2, 2)])
+
+    encoder = Parted(Sum(), small_encoder().image, dim=8)
+    assert len(encoder.parts) == 1 and "parts" in encoder.exported_parts()
+
+
 def test_an_encoder_without_images_has_nothing_to_augment(encoder: Encoder, tmp_path: Path) -> None:
     assert encoder.augmented_inputs() == ("image", "subject")
     texts = DualEncoder(Sum(), text=Transformer(vocab_size=300, width=16, depth=1, heads=2), dim=8)
@@ -80,7 +129,7 @@ def test_an_encoder_without_images_has_nothing_to_augment(encoder: Encoder, tmp_
 
 
 def test_parts_are_the_components_of_the_recipe(encoder: Encoder) -> None:
-    assert list(encoder.parts()) == ["image", "text", "fusion"]
+    assert list(encoder.exported_parts()) == ["image", "text", "fusion"]
 
 
 class Renamed(DualEncoder):

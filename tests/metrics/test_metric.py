@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import BinaryAUROC
+from torchmetrics.classification import BinaryAUROC, BinaryConfusionMatrix
+from torchmetrics.regression import MeanSquaredError
 from torchmetrics.retrieval import RetrievalMRR
+from torchmetrics.wrappers import Running
 
-from moonlib.metrics import AUC, ECE, GAUC, NDCG, NE, PCOC, RCE, LogLoss, Recall
+from moonlib.metrics import AUC, ECE, GAUC, NDCG, NE, PCOC, RCE, CalibrationCurve, LogLoss, Recall
 from moonlib.metrics.auc import auc
 from moonlib.metrics.ctr import own_metrics
 from moonlib.metrics.ece import ece
@@ -78,6 +80,8 @@ def test_torchmetrics_own_are_computed_and_named_by_their_class(columns: dict[st
     assert name_of(area) == "binary_auroc" and meaning_of(area).higher_is_better
     assert measured(area, columns) == pytest.approx(auc(columns["scores"], columns["labels"]).item(), abs=1e-6)
     assert 0 < measured(RetrievalMRR(), columns) <= 1
+    brier = (columns["scores"] - columns["labels"].double()).square().mean().item()
+    assert measured(MeanSquaredError(), columns) == pytest.approx(brier, abs=1e-6)  # which refuses bool
 
 
 def test_no_rows_define_no_metric(columns: dict[str, Any]) -> None:
@@ -93,11 +97,22 @@ def test_one_of_an_own_name_takes_its_place_and_others_follow() -> None:
     assert found[1] is unweighted
 
 
+def test_a_recall_deeper_than_a_few_rows_is_no_mistake() -> None:
+    assert [name_of(each) for each in with_metrics([], [Recall(100_000)], "search")] == ["recall@100000"]
+
+
 class Margin(Metric):
     """Reads what no stage has."""
 
     def update(self, margins: Tensor) -> None: ...
     def compute(self) -> Tensor: ...
+
+
+class Failing(AUC):
+    """Fails."""
+
+    def compute(self) -> Tensor:
+        raise RuntimeError("no such\nthing")
 
 
 class OfRelevance(AUC):
@@ -121,6 +136,14 @@ class Spaced(AUC):
         ([OfRelevance()], "ctr", "metrics: of_relevance measures relevance, and this stage ctr"),
         ([Spaced()], "ctr", "metrics: 'two words' is no name: expected one word"),
         ([RCE(), RCE()], "ctr", "metrics: two are called rce"),
+        (
+            [CalibrationCurve()],
+            "ctr",
+            "metrics: calibration_curve cannot measure ctr: it gives CalibrationBins, and a ",
+        ),
+        ([BinaryConfusionMatrix()], "ctr", r"it gives a tensor of shape \[2, 2\], and a result is one number"),
+        ([Running(RCE())], "ctr", "metrics: running: its update names no input; expected some of prob"),
+        ([Failing()], "relevance", "metrics: failing cannot measure relevance: RuntimeError: no such thing"),
     ],
 )
 def test_what_a_stage_cannot_compute_is_refused(more: list[Metric], task: str, problem: str) -> None:

@@ -76,6 +76,7 @@ def test_every_stage_that_trains_takes_an_optimizer_by_name_or_by_class_path(
     assert default.optimizer.learning_rate == 0.25
     with pytest.raises(RecipeError, match=r"learning_rate: 0.25 has no effect beside 'optimizer'.*learning_rate: null"):
         module(stage, **arguments, learning_rate=0.25, optimizer="adam")
+    assert isinstance(module(stage, **arguments, learning_rate=None, optimizer="adam").optimizer, AdamFactory)
 
 
 def test_what_is_no_optimizer_is_refused() -> None:
@@ -85,6 +86,21 @@ def test_what_is_no_optimizer_is_refused() -> None:
         module("relevance", optimizer="adamv")
     with pytest.raises(RecipeError, match=r"optimizer\.init_args\.lrr: unknown key; did you mean 'lr'"):
         module("relevance", optimizer={"class_path": "torch.optim.SGD", "init_args": {"lrr": 0.1}})
+    with pytest.raises(RecipeError, match=r"optimizer\.init_args\.lr: expected float or Tensor, got 'fast'"):
+        module("relevance", optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": "fast"}})
+    with pytest.raises(
+        RecipeError, match=r"optimizer\.init_args: expected a mapping of the arguments of SGD, got \[1\]"
+    ):
+        module("relevance", optimizer={"class_path": "torch.optim.SGD", "init_args": [1]})
+    with pytest.raises(RecipeError, match=r"optimizer\.init_args\.lr: missing; Rated needs float"):
+        module("relevance", optimizer={"class_path": f"{__name__}.Rated"})
+
+
+class Rated(torch.optim.SGD):
+    """Has no default rate."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr)
 
 
 def test_a_recipe_with_a_class_path_of_torch_is_written_so_that_it_can_be_read_again(tmp_path: Path) -> None:
@@ -153,12 +169,14 @@ def test_learning_rate_rises_and_falls() -> None:
 
 
 class Noting(AdamWFactory):
-    """Notes the steps it is told of."""
+    """Notes the steps it is told of, and which parameters decay, by their number of dimensions."""
 
     steps: ClassVar[list[int]] = []
+    decays: ClassVar[set[tuple[int, bool]]] = set()
 
     def __call__(self, parameters: Any, context: OptimizerContext) -> Any:
         self.steps.append(context.count_steps())
+        self.decays.update((each.parameter.ndim, each.decays) for each in parameters)
         return super().__call__(parameters, context)
 
 
@@ -170,3 +188,14 @@ def test_a_click_model_is_trained_with_a_schedule_and_resumes_to_the_same_bits()
     rows = example_tables().impressions
     impressions = len(EXAMPLE_SPLITS.select(rows, "train"))
     assert set(Noting.steps) == {2 * -(-impressions // 32)}
+    assert Noting.decays == {(2, True), (1, False), (0, False)}
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_click_model_is_trained_by_an_optimizer_of_torch_and_resumes_to_the_same_bits(sparse: bool) -> None:
+    """Its moments are sparse where gradients are."""
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}}
+    arguments = {"adapter": "simtier", "predictor": "mlp", "sparse": sparse}
+    check_stage(
+        lambda: module("application", **arguments, optimizer=optimizer), ImpressionData(batch_size=32), max_epochs=2
+    )

@@ -21,7 +21,7 @@ from moonlib.probes.alignment import Alignment, alignment, uniformity
 from moonlib.probes.attributes import Attributes, ridge_probe
 from moonlib.probes.categories import Categories, nearest_centroid
 from moonlib.probes.clusters import Clusters, normalised_mutual_information, spherical_kmeans
-from moonlib.probes.contrastive import Contrastive, held_out_loss
+from moonlib.probes.contrastive import HeldOutLoss, held_out_loss
 from moonlib.probes.held_out import Labelled
 from moonlib.probes.probe import Probe, Represented
 from moonlib.probes.search import Search
@@ -29,7 +29,7 @@ from moonlib.registry import registry
 from moonlib.representations.store import Representations
 from moonlib.testing import check_probe, example_dataset, example_representations
 
-PROBES: list[Callable[[], Probe]] = [Alignment, Attributes, Categories, Clusters, Contrastive, Search]
+PROBES: list[Callable[[], Probe]] = [Alignment, Attributes, Categories, Clusters, HeldOutLoss, Search]
 
 
 @pytest.fixture(scope="module")
@@ -287,8 +287,8 @@ def test_what_says_nothing_has_the_loss_of_guessing() -> None:
 
 def test_a_better_representation_has_the_smaller_loss(shop: Dataset) -> None:
     spu = shop.products["spu_id"].to_list()
-    good = Contrastive()(named(shop, lambda i: spu[i], max(spu) + 1))
-    assert good["contrastive_loss"] < 0.1 < Contrastive()(randomly(shop))["contrastive_loss"]
+    good = HeldOutLoss()(named(shop, lambda i: spu[i], max(spu) + 1))
+    assert good["contrastive_loss"] < 0.1 < HeldOutLoss()(randomly(shop))["contrastive_loss"]
 
 
 def test_data_without_orders_has_none_of_what_needs_them(shop: Dataset, tmp_path: Path) -> None:
@@ -304,5 +304,5 @@ def test_data_without_orders_has_none_of_what_needs_them(shop: Dataset, tmp_path
     found: dict[str, set[str]] = defaultdict(set)
     for probe in PROBES:
         found[probe.__name__] = set(probe()(represented))
-    assert not found["Search"] | found["Alignment"] | found["Contrastive"]
+    assert not found["Search"] | found["Alignment"] | found["HeldOutLoss"]
     assert found["Categories"] and found["Attributes"] and found["Clusters"]

@@ -11,7 +11,7 @@ import pytest
 import moonlib
 from moonlib.config.recipe import load
 from moonlib.registry import deprecation
-from moonlib.registry.moved import GONE_IN, MOVED
+from moonlib.registry.moved import GONE_IN, MOVED, RENAMED
 from moonlib.testing.processes import run_program
 
 PARTED = ("runner", "step", "lineage")
@@ -67,6 +67,18 @@ def test_what_a_module_that_was_split_offered_to_others_is_offered_by_its_room()
     assert {"embed", "evaluate", "index", "query_vector", "search"} <= set(dir(old))
     assert {"read_array", "read_table", "read_json", "Unreadable"} <= set(dir(import_module("moonlib.artifacts")))
     assert callable(import_module("moonlib.cli").main) and import_module("moonlib.registry").get
+
+
+@pytest.mark.filterwarnings("ignore:.*the old path works until.*:FutureWarning")
+@pytest.mark.parametrize(("old", "name"), [(old, name) for old, names in RENAMED.items() for name in names])
+def test_a_name_that_changed_with_the_move_is_found_and_told(
+    old: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deprecation, "_told", set())
+    module, _, new = RENAMED[old][name].partition(":")
+    old_module = import_module(old)
+    with pytest.warns(FutureWarning, match=f"{old}.{name} is {module}.{new} now"):
+        assert getattr(old_module, name) is getattr(import_module(module), new)
 
 
 def test_what_never_was_is_not_found() -> None:

@@ -226,3 +226,10 @@ def test_a_stage_that_chooses_pairs_as_before_is_refused_and_not_ignored() -> No
         class Old(Pretraining):
             def pairs(self, context: StageContext) -> None:  # type: ignore[override,assignment]
                 """Choose them as plugins did."""
+
+    with pytest.raises(
+        TypeError, match=r"OneWay\.both_directions: since moonlib 0\.5 it is an attribute of the PairSource"
+    ):
+
+        class OneWay(Pretraining):
+            both_directions = False
