@@ -48,7 +48,7 @@ class ExchangeError(ValueError):
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluatedPoint:
     """One point with what it is told apart by, as it stands in ``exchange.json``; ``about`` holds its names."""
 
     about: dict[str, Any]
@@ -125,7 +125,7 @@ class Exchange:
     """
 
     split: Literal["valid", "test"]
-    points: list[Measured]
+    points: list[EvaluatedPoint]
     rates: list[Rate]
     steer_by: dict[str, Steering]
     constant: list[str]
@@ -231,7 +231,7 @@ def iteration_key(config: Mapping[str, Any]) -> str:
     return fingerprint({"encoder": config.get("encoder"), "stages": stages})
 
 
-def measure(run: Run, split: Literal["valid", "test"]) -> list[Measured]:
+def measure(run: Run, split: Literal["valid", "test"]) -> list[EvaluatedPoint]:
     """Evaluate the points of a run where they are not yet, and read the metrics of a split's days."""
     recipe, dataset = run.recipe, run.dataset()
     directory = run.directory.resolve()
@@ -256,7 +256,7 @@ def measure(run: Run, split: Literal["valid", "test"]) -> list[Measured]:
         }
         about = {"run": run.name, "iteration": "", "dataset": dataset.name, "stage": point["stage"]}
         about |= {"step": point["step"], "key": point["key"]}
-        measured.append(Measured(about, dataset.hash, iteration_key(run.config), metrics, legend))
+        measured.append(EvaluatedPoint(about, dataset.hash, iteration_key(run.config), metrics, legend))
     return measured
 
 
@@ -265,9 +265,9 @@ def is_downstream(key: MetricKey, legend: Legend) -> bool:
     return key.task in APPLIED and key.segment in WANTED and legend.meaning(key).higher_is_better is True
 
 
-def distinct(runs: Sequence[list[Measured]]) -> list[Measured]:
+def distinct(runs: Sequence[list[EvaluatedPoint]]) -> list[EvaluatedPoint]:
     """Every point once, and a name for every iteration: that of its first run, without what tells seeds apart."""
-    kept: list[Measured] = []
+    kept: list[EvaluatedPoint] = []
     seen: set[tuple[str, str]] = set()
     for run in sorted(runs, key=len):  # stable: of equally many points the run that was given first
         for point in run:
@@ -283,7 +283,9 @@ def distinct(runs: Sequence[list[Measured]]) -> list[Measured]:
     return kept
 
 
-def rates(measured: Sequence[Measured], samples: int, seed: int) -> tuple[list[Rate], dict[str, Steering], list[str]]:
+def rates(
+    measured: Sequence[EvaluatedPoint], samples: int, seed: int
+) -> tuple[list[Rate], dict[str, Steering], list[str]]:
     """Rates of every pair of metrics, what to steer by, and the constant metrics; see `Exchange`.
 
     Raises:
@@ -326,7 +328,7 @@ def rates(measured: Sequence[Measured], samples: int, seed: int) -> tuple[list[R
     return found, steer_by, sorted(constant)
 
 
-def pairs_of(measured: Sequence[Measured], intermediate: str, downstream: str) -> MetricPairs | None:
+def pairs_of(measured: Sequence[EvaluatedPoint], intermediate: str, downstream: str) -> MetricPairs | None:
     """The points that have both metrics; None for fewer than `FEWEST`."""
     both = [point for point in measured if intermediate in point.metrics and downstream in point.metrics]
     if len(both) < FEWEST:

@@ -19,9 +19,9 @@ from moonlib.runs.checkpoint_evaluation import checkpoints_of
 from moonlib.runs.iteration import fit
 from moonlib.runs.run import Run
 from moonlib.studies.exchange import (
+    EvaluatedPoint,
     Exchange,
     ExchangeError,
-    Measured,
     distinct,
     exchange,
     exchange_tables,
@@ -34,7 +34,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 PROBED = ["--stages.pretrain.checkpoint_evaluation.every=2", "--stages.posttrain.checkpoint_evaluation.every=1"]
 
 
-def points(slope: float = 0.05, noise: float = 1e-4) -> list[Measured]:
+def points(slope: float = 0.05, noise: float = 1e-4) -> list[EvaluatedPoint]:
     """Three iterations on two marketplaces: recall buys ``slope``, another metric is noise, a third is constant."""
     rng = np.random.default_rng(0)
     found = []
@@ -46,7 +46,7 @@ def points(slope: float = 0.05, noise: float = 1e-4) -> list[Measured]:
                 metrics = {"search/recall@10": recall, "cluster_nmi": rng.random(), "category_accuracy": 1.0}
                 about = {"run": f"iter{iteration}-{seed}", "iteration": f"iter{iteration}", "dataset": f"shop-{seed}"}
                 about |= {"stage": "posttrain", "step": step, "key": f"{iteration}-{seed}-{step}"}
-                found.append(Measured(about, f"hash{seed}", f"iter{iteration}", metrics | {"ctr/auc": auc}))
+                found.append(EvaluatedPoint(about, f"hash{seed}", f"iter{iteration}", metrics | {"ctr/auc": auc}))
     return found
 
 
@@ -73,7 +73,7 @@ def test_a_metric_of_one_iteration_alone_does_not_make_the_others_constant() -> 
     for point in found:
         if point.iteration == "iter2" and point.about["step"] == 3:
             point.metrics["search/recall@10@64d"] = point.metrics["search/recall@10"]
-    found.append(Measured(found[-1].about | {"key": "again"}, "hash2", "iter2", dict(found[-1].metrics)))
+    found.append(EvaluatedPoint(found[-1].about | {"key": "again"}, "hash2", "iter2", dict(found[-1].metrics)))
     assert rates(found, samples=10, seed=0)[2] == ["category_accuracy", "search/recall@10@64d"]
 
 
@@ -95,10 +95,10 @@ def test_one_run_has_a_rate_and_no_interval() -> None:
 def test_what_no_rate_can_be_found_from_is_refused_with_a_reason() -> None:
     with pytest.raises(ExchangeError, match=r"2 points, and a rate needs at least 3: .*probe\.every"):
         rates(points()[:2], samples=10, seed=0)
-    same = [Measured(p.about, p.dataset, p.iteration, {"cluster_nmi": 0.5, "ctr/auc": 0.6}) for p in points()]
+    same = [EvaluatedPoint(p.about, p.dataset, p.iteration, {"cluster_nmi": 0.5, "ctr/auc": 0.6}) for p in points()]
     with pytest.raises(ExchangeError, match=r"no metric has a rate: .*constant: cluster_nmi, ctr/auc"):
         rates(same, samples=10, seed=0)
-    silent = [Measured(p.about, p.dataset, p.iteration, {"cluster_nmi": 0.5}) for p in points()]
+    silent = [EvaluatedPoint(p.about, p.dataset, p.iteration, {"cluster_nmi": 0.5}) for p in points()]
     with pytest.raises(ExchangeError, match="no downstream metric"):
         rates(silent, samples=10, seed=0)
 
@@ -114,8 +114,8 @@ def test_errors_compare_on_the_same_points() -> None:
 
 
 def test_a_shared_point_counts_once_for_the_run_with_the_fewest() -> None:
-    def point(run: str, key: str, iteration: str) -> Measured:
-        return Measured({"run": run, "key": key}, "hash", iteration, {})
+    def point(run: str, key: str, iteration: str) -> EvaluatedPoint:
+        return EvaluatedPoint({"run": run, "key": key}, "hash", iteration, {})
 
     longer = [point("b-seed1", key, "B") for key in ("x", "y", "z")]
     shorter = [point("a-seed1", key, "A") for key in ("x", "y")]

@@ -289,7 +289,7 @@ def mappings(value: Any) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-class Measured:
+class Measurements:
     """Metrics of several stages on one dataset, on the same resamples: intervals of each and between any two.
 
     Keys are those of results.json, such as ``ctr/auc@new``; stages are directories.
@@ -323,20 +323,20 @@ class Measured:
         return None if resampled is None or None in places else what(resampled, *places)
 
 
-def measure(runs: Sequence[Evidence]) -> Measured:
+def measure(runs: Sequence[Evidence]) -> Measurements:
     """Resample what the given runs of one dataset measured, and their references.
 
     Runs that were measured on other rows than the first of them (other searches, other impressions) are left out, and
     say so among their problems.
     """
-    measured = Measured()
+    measured = Measurements()
     for part in (_measure_searches, _measure_clicks):
         with telling(runs[-1].problems.append):
             part(runs, measured)
     return measured
 
 
-def _measure_searches(runs: Sequence[Evidence], measured: Measured) -> None:
+def _measure_searches(runs: Sequence[Evidence], measured: Measurements) -> None:
     with_searches = [run for run in runs if run.represent]
     stages = [(run, run.represent) for run in with_searches if run.represent]
     stages += [
@@ -396,7 +396,7 @@ def _segment(table: pl.DataFrame, segment: str) -> np.ndarray[Any, np.dtype[np.b
     return np.zeros(len(table), dtype=bool)
 
 
-def _measure_clicks(runs: Sequence[Evidence], measured: Measured) -> None:
+def _measure_clicks(runs: Sequence[Evidence], measured: Measurements) -> None:
     with_clicks = [run for run in runs if run.application]
     own = [(run, run.application) for run in with_clicks if run.application]
     beside = [

@@ -33,7 +33,7 @@ BEST, FEW = 12, 2
 
 
 @dataclass(frozen=True)
-class ABTest:
+class RecordedABTest:
     """Results of `moonlib abtest`: relative lifts of the click rate, 0.2 for 20 %.
 
     Attributes:
@@ -53,7 +53,7 @@ class ABTest:
     share: dict[str, Interval]
 
 
-def abtests(run: Evidence) -> list[ABTest]:
+def abtests(run: Evidence) -> list[RecordedABTest]:
     """Files of RUN/abtest, by the name of the base."""
     found = []
     for file in sorted((run.run.directory / ABTEST).glob("*.json")):
@@ -63,7 +63,7 @@ def abtests(run: Evidence) -> list[ABTest]:
         users = test.get("users")
         base = str(test.get("base") or file.stem)
         method = str(test.get("method", "simulation"))
-        found.append(ABTest(base, method, users if isinstance(users, int) else None, *parts))
+        found.append(RecordedABTest(base, method, users if isinstance(users, int) else None, *parts))
     return found
 
 

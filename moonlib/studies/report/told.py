@@ -11,7 +11,7 @@ from pathlib import Path
 from moonlib.artifacts.remedies import fit_command
 from moonlib.metrics.bootstrap import Interval
 from moonlib.runs.results import Legend
-from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence, Measured
+from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence, Measurements
 from moonlib.studies.report.words import tone
 
 
@@ -27,7 +27,7 @@ class Report:
     """
 
     runs: list[Evidence]
-    measured: dict[str, Measured]
+    measured: dict[str, Measurements]
     beside: Path
     missing: list[tuple[str, str]] = field(default_factory=list)
 
@@ -56,9 +56,9 @@ class Report:
         before = self.runs[place - 1] if place else None
         return before if before and before.dataset and before.dataset == run.dataset else None
 
-    def of(self, run: Evidence) -> Measured:
+    def of(self, run: Evidence) -> Measurements:
         """Measurements on the run's data."""
-        return self.measured.get(run.dataset) or Measured()
+        return self.measured.get(run.dataset) or Measurements()
 
     def tell(self, what: str) -> Callable[[str], None]:
         """Return a function that adds a problem to `missing` under a title."""
