@@ -127,7 +127,7 @@ def test_what_has_the_name_of_a_stage_is_told_before_anything_runs(copied: Path,
     (run / "represent").unlink()
     (run / "represent").write_text("notes on what they represent")
     before = content(tmp_path)
-    with pytest.raises(RunExistsError, match=r"iter1/represent is not of this run's making .* stage represent"):
+    with pytest.raises(RunExistsError, match=r"iter1/represent is in the way of stage represent"):
         fit(other, runs=copied, name="iter1", replace=True)
     assert content(tmp_path) == before
 

@@ -277,7 +277,7 @@ def test_runs_of_other_data_and_unfinished_ones_are_refused(probed: Path, tmp_pa
     unfinished = probed.parent / "unfinished"
     shutil.copytree(probed, unfinished, symlinks=True)
     (unfinished / "represent").unlink()
-    with pytest.raises(ValueError, match="represent is missing; continue it"):
+    with pytest.raises(ValueError, match="represent is missing; resume it"):
         exchange([unfinished])
     with pytest.raises(ExchangeError, match="at least one run"):
         exchange([])

@@ -283,7 +283,7 @@ def test_points_are_runs_and_one_that_fails_leaves_the_others(
     printed, err = capsys.readouterr()
     assert "1 of 3 points failed: 4-seed1: posttraining counts in steps" in err
     assert "--point 2" in err and err.rstrip().endswith("--traceback` shows where")
-    assert "posttrain                    reused" in printed  # of the point that was run before
+    assert f"{'posttrain':28s} {'reused':>10s}" in printed  # of the point that was run before
     found = json.loads((runs / "steps/scale.json").read_text())
     assert [point["run"] for point in found["points"]] == ["steps/1-seed1", "steps/2-seed1"]
     for point in found["points"]:

@@ -36,7 +36,7 @@ def test_every_process_is_started_once() -> None:
 
 def test_a_killed_process_is_told_of() -> None:
     with (
-        pytest.raises(WorkerKilled, match=r"one of 2 processes was killed, .* want of memory; .*\(--workers\)"),
+        pytest.raises(WorkerKilled, match=r"one of 2 processes was killed, .* out of memory; .*\(--workers\)"),
         worker_pool(2, _start, 0) as pool,
     ):
         list(pool.map(_die, range(5)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,10 +35,13 @@ class LateCandidates(SearchPairs):
         return super().pairs(context)[0], context.dataset.searches
 
 
+CALLS = itertools.count()
+
+
 class Chance(ProductPairs):
     def pairs(self, context: PairContext) -> tuple[Pairs, pl.DataFrame]:
         pairs, searches = super().pairs(context)
-        return pairs[np.random.default_rng().permutation(len(pairs))], searches
+        return pairs[np.random.default_rng(next(CALLS)).permutation(len(pairs))], searches
 
 
 class Shifted(ProductPairs):
