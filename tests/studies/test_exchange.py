@@ -93,7 +93,7 @@ def test_one_run_has_a_rate_and_no_interval() -> None:
 
 
 def test_what_no_rate_can_be_found_from_is_refused_with_a_reason() -> None:
-    with pytest.raises(ExchangeError, match=r"2 points, and a rate needs at least 3: .*probe\.every"):
+    with pytest.raises(ExchangeError, match=r"2 points, and a rate needs at least 3: .*checkpoint_evaluation\.every"):
         rates(points()[:2], samples=10, seed=0)
     same = [EvaluatedPoint(p.about, p.dataset, p.iteration, {"cluster_nmi": 0.5, "ctr/auc": 0.6}) for p in points()]
     with pytest.raises(ExchangeError, match=r"no metric has a rate: .*constant: cluster_nmi, ctr/auc"):
