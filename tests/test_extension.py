@@ -1,4 +1,4 @@
-"""A metric and a stage of a plugin show up wherever moonlib's own do: each is one file and its entry point."""
+"""Components of plugins: each is one file and its entry point, and shows up wherever moonlib's own do."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+import moonlib
 from moonlib.exports.folder import export
 from moonlib.registry import API
 from moonlib.runs.iteration import fit
 from moonlib.runs.results import read_legend
+from moonlib.runs.run import Run
 from moonlib.studies.exchange import exchange
 from moonlib.studies.report import report
 
@@ -90,21 +92,35 @@ class Lengths(Stage):
         return {"lengths/mean": mean, "valid/lengths/mean": mean}
 '''
 
+SOURCE = '''
+from moonlib.sources import Marketplace
+
+
+class CornerShop(Marketplace):
+    """The tiny marketplace, by another name."""
+
+    def __init__(self) -> None:
+        super().__init__("tiny")
+'''
+
+TEMPLATES = Path(moonlib.__file__).with_name("templates")
+
 # One distribution each: its module, and the one line that names its component.
-PLUGINS = {"metrics": (METRIC, "likelihood", "Likelihood"), "stages": (STAGE, "lengths", "Lengths")}
+PLUGINS = {
+    "metrics": (METRIC, "likelihood", "Likelihood"),
+    "stages": (STAGE, "lengths", "Lengths"),
+    "sources": (SOURCE, "corner_shop", "CornerShop"),
+    "encoders": ((TEMPLATES / "encoders.py").read_text(), "linear_words", "Template"),
+    "optimizers": ((TEMPLATES / "optimizers.py").read_text(), "momentum", "Template"),
+}
 
 RECIPE: dict[str, Any] = {
     "extends": "iter1",
-    "data": {"init_args": {"size": "tiny"}},
-    "encoder": {
-        "init_args": {
-            "image": {"class_path": "convnet", "init_args": {"image_size": 32, "width": 8}},
-            "text": {"class_path": "transformer", "init_args": {"vocab_size": 300, "width": 32, "depth": 1}},
-            "dim": 32,
-        }
-    },
+    "data": {"class_path": "corner_shop"},
+    "encoder": {"class_path": "linear_words", "init_args": {"dim": 32}},
     "stages": {
         "pretrain": {
+            "module": {"init_args": {"optimizer": "momentum"}},
             "trainer": {"max_steps": 3},
             "data": {"batch_size": 32, "workers": 0},
             "checkpoint_evaluation": {"every": 1},
@@ -112,7 +128,7 @@ RECIPE: dict[str, Any] = {
         "represent": {"data": {"workers": 0}},
         "lengths": {"after": "represent", "module": "lengths"},
         "application": {
-            "module": {"init_args": {"metrics": ["likelihood"]}},
+            "module": {"init_args": {"metrics": ["likelihood"], "optimizer": "momentum"}},
             "trainer": {"max_epochs": 1},
             "data": {"batch_size": 2500},
         },
@@ -122,7 +138,7 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def printed(data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A run that uses both, and what `moonlib fit` printed."""
+    """A run that uses all of them, and what `moonlib fit` printed."""
     folder = tmp_path_factory.mktemp("extension")
     site, runs = folder / "site", folder / "runs"
     for kind, (code, name, cls) in PLUGINS.items():
@@ -152,6 +168,30 @@ def test_the_closing_table_shows_both_beside_their_references(printed: tuple[Pat
     (likelihood,) = [line for line in lines if line[:1] == ["ctr/likelihood"]]
     assert len(likelihood) == len(lines[clicks]) and "–" not in likelihood
     assert any("a naive guess" in " ".join(line) for line in lines)
+
+
+def test_a_component_is_one_file_and_one_entry_point_and_each_is_what_the_run_was_made_with(
+    printed: tuple[Path, str],
+) -> None:
+    run, _ = printed
+    config = Run(run).config
+    application, pretrain = (config["stages"][name]["module"]["init_args"] for name in ("application", "pretrain"))
+    used = {
+        "sources": config["data"],
+        "encoders": config["encoder"],
+        "stages": config["stages"]["lengths"]["module"],
+        "metrics": application["metrics"][0],
+        "optimizers": pretrain["optimizer"],
+    }
+    assert application["optimizer"] == pretrain["optimizer"]
+    for kind, (_, name, cls) in PLUGINS.items():
+        assert used[kind]["class_path"] == f"moonlib_extension_{name}.{cls}"
+        files = [path.name for path in (run.parents[1] / "site").glob(f"*{name}*") if path.is_file()]
+        assert files == [f"moonlib_extension_{name}.py"]
+    card = (export(run, run.parent / "shown") / "README.md").read_text()
+    page = report([run], run.parent / "shown.html").read_text()
+    for name in ("linear_words", "corner_shop", "momentum"):
+        assert name in card and name in page
 
 
 def test_what_they_mean_is_stored_with_the_results_and_in_the_stages(printed: tuple[Path, str]) -> None:
