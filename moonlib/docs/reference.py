@@ -122,7 +122,7 @@ def components() -> str:
     """One table per kind: name, summary, arguments, distribution."""
     parts = []
     for kind, path in registry.KINDS.items():
-        parts += [f"## {kind}", f"Base class `{path.replace(':', '.')}`. {_about_kind(path)}".strip()]
+        parts += [f"## {kind}", f"Base class `{registry.base_class(kind)}`. {_about_kind(path)}".strip()]
         rows = [_component_row(component) for component in registry.components(kind)]
         heading = ("name", "what it is", "arguments", "distribution")
         parts.append(table(heading, rows) if rows else "None is installed.")

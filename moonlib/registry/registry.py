@@ -365,6 +365,17 @@ def import_from(module: str, path: str) -> Any:
     return found
 
 
+def base_class(kind: str) -> str:
+    """The base class of a kind, by the path that plugins import it from: its room, and not its file.
+
+    Example:
+        >>> base_class("losses"), base_class("metrics")
+        ('moonlib.losses.Loss', 'torchmetrics.Metric')
+    """
+    module, _, name = KINDS[kind].partition(":")
+    return f"{module.rpartition('.')[0]}.{name}"
+
+
 def kind_of(cls: type) -> str | None:
     """The kind whose base class ``cls`` is or derives from, `None` if there is none; imports nothing."""
     bases = {base: kind for kind, base in KINDS.items()}
@@ -393,7 +404,7 @@ def _check_class(kind: str, found: Any, what: str) -> None:
     if not inspect.isclass(found):
         raise RegistryError(f"{what} is not a class")
     if kind_of(found) != kind:
-        raise RegistryError(f"{what} does not derive from {KINDS[kind].replace(':', '.')}")
+        raise RegistryError(f"{what} does not derive from {base_class(kind)}")
 
 
 def _check_kind(kind: str) -> None:

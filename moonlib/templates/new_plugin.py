@@ -144,7 +144,7 @@ def new_plugin(kind: str, name: str, to: Path = Path()) -> Path:
         "distribution": distribution,
         "package": package,
         "about": code.split('"""')[1].strip().rstrip("."),
-        "base": registry.KINDS[kind].replace(":", "."),
+        "base": registry.base_class(kind),
         "check": checks[0],
         "moonlib": DISTRIBUTION,
         "version": moonlib.__version__,

@@ -65,7 +65,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 def test_every_kind_with_a_base_class_finds_its_own_base() -> None:
     for kind, base in registry.KINDS.items():
         module, _, name = base.partition(":")
-        assert registry.kind_of(getattr(importlib.import_module(module), name)) == kind
+        found = getattr(importlib.import_module(module), name)
+        assert registry.kind_of(found) == kind
+        room, _, name = registry.base_class(kind).rpartition(".")
+        assert getattr(importlib.import_module(room), name) is found, "plugins import it from its room"
 
 
 def test_moonlibs_own_components_are_sound() -> None:
@@ -132,7 +135,7 @@ def test_a_broken_plugin_breaks_only_itself_and_tells_why(install: Install, tmp_
     ("source", "problem"),
     [
         ("def Good(): ...", "is not a class"),
-        ("class Good: ...", "does not derive from moonlib.losses.loss.Loss"),
+        ("class Good: ...", "does not derive from moonlib.losses.Loss"),
         ("class Better: ...", "AttributeError"),
     ],
 )
@@ -152,7 +155,7 @@ def test_register_serves_this_process_and_may_run_again(install: Install) -> Non
 def test_register_refuses_a_name_that_is_taken_and_a_class_of_no_kind(install: Install) -> None:
     with pytest.raises(RegistryError, match=r"losses/info_nce is taken by moonlib\.losses\.info_nce:InfoNCE"):
         registry.register("losses", "info_nce")(Local)
-    with pytest.raises(RegistryError, match=r"fusions/local does not derive from moonlib\.fusion\.fusion\.Fusion"):
+    with pytest.raises(RegistryError, match=r"fusions/local does not derive from moonlib\.fusion\.Fusion"):
         registry.register("fusions", "local")(Local)
 
 
