@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,19 @@ def printed(data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield run, out.getvalue()
 
 
-def test_the_closing_table_shows_both_beside_their_references(printed: tuple[Path, str]) -> None:
+@cache
+def card_of(run: Path) -> str:
+    """The model card of an export of the run."""
+    return (export(run, run.parent / "exported") / "README.md").read_text()
+
+
+@cache
+def page_of(run: Path) -> str:
+    """The report of the run."""
+    return report([run], run.parent / "page.html").read_text()
+
+
+def the_closing_table_shows_both_beside_their_references(printed: tuple[Path, str]) -> None:
     lines = [line.split() for line in printed[1].splitlines()]
     (lengths,) = [line for line in lines if line[:1] == ["lengths/mean"]]
     assert lengths[-1] == "1.0000" and len(lengths) == 3
@@ -170,7 +183,7 @@ def test_the_closing_table_shows_both_beside_their_references(printed: tuple[Pat
     assert any("a naive guess" in " ".join(line) for line in lines)
 
 
-def test_a_component_is_one_file_and_one_entry_point_and_each_is_what_the_run_was_made_with(
+def a_component_is_one_file_and_one_entry_point_and_each_is_what_the_run_was_made_with(
     printed: tuple[Path, str],
 ) -> None:
     run, _ = printed
@@ -188,13 +201,12 @@ def test_a_component_is_one_file_and_one_entry_point_and_each_is_what_the_run_wa
         assert used[kind]["class_path"] == f"moonlib_extension_{name}.{cls}"
         files = [path.name for path in (run.parents[1] / "site").glob(f"*{name}*") if path.is_file()]
         assert files == [f"moonlib_extension_{name}.py"]
-    card = (export(run, run.parent / "shown") / "README.md").read_text()
-    page = report([run], run.parent / "shown.html").read_text()
+    card, page = card_of(run), page_of(run)
     for name in ("linear_words", "corner_shop", "momentum"):
         assert name in card and name in page
 
 
-def test_what_they_mean_is_stored_with_the_results_and_in_the_stages(printed: tuple[Path, str]) -> None:
+def what_they_mean_is_stored_with_the_results_and_in_the_stages(printed: tuple[Path, str]) -> None:
     run, _ = printed
     legend = read_legend(run)
     assert legend is not None
@@ -209,10 +221,9 @@ def test_what_they_mean_is_stored_with_the_results_and_in_the_stages(printed: tu
     assert all(isinstance(value, float) for value in values)
 
 
-def test_the_report_shows_both_by_their_titles_with_an_interval_of_the_metric(printed: tuple[Path, str]) -> None:
+def the_report_shows_both_by_their_titles_with_an_interval_of_the_metric(printed: tuple[Path, str]) -> None:
     run, _ = printed
-    page = report([run], run.parent / "page.html").read_text()
-    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", page, re.DOTALL)]
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", page_of(run), re.DOTALL)]
     results = json.loads((run / "results.json").read_text())
     value = f"{results['ctr/likelihood']:.4f}"
     (whole, *segments) = [row for row in rows if row[:2] == ["mean", "likelihood"]]
@@ -222,9 +233,9 @@ def test_the_report_shows_both_by_their_titles_with_an_interval_of_the_metric(pr
     assert any(" ".join(row).endswith("a naive guess") for row in rows)
 
 
-def test_the_model_card_shows_both_beside_their_references(printed: tuple[Path, str]) -> None:
+def the_model_card_shows_both_beside_their_references(printed: tuple[Path, str]) -> None:
     run, _ = printed
-    card = (export(run, run.parent / "exported") / "README.md").read_text().splitlines()
+    card = card_of(run).splitlines()
     lengths = card.index(next(line for line in card if line.startswith("| lengths/mean |")))
     assert card[lengths - 2] == "| metric | this encoder | a naive guess |"
     results = json.loads((run / "results.json").read_text())
@@ -233,7 +244,7 @@ def test_the_model_card_shows_both_beside_their_references(printed: tuple[Path, 
     assert f"{results['ctr/likelihood']:.4f}" in clicks and f"{results['oracle/ctr/likelihood']:.4f}" in clicks
 
 
-def test_the_exchange_rate_knows_what_the_stage_measures_and_what_the_metric_is_worth(
+def the_exchange_rate_knows_what_the_stage_measures_and_what_the_metric_is_worth(
     printed: tuple[Path, str],
 ) -> None:
     run, _ = printed
@@ -241,3 +252,13 @@ def test_the_exchange_rate_knows_what_the_stage_measures_and_what_the_metric_is_
     pairs = {(rate.intermediate, rate.downstream) for rate in found.rates}
     assert ("lengths/mean", "ctr/likelihood") in pairs and ("lengths/mean", "ctr/auc") in pairs
     assert "ctr/likelihood" in found.steer_by and "ctr/logloss" not in found.steer_by
+
+
+def test_components_of_plugins_show_up_wherever_moonlibs_own_do(printed: tuple[Path, str]) -> None:
+    """One test, so that one run, one export and one report are made for all of it."""
+    the_closing_table_shows_both_beside_their_references(printed)
+    a_component_is_one_file_and_one_entry_point_and_each_is_what_the_run_was_made_with(printed)
+    what_they_mean_is_stored_with_the_results_and_in_the_stages(printed)
+    the_report_shows_both_by_their_titles_with_an_interval_of_the_metric(printed)
+    the_model_card_shows_both_beside_their_references(printed)
+    the_exchange_rate_knows_what_the_stage_measures_and_what_the_metric_is_worth(printed)
