@@ -28,7 +28,6 @@ from moonlib.metrics.bootstrap import (
 )
 from moonlib.metrics.ctr import ctr_metrics, own_metrics
 from moonlib.metrics.metric import Additive, arguments_of, name_of
-from moonlib.metrics.recall import Recall
 
 KEYS = ("search_id", "item_id")
 """Of a search or an impression. A shop may show an item twice in one search: rows are paired by their order then."""
@@ -179,25 +178,6 @@ def resampled_metrics(
 def _statistic(metric: Additive, columns: slice, sums: NDArray[np.float64]) -> NDArray[np.float64]:
     found: NDArray[np.float64] = metric.of_sums(torch.from_numpy(sums[columns])).numpy()
     return found
-
-
-def resampled_recall(
-    ranks: NDArray[np.integer], users: NDArray[np.int64], ks: Sequence[int], samples: int = 1000
-) -> dict[int, Resampled]:
-    """Recall of several models on the same searches.
-
-    Args:
-        ranks: int [M, n], of what was ordered, 0 for the best.
-        users: int64 [n].
-        ks: how many results a search shows.
-        samples: number of resamples.
-
-    Returns:
-        M models by each K.
-    """
-    models = [{"ranks": torch.from_numpy(of_model), "gallery": max(ks)} for of_model in ranks]
-    found = resampled_metrics([Recall(k) for k in ks], models, users, samples)
-    return {k: found[f"recall@{k}"] for k in ks}
 
 
 def resampled_ctr(

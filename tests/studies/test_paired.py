@@ -12,13 +12,14 @@ from moonlib.metrics.auc import AUC, auc
 from moonlib.metrics.calibration_curve import calibration_curve
 from moonlib.metrics.ctr import ctr_metrics
 from moonlib.metrics.log_loss import LogLoss
+from moonlib.metrics.recall import Recall
 from moonlib.studies.paired import (
     auc_gain,
     metric_gain,
     recall_gain,
     resampled_click_rates,
     resampled_ctr,
-    resampled_recall,
+    resampled_metrics,
     show,
 )
 
@@ -78,10 +79,11 @@ def test_a_better_model_is_surely_better_and_equal_ones_are_the_same(clicks: pl.
 
 
 def test_recall_of_several_models_and_ks() -> None:
-    ranks = np.array([[0, 3, 12, 1], [0, 0, 0, 0]])
-    found = resampled_recall(ranks, np.array([7, 7, 8, 9]), [1, 10], samples=50)
-    assert found[1].estimates.tolist() == [0.25, 1.0] and found[10].estimates.tolist() == [0.75, 1.0]
-    assert found[10].difference(1, 0).low >= 0
+    models = [{"ranks": torch.tensor(ranks), "gallery": 100} for ranks in ([0, 3, 12, 1], [0, 0, 0, 0])]
+    found = resampled_metrics([Recall(1), Recall(10)], models, np.array([7, 7, 8, 9]), samples=50)
+    first, tenth = found["recall@1"], found["recall@10"]
+    assert first.estimates.tolist() == [0.25, 1.0] and tenth.estimates.tolist() == [0.75, 1.0]
+    assert tenth.difference(1, 0).low >= 0
 
 
 def test_click_rates_are_the_calibration_curve(clicks: pl.DataFrame) -> None:

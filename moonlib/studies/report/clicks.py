@@ -9,8 +9,8 @@ from moonlib.metrics.bootstrap import resampled_auc
 from moonlib.studies.paired import predictions, resampled_click_rates
 from moonlib.studies.report.evidence import telling
 from moonlib.studies.report.figures import Figure, PlotAxis, PlotSeries, Row, forest, legend, swatch, xy
+from moonlib.studies.report.inputs import Report
 from moonlib.studies.report.parts import Section, Table, TableCell
-from moonlib.studies.report.told import Report
 from moonlib.studies.report.words import (
     SEGMENTS,
     ends,

@@ -8,8 +8,8 @@ import yaml
 
 from moonlib.config.recipe import diff
 from moonlib.studies.report.evidence import Evidence
+from moonlib.studies.report.inputs import Report
 from moonlib.studies.report.parts import Card, Section, Table, TableCell
-from moonlib.studies.report.told import Report
 from moonlib.studies.report.words import (
     brief,
 )

@@ -12,8 +12,8 @@ from moonlib.metrics.undefined import is_of_validation, sentences
 from moonlib.runs.results import TASKS, beside
 from moonlib.studies.report.evidence import Evidence
 from moonlib.studies.report.figures import Figure, PlotAxis, Row, forest, swatch
+from moonlib.studies.report.inputs import Report, headline_keys
 from moonlib.studies.report.parts import Section, Table, TableCell
-from moonlib.studies.report.told import Report, headline_keys
 from moonlib.studies.report.words import (
     SEGMENTS,
     bare,

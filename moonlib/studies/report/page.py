@@ -14,10 +14,10 @@ from moonlib.artifacts.directories import write_text
 from moonlib.artifacts.layout import REPORT
 from moonlib.studies.report.evidence import labels, measure, read, telling
 from moonlib.studies.report.figures import Figure
+from moonlib.studies.report.inputs import Report
 from moonlib.studies.report.parts import Card, Table, Tile
 from moonlib.studies.report.sections import sections
 from moonlib.studies.report.sheets import Sheet
-from moonlib.studies.report.told import Report
 from moonlib.studies.report.verdict import verdict
 from moonlib.system.terminal import visible
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from moonlib.studies.report.clicks import calibration, categories
 from moonlib.studies.report.evidence import telling
+from moonlib.studies.report.inputs import Report
 from moonlib.studies.report.lineage import lineage
 from moonlib.studies.report.metrics import metrics
 from moonlib.studies.report.parts import Section
 from moonlib.studies.report.sheets import Pictures, Sheet, sheets
 from moonlib.studies.report.stages import costs, data, training
 from moonlib.studies.report.studies import abtest, exchange, scaling
-from moonlib.studies.report.told import Report
 
 
 def retrieval(report: Report) -> Section | None:

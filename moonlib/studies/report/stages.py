@@ -13,8 +13,8 @@ from moonlib.artifacts.reading import Unreadable, reading
 from moonlib.data.quarantine import Quarantine
 from moonlib.studies.report.evidence import content, curve, telling
 from moonlib.studies.report.figures import Figure, PlotAxis, PlotSeries, legend, xy
+from moonlib.studies.report.inputs import Report, continued
 from moonlib.studies.report.parts import Section, Table, TableCell
-from moonlib.studies.report.told import Report, continued
 from moonlib.studies.report.words import (
     number,
 )

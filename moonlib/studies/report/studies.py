@@ -16,8 +16,8 @@ from moonlib.metrics.bootstrap import Interval
 from moonlib.metrics.key import MetricKey
 from moonlib.studies.report.evidence import Evidence, interval, mapping, mappings, telling, typed
 from moonlib.studies.report.figures import Figure, PlotAxis, PlotSeries, Row, forest, legend, swatch, xy
+from moonlib.studies.report.inputs import Report, headline_keys
 from moonlib.studies.report.parts import Section, Table, TableCell
-from moonlib.studies.report.told import Report, headline_keys
 from moonlib.studies.report.words import (
     ends,
     number,

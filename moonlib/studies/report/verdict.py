@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from moonlib.metrics.bootstrap import Interval
 from moonlib.metrics.key import MetricKey
 from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence
+from moonlib.studies.report.inputs import Report, continued
 from moonlib.studies.report.parts import Tile
 from moonlib.studies.report.studies import abtests
-from moonlib.studies.report.told import Report, continued
 from moonlib.studies.report.words import (
     ends,
     number,

@@ -17,7 +17,7 @@ from moonlib.studies.report.words import tone
 
 @dataclass
 class Report:
-    """All that is told.
+    """The runs, their measurements, and what is missing.
 
     Attributes:
         runs: in the order given.
