@@ -47,7 +47,7 @@ import os, time
 from moonlib.system.workers import worker_pool
 
 def start():
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\n".encode())  # at once: print may write the number and the end of the line apart
 
 with worker_pool(2, start) as pool:
     list(pool.map(time.sleep, [0.1, 0.1]))
