@@ -82,7 +82,6 @@ class TableReader:
             raise ValueError(f"{path}: no rows; there is nothing to represent")
         if named and images is None:
             raise ValueError(f"{path} names {named} images, but no image folder was given (--images DIR)")
-        rename(partial, copy)
         ids, self.shop_ids = number_keys(keys, str(path))
         """The shop's ids, where they are text."""
         self.ids: NDArray[np.int64] = ids.to_numpy()
@@ -95,6 +94,7 @@ class TableReader:
             row = int(self._order[twice[0] + 1]) + 1
             named = self._named(self._sorted[twice[0]])
             raise ValueError(f"{path}: row {row}, column {KEYS[table]!r}: {named!r} appears a second time")
+        rename(partial, copy)
         self._starts = np.array(starts)
         self._file: pa.ipc.RecordBatchFileReader | None = None
 

@@ -152,7 +152,7 @@ def _refused(message: str, *args: object, **options: object) -> None:
 
 
 def test_errors_name_the_file(folder: Path, image_folder: Path, tmp_path: Path) -> None:
-    _products(folder, '9.99', '"9,99 €"')
+    _products(folder, "9.99", '"9,99 €"')
     message = "products.csv: row 1, column 'price': '9,99 €' is not a number"
     _refused(message, folder, image_folder, tmp_path / "out")
 
