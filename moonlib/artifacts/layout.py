@@ -29,6 +29,11 @@ EXCHANGE = "exchange.json"
 SCALE = "scale.json"
 """Result of `moonlib scale`, in the folder of the study's runs."""
 
+# --- in a dataset
+
+IDS = "ids"
+"""Folder of the shop's own ids, of the families that are text."""
+
 # --- in a run directory
 
 RECIPE = "recipe.yaml"

@@ -23,7 +23,7 @@ from moonlib.system.disk import is_panic
 _NO_FILE = (errno.EISDIR, errno.ELOOP)
 """Errors of the system about a name that is no file's."""
 
-ValueType = Literal["integers", "floats", "booleans", "texts"]
+ValueType = Literal["integers", "floats", "booleans", "texts", "ids"]
 """Of a column's values."""
 
 _KINDS: dict[ValueType, Callable[[pl.DataType], bool]] = {
@@ -31,6 +31,7 @@ _KINDS: dict[ValueType, Callable[[pl.DataType], bool]] = {
     "floats": lambda dtype: dtype.is_float(),
     "booleans": lambda dtype: dtype == pl.Boolean,
     "texts": lambda dtype: dtype == pl.String,
+    "ids": lambda dtype: dtype.is_integer() or dtype == pl.String,
 }
 
 

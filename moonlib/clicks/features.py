@@ -25,6 +25,7 @@ from torch import Tensor
 
 from moonlib.clicks.vocabulary import HashedVocabulary, TextVocabulary, Vocabulary
 from moonlib.data.dataset import Dataset
+from moonlib.data.ids import ShopIds
 from moonlib.data.tables import KEYS
 
 FeatureKind = Literal["numeric", "log_numeric", "categorical", "multi_valued"]
@@ -139,10 +140,13 @@ class Features:
         sizes: what a model has to know.
     """
 
-    def __init__(self, columns: Sequence[Column], sizes: FeatureSizes, keys: Mapping[str, Vocabulary]) -> None:
+    def __init__(
+        self, columns: Sequence[Column], sizes: FeatureSizes, keys: Mapping[str, Vocabulary], ids: ShopIds
+    ) -> None:
         self.columns = columns
         self.sizes = sizes
         self.keys = keys
+        self.ids = ids
         self.tables: dict[str, EncodedTable] = {}
 
     @classmethod
@@ -188,7 +192,7 @@ class Features:
                 _check_kind(f"{table}.{name}", frame[name].dtype, kind)
                 if kind == "numeric" or kind == "log_numeric":
                     log = kind == "log_numeric"
-                    scale = Standardization.of(_numbers(frame, table, name, log), counts, log)
+                    scale = Standardization.of(_numbers(frame, table, name, log, dataset.ids), counts, log)
                     columns.append(Column(table, name, kind, scale))
                 else:
                     values, owner = _values(frame[name])
@@ -203,7 +207,7 @@ class Features:
             multi_valued=kinds_of.count("multi_valued"),
             multi_valued_rows=taken["multi_valued"],
         )
-        features = cls(columns, sizes, keys)
+        features = cls(columns, sizes, keys, dataset.ids)
         features.tables = {table: features.encode(frame, table) for table, frame in frames.items()}
         return features
 
@@ -214,7 +218,8 @@ class Features:
             if column.table != table:
                 continue
             if isinstance(column.fitted, Standardization):
-                numeric.append(column.fitted.encode(_numbers(frame, table, column.name, column.fitted.log)))
+                numbers = _numbers(frame, table, column.name, column.fitted.log, self.ids)
+                numeric.append(column.fitted.encode(numbers))
                 continue
             values, owner = _values(frame[column.name])
             codes = (column.first + _codes(column.fitted, values)).astype(np.int32)
@@ -422,7 +427,7 @@ def _codes(vocabulary: AnyVocabulary, values: pl.Series) -> NDArray[np.int64]:
     return np.where(values.is_null().to_numpy(), 0, rows)
 
 
-def _numbers(frame: pl.DataFrame, table: str, name: str, log: bool) -> NDArray[np.float64]:
+def _numbers(frame: pl.DataFrame, table: str, name: str, log: bool, ids: ShopIds) -> NDArray[np.float64]:
     """Return a column as float64 [R], NaN for missing.
 
     Raises:
@@ -433,7 +438,7 @@ def _numbers(frame: pl.DataFrame, table: str, name: str, log: bool) -> NDArray[n
     if bad.any():
         row = int(bad.argmax())
         keys = [KEYS[table]] if table in KEYS else ["search_id", "item_id"]
-        where = ", ".join(f"{key} {frame[key][row]}" for key in keys)
+        where = ", ".join(f"{key} {ids.value(key, frame[key][row])}" for key in keys)
         problem = "is not finite" if np.isinf(numbers[row]) else "is negative: declare it numeric, not log_numeric"
         raise ValueError(f"features: {table}.{name}: {where}: {numbers[row]} {problem}")
     return numbers

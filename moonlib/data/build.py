@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import polars as pl
 
 import moonlib
@@ -16,6 +17,7 @@ from moonlib.data import table_files
 from moonlib.data.check import empty_splits
 from moonlib.data.dataset import Dataset
 from moonlib.data.jpeg import to_jpeg
+from moonlib.data.numbering import id_doubts
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
@@ -37,7 +39,9 @@ def build(
     """Build a dataset from tables and images.
 
     Only ``products`` must be there: a missing table is empty, and missing users are those that the events name.
-    An image that can't be read leaves its row without an image and is named in ``quarantine.jsonl``.
+    An image that can't be read leaves its row without an image and is named in ``quarantine.jsonl``. Ids are int64 or
+    text, see `moonlib.data.ids`: those of a family (items, SPUs, users, queries, searches, merchants) are int64 where
+    every one of them is, in all tables.
 
     Args:
         tables: a folder of ``products.parquet`` or ``products.csv``, and so for queries, users, searches, impressions
@@ -170,7 +174,7 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
         raise ValueError(f"{folder} holds no products.parquet or products.csv (it has {has})")
     if files["users"] == "users":
         frames["users"] = users_of({table: frames[table] for table in ("searches", "impressions", "histories")}, files)
-    return Tables(**frames), files
+    return Tables(*(frames[table] for table in SCHEMAS)), files
 
 
 def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -> None:
@@ -183,12 +187,15 @@ def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -
 def _log(dataset: Dataset, files: dict[str, str]) -> None:
     for table in dataset.counts:
         log.info(f"{files[table]}: {describe(dataset.table(table), table)}")
+    for family, ids in dataset.ids.items():
+        log.info(f"{family} ids: {len(ids):,}, text such as {ids.decode(np.zeros(1, np.int64))[0]!r}")
     quarantine = dataset.directory / QUARANTINE
     if quarantine.exists():
         lost = len(quarantine.read_bytes().splitlines())
         log.warning(f"images that can't be read: {lost}; their rows were kept without them; see {quarantine}")
     for problem in [
         *empty_splits(dataset),
+        *id_doubts(dataset.ids),
         *(line for table in dataset.counts for line in doubts(dataset.table(table), table)),
     ]:
         log.warning(f"warning: {problem}")

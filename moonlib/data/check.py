@@ -15,12 +15,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from moonlib.artifacts.checksums import LOCK, SUMS, Damaged, sums, verify_all
-from moonlib.artifacts.layout import QUARANTINE
+from moonlib.artifacts.layout import IDS, QUARANTINE
 from moonlib.artifacts.reading import reading
 from moonlib.artifacts.remedies import made_again
 from moonlib.data.contact_sheet import contact_sheet
 from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, first_line
+from moonlib.data.ids import ShopIds
 from moonlib.data.jpeg import to_jpeg
+from moonlib.data.numbering import id_doubts
 from moonlib.data.reader import Sample, SampleReader, verify
 from moonlib.data.shards import SAMPLE_TABLES
 from moonlib.data.splits import Split
@@ -102,7 +104,7 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
             except pa.ArrowException as error:
                 raise BrokenShard(f"{name}: {first_line(error)}; {REMEDY}") from error
         verify(directory)
-        validate(Tables(**{name: dataset.table(name) for name in dataset.counts}))
+        validate(Tables(**{name: dataset.table(name) for name in dataset.counts}, ids=dataset.ids))
     except (ValueError, OSError) as error:
         # Of damaged files it is the consequence, and they are named already.
         report.problems = report.problems or [str(error)]
@@ -110,6 +112,7 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     for name in dataset.counts:
         report.contents[name] = describe(dataset.table(name), name)
         report.warnings += doubts(dataset.table(name), name)
+    report.warnings += id_doubts(dataset.ids)
     if not _has_content(dataset):
         report.warnings.append("no product has a title or an image: an encoder has nothing to represent")
     digests = {table: _check_samples(dataset, table, samples, report) for table in SAMPLE_TABLES}
@@ -125,6 +128,8 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
         report.warnings,
         shared,
         "query photos that are also a product's image, byte by byte, which makes search too easy",
+        dataset.ids,
+        "query_id",
     )
     quarantine = directory / QUARANTINE
     if quarantine.exists():
@@ -162,7 +167,7 @@ def _compare(directory: Path, samples: int | None) -> tuple[list[str], list[str]
     if samples is not None:
         parts = "truth, the list of unreadable images and, but for these samples, shards of products and queries"
         warnings.append(f"not compared with their checksums: {parts}; without --samples all files are")
-    ours = {"dataset.json", QUARANTINE, "shards", "representations"}
+    ours = {"dataset.json", QUARANTINE, "shards", "representations", IDS}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
         if not path.is_file() or path.is_symlink() or name.as_posix() in (*noted, SUMS, LOCK):
@@ -180,11 +185,12 @@ def _has_content(dataset: Dataset) -> bool:
     return bool(dataset.representations or products.is_empty() or products["title"].count() + products["image"].count())
 
 
-def _note(lines: list[str], ids: pl.Series, problem: str) -> None:
-    """Add a line that says how many ids have a problem, and names the first."""
+def _note(lines: list[str], ids: pl.Series, problem: str, shop: ShopIds, key: str | None = None) -> None:
+    """Add a line that says how many ids have a problem, and names the first as the shop does."""
     ids = ids.unique().sort()
     if ids.len():
-        examples = ", ".join(str(id) for id in ids.head(_EXAMPLES)) + (", …" if ids.len() > _EXAMPLES else "")
+        shown = [str(shop.value(key or ids.name, id)) for id in ids.head(_EXAMPLES)]
+        examples = ", ".join(shown) + (", …" if ids.len() > _EXAMPLES else "")
         lines.append(f"{problem}: {ids.len():,} ({examples})")
 
 
@@ -213,7 +219,8 @@ def _check_samples(dataset: Dataset, table: str, samples: int | None, report: Da
             broken.append(id)
             reasons.append(str(error))
     if broken:
-        _note(report.problems, pl.Series(broken, dtype=pl.Int64), f"broken {table} ({reasons[0]})")
+        unread = pl.Series(KEYS[table], broken, dtype=pl.Int64)
+        _note(report.problems, unread, f"broken {table} ({reasons[0]})", dataset.ids)
     return pl.DataFrame({"id": seen, "digest": digests}, schema={"id": pl.Int64, "digest": pl.Binary})
 
 
@@ -277,7 +284,8 @@ def _check_splits(dataset: Dataset, report: DatasetReport) -> None:
         events = dataset.table(table)
         report.splits[table] = {split: dataset.splits.select(events, split).height for split in get_args(Split)}
         unused = events.filter(pl.col("ts") >= dataset.splits.test_until)
-        _note(report.warnings, unused["search_id"], f"search_ids of {table} after the last split, which are never read")
+        problem = f"search_ids of {table} after the last split, which are never read"
+        _note(report.warnings, unused["search_id"], problem, dataset.ids)
 
 
 def _check_leaks(dataset: Dataset, photos: pl.DataFrame, report: DatasetReport) -> None:
@@ -288,15 +296,15 @@ def _check_leaks(dataset: Dataset, photos: pl.DataFrame, report: DatasetReport) 
         for split in get_args(Split)
     ]
     used = pl.concat(parts)
-    _note(report.problems, _in_several(used, "search_id"), "search_ids in more than one split")
+    _note(report.problems, _in_several(used, "search_id"), "search_ids in more than one split", dataset.ids)
     pictured = dataset.queries.filter(pl.col("image").is_not_null())["query_id"]
     used = used.filter(pl.col("query_id").is_in(pictured.implode()))
     repeated = _in_several(used, "query_id")
-    _note(report.problems, repeated, "photo queries in more than one split")
+    _note(report.problems, repeated, "photo queries in more than one split", dataset.ids)
     copies = used.join(photos, left_on="query_id", right_on="id")
     copied = copies.filter(pl.col("digest").is_in(_in_several(copies, "digest").implode()))["query_id"]
     copied = copied.filter(~copied.is_in(repeated.implode()))
-    _note(report.problems, copied, "queries whose photo, byte by byte, is in more than one split")
+    _note(report.problems, copied, "queries whose photo, byte by byte, is in more than one split", dataset.ids)
 
 
 def _in_several(used: pl.DataFrame, key: str) -> pl.Series:
@@ -319,16 +327,17 @@ def _check_events(dataset: Dataset, report: DatasetReport) -> None:
     for table in ("searches", "impressions"):
         events = dataset.table(table)
         early = events.join(listed, on="item_id").filter(pl.col("ts") < pl.col("listed_at"))["item_id"]
-        _note(report.warnings, early, f"products with {table} before they were listed")
+        _note(report.warnings, early, f"products with {table} before they were listed", dataset.ids)
         unset = events.filter(pl.col("ts") < _LONG_AGO)["search_id"]
-        _note(report.warnings, unset, f"search_ids of {table} before {_LONG_AGO.year}, as of a clock that was not set")
+        problem = f"search_ids of {table} before {_LONG_AGO.year}, as of a clock that was not set"
+        _note(report.warnings, unset, problem, dataset.ids)
         again = events.filter(events.is_duplicated())["search_id"]
-        _note(report.warnings, again, f"search_ids of {table} with rows that stand there more than once")
+        _note(report.warnings, again, f"search_ids of {table} with rows that stand there more than once", dataset.ids)
         mixed = events.group_by("search_id").agg(pl.col("user_id", "query_id").n_unique())
         mixed_ids = mixed.filter((pl.col("user_id") > 1) | (pl.col("query_id") > 1))["search_id"]
-        _note(report.warnings, mixed_ids, f"search_ids of {table} with more than one user or query")
+        _note(report.warnings, mixed_ids, f"search_ids of {table} with more than one user or query", dataset.ids)
     first = [events.group_by("search_id").agg(pl.col("ts").min()) for events in (dataset.searches, dataset.impressions)]
     both = first[0].join(first[1], on="search_id", suffix="_shown")
     skewed = both.filter(pl.col("ts") < pl.col("ts_shown") - _SKEW)["search_id"]
     problem = "search_ids whose items were acted on before they were shown, as of clocks or time zones that differ"
-    _note(report.warnings, skewed, f"{problem}: histories may tell the future")
+    _note(report.warnings, skewed, f"{problem}: histories may tell the future", dataset.ids)

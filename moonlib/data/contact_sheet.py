@@ -45,14 +45,16 @@ def contact_sheet(dataset: Dataset, path: Path, rows: int = 12, seed: int = 0) -
     chosen = _choose(dataset, rows, np.random.default_rng(seed))
     products = SampleReader(dataset.directory, "products").read(chosen["item_id"].to_numpy())
     queries = SampleReader(dataset.directory, "queries")
+    ids = dataset.ids
     lines: list[list[Cell]] = []
     for product, led in zip(products, chosen.iter_rows(named=True), strict=True):
         row = product.row
-        lines.append([Cell(product.image, (row["title"], row["category"].rsplit("/", 1)[-1], str(product.id)))])
+        leaf, named = row["category"].rsplit("/", 1)[-1], str(ids.value("item_id", product.id))
+        lines.append([Cell(product.image, (row["title"], leaf, named))])
         shown = queries.read(np.array(led["query_id"], np.int64))
         for query, action in zip(shown, led["action"], strict=True):
             text = f"{action}: {query.row['text']}" if query.row["text"] else None
-            lines[-1].append(Cell(query.image, (text, action, str(query.id))))
+            lines[-1].append(Cell(query.image, (text, action, str(ids.value("query_id", query.id)))))
     return draw_sheet(lines, path, framed={(line, 0) for line in range(len(lines))})
 
 

@@ -12,8 +12,10 @@ import polars as pl
 import pyarrow as pa
 
 from moonlib.artifacts.checksums import Damaged, is_noted, verified
+from moonlib.artifacts.layout import IDS
 from moonlib.artifacts.reading import Unreadable, read_array, read_mapping
-from moonlib.data.shards import CHECKSUM, FORMAT, OFFSETS, SAMPLE_TABLES
+from moonlib.data.ids import Family, IdMap, ShopIds, read_part
+from moonlib.data.shards import CHECKSUM, FORMATS, OFFSETS, SAMPLE_TABLES
 from moonlib.data.splits import Splits
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
@@ -70,13 +72,17 @@ class Dataset:
             self.counts: dict[str, int] = {table: counts[table] for table in there}
             self._more: pa.Table | None = None
             self._given: dict[str, int] = dict(described.get("representations", {}))
+            self._text_ids: dict[Family, int] = {
+                family: about["count"] for family, about in described.get("ids", {}).items()
+            }
             self.splits = Splits.from_json(described["splits"])
         except (Damaged, Unreadable):
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} was not written by moonlib ({error!r}); build the dataset again") from error
-        if written != FORMAT:
-            raise ValueError(f"{file}: this moonlib reads format {FORMAT}, not {written}; build the dataset again")
+        if written not in FORMATS:
+            reads = ", ".join(map(str, FORMATS))
+            raise ValueError(f"{file}: this moonlib reads formats {reads}, not {written}; build the dataset again")
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return a table as it was written; its columns stay mapped from the shards.
@@ -164,6 +170,27 @@ class Dataset:
     def histories(self) -> pl.DataFrame:
         """Histories of users as of some moments, of data that has no events; mostly empty."""
         return self.table("histories")
+
+    @cached_property
+    def ids(self) -> ShopIds:
+        """The shop's own ids of the families that are text, mapped from their files; the tables hold their numbers.
+
+        Raises:
+            BrokenShard: a file of them is missing, cut off or damaged.
+            Damaged: the content of one is not what was written.
+        """
+        return ShopIds({family: self._read_ids(family, count) for family, count in self._text_ids.items()})
+
+    def _read_ids(self, family: Family, count: int) -> IdMap:
+        files = sorted((self.directory / IDS).glob(f"{family}-*.arrow"))
+        parts = []
+        for file in files:
+            with _told_of(verified(file)):
+                parts.append(read_part(file, check=not is_noted(file)))
+        if (found := sum(map(len, parts))) != count:
+            lost = f"{found} of {count} {family} ids are there"
+            raise BrokenShard(f"{self.directory / IDS}: {lost}; files are missing: {REMEDY}")
+        return IdMap(parts, files)
 
     @property
     def representations(self) -> Path | None:

@@ -7,6 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from moonlib.data.ids import ShopIds
+from moonlib.data.tables import KEYS
 from moonlib.system.disk import writing
 
 
@@ -22,17 +24,21 @@ class Quarantine:
         total: number of samples that could be read, the base of ``limit``.
         limit: share of ``total`` that may be unreadable.
         floor: number that is tolerated however small the dataset is.
+        ids: the shop's, which the samples are named by.
     """
 
-    def __init__(self, path: Path, total: int, limit: float = 0.01, floor: int = 10) -> None:
+    def __init__(
+        self, path: Path, total: int, limit: float = 0.01, floor: int = 10, ids: ShopIds | None = None
+    ) -> None:
         self.path = path
+        self.ids = ids or ShopIds()
         self.allowed = max(int(limit * total), floor)
 
-    def entries(self) -> dict[tuple[str, int], str]:
-        """Return the reason for each quarantined (table, id)."""
+    def entries(self) -> dict[tuple[str, int | str], str]:
+        """Return the reason for each quarantined (table, id), the id as the shop writes it."""
         if not self.path.exists():
             return {}
-        found: dict[tuple[str, int], str] = {}
+        found: dict[tuple[str, int | str], str] = {}
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
@@ -47,14 +53,14 @@ class Quarantine:
         Raises:
             TooManyUnreadable: more distinct samples than allowed are quarantined.
         """
-        entries = self.entries()
-        if (table, sample_id) not in entries:
-            self._append(json.dumps({"table": table, "id": sample_id, "reason": reason}))
+        entries, named = self.entries(), self.ids.value(KEYS[table], sample_id)
+        if (table, named) not in entries:
+            self._append(json.dumps({"table": table, "id": named, "reason": reason}))
             entries = self.entries()
         if len(entries) > self.allowed:
             raise TooManyUnreadable(
                 f"{len(entries)} samples cannot be read, more than the {self.allowed} tolerated; "
-                f"they are listed in {self.path}. Last: {table} {sample_id}: {reason}"
+                f"they are listed in {self.path}. Last: {table} {named}: {reason}"
             )
 
     def _append(self, line: str) -> None:

@@ -23,7 +23,10 @@ _OPEN_FILES = 256
 
 @dataclass(slots=True)
 class Sample:
-    """One product or query: its row as JSON gives it (times are ISO 8601 text) and its JPEG, if it has one."""
+    """One product or query: its row as JSON gives it (times are ISO 8601 text) and its JPEG, if it has one.
+
+    Where the shop's ids are text, the ids are their numbers, see `moonlib.data.ids`.
+    """
 
     id: int
     row: dict[str, Any]
@@ -52,6 +55,7 @@ class SampleReader:
             raise ValueError(f"{table!r} has no samples; expected one of {', '.join(SAMPLE_TABLES)}")
         self.table = table
         dataset = Dataset(directory)
+        self._directory = dataset.directory
         indexes = index_files(dataset.directory, table)
         parts = [read_index(path) for path in indexes]
         for path, part in zip(indexes, parts, strict=True):
@@ -99,7 +103,7 @@ class SampleReader:
         found = place < len(self._sorted)
         found[found] = self._sorted[place[found]] == ids[found]
         if not found.all():
-            raise KeyError(f"{self.table} has no {KEYS[self.table]} {int(ids[~found][0])}")
+            raise KeyError(f"{self.table} has no {KEYS[self.table]} {self._shown(int(ids[~found][0]))}")
         rows = self._order[place]
         image_size, end = self._image_size[rows], self._row_start[rows] + self._row_size[rows]
         start = np.where(image_size > 0, self._image_start[rows], self._row_start[rows]) - tarfile.BLOCKSIZE
@@ -128,7 +132,10 @@ class SampleReader:
         return Sample(id, row, data[tarfile.BLOCKSIZE : tarfile.BLOCKSIZE + image_size] if image_size else None)
 
     def _broken(self, id: int, shard: int, problem: str) -> BrokenShard:
-        return BrokenShard(f"{self._files[shard]}: {KEYS[self.table]} {id}: {problem}; {REMEDY}")
+        return BrokenShard(f"{self._files[shard]}: {KEYS[self.table]} {self._shown(id)}: {problem}; {REMEDY}")
+
+    def _shown(self, id: int) -> int | str:
+        return Dataset(self._directory).ids.value(KEYS[self.table], id)
 
     def _file(self, shard: int) -> int:
         if shard not in self._open:
@@ -161,6 +168,7 @@ def verify(directory: Path) -> None:
     for table in dataset.counts:
         if table not in SAMPLE_TABLES:
             dataset.arrow(table)
+    _ = dataset.ids
     dataset.verify_representations()
 
 

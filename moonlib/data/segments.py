@@ -8,7 +8,7 @@ from difflib import get_close_matches
 import polars as pl
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.tables import KEYS
+from moonlib.data.tables import KEYS, SCHEMAS
 
 SEGMENTS = ("new", "tail")
 """Segments that every metric is also reported for, as ``metric@segment``."""
@@ -94,6 +94,8 @@ def segment_columns(dataset: Dataset, declared: Sequence[str]) -> dict[str, pl.D
         if column in found:
             raise ValueError(f"segments: two columns are called {column!r}; leave one of them out")
         frame = dataset.table(table, [KEYS[table], column])
+        if column in SCHEMAS[table].names:
+            frame = dataset.ids.decoded(frame, column)
         if frame[column].dtype.is_nested():
             raise ValueError(f"segments: {full} is {frame[column].dtype}, and not a text, a number or true or false")
         found[column] = frame

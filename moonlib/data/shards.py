@@ -10,6 +10,7 @@ A dataset directory holds::
     shards/queries-000000.tar, .arrow     the same for queries
     shards/users-000000.tar               Arrow files of at most 65,536 rows each; so for searches and impressions
     shards/histories-000000.tar           one Arrow file of one batch; only if the tables have histories
+    ids/item-000000.arrow                 the shop's ids of a family that is text, of which the tables hold the numbers
     representations/products.ids.npy, .npy, queries.ids.npy, .npy   only if representations were given
 """
 
@@ -41,7 +42,8 @@ import pyarrow as pa
 
 from moonlib.artifacts import layout
 from moonlib.artifacts.directories import LOCK, attempt, write_text
-from moonlib.artifacts.layout import QUARANTINE
+from moonlib.artifacts.layout import IDS, QUARANTINE
+from moonlib.data.ids import IdMap, ShopIds, write_part
 from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
@@ -52,8 +54,8 @@ from moonlib.system.workers import worker_pool
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""The version of this layout."""
+FORMATS = (1, 2)
+"""Versions of this layout that are read; see `format_of`."""
 
 EVENT_TABLES = ("users", "searches", "impressions")
 OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
@@ -74,6 +76,11 @@ ReadImage = Callable[[str, str], bytes]
 _ROWS_PER_BATCH = 65_536
 _BATCHES_PER_SHARD = 16
 _IMAGES_PER_TASK = 64
+
+
+def format_of(tables: Tables) -> int:
+    """Version of the layout that tables need: 2 where an earlier moonlib, which reads 1, would misread them."""
+    return 2 if tables.ids else 1
 
 
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
@@ -163,8 +170,8 @@ def write_dataset(
     image (its ``image`` becomes null) and named in ``quarantine.jsonl``.
 
     The dataset's hash is the SHA-256 of the splits, of every sample's members in order, of the other tables' rows as
-    JSON, and of the lists of histories and the given representations as their bytes; it does not depend on the size of
-    the shards.
+    JSON, of the lists of histories and the given representations as their bytes, and of the text ids; it does not
+    depend on the size of the shards.
 
     Args:
         directory: where to write; see `build_once` for a whole that appears at once.
@@ -174,7 +181,7 @@ def write_dataset(
         name: what to call the dataset.
         version: of whatever made the tables.
         representations: those that the data set comes with, of products (also of items that only histories name) or of
-            queries; a run without an encoder reads them.
+            queries; a run without an encoder reads them. Where the ids are text, they are by their numbers.
         workers: processes that read images; None takes one per CPU where there is enough to do.
         samples_per_shard: products or queries in one tar.
 
@@ -192,7 +199,7 @@ def write_dataset(
     images = _shown(_read_images(wanted, read_image, workers), len(wanted))
     for table in SAMPLE_TABLES:
         for number, rows in enumerate(_parts(tables[table], samples_per_shard)):
-            bad += _write_samples(shards / f"{table}-{number:06d}", table, rows, images, content)
+            bad += _write_samples(shards / f"{table}-{number:06d}", table, rows, images, content, tables.ids)
     if bad:
         (directory / QUARANTINE).write_bytes(b"".join(_json(line) + b"\n" for line in bad))
     if len(bad) > max(1, UNREADABLE_LIMIT * len(wanted)):
@@ -209,8 +216,10 @@ def write_dataset(
         written.append("histories")
     for given, store in sorted((representations or {}).items()):
         _write_representations(directory / "representations", given, store, content)
+    for family, ids in sorted(tables.ids.items()):
+        _write_ids(directory / IDS, family, ids, content)
     described = {
-        "format": FORMAT,
+        "format": format_of(tables),
         "name": name,
         "version": version,
         "hash": content.hexdigest(),
@@ -219,6 +228,8 @@ def write_dataset(
     }
     if representations:
         described["representations"] = {given: len(store.ids) for given, store in sorted(representations.items())}
+    if tables.ids:
+        described["ids"] = {family: {"kind": "text", "count": len(ids)} for family, ids in sorted(tables.ids.items())}
     write_text(directory / "dataset.json", json.dumps(described, indent=2) + "\n")
 
 
@@ -235,7 +246,7 @@ def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
 
 
 def _write_samples(
-    stem: Path, table: str, rows: pl.DataFrame, images: Iterator[bytes | str], content: hashlib._Hash
+    stem: Path, table: str, rows: pl.DataFrame, images: Iterator[bytes | str], content: hashlib._Hash, ids: ShopIds
 ) -> list[dict[str, Any]]:
     """Write one shard of samples and its index; return what could not be read."""
     key = KEYS[table]
@@ -244,11 +255,12 @@ def _write_samples(
         for row in rows.iter_rows(named=True):
             image = None if row["image"] is None else next(images)
             if isinstance(image, str):
-                bad.append({"table": table, "id": row[key], "image": row["image"], "reason": image})
+                named = ids.value(key, row[key])
+                bad.append({"table": table, "id": named, "image": row["image"], "reason": image})
                 image = row["image"] = None
             unreadable.append(row["image"] is None)
             picture = b"" if image is None else _member(f"{row[key]}.jpg", image, content)
-            text = _row_as_json(row, table)
+            text = _row_as_json(row, table, ids)
             sample = picture + _padding(picture) + _member(f"{row[key]}.json", text, content)
             end = tar.tell() + len(sample)
             jpg = (-1, 0) if image is None else (tar.tell() + tarfile.BLOCKSIZE, len(image))
@@ -317,6 +329,16 @@ def _write_representations(directory: Path, name: str, store: Representations, c
     store.save(directory, name)
 
 
+def _write_ids(directory: Path, family: str, ids: IdMap, content: hashlib._Hash) -> None:
+    """Write the texts of a family."""
+    content.update(_json(["ids", family, len(ids)]))
+    directory.mkdir(exist_ok=True)
+    for number, part in enumerate(ids.parts):
+        for start in range(0, len(part), _ROWS_PER_BATCH):
+            content.update(_json(part.slice(start, _ROWS_PER_BATCH).to_pylist()))
+        write_part(directory / f"{family}-{number:06d}.arrow", part)
+
+
 def _arrow(frame: pl.DataFrame) -> bytes:
     """Return the frame as an Arrow IPC file."""
     out = io.BytesIO()
@@ -342,7 +364,7 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=plain, allow_nan=False).encode()
 
 
-def _row_as_json(row: dict[str, Any], table: str) -> bytes:
+def _row_as_json(row: dict[str, Any], table: str, ids: ShopIds) -> bytes:
     """Return a row as strict JSON, in which NaN, also within lists and structs, is null."""
     try:
         return _json(row)
@@ -351,7 +373,7 @@ def _row_as_json(row: dict[str, Any], table: str) -> bytes:
     try:
         return _json(kept)
     except ValueError as error:
-        raise ValueError(f"{table}: {KEYS[table]} {row[KEYS[table]]}: {error}") from error
+        raise ValueError(f"{table}: {KEYS[table]} {ids.value(KEYS[table], row[KEYS[table]])}: {error}") from error
 
 
 def _without_nan(value: Any) -> Any:

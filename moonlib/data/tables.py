@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 
 import polars as pl
 import pyarrow as pa
 
 from moonlib.data.casts import cast_column, own_column, refuse_row
+from moonlib.data.ids import FAMILIES, ShopIds
+from moonlib.data.numbering import IdColumn, are_text, number_ids
 
 ACTIONS = ("click", "cart", "order")
 """Actions of a shopper on an item that a search led to."""
@@ -106,6 +108,9 @@ def empty(table: str) -> pl.DataFrame:
 class Tables:
     """The tables as polars frames. All but ``products`` may be left out and are then empty.
 
+    Attributes:
+        ids: the shop's ids of the families that are text and have numbers in the tables, as `validate` has it.
+
     Example:
         >>> tables = Tables(products=empty("products"))
         >>> tables["searches"].height
@@ -118,6 +123,7 @@ class Tables:
     searches: pl.DataFrame = field(default_factory=partial(empty, "searches"))
     impressions: pl.DataFrame = field(default_factory=partial(empty, "impressions"))
     histories: pl.DataFrame = field(default_factory=partial(empty, "histories"))
+    ids: ShopIds = field(default_factory=ShopIds, kw_only=True)
 
     def __getitem__(self, table: str) -> pl.DataFrame:
         if table not in SCHEMAS:
@@ -131,7 +137,7 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
 
     Casts never guess: integers may be widened, text is parsed (ISO 8601 times, JSON for ``attributes`` and ``box``,
     decimal integers), times without a zone are UTC, NaN is a missing value. Floats are refused as ids, because a
-    float can't hold every int64.
+    float can't hold every int64. In place of ids that are text there are their numbers, and ``ids`` knows both.
 
     Args:
         tables: the tables as read or made.
@@ -146,16 +152,17 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
             ``histories`` are free), or two histories of one user as of one moment.
     """
     names = {table: (files or {}).get(table, table) for table in SCHEMAS}
-    cast = Tables(**{f.name: _cast_table(tables[f.name], f.name, names[f.name]) for f in fields(Tables)})
+    columns = {table: [name for name in SCHEMAS[table].names if name in FAMILIES] for table in SCHEMAS}
+    frames, ids = number_ids({table: tables[table] for table in SCHEMAS}, columns, names, tables.ids)
+    cast = Tables(**{table: _cast_table(frames[table], table, names[table]) for table in SCHEMAS}, ids=ids)
     for table, key in KEYS.items():
-        refuse_row(cast[table], names[table], key, ~cast[table][key].is_first_distinct(), "appears a second time")
+        _refuse_id(cast, names, table, key, ~cast[table][key].is_first_distinct(), "appears a second time")
     for table in ("products", "queries"):
         _check_boxes(cast[table], names[table])
     for table in ("searches", "impressions"):
         for owner, key in KEYS.items():
-            ids = cast[table][key]
-            known = ids.is_in(cast[owner][key].implode())
-            refuse_row(cast[table], names[table], key, ~known, f"is the {key} of no row in {names[owner]}")
+            known = cast[table][key].is_in(cast[owner][key].implode())
+            _refuse_id(cast, names, table, key, ~known, f"is the {key} of no row in {names[owner]}")
     action = cast.searches["action"]
     refuse_row(cast.searches, names["searches"], "action", ~action.is_in(ACTIONS), f"is none of {', '.join(ACTIONS)}")
     position, propensity = cast.impressions["position"], cast.impressions["propensity"]
@@ -166,6 +173,12 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     return cast
 
 
+def _refuse_id(tables: Tables, names: Mapping[str, str], table: str, key: str, bad: pl.Series, problem: str) -> None:
+    """Raise for the first row that is marked, showing its id as the shop writes it."""
+    shown = tables[table].select(key)
+    refuse_row(tables.ids.decoded(shown, key) if bad.any() else shown, names[table], key, bad, problem)
+
+
 def users_of(events: Mapping[str, pl.DataFrame], files: Mapping[str, str]) -> pl.DataFrame:
     """Make the users table of whom the events name.
 
@@ -174,15 +187,16 @@ def users_of(events: Mapping[str, pl.DataFrame], files: Mapping[str, str]) -> pl
         files: the name to call each table by in errors.
 
     Returns:
-        Every user_id once, ascending.
+        Every user_id once, ascending, int64 or text.
 
     Raises:
-        ValueError: a user_id is no int64.
+        ValueError: a user_id is neither, or some are int64 and others text.
     """
-    named = [empty("users")["user_id"]]
-    for table, frame in events.items():
-        if "user_id" in frame.columns and frame.height:
-            named.append(to_ids(frame["user_id"], files[table]))
+    there = {table: frame["user_id"] for table, frame in events.items() if "user_id" in frame.columns and frame.height}
+    if are_text("user", [IdColumn(files[table], users) for table, users in there.items()]):
+        named = [pl.Series("user_id", dtype=pl.String), *(users.cast(pl.String) for users in there.values())]
+    else:
+        named = [empty("users")["user_id"], *(to_ids(users, files[table]) for table, users in there.items())]
     return pl.concat(named).drop_nulls().unique().sort().to_frame()
 
 
@@ -257,13 +271,62 @@ def missing_column(columns: Iterable[str], table: str, column: str, name: str) -
     return f"{name}: column {column!r} is missing (it has {has})" + (f"; did you mean {near!r}?" if near else "")
 
 
+def cast_key(frame: pl.DataFrame, table: str, name: str, first: int = 0) -> pl.Series:
+    """Cast the key of some rows of a table that is read piece by piece; see `number_keys` for all pieces together.
+
+    Args:
+        frame: the rows.
+        table: one of `KEYS`.
+        name: what to call the table in errors.
+        first: number of rows before these, for errors.
+
+    Returns:
+        int64, or text where one of these keys is no int64.
+
+    Raises:
+        ValueError: the column is absent, a value is missing, or neither an int64 nor text.
+    """
+    key = KEYS[table]
+    if key not in frame.columns:
+        raise ValueError(missing_column(frame.columns, table, key, name))
+    column = IdColumn(name, frame[key])
+    ids = (
+        frame[key].cast(pl.String)
+        if column.first_odd() is not None
+        else cast_column(frame[key], pl.Int64(), name, first)
+    )
+    refuse_row(frame, name, key, ids.is_null(), "is missing; this column must have a value in every row", first)
+    return ids
+
+
+def number_keys(parts: Iterable[pl.Series], name: str) -> tuple[pl.Series, ShopIds]:
+    """Join what `cast_key` made of a table's pieces.
+
+    Args:
+        parts: at least one, of all rows in their order.
+        name: what to call the table in errors.
+
+    Returns:
+        The keys, int64 [N], and the shop's ids where they are text: the keys are their numbers then.
+
+    Raises:
+        ValueError: a key is blank, or all that are no int64 are integers that became floats.
+    """
+    parts = list(parts)
+    if all(part.dtype == pl.Int64 for part in parts):
+        return pl.concat(parts, rechunk=True), ShopIds()
+    keys = pl.concat([part.cast(pl.String) for part in parts])
+    numbered, ids = number_ids({name: keys.to_frame()}, {name: [keys.name]}, {name: name}, ShopIds())
+    return numbered[name][keys.name], ids
+
+
 def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str, first: int = 0) -> pl.DataFrame:
     """Cast some columns of some rows of a table to its schema: of a table that is read piece by piece.
 
     Args:
         frame: the rows.
         table: one of `SCHEMAS`.
-        columns: what is wanted of them; the table's key must be there, other columns are filled with nulls.
+        columns: what is wanted of them, without its key; columns that are not there are filled with nulls.
         name: what to call the table in errors.
         first: number of rows before these, for errors.
 
@@ -273,19 +336,13 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
     Raises:
         ValueError: as `validate`, for these columns.
     """
-    target, key = empty(table).schema, KEYS[table]
-    if key not in frame.columns:
-        raise ValueError(missing_column(frame.columns, table, key, name))
+    target = empty(table).schema
     cast = []
     for column in columns:
         if column not in frame.columns:
             cast.append(pl.Series(column, [None] * frame.height, dtype=target[column]))
             continue
-        series = cast_column(frame[column], target[column], name, first)
-        if column == key:
-            problem = "is missing; this column must have a value in every row"
-            refuse_row(frame, name, column, series.is_null(), problem, first)
-        cast.append(series)
+        cast.append(cast_column(frame[column], target[column], name, first))
     part = pl.DataFrame(cast)
     if "box" in part.columns:
         _check_boxes(part, name, first)
@@ -313,9 +370,9 @@ def _check_boxes(frame: pl.DataFrame, name: str, first: int = 0) -> None:
 def _check_histories(tables: Tables, names: Mapping[str, str]) -> None:
     frame, name = tables.histories, names["histories"]
     known = frame["user_id"].is_in(tables.users["user_id"].implode())
-    refuse_row(frame, name, "user_id", ~known, f"is the user_id of no row in {names['users']}")
+    _refuse_id(tables, names, "histories", "user_id", ~known, f"is the user_id of no row in {names['users']}")
     again = frame.select(~pl.struct("user_id", "ts").is_first_distinct()).to_series()
-    refuse_row(frame, name, "user_id", again, "appears a second time with the same ts")
+    _refuse_id(tables, names, "histories", "user_id", again, "appears a second time with the same ts")
     if frame.height and frame["item_ids"].explode(empty_as_null=False).null_count():
         holes = frame["item_ids"].list.eval(pl.element().is_null()).list.any()
         refuse_row(frame, name, "item_ids", holes, "holds an item_id that is missing")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,9 +17,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from moonlib.data.content import Modalities, Side, compose
+from moonlib.data.ids import ShopIds
 from moonlib.data.images import UnreadableImage
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
+from moonlib.data.tables import KEYS
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.representations.store import Representations, write_vectors
 from moonlib.system.workers import end_at_a_lost_batch
@@ -47,6 +50,7 @@ class Contents:
         modalities: what of them the encoder sees.
         quarantine: where unreadable ones are named.
         chunk: rows per chunk.
+        shop_ids: the shop's, of which text has its number in ``ids``.
 
     Raises:
         ValueError: an id stands twice.
@@ -60,19 +64,32 @@ class Contents:
         modalities: Modalities,
         quarantine: Quarantine,
         chunk: int,
+        shop_ids: ShopIds | None = None,
     ) -> None:
         self.reader = reader
+        self.shop_ids = shop_ids or ShopIds()
         self.side = side
         self.ids = np.sort(ids)
         twice = self.ids[1:][self.ids[1:] == self.ids[:-1]]
         if len(twice):
-            raise ValueError(f"{reader.table}: id {twice[0]} stands twice among those to represent")
+            raise ValueError(f"{reader.table}: id {self.named(int(twice[0]))} stands twice among those to represent")
         self.modalities = modalities
         self.quarantine = quarantine
         self.chunk = chunk
 
     def __len__(self) -> int:
         return -(-len(self.ids) // self.chunk)
+
+    def named(self, id: int) -> int | str:
+        """An id as the shop writes it."""
+        return self.shop_ids.value(KEYS[self.reader.table], id)
+
+    @property
+    def names(self) -> pl.Series | None:
+        """The shop's ids [N], where they are text."""
+        key = KEYS[self.reader.table]
+        known = self.shop_ids.of(key)
+        return None if known is None else known.decode(self.ids).alias(key)
 
     def preprocessed(self, encoder: Encoder, chunk: int) -> ContentBatch:
         """Read a chunk and preprocess it for an encoder.
@@ -162,7 +179,7 @@ def encode(
                     vectors = _vectors(encoder, {k: v.to(device, non_blocking=True) for k, v in found.items()})
                 broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
                 if len(broken):
-                    first = contents.ids[number * contents.chunk + broken[0]]
+                    first = contents.named(int(contents.ids[number * contents.chunk + broken[0]]))
                     raise ValueError(
                         f"{contents.reader.table}: the representation of {first} is not finite: the encoder's weights "
                         "are broken; train it again, at a smaller learning rate"
@@ -195,6 +212,7 @@ def embed(
     device: torch.device | str = "cpu",
     workers: int = 0,
     progress: Callable[[int], None] | None = None,
+    named: bool = False,
 ) -> Representations:
     """Represent every id of ``contents`` in files of a directory, resuming what an earlier call began.
 
@@ -210,6 +228,7 @@ def embed(
         device: where to compute.
         workers: processes; has no effect on the result.
         progress: called with the number of rows that are done.
+        named: whether ``{name}.ids.parquet`` is written too where the shop's ids are text: these, row by row.
 
     Returns:
         N vectors, float32 [N, dim], not normalised, mapped from the files.
@@ -228,4 +247,5 @@ def embed(
                 progress(min(number * contents.chunk, len(contents.ids)))
             yield vectors[:, :width]
 
-    return write_vectors(directory, name, contents.ids, width, contents.chunk, chunks)
+    names = contents.names if named else None
+    return write_vectors(directory, name, contents.ids, width, contents.chunk, chunks, names)

@@ -15,14 +15,15 @@ from moonlib.data.build import ImageFolder
 from moonlib.data.content import Modalities
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
-from moonlib.data.tables import KEYS, cast_part, missing_column, refuse_near_misses
+from moonlib.data.tables import KEYS, cast_key, cast_part, missing_column, number_keys, refuse_near_misses
 from moonlib.system.disk import rename, unfinished, writing
 
 
 class TableReader:
     """Reads a table's rows by id, with the images they name.
 
-    The wanted columns are copied once, batch by batch, into an Arrow file that is mapped into memory. Picklable.
+    Ids that are text have numbers, which ascend with them, and `shop_ids` knows both. The wanted columns are copied
+    once, batch by batch, into an Arrow file that is mapped into memory. Picklable.
 
     Args:
         path: see `moonlib.data.table_files.scan`; of the required columns only the id must be there.
@@ -52,14 +53,16 @@ class TableReader:
         if KEYS[table] not in (names := table_files.header(path)):
             raise ValueError(missing_column(names, table, KEYS[table], str(path)))
         refuse_near_misses(names, table, str(path), self.columns)
-        ids, named, starts = [np.empty(0, np.int64)], 0, [0]
+        named, starts = 0, [0]
+        keys = list[pl.Series]()
         partial = unfinished(copy)
         writer: pa.ipc.RecordBatchFileWriter | None = None
         try:
             for frame in table_files.scan(path, self.columns):
                 if frame.is_empty():
                     continue
-                part = cast_part(frame, table, self.columns, str(path), starts[-1])
+                keys.append(cast_key(frame, table, str(path), starts[-1]))
+                part = cast_part(frame, table, self.columns[1:], str(path), starts[-1])
                 if "category" in self.columns and part["category"].null_count():
                     row = starts[-1] + int(part["category"].is_null().arg_max() or 0) + 1
                     raise ValueError(
@@ -71,7 +74,6 @@ class TableReader:
                 with writing(copy):
                     writer = writer or pa.ipc.new_file(partial, batch.schema)
                     writer.write_batch(batch.combine_chunks().to_batches()[0])
-                ids.append(part[KEYS[table]].to_numpy())
                 starts.append(starts[-1] + part.height)
         finally:
             if writer is not None:
@@ -80,18 +82,19 @@ class TableReader:
             raise ValueError(f"{path}: no rows; there is nothing to represent")
         if named and images is None:
             raise ValueError(f"{path} names {named} images, but no image folder was given (--images DIR)")
-        rename(partial, copy)
-        self.ids: NDArray[np.int64] = np.concatenate(ids)
+        ids, self.shop_ids = number_keys(keys, str(path))
+        """The shop's ids, where they are text."""
+        self.ids: NDArray[np.int64] = ids.to_numpy()
         """The ids in the order of the table, int64 [N]."""
-        self.quarantine = Quarantine(quarantine, total=len(self.ids))
+        self.quarantine = Quarantine(quarantine, total=len(self.ids), ids=self.shop_ids)
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
         twice = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         if len(twice):
             row = int(self._order[twice[0] + 1]) + 1
-            raise ValueError(
-                f"{path}: row {row}, column {KEYS[table]!r}: {self._sorted[twice[0]]} appears a second time"
-            )
+            named = self._named(self._sorted[twice[0]])
+            raise ValueError(f"{path}: row {row}, column {KEYS[table]!r}: {named!r} appears a second time")
+        rename(partial, copy)
         self._starts = np.array(starts)
         self._file: pa.ipc.RecordBatchFileReader | None = None
 
@@ -103,7 +106,7 @@ class TableReader:
         """
         place = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
         if (self._sorted[place] != ids).any():
-            raise KeyError(f"{self.path} has no {KEYS[self.table]} {ids[self._sorted[place] != ids][0]}")
+            raise KeyError(f"{self.path} has no {KEYS[self.table]} {self._named(ids[self._sorted[place] != ids][0])}")
         rows = self._order[place]
         batches = np.searchsorted(self._starts, rows, side="right") - 1
         if self._file is None:
@@ -113,11 +116,14 @@ class TableReader:
             places = np.flatnonzero(batches == number)
             wanted = pa.array(rows[places] - self._starts[number])
             for i, row in zip(places, self._file.get_batch(int(number)).take(wanted).to_pylist(), strict=True):
-                found[i] = self._sample(row)
+                found[i] = self._sample(int(ids[i]), row)
         return [sample for sample in found if sample is not None]
 
-    def _sample(self, row: dict[str, Any]) -> Sample:
-        key = row[KEYS[self.table]]
+    def _named(self, id: np.int64) -> int | str:
+        return self.shop_ids.value(KEYS[self.table], int(id))
+
+    def _sample(self, key: int, row: dict[str, Any]) -> Sample:
+        row = {KEYS[self.table]: key} | row
         if row.get("attributes") is not None:
             row["attributes"] = dict(row["attributes"])
         image = None

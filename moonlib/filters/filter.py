@@ -92,7 +92,8 @@ def without_products(tables: Tables, item_ids: pl.Series, reason: str) -> Filter
         for name, frame in rest.items()
         if frame.height < tables[name].height
     }
-    return Filtered(replace(tables, **rest), removed)
+    left = replace(tables, products=rest["products"], searches=rest["searches"], impressions=rest["impressions"])
+    return Filtered(left, removed)
 
 
 def without_searches(tables: Tables, why: pl.Series) -> Filtered:

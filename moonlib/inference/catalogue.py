@@ -76,6 +76,8 @@ def embed(
             dimensions, such as iter3's; with others, recall falls by more than it must.
         format: ``npy`` writes ``products.ids.npy`` (int64 [N], ascending) and ``products.npy`` (float32 [N, dim]);
             ``parquet`` writes ``products.parquet`` with ``item_id`` int64 and ``vector`` fixed_size_list<float32>.
+            Where ids are text, ``products.ids.npy`` are numbers, ``products.ids.parquet`` holds the ids, row by row and
+            ascending, and ``item_id`` of ``products.parquet`` is text.
         batch_size: rows encoded at once; by default as many as the run's own representations were made with, because
             the last bits of a vector depend on it.
         workers: processes that read, decode and, on a CPU, encode; by default as many as there are CPUs.
@@ -131,10 +133,11 @@ def _contents(run: Run | Export, table: str, path: Path, images: Path | None, ou
     modalities, unreadable = run.modalities(SIDES[table]), out / f"{table}.{QUARANTINE}"
     if _is_dataset(path):
         shards = SampleReader(path, table)
-        quarantine = Quarantine(unreadable, total=len(shards))
-        return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size)
+        ids = Dataset(path).ids
+        quarantine = Quarantine(unreadable, total=len(shards), ids=ids)
+        return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size, ids)
     rows = TableReader(path, table, images, modalities, unreadable, out / f".{table}.arrow")
-    return Contents(rows, SIDES[table], rows.ids, modalities, rows.quarantine, batch_size)
+    return Contents(rows, SIDES[table], rows.ids, modalities, rows.quarantine, batch_size, rows.shop_ids)
 
 
 def _embed_table(
@@ -156,7 +159,9 @@ def _embed_table(
     start = time.perf_counter()
     show(0)
     try:
-        embed_contents(encoder, contents, out, table, dim=dim, device=device, workers=workers, progress=show)
+        embed_contents(
+            encoder, contents, out, table, dim=dim, device=device, workers=workers, progress=show, named=True
+        )
     except (RuntimeError, OSError) as error:
         if told := shortage(error):
             raise RunError(f"{told}, or use fewer --workers; the same command resumes") from error
@@ -200,7 +205,7 @@ def _embedding(out: Path, identity: dict[str, Any], run: Run | Export) -> Iterat
             if (out / SUMS).is_file():
                 verified(out)
             else:
-                names = ("npy", "ids.npy", "parquet", QUARANTINE)
+                names = ("npy", "ids.npy", "ids.parquet", "parquet", QUARANTINE)
                 seal(out, [file, *(out / f"{table}.{name}" for table in KEYS for name in names)])
     except lock.InUse as holder:
         raise ValueError(f"{out} is in use by {holder}: wait for it to end, or choose another place") from None

@@ -20,14 +20,14 @@ class Hit:
     Attributes:
         rank: 1 for the first.
         score: cosine of query and product.
-        item_id: the product's id.
+        item_id: the product's id, as the shop has it: int64 or text.
         row: the product's row, as far as it is known; empty where the data is not there any more.
         image: its JPEG, if it has one.
     """
 
     rank: int
     score: float
-    item_id: int
+    item_id: int | str
     row: dict[str, Any]
     image: bytes | None = None
 

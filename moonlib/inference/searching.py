@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from moonlib.data.content import Content
+from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
+from moonlib.data.tables import SCHEMAS
 from moonlib.exports.folder import opened
 from moonlib.inference.catalogue import embedding_identity
 from moonlib.inference.hits import Hit
@@ -97,29 +99,53 @@ def search(
         if new_only:
             raise
         dataset = None
+    searched = source.representations()[0] if found is None else found
     among = None
     if new_only:
         assert dataset is not None
         new = dataset.products.filter(pl.col("listed_at") >= dataset.splits.train_until)
-        among = new["item_id"].to_numpy()
-    if found is None:
-        ids, scores = nearest(source.representations()[0], vector, k, among)
+        among = _ids_of(searched, dataset.ids.decode("item_id", new["item_id"]))
+    if isinstance(searched, Index):
+        ids, scores = searched.search(vector, k, among)
     else:
-        ids, scores = found.search(vector, k, among)
+        ids, scores = nearest(searched, vector, k, among)
     there = np.isfinite(scores[0])
+    named = _named(searched, ids[0][there])
     hits = [
-        Hit(rank, float(score), int(item), {}, None)
-        for rank, (item, score) in enumerate(zip(ids[0][there], scores[0][there], strict=True), 1)
+        Hit(rank, float(score), item, {}, None)
+        for rank, (item, score) in enumerate(zip(named.to_list(), scores[0][there].tolist(), strict=True), 1)
     ]
-    if dataset is None:
-        return hits
+    return hits if dataset is None else _with_rows(hits, named, dataset)
+
+
+def _named(searched: Representations | Index, ids: NDArray[np.int64]) -> pl.Series:
+    """The shop's ids [n] of vectors."""
+    return pl.Series(ids) if searched.names is None else searched.names.gather(np.searchsorted(searched.ids, ids))
+
+
+def _ids_of(searched: Representations | Index, named: pl.Series) -> NDArray[np.int64]:
+    """The ids of vectors, as their file has them, which a shop calls so; of another type than its ids, none are."""
+    if searched.names is None:
+        return named.to_numpy() if named.dtype.is_integer() else np.empty(0, np.int64)
+    return searched.ids[searched.names.is_in(named.cast(pl.String).implode()).to_numpy()]
+
+
+def _with_rows(hits: list[Hit], named: pl.Series, dataset: Dataset) -> list[Hit]:
+    """Hits with their rows, in the shop's ids, and images, as far as a dataset knows them."""
+    numbers = dataset.ids.of("item_id")
+    if named.dtype != (pl.Int64 if numbers is None else pl.String):
+        return hits  # products of another shop
+    ids = named if numbers is None else numbers.encode(named)
     reader = SampleReader(dataset.directory, "products")
-    known = np.isin([hit.item_id for hit in hits], reader.ids)
-    samples = {sample.id: sample for sample in reader.read(ids[0][there][known])}
-    return [
-        replace(hit, row=samples[hit.item_id].row, image=samples[hit.item_id].image) if hit.item_id in samples else hit
-        for hit in hits
-    ]
+    known = ids.is_in(pl.Series(reader.ids).implode())
+    samples = iter(reader.read(ids.filter(known).to_numpy()))
+    found = []
+    for hit, is_known in zip(hits, known.fill_null(False), strict=True):
+        if is_known:
+            sample = next(samples)
+            hit = replace(hit, row=dataset.ids.row(sample.row, SCHEMAS["products"].names), image=sample.image)
+        found.append(hit)
+    return found
 
 
 def query_vector(encoder: Encoder, image: bytes | None, text: str | None) -> NDArray[np.float32]:

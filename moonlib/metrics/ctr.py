@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from moonlib.data.ids import codes
 from moonlib.metrics.auc import AUC
 from moonlib.metrics.ece import ECE
 from moonlib.metrics.gauc import GAUC
@@ -31,8 +32,8 @@ def ctr_metrics(predictions: pl.DataFrame, metrics: Sequence[Metric] | None = No
     """CTR metrics of n predictions.
 
     Args:
-        predictions: n rows with probability float64, clicked bool and user_id int64 (for GAUC); search_id int64 for a
-            metric that reads ``groups``.
+        predictions: n rows with probability float64, clicked bool and user_id (for GAUC); search_id for a metric that
+            reads ``groups``. Ids are int64 or text.
         metrics: what to compute; `own_metrics` if not given.
 
     Returns:
@@ -57,7 +58,8 @@ def ctr_columns(predictions: pl.DataFrame, metrics: Sequence[Metric]) -> dict[st
     for name in names:
         if nulls := predictions[name].null_count():
             raise ValueError(f"{nulls} of {len(predictions)} values of {name} are null")
-    p, y, u, *groups = (torch.from_numpy(predictions[name].to_numpy().copy()) for name in names)
+    p, y = (torch.from_numpy(predictions[name].to_numpy().copy()) for name in names[:2])
+    u, *groups = (torch.from_numpy(codes(predictions[name]).copy()) for name in names[2:])
     return {"probabilities": p, "scores": p, "labels": y, "users": u} | ({"groups": groups[0]} if groups else {})
 
 

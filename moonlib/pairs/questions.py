@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.data import table_files
+from moonlib.data.ids import ShopIds
 from moonlib.data.tables import to_ids
 
 QuestionKind = Literal["describe", "attributes", "attribute", "title", "subject", "category", "own"]
@@ -132,15 +133,17 @@ def _leaf(row: Mapping[str, Any]) -> str:
     return str(row["category"].rsplit("/", 1)[-1])
 
 
-def read_questions(path: Path, item_ids: pl.Series) -> dict[int, list[tuple[str, str]]]:
+def read_questions(path: Path, item_ids: pl.Series, ids: ShopIds | None = None) -> dict[int, list[tuple[str, str]]]:
     """Read a user's table of questions.
 
     Args:
-        path: a table with the columns item_id (int64), question and answer; see `moonlib.data.table_files.scan`.
-        item_ids: the products that may be learnt from; rows of others are left out.
+        path: a table with the columns item_id (as the shop writes it), question and answer; see
+            `moonlib.data.table_files.scan`.
+        item_ids: the products that may be learnt from, int64; rows of others are left out.
+        ids: the shop's; None where its item ids are int64.
 
     Returns:
-        Questions and answers by item id, in the order of the file.
+        Questions and answers by item id, int64, in the order of the file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -148,8 +151,14 @@ def read_questions(path: Path, item_ids: pl.Series) -> dict[int, list[tuple[str,
     """
     if not path.exists():
         raise FileNotFoundError(f"data.table: no questions at {path}")
-    columns = {"item_id": pl.Int64, "question": pl.String, "answer": pl.String}
+    columns: dict[str, type[pl.DataType]] = {"item_id": pl.Int64, "question": pl.String, "answer": pl.String}
     table = table_files.read(path, columns)
+    numbers = ids.of("item_id") if ids is not None else None
+    if numbers is not None:
+        columns["item_id"] = pl.String
+        if "item_id" in table.columns and table["item_id"].dtype not in (pl.String, pl.Categorical, pl.Enum):
+            problem = f"is {table['item_id'].dtype}, and the item ids of the data are text"
+            raise ValueError(f"{path}: column 'item_id': {problem}; write it as they are")
     for name, dtype in columns.items():
         if name not in table.columns:
             raise ValueError(f"{path}: column '{name}' is missing; expected {', '.join(columns)}")
@@ -159,6 +168,8 @@ def read_questions(path: Path, item_ids: pl.Series) -> dict[int, list[tuple[str,
             row = int(wrong.arg_max() or 0)
             raise ValueError(f"{path}: row {row + 1}, column '{name}': expected {dtype}, got {table[name][row]!r}")
         table = table.with_columns(values)
+    if numbers is not None:
+        table = table.with_columns(numbers.encode(table["item_id"]))
     kept = table.filter(pl.col("item_id").is_in(item_ids.implode()))
     if kept.is_empty():
         raise ValueError(f"{path}: none of its {len(table)} rows names a product listed before the end of training")

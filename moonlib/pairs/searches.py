@@ -68,7 +68,8 @@ class SearchPairs(PairSource):
             context: see `PairContext`.
             searches: those whose actions make positives.
         """
-        file = context.directory / SEARCHES
+        file, dataset = context.directory / SEARCHES, context.dataset
+        ids = ("search_id", "user_id", "query_id", "item_id")
         while not file.exists():
             if context.first:
                 tables, report = apply_filters(
@@ -76,12 +77,12 @@ class SearchPairs(PairSource):
                 )
                 write_json(context.directory / FILTERS, report)
                 with replacing(file) as partial:
-                    tables.searches.write_parquet(partial)
+                    dataset.ids.decoded(tables.searches, *ids).write_parquet(partial)
                 for side in ("products", "queries"):
                     Representations.remove(context.directory, f"filters.{side}")
             else:
                 time.sleep(0.05)
-        return read_table(file)
+        return dataset.ids.encoded(read_table(file), *ids)
 
     def encoded(self, context: PairContext, searches: pl.DataFrame) -> Encoded:
         """Representations of the products and queries of these searches, by the encoder as it is now."""
@@ -103,4 +104,5 @@ def training_tables(context: PairContext, searches: pl.DataFrame) -> Tables:
         users=dataset.users,
         searches=searches,
         impressions=shown,
+        ids=dataset.ids,
     )

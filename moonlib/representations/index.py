@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 import moonlib
@@ -151,6 +153,7 @@ class Index:
     Attributes:
         faiss: the index.
         ids: int64 [n], the id of each of its vectors.
+        names: the shop's ids [n] where these are text; ``ids`` are numbers then.
         about: what is known of it.
         path: its file.
     """
@@ -159,6 +162,7 @@ class Index:
     ids: NDArray[np.int64]
     about: IndexDescription
     path: Path
+    names: pl.Series | None = None
 
     def search(
         self, queries: NDArray[np.float32], k: int, among: NDArray[np.int64] | None = None
@@ -195,7 +199,8 @@ class Index:
     def _read(cls, path: Path) -> Index | None:
         """Read the three files once; None if they are of different builds."""
         faiss = _faiss()
-        ids_file, about_file = _beside(path)
+        ids_file, names_file, about_file = _beside(path)
+        names = None
         for file in (path, ids_file, about_file):
             if not file.is_file():
                 raise BrokenIndex(f"{file} is missing: an index is three files, which `moonlib index` writes together")
@@ -205,6 +210,8 @@ class Index:
             with ids_file.open("rb") as stream:
                 ids = np.load(stream, allow_pickle=False)
             digests["ids"] = hashlib.sha256(ids.data).hexdigest()
+            if about.sha256 and "names" in about.sha256:
+                names, digests["names"] = _read_names(names_file)
             with path.open("rb") as stream:
                 digest = hashlib.sha256()
 
@@ -222,7 +229,7 @@ class Index:
             raise BrokenIndex(f"{path} is broken ({str(error).splitlines()[0]}): build it again") from None
         if index.ntotal != len(ids) and about.sha256 is None:  # of an earlier version
             raise BrokenIndex(f"{path} has {index.ntotal} vectors, {ids_file} {len(ids)} ids: build the index again")
-        return cls(index, ids, about, path) if about.sha256 in (None, digests) else None
+        return cls(index, ids, about, path, names) if about.sha256 in (None, digests) else None
 
 
 def _faiss() -> Any:
@@ -232,8 +239,21 @@ def _faiss() -> Any:
     return faiss
 
 
-def _beside(path: Path) -> tuple[Path, Path]:
-    return path.with_name(f"{path.name}.ids.npy"), path.with_name(f"{path.name}.json")
+def _beside(path: Path) -> tuple[Path, Path, Path]:
+    ids, names, about = (path.with_name(f"{path.name}.{end}") for end in ("ids.npy", "ids.parquet", "json"))
+    return ids, names, about
+
+
+def _read_names(file: Path) -> tuple[pl.Series, str]:
+    """The shop's ids of an index, and the checksum of their file."""
+    if not file.is_file():
+        raise BrokenIndex(f"{file} is missing: it holds the ids of an index, which `moonlib index` writes with it")
+    content = file.read_bytes()
+    try:
+        names = pl.read_parquet(io.BytesIO(content)).to_series()
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{file.name}: {error}") from error
+    return names, hashlib.sha256(content).hexdigest()
 
 
 def build_index(
@@ -277,6 +297,7 @@ def build_index(
         ids = store.ids[represented]
         about = IndexDescription(moonlib.__version__, kind, encoder, store.dim, parameters, len(represented))
         sample = store.vectors[represented] if queries is None else queries
+        names = None if store.names is None else store.names.gather(represented)
         about = replace(about, comparison=_compare(Index(index, ids, about, path), store, sample))
     finally:
         faiss.omp_set_num_threads(threads)
@@ -284,7 +305,7 @@ def build_index(
     # Each build in a folder of its own; then its files take their names one right after the other. Who reads in between
     # sees by the description that they do not belong together.
     with writing(path), tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        parts = [Path(folder, name) for name in ("index", "ids", "about")]
+        parts = [Path(folder, name) for name in ("index", "ids", "names", "about")]
         try:
             faiss.write_index(index, str(parts[0]))
         except RuntimeError as error:
@@ -292,11 +313,18 @@ def build_index(
         write_array(parts[1], ids)
         with parts[0].open("rb") as stream:
             written = hashlib.file_digest(stream, "sha256").hexdigest()
-        about = replace(about, sha256={"ids": hashlib.sha256(ids.data).hexdigest(), "index": written})
-        write_json(parts[2], about.to_json())
+        sha256 = {"ids": hashlib.sha256(ids.data).hexdigest(), "index": written}
+        if names is not None:
+            names.to_frame().write_parquet(parts[2])
+            sha256["names"] = hashlib.sha256(parts[2].read_bytes()).hexdigest()
+        about = replace(about, sha256=sha256)
+        write_json(parts[3], about.to_json())
         for part, file in zip(parts, (path, *_beside(path)), strict=True):
-            rename(part, file)
-    return Index(index, ids, about, path)
+            if part.exists():
+                rename(part, file)
+        if names is None:
+            _beside(path)[1].unlink(missing_ok=True)  # of an earlier build of other ids
+    return Index(index, ids, about, path, names)
 
 
 def _empty(kind: IndexKind, store: Representations, represented: NDArray[np.int64]) -> tuple[Any, dict[str, int]]:

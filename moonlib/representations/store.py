@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from moonlib.artifacts.checksums import again
-from moonlib.artifacts.reading import Unreadable, read_array
+from moonlib.artifacts.checksums import again, is_noted
+from moonlib.artifacts.reading import Unreadable, read_array, read_table
 from moonlib.system.disk import rename, replacing, unfinished, writing
 
 _BLOCK = 16_384
@@ -28,8 +29,24 @@ def write_array(path: Path, array: NDArray[np.generic]) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def write_names(directory: Path, name: str, names: pl.Series) -> None:
+    """Write the ids that a shop uses in place of those of ``{name}.ids.npy``, row by row: ``{name}.ids.parquet``."""
+    with replacing(_names_file(directory, name)) as partial:
+        names.to_frame().write_parquet(partial)
+
+
+def _names_file(directory: Path, name: str) -> Path:
+    return directory / f"{name}.ids.parquet"
+
+
 def write_vectors(
-    directory: Path, name: str, ids: NDArray[np.int64], dim: int, chunk: int, chunks: Chunks
+    directory: Path,
+    name: str,
+    ids: NDArray[np.int64],
+    dim: int,
+    chunk: int,
+    chunks: Chunks,
+    names: pl.Series | None = None,
 ) -> Representations:
     """Write representations chunk by chunk, resuming what an earlier call began; one chunk at a time is in memory.
 
@@ -44,6 +61,7 @@ def write_vectors(
         dim: width D.
         chunk: rows of each chunk but the last.
         chunks: makes the vectors. Chunk i belongs to ``ids[i * chunk : (i + 1) * chunk]``.
+        names: the shop's ids [N], where those are text; see `write_names`.
 
     Returns:
         The representations, opened from disk.
@@ -56,6 +74,8 @@ def write_vectors(
     file = directory / f"{name}.npy"
     partial = unfinished(file)
     header = _header(len(ids), dim)
+    if names is not None:
+        write_names(directory, name, names)
     if not _holds(directory / f"{name}.ids.npy", ids):
         file.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
@@ -87,24 +107,28 @@ def write_vectors(
 
 
 def write_parquet(directory: Path, name: str, key: str) -> None:
-    """Turn the two files of representations into one Parquet file, block by block, and delete them.
+    """Turn the files of representations into one Parquet file, block by block, and delete them.
 
     Args:
         directory: where ``{name}.ids.npy`` and ``{name}.npy`` lie and ``{name}.parquet`` is written.
         name: of the files.
-        key: name of the column of ids, int64; the vectors are the column ``vector``, fixed_size_list<float32>.
+        key: name of the column of ids, int64, or text where the shop's are; the vectors are the column ``vector``,
+            fixed_size_list<float32>.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     store = Representations.open(directory, name)
-    schema = pa.schema([(key, pa.int64()), ("vector", pa.list_(pa.float32(), store.dim))])
+    names = store.names
+    kind = pa.int64() if names is None else pa.string()
+    schema = pa.schema([(key, kind), ("vector", pa.list_(pa.float32(), store.dim))])
     with replacing(directory / f"{name}.parquet") as partial, parquet.ParquetWriter(partial, schema) as writer:
         for start in range(0, len(store.ids), 16_384):
             block = slice(start, start + 16_384)
             values = pa.array(np.ascontiguousarray(store.read(block)).reshape(-1))
             vectors = pa.FixedSizeListArray.from_arrays(values, store.dim)
-            writer.write_table(pa.table([pa.array(store.ids[block]), vectors], schema=schema))
+            ids = store.ids[block] if names is None else names[block].to_list()
+            writer.write_table(pa.table([pa.array(ids, kind), vectors], schema=schema))
     Representations.remove(directory, name)
 
 
@@ -156,8 +180,8 @@ class Representations:
         scale: what a value of ``vectors`` is multiplied with, 1/127 for int8 and 1 otherwise.
     """
 
-    def __init__(self, ids: NDArray[np.int64], vectors: NDArray[Any]) -> None:
-        """Take ids int64 [N] in any order and vectors float or int8 [N, D].
+    def __init__(self, ids: NDArray[np.int64], vectors: NDArray[Any], names: pl.Series | None = None) -> None:
+        """Take ids int64 [N] in any order and vectors float or int8 [N, D]; where a shop's ids are text, also these.
 
         Raises:
             ValueError: where the lengths differ, an id stands twice, or vectors are of another type.
@@ -169,12 +193,30 @@ class Representations:
         if np.any(ids[1:] <= ids[:-1]):
             order = np.argsort(ids, kind="stable")
             ids, vectors = ids[order], vectors[order]
+            names = None if names is None else names.gather(order)
             twice = ids[1:][ids[1:] == ids[:-1]]
             if len(twice):
                 raise ValueError(f"id {twice[0]} has two representations")
         self.ids = ids
         self.vectors = vectors
         self.scale = 1 / 127 if vectors.dtype == np.int8 else 1.0
+        self._names: pl.Series | Path | None = names
+
+    @property
+    def names(self) -> pl.Series | None:
+        """The ids that the shop uses, row by row, where they are text and were kept; read when first asked for.
+
+        Raises:
+            Damaged: the file is not what was written, see `moonlib.artifacts.checksums`.
+            Unreadable: it is not one of texts, as many as there are vectors.
+        """
+        if isinstance(self._names, Path):
+            file = self._names
+            names = read_table(file).to_series()
+            if names.dtype != pl.String or len(names) != len(self.ids) or names.null_count():
+                raise Unreadable(f"{file} does not hold a text for each of {len(self.ids)} ids; {again(file)}")
+            self._names = names
+        return self._names
 
     @property
     def dim(self) -> int:
@@ -213,19 +255,31 @@ class Representations:
                 f"{vectors_file} holds {_kind(vectors)}, expected float32, float16 or int8 [{len(ids)}, D], a vector "
                 f"for each id of {ids_file.name}; {again(vectors_file)}"
             )
-        return cls(np.array(ids), vectors)
+        store, names_file = cls(np.array(ids), vectors), _names_file(directory, name)
+        if names_file.is_file() or is_noted(names_file):
+            store._names = names_file
+        return store
 
     @staticmethod
     def remove(directory: Path, name: str) -> None:
         """Delete what `save` or `write_vectors` wrote."""
-        for file in (f"{name}.npy", f"{name}.ids.npy"):
+        for file in (f"{name}.npy", f"{name}.ids.npy", f"{name}.ids.parquet"):
             (directory / file).unlink(missing_ok=True)
 
     def save(self, directory: Path, name: str) -> None:
-        """Write ``{name}.ids.npy`` (int64 [N]) and ``{name}.npy`` (float32, float16 or int8 [N, D])."""
+        """Write ``{name}.ids.npy`` (int64 [N]) and ``{name}.npy`` (float32, float16 or int8 [N, D]).
+
+        Where there are `names`, ``{name}.ids.parquet`` is written too.
+        """
+        if self.names is not None:
+            write_names(directory, name, self.names)
         small = self.vectors.dtype in (np.float16, np.int8)
         write_array(directory / f"{name}.ids.npy", self.ids)
         write_array(directory / f"{name}.npy", self.vectors if small else self.vectors.astype(np.float32, copy=False))
+
+    def named(self, row: int) -> int | str:
+        """The id of a row, as the shop writes it."""
+        return int(self.ids[row]) if self.names is None else str(self.names[row])
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of each id.
@@ -296,13 +350,13 @@ class Representations:
             largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
             if len(bad := np.flatnonzero(~(largest[:, 0] < limit))):
                 raise ValueError(
-                    f"the vector of id {self.ids[start + bad[0]]} has a value that {kind} can't hold: not finite, "
-                    f"or as large as {limit:,.0f}"
+                    f"the vector of id {self.named(start + int(bad[0]))} has a value that {kind} can't hold: not "
+                    f"finite, or as large as {limit:,.0f}"
                 )
             if kind == "int8":
                 vectors = np.rint(127 * (vectors / np.maximum(largest, np.finfo(np.float32).tiny)))
             kept[block] = vectors
-        return Representations(self.ids, kept)
+        return Representations(self.ids, kept, self.names)
 
     def shuffled(self, seed: int) -> Representations:
         """The same vectors, dealt out to the ids at random: what a representation is worth without its meaning."""

@@ -287,7 +287,8 @@ class Application(Stage):
         )
         for frame in declared.values():
             predictions = predictions.join(frame, on=frame.columns[0], how="left", maintain_order="left")
-        predictions.write_parquet(context.directory / PREDICTIONS)
+        kept = dataset.ids.decoded(predictions, "search_id", "user_id", "item_id")
+        kept.write_parquet(context.directory / PREDICTIONS)
         metrics: dict[str, float] = {}
         for name in EVALUATED:
             split = predictions.filter(pl.col("split") == name)

@@ -241,7 +241,8 @@ class Contrastive(Stage):
 
     def quarantine(self) -> Quarantine:
         """Where unreadable samples are named."""
-        return Quarantine(self.context.directory / QUARANTINE, total=self.context.dataset.counts["products"])
+        dataset = self.context.dataset
+        return Quarantine(self.context.directory / QUARANTINE, total=dataset.counts["products"], ids=dataset.ids)
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # At the start of a batch and not at the end of the one before: a checkpoint is written in between.
@@ -292,7 +293,7 @@ class Contrastive(Stage):
         found = [
             embed(
                 self.encoder,
-                Contents(reader, side, ids, modalities, self.quarantine(), EMBEDDED_AT_ONCE),
+                Contents(reader, side, ids, modalities, self.quarantine(), EMBEDDED_AT_ONCE, context.dataset.ids),
                 context.directory,
                 f"{name}.{kind}",
                 device=context.trainer.strategy.root_device,

@@ -198,7 +198,7 @@ class GenerativePretraining(Stage):
         if self.listed.is_empty():
             raise ValueError(f"{dataset.directory}: no product is listed before the end of training")
         self.kinds: list[QuestionKind] = [kind for kind in KINDS if kind in data.questions]
-        self.own = {} if data.table is None else read_questions(data.table, self.listed["item_id"])
+        self.own = {} if data.table is None else read_questions(data.table, self.listed["item_id"], context.dataset.ids)
         start, end = dataset.splits.window("valid")
         unseen = products.filter((pl.col("listed_at") >= start) & (pl.col("listed_at") < end)).sort("item_id")
         drawn = np.random.default_rng([context.seed, _SAMPLE]).permutation(len(unseen))[: data.sample]
@@ -353,7 +353,8 @@ class Questions(TorchDataset[QuestionBatch]):
     def __init__(self, stage: GenerativePretraining, preprocessor: QuestionPreprocessor) -> None:
         context = stage.context
         self.reader = SampleReader(context.dataset.directory, "products")
-        self.quarantine = Quarantine(context.directory / QUARANTINE, total=context.dataset.counts["products"])
+        dataset = context.dataset
+        self.quarantine = Quarantine(context.directory / QUARANTINE, total=dataset.counts["products"], ids=dataset.ids)
         self.preprocessor = preprocessor
         self.kinds, self.own, self.reads = stage.kinds, stage.own, context.data.reads
         self.seed, self.strength = context.seed, context.data.augment

@@ -251,7 +251,8 @@ class Relevance(Stage):
             ]
         )
         with writing(context.directory / PREDICTIONS):
-            predictions.write_parquet(context.directory / PREDICTIONS)
+            kept = dataset.ids.decoded(predictions, "search_id", "user_id", "query_id", "item_id")
+            kept.write_parquet(context.directory / PREDICTIONS)
         metrics: dict[str, float] = {}
         for name in EVALUATED:
             metrics |= self.measure(predictions.filter(pl.col("split") == name), name)

@@ -197,17 +197,19 @@ class Represent(Stage):
         modalities: str | None = None,
     ) -> Representations:
         """Encode the given products or queries into files, by default from the modalities that the recipe names."""
-        data, counts = context.data, context.dataset.counts
+        data, counts, shop_ids = context.data, context.dataset.counts, context.dataset.ids
         contents = Contents(
             SampleReader(context.dataset.directory, "products" if side == "product" else "queries"),
             side,
             ids,
             Modalities.parse(modalities or (data.product if side == "product" else data.query)),
-            Quarantine(context.directory / QUARANTINE, total=counts["products"] + counts["queries"]),
+            Quarantine(context.directory / QUARANTINE, total=counts["products"] + counts["queries"], ids=shop_ids),
             data.batch_size,
+            shop_ids,
         )
         device = context.trainer.strategy.root_device
-        return embed(encoder, contents, context.directory, name, device=device, workers=data.workers)
+        named = name in ("products", "queries")
+        return embed(encoder, contents, context.directory, name, device=device, workers=data.workers, named=named)
 
     def evaluate(
         self, context: StageContext, products: Representations, searched: dict[SearchTask, Representations]
@@ -220,7 +222,8 @@ class Represent(Stage):
         ]
         table = pl.concat(found)
         with writing(context.directory / SEARCHES):
-            table.write_parquet(context.directory / SEARCHES)
+            kept = context.dataset.ids.decoded(table, "search_id", "user_id", "query_id", "item_id")
+            kept.write_parquet(context.directory / SEARCHES)
         metrics: dict[str, float] = {}
         dimensions = {f"{d}d": f"rank@{d}d" for d in self.dims}
         for (task, split), group in table.group_by("task", "split", maintain_order=True):

@@ -375,7 +375,8 @@ class Retrieval(Stage):
         metrics, weight = self.choose(searches["valid"])
         table = pl.concat([self.retrieve(found, weight, split) for split, found in searches.items()], how="diagonal")
         with writing(context.directory / SEARCHES):
-            table.write_parquet(context.directory / SEARCHES)
+            kept = dataset.ids.decoded(table, "search_id", "user_id", "query_id", "item_id", "spu_id")
+            kept.write_parquet(context.directory / SEARCHES)
         for (split,), part in table.group_by("split", maintain_order=True):
             metrics |= self.measure(part, split)
         return leave_out(metrics, context.directory)

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from moonlib.artifacts import layout
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.reading import Unreadable, ValueType, read_table
+from moonlib.data.ids import codes
 from moonlib.metrics.auc import AUC
 from moonlib.metrics.bins import equal_mass_bins
 from moonlib.metrics.bootstrap import (
@@ -35,18 +36,18 @@ KEYS = ("search_id", "item_id")
 SEARCHES: dict[str, ValueType] = {
     "task": "texts",
     "split": "texts",
-    "search_id": "integers",
-    "user_id": "integers",
-    "item_id": "integers",
+    "search_id": "ids",
+    "user_id": "ids",
+    "item_id": "ids",
     "rank": "integers",
 }
 """Columns of ``searches.parquet`` that are always read."""
 
 PREDICTIONS: dict[str, ValueType] = {
     "split": "texts",
-    "search_id": "integers",
-    "user_id": "integers",
-    "item_id": "integers",
+    "search_id": "ids",
+    "user_id": "ids",
+    "item_id": "ids",
     "clicked": "booleans",
     "probability": "floats",
 }
@@ -116,7 +117,7 @@ def recall_gain(run: Path, other: Path, stage: str = "represent", k: int = 10) -
     """Recall@k of image search of ``run`` minus that of a stage of ``other`` on the same searches, over shoppers."""
     mine, others = hits(run, k=k), hits(other, stage, k)
     require_same_rows(mine, others, f"{run} and {other}")
-    return paired_mean_difference(mine["hit"].to_numpy(), others["hit"].to_numpy(), mine["user_id"].to_numpy())
+    return paired_mean_difference(mine["hit"].to_numpy(), others["hit"].to_numpy(), codes(mine["user_id"]))
 
 
 def auc_gain(application: Path, other: Path) -> Interval:
@@ -124,7 +125,7 @@ def auc_gain(application: Path, other: Path) -> Interval:
     mine, others = predictions(application), predictions(other)
     require_same_rows(mine, others, f"{application} and {other}")
     scores = mine["probability"].to_numpy(), others["probability"].to_numpy()
-    return paired_auc_difference(*scores, mine["clicked"].to_numpy(), mine["user_id"].to_numpy())
+    return paired_auc_difference(*scores, mine["clicked"].to_numpy(), codes(mine["user_id"]))
 
 
 def require_same_rows(mine: pl.DataFrame, others: pl.DataFrame, names: str) -> None:
@@ -223,7 +224,7 @@ def metric_gain(application: Path, other: Path, metric: Metric) -> Interval:
     mine, others = predictions(application), predictions(other)
     require_same_rows(mine, others, f"{application} and {other}")
     scores = np.stack([table["probability"].to_numpy() for table in (mine, others)])
-    clicked, users, searched = (mine[name].to_numpy() for name in ("clicked", "user_id", "search_id"))
+    clicked, users, searched = mine["clicked"].to_numpy(), codes(mine["user_id"]), codes(mine["search_id"])
     if found := resampled_ctr(scores, clicked, users, metrics=[metric], searches=searched):
         return found[name_of(metric)].difference(0, 1)
     values = [ctr_metrics(table, [metric])[name_of(metric)] for table in (mine, others)]

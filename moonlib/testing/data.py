@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +14,7 @@ from moonlib.artifacts.checksums import SUMS
 from moonlib.data import shards
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
+from moonlib.data.ids import FAMILIES, LISTS, Family
 from moonlib.data.tables import SCHEMAS, Tables, empty, validate
 from moonlib.filters.filter import Encoded, Filter, Filtered
 from moonlib.sources.source import Source
@@ -34,7 +34,7 @@ def check_source(make: Callable[[], Source]) -> None:
         dataset = Dataset(directory)
         require(dataset.counts["products"] > 0, "prepare: there are no products")
         require(len(dataset.splits.known(dataset.products)) > 0, "prepare: no product is listed before training ends")
-        tables = Tables(**{table: dataset.table(table) for table in SCHEMAS})
+        tables = Tables(**{table: dataset.table(table) for table in SCHEMAS}, ids=dataset.ids)
         try:
             validate(tables)
         except ValueError as error:
@@ -72,6 +72,44 @@ def forget_checksums(directory: Path) -> Path:
     return directory
 
 
+def with_text_ids(tables: Tables) -> Tables:
+    """The tables of a shop whose ids are text: their order is that of the int64 ids that they take the place of.
+
+    Args:
+        tables: validated, with int64 ids.
+
+    Returns:
+        The same tables with ids such as ``item 0007``, as they may be read from files; not validated.
+    """
+    return _renamed(tables, lambda family, ranks: pl.lit(f"{family} ") + ranks.cast(pl.String).str.zfill(6))
+
+
+def with_ranked_ids(tables: Tables) -> Tables:
+    """The same tables with the numbers 0, 1, 2, … in place of a family's int64 ids, in their order."""
+    return _renamed(tables, lambda family, ranks: ranks)
+
+
+def _renamed(tables: Tables, rename: Callable[[str, pl.Expr], pl.Expr]) -> Tables:
+    """Replace all ids by what is made of their ranks within their family."""
+    columns = [(table, name) for table in SCHEMAS for name in SCHEMAS[table].names if name in FAMILIES]
+    known: dict[Family, list[pl.Series]] = {}
+    for table, name in columns:
+        ids = tables[table][name]
+        known.setdefault(FAMILIES[name], []).append((ids.explode() if name in LISTS else ids).alias("id"))
+    numbers = {
+        family: pl.concat(ids).drop_nulls().unique().sort().to_frame().with_row_index("rank").cast(pl.Int64)
+        for family, ids in known.items()
+    }
+    frames = {table: tables[table] for table in SCHEMAS}
+    for table, name in columns:
+        of = numbers[FAMILIES[name]]
+        renamed = of.select("id", rename(FAMILIES[name], pl.col("rank")).alias("new"))
+        at = pl.element() if name in LISTS else pl.col(name)
+        new = at.replace_strict(renamed["id"], renamed["new"], return_dtype=renamed["new"].dtype)
+        frames[table] = frames[table].with_columns((pl.col(name).list.eval(new) if name in LISTS else new).alias(name))
+    return Tables(*(frames[table] for table in SCHEMAS))
+
+
 def check_filter(make: Callable[[], Filter]) -> None:
     """Check a filter: valid tables, every row accounted for, determinism, nothing changed, tables without rows.
 
@@ -80,12 +118,12 @@ def check_filter(make: Callable[[], Filter]) -> None:
     """
     tables, untouched = example_tables(), example_tables()
     first = _filtered(make(), tables)
-    for field in fields(Tables):
-        require(tables[field.name].equals(untouched[field.name]), f"{field.name}: the filter changes what it is given")
+    for table in SCHEMAS:
+        require(tables[table].equals(untouched[table]), f"{table}: the filter changes what it is given")
     again = _filtered(make(), tables)
-    for field in fields(Tables):
-        same = first.tables[field.name].equals(again.tables[field.name])
-        require(same and first.removed == again.removed, f"{field.name}: the same tables give another result")
+    for table in SCHEMAS:
+        same = first.tables[table].equals(again.tables[table])
+        require(same and first.removed == again.removed, f"{table}: the same tables give another result")
     _filtered(make(), Tables(example_tables().products))
     _filtered(make(), Tables(empty("products")))
 

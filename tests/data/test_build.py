@@ -152,8 +152,8 @@ def _refused(message: str, *args: object, **options: object) -> None:
 
 
 def test_errors_name_the_file(folder: Path, image_folder: Path, tmp_path: Path) -> None:
-    _products(folder, "9223372036854775807", "9223372036854775808")
-    message = "products.csv: row 2, column 'item_id': '9223372036854775808' is not an int64"
+    _products(folder, "9.99", '"9,99 €"')
+    message = "products.csv: row 1, column 'price': '9,99 €' is not a number"
     _refused(message, folder, image_folder, tmp_path / "out")
 
 

@@ -67,9 +67,10 @@ def test_mistakes_name_file_row_and_column(catalogue: pl.DataFrame, tmp_path: Pa
             reader(tmp_path, "t.parquet", images=images)
         assert not (tmp_path / "copy.arrow").exists()
 
-    refused(catalogue.with_columns(item_id=pl.lit("x")), r"t\.parquet: row 1, column 'item_id': 'x' is not an int64")
-    broken = catalogue.with_columns(item_id=pl.Series(["1", "2", "3", "4.5", "5"]))
-    refused(broken, "row 4, column 'item_id': '4.5' is not an int64")
+    refused(catalogue.with_columns(item_id=pl.lit("x")), r"t\.parquet: row 2, column 'item_id': 'x' appears a second")
+    refused(catalogue.with_columns(item_id=pl.lit(" ")), r"t\.parquet: row 1, column 'item_id': ' ' is a blank id")
+    broken = catalogue.with_columns(item_id=pl.Series(["1", "2", "3", "4.0", "5"]))
+    refused(broken, "row 4, column 'item_id': '4.0' is not an int64")
     refused(catalogue.with_columns(item_id=pl.Series([1, 2, 3, None, 5])), "row 4, column 'item_id': .* is missing")
     refused(catalogue.with_columns(item_id=pl.col("item_id").cast(pl.Float64)), "Float64 is not an int64")
     refused(catalogue.drop("item_id"), "column 'item_id' is missing")

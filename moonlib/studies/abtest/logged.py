@@ -34,7 +34,7 @@ def from_log(dataset: Dataset, arms: Sequence[Arm]) -> list[Logged]:
     for arm in arms:
         predicted = arm.predictions()
         keys = ["search_id", "item_id"]
-        if not predicted.select(keys).equals(test.select(keys)):
+        if not predicted.select(keys).equals(dataset.ids.decoded(test.select(keys), *keys)):
             raise RunError(f"{arm.run.directory / arm.link}: its predictions are not of the test days of {dataset}")
         scores.append(predicted["probability"].to_numpy()[log["row"].to_numpy()])
     chances = [reordered(log, score) for score in scores]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from moonlib.data.ids import codes
 from moonlib.metrics.bootstrap import resampled_auc
 from moonlib.studies.paired import predictions, resampled_click_rates
 from moonlib.studies.report.evidence import telling
@@ -38,7 +39,7 @@ def calibration(report: Report) -> Section | None:
                 continue
             rows = table.filter(segment) if segment else table
             probability, clicked = rows["probability"].to_numpy(), rows["clicked"].to_numpy()
-            found = resampled_click_rates(probability, clicked, rows["user_id"].to_numpy(), bins=10)
+            found = resampled_click_rates(probability, clicked, codes(rows["user_id"]), bins=10)
             points = [(promised, rate.estimate) for promised, rate in found]
             series.append(PlotSeries(run.label, points, [(r.low, r.high) for _, r in found], style=style, line=True))
         if not any(one.points for one in series):
@@ -66,7 +67,8 @@ def categories(report: Report) -> Section | None:
     beside.append(("against id only", last.reference("application", "baseline")))
     if last.application is None:
         return None
-    products = last.run.dataset().table("products", ("item_id", "category"))
+    dataset = last.run.dataset()
+    products = dataset.ids.decoded(dataset.table("products", ("item_id", "category")), "item_id")
     table = predictions(last.application).join(products, on="item_id", how="left", maintain_order="left")
     keys = ["search_id", "item_id", "clicked"]
     others = []
@@ -89,7 +91,7 @@ def categories(report: Report) -> Section | None:
             continue
         names = ["probability", *(f"other{i}" for i in range(len(others)))]
         scores = np.stack([part[name].to_numpy() for name in names])
-        found = resampled_auc(scores, part["clicked"].to_numpy(), part["user_id"].to_numpy())
+        found = resampled_auc(scores, part["clicked"].to_numpy(), codes(part["user_id"]))
         gains = [found.difference(0, i + 1) for i in range(len(others))]
         rows.append(Row(str(level), gains[0], "", style=0, beside=gains[1] if len(gains) > 1 else None))
         own = found.interval(0)

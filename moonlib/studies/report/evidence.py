@@ -38,6 +38,7 @@ from moonlib.artifacts.layout import (
 )
 from moonlib.artifacts.reading import Unreadable, is_number, read_json, read_mapping
 from moonlib.artifacts.remedies import fit_command
+from moonlib.data.ids import FAMILIES, codes
 from moonlib.data.segments import segment_label
 from moonlib.metrics.auc import AUC
 from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
@@ -351,7 +352,7 @@ def _measure_searches(runs: Sequence[Evidence], measured: Measurements) -> None:
         if not tables:
             continue
         first = next(iter(tables.values()))
-        users = first["user_id"].to_numpy()
+        users = codes(first["user_id"])
         named = {name_of(metric): metric for run in with_searches for metric in run.named.get("represent", ())}
         of_segments: dict[str, dict[str, Metric]] = {}
         for key in (key for run in with_searches for key in run.legend.own(run.results).values()):
@@ -373,7 +374,7 @@ def _measure_searches(runs: Sequence[Evidence], measured: Measurements) -> None:
 
 def _ranked(table: pl.DataFrame, rank: str, inside: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, Any]:
     """Inputs of metrics of searches."""
-    ranks, users = (torch.from_numpy(table[column].to_numpy()[inside]) for column in (rank, "user_id"))
+    ranks, users = (torch.from_numpy(of[inside]) for of in (table[rank].to_numpy(), codes(table["user_id"])))
     gallery = int(table["gallery"].to_numpy().min()) if _whole_numbers(table, "gallery") else UNKNOWN
     return {"ranks": ranks, "users": users, "gallery": gallery}
 
@@ -387,7 +388,7 @@ def _segment(table: pl.DataFrame, segment: str) -> np.ndarray[Any, np.dtype[np.b
     if segment in table.columns and table[segment].dtype == pl.Boolean:
         return table[segment].fill_null(False).to_numpy()
     for column in table.columns:
-        if table[column].dtype == pl.String and column not in ("task", "split"):
+        if table[column].dtype == pl.String and column not in ("task", "split", *FAMILIES):
             label = table[column].str.replace_all("@", "%40", literal=True)
             named = pl.Series([f"{segment_label(column)}="]) + label
             inside = ((label == segment) | (named == segment)).fill_null(False).to_numpy()
@@ -411,7 +412,7 @@ def _measure_clicks(runs: Sequence[Evidence], measured: Measurements) -> None:
     if not tables:
         return
     first = next(iter(tables.values()))
-    clicked, users, searched = (first[column].to_numpy() for column in ("clicked", "user_id", "search_id"))
+    clicked, users, searched = first["clicked"].to_numpy(), codes(first["user_id"]), codes(first["search_id"])
     named = {name_of(metric): metric for run in with_clicks for metric in run.named.get("application", ())}
     metrics = with_metrics(own_metrics(), named.values(), "ctr")
     area = any(type(metric) is AUC for metric in metrics)  # a recipe may have put another in its place

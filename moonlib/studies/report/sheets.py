@@ -22,7 +22,7 @@ from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
 from moonlib.data.pixels import open_image
 from moonlib.data.quarantine import Quarantine
-from moonlib.data.reader import SampleReader
+from moonlib.data.reader import Sample, SampleReader
 from moonlib.embedding.embed import Contents, encode
 from moonlib.encoders.encoder import Encoder
 from moonlib.representations.store import Representations
@@ -165,7 +165,8 @@ class Pictures:
     def draw(self, chosen: pl.DataFrame, runs: Sequence[Evidence]) -> list[ExampleSearch]:
         """Draw rows of ``searches.parquet``, with what each run finds for them."""
         keys = ["search_id", "item_id"]
-        rows = chosen.select(keys).join(self.asked, on=keys, how="left", maintain_order="left")
+        rows = self.dataset.ids.encoded(chosen.select(keys), *keys)
+        rows = rows.join(self.asked, on=keys, how="left", maintain_order="left")
         if not len(rows):
             return []
         answers = [self.answers(run, rows) for run in runs]
@@ -176,7 +177,7 @@ class Pictures:
             by_photo = self.task == "image_search"
             picture = _picture(query.image) if by_photo else None
             text = None if by_photo else query.row["text"]
-            drawn.append(ExampleSearch(picture, text, _title(product.row), [each[i] for each in answers]))
+            drawn.append(ExampleSearch(picture, text, self.title(product), [each[i] for each in answers]))
         return drawn
 
     def answers(self, run: Evidence, rows: pl.DataFrame) -> list[Answer]:
@@ -199,18 +200,23 @@ class Pictures:
             days = (self.dataset.splits.valid_until, self.dataset.splits.test_until)
             new, end = (round(day.timestamp() * 1e6) for day in days)
             scores[:, (listed < new) | (listed >= end)] = -np.inf
-        ranked = rows.join(
-            searches(run.represent, self.task), on=["search_id", "item_id"], how="left", maintain_order="left"
-        )
+        keys = ["search_id", "item_id"]
+        found = self.dataset.ids.encoded(searches(run.represent, self.task), *keys)
+        ranked = rows.join(found, on=keys, how="left", maintain_order="left")
         best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
         samples = self.products.read(products.ids[best.ravel()])
-        shown = [(_title(sample.row), _picture(sample.image)) for sample in samples]
+        shown = [(self.title(sample), _picture(sample.image)) for sample in samples]
         answers = []
         for i, (rank, bought) in enumerate(zip(ranked["rank"].to_list(), rows["spu_id"].to_list(), strict=True)):
             line = shown[i * best.shape[1] : (i + 1) * best.shape[1]]
-            found = [Found(*one, hit=bool(spu[j] == bought)) for one, j in zip(line, best[i], strict=True)]
-            answers.append(Answer(run.label, int(rank) + 1, found))
+            hits = [Found(*one, hit=bool(spu[j] == bought)) for one, j in zip(line, best[i], strict=True)]
+            answers.append(Answer(run.label, int(rank) + 1, hits))
         return answers
+
+    def title(self, product: Sample) -> str:
+        """The title of a product; its category, or its id, where it has none."""
+        named = self.dataset.ids.value("item_id", product.id)
+        return str(product.row.get("title") or product.row.get("category") or named)
 
     def encoded(self, run: Evidence, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of queries, float32 [n, D], in the order of ascending ids."""
@@ -221,10 +227,6 @@ class Pictures:
             if run.label not in self.encoders:
                 self.encoders[run.label] = run.run.encoder()
             return np.concatenate(list(encode(self.encoders[run.label], contents)))
-
-
-def _title(row: dict[str, object]) -> str:
-    return str(row.get("title") or row.get("category") or row.get("item_id"))
 
 
 def _picture(image: bytes | None) -> str | None:
