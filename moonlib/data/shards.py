@@ -52,8 +52,8 @@ from moonlib.system.workers import worker_pool
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""The version of this layout."""
+FORMATS = (1, 2)
+"""The versions of this layout: what a version of moonlib that knows the first alone would misread is of the second."""
 
 EVENT_TABLES = ("users", "searches", "impressions")
 OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
@@ -210,7 +210,7 @@ def write_dataset(
     for given, store in sorted((representations or {}).items()):
         _write_representations(directory / "representations", given, store, content)
     described = {
-        "format": FORMAT,
+        "format": _format(tables),
         "name": name,
         "version": version,
         "hash": content.hexdigest(),
@@ -220,6 +220,15 @@ def write_dataset(
     if representations:
         described["representations"] = {given: len(store.ids) for given, store in sorted(representations.items())}
     write_text(directory / "dataset.json", json.dumps(described, indent=2) + "\n")
+
+
+def _format(tables: Tables) -> int:
+    """Tell the earliest version of the layout that a reader of these tables must know.
+
+    Of the second are nulls where the first has none: a product without a category, an event without a query.
+    """
+    gaps = (("products", "category"), ("searches", "query_id"), ("impressions", "query_id"))
+    return 2 if any(tables[table][column].null_count() for table, column in gaps) else 1
 
 
 def _shown(images: Iterator[bytes | str], total: int) -> Iterator[bytes | str]:

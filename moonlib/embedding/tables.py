@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 
 from moonlib.data import table_files
 from moonlib.data.build import ImageFolder
+from moonlib.data.categories import with_levels
 from moonlib.data.content import Modalities
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
 from moonlib.data.tables import KEYS, cast_part, missing_column, refuse_near_misses
 from moonlib.system.disk import rename, unfinished, writing
+
+log = logging.getLogger(__name__)
 
 
 class TableReader:
@@ -52,7 +56,7 @@ class TableReader:
         if KEYS[table] not in (names := table_files.header(path)):
             raise ValueError(missing_column(names, table, KEYS[table], str(path)))
         refuse_near_misses(names, table, str(path), self.columns)
-        ids, named, starts = [np.empty(0, np.int64)], 0, [0]
+        ids, named, without, starts = [np.empty(0, np.int64)], 0, 0, [0]
         partial = unfinished(copy)
         writer: pa.ipc.RecordBatchFileWriter | None = None
         try:
@@ -60,11 +64,9 @@ class TableReader:
                 if frame.is_empty():
                     continue
                 part = cast_part(frame, table, self.columns, str(path), starts[-1])
-                if "category" in self.columns and part["category"].null_count():
-                    row = starts[-1] + int(part["category"].is_null().arg_max() or 0) + 1
-                    raise ValueError(
-                        f"{path}: row {row}, column 'category': is missing, and the run's modalities read it"
-                    )
+                if "category" in self.columns:
+                    without += part["category"].null_count()
+                    part = part.with_columns(with_levels(pl.col("category")))
                 if "image" in self.columns:
                     named += part["image"].count()
                 batch = part.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -81,6 +83,8 @@ class TableReader:
         if named and images is None:
             raise ValueError(f"{path} names {named} images, but no image folder was given (--images DIR)")
         rename(partial, copy)
+        if without:
+            log.warning(f"{path}: rows without category: {without:,} of {starts[-1]:,}; the run's modalities read it")
         self.ids: NDArray[np.int64] = np.concatenate(ids)
         """The ids in the order of the table, int64 [N]."""
         self.quarantine = Quarantine(quarantine, total=len(self.ids))
