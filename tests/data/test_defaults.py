@@ -50,7 +50,9 @@ def test_an_item_without_spu_is_its_own(shop: Tables) -> None:
         (["x", "y"], None, ["x", "y"]),
     ],
 )
-def test_ids_are_filled_as_they_were_read(items: list[object], spus: list[object] | None, expected: list[object]) -> None:
+def test_ids_are_filled_as_they_were_read(
+    items: list[object], spus: list[object] | None, expected: list[object]
+) -> None:
     """Before anything is cast, so that text ids are no trouble."""
     products = pl.DataFrame({"item_id": items} | ({} if spus is None else {"spu_id": spus}))
     assert with_spus(products, "products.csv")["spu_id"].to_list() == expected
@@ -133,7 +135,9 @@ def test_an_item_that_is_called_as_an_spu_of_others_is_told() -> None:
         {"item_id": ["A", "A-1", "B"], "spu_id": [None, "A", None], "category": ["c"] * 3, "listed_at": ["2025"] * 3}
     )
     _, line = consequences({"products": products}, {"products": "feed.csv"})
-    assert line.startswith("feed.csv: items without spu_id whose item_id is the spu_id of other items: 1 (A); they count")
+    assert line.startswith(
+        "feed.csv: items without spu_id whose item_id is the spu_id of other items: 1 (A); they count"
+    )
 
 
 def test_tables_without_a_gap_are_of_the_first_format(shop: Tables, splits: Splits, tmp_path: Path) -> None:
@@ -155,5 +159,7 @@ def test_a_value_that_is_no_id_is_still_refused(shop: Tables) -> None:
     with pytest.raises(ValueError, match="products: column 'spu_id': Float64 is not an int64"):
         validate(Tables(products))
     events = shop.impressions.with_columns(query_id=pl.Series([20, None, 20, 99]))
-    with pytest.raises(ValueError, match="impressions: row 4, column 'query_id': 99 is the query_id of no row in queries"):
+    with pytest.raises(
+        ValueError, match="impressions: row 4, column 'query_id': 99 is the query_id of no row in queries"
+    ):
         validate(replace(shop, impressions=events))
