@@ -14,7 +14,7 @@ import pyarrow as pa
 from moonlib.artifacts.checksums import Damaged, is_noted, verified
 from moonlib.artifacts.reading import Unreadable, read_array, read_mapping
 from moonlib.data.shards import CHECKSUM, FORMATS, OFFSETS, SAMPLE_TABLES
-from moonlib.data.splits import Splits
+from moonlib.data.splits import Splits, crossing
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
 from moonlib.system.disk import is_panic
@@ -70,7 +70,7 @@ class Dataset:
             self.counts: dict[str, int] = {table: counts[table] for table in there}
             self._more: pa.Table | None = None
             self._given: dict[str, int] = dict(described.get("representations", {}))
-            self.splits = Splits.from_json(described["splits"])
+            self.splits = Splits.from_json(described["splits"]).with_sessions(self._sessions)
         except (Damaged, Unreadable):
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -135,6 +135,14 @@ class Dataset:
         more = Dataset(self.directory)
         more._more = queries.to_arrow(compat_level=pl.CompatLevel.oldest())
         return more
+
+    @cached_property
+    def sessions(self) -> pl.DataFrame:
+        """The sessions that go on from one split into the next, see `moonlib.data.splits.crossing`; mostly none."""
+        return crossing(self.splits, [self.table(name, ("search_id", "ts")) for name in ("searches", "impressions")])
+
+    def _sessions(self) -> pl.DataFrame:
+        return self.sessions
 
     @cached_property
     def products(self) -> pl.DataFrame:
