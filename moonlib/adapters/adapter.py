@@ -26,9 +26,9 @@ class BehaviourBatch:
         queries: float [B, M, D], representations of past queries.
         query_known: bool [B, M], a real past query that has a representation.
         query: float [B, D], representation of the present query.
-        has_query: bool [B].
-        query_id: float [B, E], embedding of the present query's id, queries of one text being one; E = 0 unless the
-            adapter reads it, see `Adapter.reads_query_ids`.
+        has_query: bool [B]; False also where there was no query at all, as in a feed or on a home page.
+        query_id: float [B, E], embedding of the present query's id, queries of one text being one; all zeros where
+            there was no query; E = 0 unless the adapter reads it, see `Adapter.reads_query_ids`.
         query_ids: float [B, M, E], those of past queries.
         query_mask: bool [B, M], False for padding.
     """

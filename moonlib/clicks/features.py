@@ -187,7 +187,7 @@ class Features:
                 key = KEYS[table]
                 frame = frames[table] = dataset.table(table, sorted({key, *kinds})).sort(key)
                 keys[table] = Vocabulary(frame[key].to_numpy())
-                counts = np.bincount(_rows(keys[table], train, table), minlength=len(frame))
+                counts = np.bincount(_rows(keys[table], train, table), minlength=len(frame) + 1)[: len(frame)]
             for name, kind in kinds.items():
                 _check_kind(f"{table}.{name}", frame[name].dtype, kind)
                 if kind == "numeric" or kind == "log_numeric":
@@ -208,7 +208,10 @@ class Features:
             multi_valued_rows=taken["multi_valued"],
         )
         features = cls(columns, sizes, keys, dataset.ids)
-        features.tables = {table: features.encode(frame, table) for table, frame in frames.items()}
+        # The last row, where all is missing, is that of impressions without a query.
+        features.tables = {
+            table: features.encode(pl.concat([frame, frame.clear(1)]), table) for table, frame in frames.items()
+        }
         return features
 
     def encode(self, frame: pl.DataFrame, table: str) -> EncodedTable:
@@ -445,11 +448,13 @@ def _numbers(frame: pl.DataFrame, table: str, name: str, log: bool, ids: ShopIds
 
 
 def _rows(keys: Vocabulary, impressions: pl.DataFrame, table: str) -> NDArray[np.intp]:
-    """Row of each impression in a table that is sorted by its key."""
-    ids = impressions[KEYS[table]].to_numpy()
-    rows = keys.rows(ids) - 1
-    if len(rows) and rows.min() < 0:
-        raise ValueError(f"features: {KEYS[table]} {ids[rows.argmin()]} of an impression is of no row of {table}")
+    """Row of each impression in a table that is sorted by its key; one behind the last for a null."""
+    ids = impressions[KEYS[table]].drop_nulls().to_numpy()
+    found = keys.rows(ids) - 1
+    if len(found) and found.min() < 0:
+        raise ValueError(f"features: {KEYS[table]} {ids[found.argmin()]} of an impression is of no row of {table}")
+    rows = np.full(len(impressions), len(keys) - 1)
+    rows[impressions[KEYS[table]].is_not_null().to_numpy()] = found
     return rows
 
 

@@ -15,7 +15,8 @@ class Histories:
     """The behaviours of all users, sorted once, cut for any batch of (user, moment, search).
 
     A behaviour is one item (or one query) of one search: clicking, carting and ordering the same item in a search
-    is one behaviour, at the time of the first of the three.
+    is one behaviour, at the time of the first of the three. An action without a query is a behaviour among the items
+    and not among the queries.
 
     Args:
         searches: columns ``search_id``, ``user_id``, ``ts`` and ``key``.
@@ -28,6 +29,7 @@ class Histories:
     def __init__(self, searches: pl.DataFrame, key: Literal["item_id", "query_id"] = "item_id") -> None:
         events = (
             searches.select("user_id", "search_id", pl.col(key).alias("id"), pl.col("ts").dt.cast_time_unit("us"))
+            .drop_nulls("id")
             .group_by("user_id", "search_id", "id")
             .agg(pl.col("ts").min())
             .sort("user_id", "ts", "search_id", "id")

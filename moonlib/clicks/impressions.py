@@ -33,7 +33,8 @@ class ImpressionBatch:
         price: float [B], standardised log price.
         history: int64 [B, L], rows of the items acted upon, newest first.
         history_mask: bool [B, L], False for padding.
-        query: int64 [B], row of the present query in the vocabulary, queries of one text being one.
+        query: int64 [B], row of the present query in the vocabulary, queries of one text being one; -1 where there was
+            none: a feed, a home page, a recommendation.
         query_history: int64 [B, M], rows of past queries, newest first.
         query_history_mask: bool [B, M], False for padding.
         target_vector: float [B, D] and ``target_known`` bool [B]; so are query_vector [B, D], history_vectors
@@ -94,7 +95,10 @@ class Vocabularies:
         searched = dataset.searches.filter(pl.col("ts") < dataset.splits.train_until)
         products = dataset.table("products", ("category", "merchant_id", "listed_at"))
         listed = dataset.splits.known(products)
-        queries = pl.concat([frame.select("search_id", "query_id").unique() for frame in (train, searched)]).unique()
+        asked_in = [
+            frame.select("search_id", "query_id").drop_nulls("query_id").unique() for frame in (train, searched)
+        ]
+        queries = pl.concat(asked_in).unique()
         asked = QueryIds(dataset).of(queries["query_id"].to_numpy())
         query, searches = np.unique(asked, return_counts=True)
         seen = np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy(), listed_before(dataset)])
@@ -107,7 +111,7 @@ class Vocabularies:
             item=item,
             # What was asked once, as any photo is, has nothing to learn from.
             query=Vocabulary(query[searches > 1]),
-            category=listed["category"].unique().sort(),
+            category=listed["category"].drop_nulls().unique().sort(),
             merchant=Vocabulary(listed["merchant_id"].drop_nulls().to_numpy()),
         )
 
@@ -301,7 +305,7 @@ class Impressions(TorchDataset[ImpressionBatch]):
             similarity_topk: of the L items, keep this many, those most like the target; None for all.
             features: declared features, fitted to the training impressions; None for none.
         """
-        item_id, query_id = impressions["item_id"].to_numpy(), impressions["query_id"].to_numpy()
+        item_id = impressions["item_id"].to_numpy()
         self.user_id = impressions["user_id"].to_numpy()
         self.search_id = impressions["search_id"].to_numpy()
         self.ts = impressions["ts"].dt.epoch("us").to_numpy()
@@ -310,9 +314,13 @@ class Impressions(TorchDataset[ImpressionBatch]):
         at = products.rows(item_id)
         self.user, self.target = vocabularies.user.rows(self.user_id), vocabularies.item.rows(item_id)
         self.category, self.merchant, self.price = products.category[at], products.merchant[at], products.price[at]
-        self.query = vocabularies.query.rows(lookups.query_ids.of(query_id))
         self.items, self.queries = lookups.items, lookups.queries
-        self.target_stored, self.query_stored = self.items.rows_of(item_id), self.queries.rows_of(query_id)
+        asked = impressions["query_id"].is_not_null().to_numpy()
+        query_id = impressions["query_id"].drop_nulls().to_numpy()
+        self.query, self.query_stored = np.full(len(asked), -1), np.full(len(asked), -1)
+        self.query[asked] = vocabularies.query.rows(lookups.query_ids.of(query_id))
+        self.query_stored[asked] = self.queries.rows_of(query_id)
+        self.target_stored = self.items.rows_of(item_id)
         self.lengths = (history, query_history)
         self.similarity_topk = similarity_topk
         self.features = features.of(impressions) if features else None

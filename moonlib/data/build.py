@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,8 +14,10 @@ import polars as pl
 import moonlib
 from moonlib.artifacts.layout import QUARANTINE
 from moonlib.data import table_files
+from moonlib.data.categories import read_levels
 from moonlib.data.check import empty_splits
 from moonlib.data.dataset import Dataset
+from moonlib.data.defaults import consequences, with_spus
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.numbering import id_doubts
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
@@ -45,8 +47,9 @@ def build(
 
     Args:
         tables: a folder of ``products.parquet`` or ``products.csv``, and so for queries, users, searches, impressions
-            and histories. In CSV, ``attributes``, ``box`` and ``item_ids`` are JSON, times ISO 8601, an empty field is
-            a missing value.
+            and histories. Some columns may be absent, see `moonlib.data.defaults`; what follows from it is logged.
+            Levels of a ``category`` may be separated by ``>``, see `moonlib.data.categories`. In CSV, ``attributes``,
+            ``box`` and ``item_ids`` are JSON, times ISO 8601, an empty field is a missing value.
         images: the folder that the names in the ``image`` columns start from; None where there are no images.
         out: the dataset's directory; must not exist.
         splits: where behaviour, training, validation and test end; by default `Splits.by_fractions` of the time range
@@ -65,9 +68,13 @@ def build(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists; remove it or choose another place")
     read, files = read_tables(tables)
+    columns = {table: read[table].columns for table in SCHEMAS}
+    products, said = read_levels(read.products, files["products"])
+    said += consequences({table: read[table] for table in SCHEMAS}, files)
+    read = replace(read, products=with_spus(products, files["products"]))
     checked = validate(read, files)
-    for table in SCHEMAS:
-        refuse_near_misses(read[table].columns, table, files[table])
+    for table, names in columns.items():
+        refuse_near_misses(names, table, files[table])
     if checked.products.is_empty():
         raise ValueError(f"{files['products']}: no rows; a dataset needs products")
     if images is None or not images.is_dir():
@@ -93,6 +100,8 @@ def build(
             raise
 
     build_once(out, write)
+    for line in said:
+        log.info(line)
     _log(Dataset(out), files)
     return out
 

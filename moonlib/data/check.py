@@ -35,8 +35,12 @@ NEEDED: dict[str, tuple[Split, ...]] = {"searches": ("behaviour", "test"), "impr
 
 _LONG_AGO = datetime(1995, 1, 1, tzinfo=UTC)
 _SKEW = timedelta(minutes=1)
+_SESSION = timedelta(days=1)
 _CHUNK = 1024
 _EXAMPLES = 3
+_SPLITS = "moonlib data build --splits BEHAVIOUR TRAIN VALID TEST"
+_REPAIR = "repair the table and build the dataset again"
+_UNASK = "leave the query_id of their later searches empty, which stay in histories, and build the dataset again"
 
 
 @dataclass
@@ -72,13 +76,13 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
 
     Problems are files that are missing or not as they were written, tables that don't fit their schema, samples whose
     row or image can't be read, shards that hold other samples than their index says, events without a split that has
-    any, and leaks: a search_id, or a query photo (the same query or the same bytes), in more than one split.
+    any, and leaks: a query photo (the same query or the same bytes) in more than one split.
     Warnings are days without a click, or with nothing else, events before their product was listed, after the last
-    split or long ago, rows that are there twice,
+    split or long ago, rows that are there twice, sessions of more than a day that go on across the end of a split,
     searches whose clock differs from that of their impressions, a search_id with several users or queries, query
     photos that are also a product's image, images lost when the dataset was built, products without titles and images,
     what `moonlib.data.table_contents.doubts` finds in the tables, files that are no part of the dataset, and a dataset
-    without checksums, of which nobody can tell whether it is as it was written.
+    without checksums, of which nobody can tell whether it is as it was written. Each line says what to do about it.
 
     Args:
         directory: a dataset's directory.
@@ -107,14 +111,16 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
         validate(Tables(**{name: dataset.table(name) for name in dataset.counts}, ids=dataset.ids))
     except (ValueError, OSError) as error:
         # Of damaged files it is the consequence, and they are named already.
-        report.problems = report.problems or [str(error)]
+        remedy = "" if isinstance(error, BrokenShard | Damaged) else f"; {_REPAIR}"
+        report.problems = report.problems or [f"{error}{remedy}"]
         return report
     for name in dataset.counts:
         report.contents[name] = describe(dataset.table(name), name)
         report.warnings += doubts(dataset.table(name), name)
     report.warnings += id_doubts(dataset.ids)
     if not _has_content(dataset):
-        report.warnings.append("no product has a title or an image: an encoder has nothing to represent")
+        nothing = "no product has a title or an image: an encoder has nothing to represent"
+        report.warnings.append(f"{nothing}; give products the column title or image, and build the dataset again")
     digests = {table: _check_samples(dataset, table, samples, report) for table in SAMPLE_TABLES}
     if samples is None:
         for table in SAMPLE_TABLES:
@@ -128,6 +134,7 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
         report.warnings,
         shared,
         "query photos that are also a product's image, byte by byte, which makes search too easy",
+        f"{_UNASK}, or give these queries photos of their own",
         dataset.ids,
         "query_id",
     )
@@ -137,9 +144,9 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
             with reading(quarantine, "list of images"):
                 lost = len(quarantine.read_bytes().splitlines())
             line = f"images that could not be read when the dataset was built: {lost} (see {quarantine})"
-            report.warnings.append(line)
+            report.warnings.append(f"{line}; replace these files and build the dataset again")
         except ValueError as error:
-            report.problems += [str(error)] if str(error) not in report.problems else []
+            report.problems += [] if any(str(error) in line for line in report.problems) else [f"{error}; {REMEDY}"]
     if sheet is not None:
         contact_sheet(dataset, sheet)
     return report
@@ -166,7 +173,7 @@ def _compare(directory: Path, samples: int | None) -> tuple[list[str], list[str]
     warnings = []
     if samples is not None:
         parts = "truth, the list of unreadable images and, but for these samples, shards of products and queries"
-        warnings.append(f"not compared with their checksums: {parts}; without --samples all files are")
+        warnings.append(f"not compared with their checksums: {parts}; leave out --samples to compare all files")
     ours = {"dataset.json", QUARANTINE, "shards", "representations", IDS}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
@@ -175,7 +182,7 @@ def _compare(directory: Path, samples: int | None) -> tuple[list[str], list[str]
         if name.parts[0] in ours and not path.name.startswith("."):
             problems.append(f"{path} is not in {SUMS}: one of them was changed; {made_again(directory)}")
         else:
-            warnings.append(f"{path} is no part of the dataset: it is not in {SUMS}")
+            warnings.append(f"{path} is no part of the dataset: it is not in {SUMS}; move it elsewhere")
     return problems, warnings
 
 
@@ -185,13 +192,13 @@ def _has_content(dataset: Dataset) -> bool:
     return bool(dataset.representations or products.is_empty() or products["title"].count() + products["image"].count())
 
 
-def _note(lines: list[str], ids: pl.Series, problem: str, shop: ShopIds, key: str | None = None) -> None:
-    """Add a line that says how many ids have a problem, and names the first as the shop does."""
+def _note(lines: list[str], ids: pl.Series, problem: str, remedy: str, shop: ShopIds, key: str | None = None) -> None:
+    """Add a line that says how many ids have a problem, names the first as the shop does, and says what to do."""
     ids = ids.unique().sort()
     if ids.len():
         shown = [str(shop.value(key or ids.name, id)) for id in ids.head(_EXAMPLES)]
         examples = ", ".join(shown) + (", …" if ids.len() > _EXAMPLES else "")
-        lines.append(f"{problem}: {ids.len():,} ({examples})")
+        lines.append(f"{problem}: {ids.len():,} ({examples}); {remedy}")
 
 
 def _check_samples(dataset: Dataset, table: str, samples: int | None, report: DatasetReport) -> pl.DataFrame:
@@ -219,8 +226,9 @@ def _check_samples(dataset: Dataset, table: str, samples: int | None, report: Da
             broken.append(id)
             reasons.append(str(error))
     if broken:
+        reason = reasons[0].removesuffix(f"; {REMEDY}")
         unread = pl.Series(KEYS[table], broken, dtype=pl.Int64)
-        _note(report.problems, unread, f"broken {table} ({reasons[0]})", dataset.ids)
+        _note(report.problems, unread, f"broken {table} ({reason})", REMEDY, dataset.ids)
     return pl.DataFrame({"id": seen, "digest": digests}, schema={"id": pl.Int64, "digest": pl.Binary})
 
 
@@ -283,9 +291,11 @@ def _check_splits(dataset: Dataset, report: DatasetReport) -> None:
     for table in NEEDED:
         events = dataset.table(table)
         report.splits[table] = {split: dataset.splits.select(events, split).height for split in get_args(Split)}
-        unused = events.filter(pl.col("ts") >= dataset.splits.test_until)
+        unused = events.filter(pl.col("ts") >= dataset.splits.test_until)["search_id"]
+        unused = unused.filter(~unused.is_in(dataset.sessions["search_id"].implode()))
         problem = f"search_ids of {table} after the last split, which are never read"
-        _note(report.warnings, unused["search_id"], problem, dataset.ids)
+        remedy = f"build the dataset again with a later end of the test days ({_SPLITS})"
+        _note(report.warnings, unused, problem, remedy, dataset.ids)
 
 
 def _check_leaks(dataset: Dataset, photos: pl.DataFrame, report: DatasetReport) -> None:
@@ -296,15 +306,19 @@ def _check_leaks(dataset: Dataset, photos: pl.DataFrame, report: DatasetReport) 
         for split in get_args(Split)
     ]
     used = pl.concat(parts)
-    _note(report.problems, _in_several(used, "search_id"), "search_ids in more than one split", dataset.ids)
+    long = dataset.sessions.filter(pl.col("ended") - pl.col("began") >= _SESSION)["search_id"]
+    problem = "search_ids whose events are a day or more apart, and all belong to the split of the first"
+    _note(report.warnings, long, problem, "a search_id is of one search or page: give each its own", dataset.ids)
     pictured = dataset.queries.filter(pl.col("image").is_not_null())["query_id"]
     used = used.filter(pl.col("query_id").is_in(pictured.implode()))
     repeated = _in_several(used, "query_id")
-    _note(report.problems, repeated, "photo queries in more than one split", dataset.ids)
+    remedy = f"{_UNASK}, or build it with other splits ({_SPLITS})"
+    _note(report.problems, repeated, "photo queries in more than one split", remedy, dataset.ids)
     copies = used.join(photos, left_on="query_id", right_on="id")
     copied = copies.filter(pl.col("digest").is_in(_in_several(copies, "digest").implode()))["query_id"]
     copied = copied.filter(~copied.is_in(repeated.implode()))
-    _note(report.problems, copied, "queries whose photo, byte by byte, is in more than one split", dataset.ids)
+    problem = "queries whose photo, byte by byte, is in more than one split"
+    _note(report.problems, copied, problem, remedy, dataset.ids)
 
 
 def _in_several(used: pl.DataFrame, key: str) -> pl.Series:
@@ -318,7 +332,8 @@ def _check_clicks(dataset: Dataset, report: DatasetReport) -> None:
             trained = split == "train"
             lost = "a click model has nothing to tell apart" if trained else "AUC, for one, is not defined there"
             report.warnings.append(
-                f"{'every' if clicked[0] else 'no'} impression of the {split} days was clicked: {lost}"
+                f"{'every' if clicked[0] else 'no'} impression of the {split} days was clicked: {lost}; "
+                f"look at the column clicked, or build the dataset with longer {split} days ({_SPLITS})"
             )
 
 
@@ -327,17 +342,25 @@ def _check_events(dataset: Dataset, report: DatasetReport) -> None:
     for table in ("searches", "impressions"):
         events = dataset.table(table)
         early = events.join(listed, on="item_id").filter(pl.col("ts") < pl.col("listed_at"))["item_id"]
-        _note(report.warnings, early, f"products with {table} before they were listed", dataset.ids)
+        problem = f"products with {table} before they were listed"
+        remedy = "set their listed_at to when they first could be found, or leave it empty"
+        _note(report.warnings, early, problem, remedy, dataset.ids)
         unset = events.filter(pl.col("ts") < _LONG_AGO)["search_id"]
         problem = f"search_ids of {table} before {_LONG_AGO.year}, as of a clock that was not set"
-        _note(report.warnings, unset, problem, dataset.ids)
+        remedy = "repair their ts, or remove these rows, and build the dataset again"
+        _note(report.warnings, unset, problem, remedy, dataset.ids)
         again = events.filter(events.is_duplicated())["search_id"]
-        _note(report.warnings, again, f"search_ids of {table} with rows that stand there more than once", dataset.ids)
+        problem = f"search_ids of {table} with rows that stand there more than once"
+        remedy = "remove all but one of these rows and build the dataset again"
+        _note(report.warnings, again, problem, remedy, dataset.ids)
         mixed = events.group_by("search_id").agg(pl.col("user_id", "query_id").n_unique())
         mixed_ids = mixed.filter((pl.col("user_id") > 1) | (pl.col("query_id") > 1))["search_id"]
-        _note(report.warnings, mixed_ids, f"search_ids of {table} with more than one user or query", dataset.ids)
+        problem = f"search_ids of {table} with more than one user or query"
+        remedy = "give each search or page a search_id of its own"
+        _note(report.warnings, mixed_ids, problem, remedy, dataset.ids)
     first = [events.group_by("search_id").agg(pl.col("ts").min()) for events in (dataset.searches, dataset.impressions)]
     both = first[0].join(first[1], on="search_id", suffix="_shown")
     skewed = both.filter(pl.col("ts") < pl.col("ts_shown") - _SKEW)["search_id"]
     problem = "search_ids whose items were acted on before they were shown, as of clocks or time zones that differ"
-    _note(report.warnings, skewed, f"{problem}: histories may tell the future", dataset.ids)
+    remedy = "write ts of both tables by one clock, in UTC, and build the dataset again"
+    _note(report.warnings, skewed, f"{problem}, such that histories may tell the future", remedy, dataset.ids)

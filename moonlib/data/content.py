@@ -89,7 +89,7 @@ class Modalities:
         """Tell which rows of the products or queries table have every modality named here.
 
         Returns:
-            bool [rows]. A product always has a rich text, because its category is never missing.
+            bool [rows]. A product has a rich text if it has a title, a category or the value of an attribute.
         """
         have = np.ones(len(table), dtype=bool)
         if self.image:
@@ -97,8 +97,17 @@ class Modalities:
         is_query = "query_id" in table.columns
         if self.text == "title" or (self.text and is_query):
             texts = table["text" if is_query else "title"]
-            have &= (texts.str.strip_chars().str.len_bytes() > 0).fill_null(False).to_numpy()
+            have &= _has_text(texts)
+        elif self.text and "category" in table.columns and table["category"].null_count():
+            values = pl.col("attributes").to_physical().list.eval(pl.element().struct.field("value") != "").list.any()
+            some = table.select(values.fill_null(False)).to_series().to_numpy()
+            have &= _has_text(table["title"]) | _has_text(table["category"]) | some
         return have
+
+
+def _has_text(texts: pl.Series) -> NDArray[np.bool_]:
+    """Tell which texts are there and not blank."""
+    return (texts.str.strip_chars().str.len_bytes() > 0).fill_null(False).to_numpy()
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ def compose(row: Mapping[str, Any], image: bytes | None, modalities: Modalities)
     elif modalities.text:
         words = [row["title"] or ""]
         if modalities.text == "rich":
-            words.append(row["category"].rsplit("/", 1)[-1])
+            words.extend([row["category"].rsplit("/", 1)[-1]] if row["category"] else [])
             words.extend(value for value in (row["attributes"] or {}).values() if value)
     text = " ".join(words).strip() or None
     if not modalities.image or image is None:

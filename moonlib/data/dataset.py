@@ -16,7 +16,7 @@ from moonlib.artifacts.layout import IDS
 from moonlib.artifacts.reading import Unreadable, read_array, read_mapping
 from moonlib.data.ids import Family, IdMap, ShopIds, read_part
 from moonlib.data.shards import CHECKSUM, FORMATS, OFFSETS, SAMPLE_TABLES
-from moonlib.data.splits import Splits
+from moonlib.data.splits import Splits, crossing
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
 from moonlib.system.disk import is_panic
@@ -75,14 +75,14 @@ class Dataset:
             self._text_ids: dict[Family, int] = {
                 family: about["count"] for family, about in described.get("ids", {}).items()
             }
-            self.splits = Splits.from_json(described["splits"])
+            self.splits = Splits.from_json(described["splits"]).with_sessions(self._sessions)
         except (Damaged, Unreadable):
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} was not written by moonlib ({error!r}); build the dataset again") from error
         if written not in FORMATS:
-            reads = ", ".join(map(str, FORMATS))
-            raise ValueError(f"{file}: this moonlib reads formats {reads}, not {written}; build the dataset again")
+            known = " and ".join(map(str, FORMATS))
+            raise ValueError(f"{file}: this moonlib reads formats {known}, not {written}; build the dataset again")
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return a table as it was written; its columns stay mapped from the shards.
@@ -140,6 +140,14 @@ class Dataset:
         more = Dataset(self.directory)
         more._more = queries.to_arrow(compat_level=pl.CompatLevel.oldest())
         return more
+
+    @cached_property
+    def sessions(self) -> pl.DataFrame:
+        """The sessions that go on from one split into the next, see `moonlib.data.splits.crossing`; mostly none."""
+        return crossing(self.splits, [self.table(name, ("search_id", "ts")) for name in ("searches", "impressions")])
+
+    def _sessions(self) -> pl.DataFrame:
+        return self.sessions
 
     @cached_property
     def products(self) -> pl.DataFrame:

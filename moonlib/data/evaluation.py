@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import polars as pl
@@ -10,12 +12,14 @@ import torch
 from moonlib.data.dataset import Dataset
 from moonlib.data.splits import Split
 
+log = logging.getLogger(__name__)
+
 SearchTask = Literal["image_search", "text_search"]
 EVALUATED: tuple[Split, ...] = ("valid", "test")
 
 
 def evaluation_searches(dataset: Dataset, split: Split, task: SearchTask | None = None) -> pl.DataFrame:
-    """The searches that recall is measured on: those of the split's days that ended in an order.
+    """The searches that recall is measured on: those of the split's days that had a query and ended in an order.
 
     Args:
         dataset: any dataset.
@@ -35,6 +39,15 @@ def evaluation_searches(dataset: Dataset, split: Split, task: SearchTask | None 
         .unique(["search_id", "spu_id"], keep="first", maintain_order=True)
         .select("search_id", "user_id", "query_id", "item_id", "spu_id", "ts")
     )
+
+
+def log_orders_without_query(dataset: Dataset, splits: Sequence[Split] = EVALUATED) -> None:
+    """Say how many orders of these splits recall is not measured on, because nothing was asked."""
+    for split in splits:
+        orders = dataset.splits.select(dataset.searches, split).filter(pl.col("action") == "order")
+        if unasked := orders["query_id"].null_count():
+            count = f"{unasked:,} of {len(orders):,}"
+            log.info(f"orders of the {split} days without a query, which recall leaves out: {count}")
 
 
 def microseconds(column: pl.Series) -> torch.Tensor:

@@ -55,7 +55,7 @@ from moonlib.system.workers import worker_pool
 log = logging.getLogger(__name__)
 
 FORMATS = (1, 2)
-"""Versions of this layout that are read; see `format_of`."""
+"""The versions of this layout: what a version of moonlib that knows the first alone would misread is of the second."""
 
 EVENT_TABLES = ("users", "searches", "impressions")
 OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
@@ -79,8 +79,13 @@ _IMAGES_PER_TASK = 64
 
 
 def format_of(tables: Tables) -> int:
-    """Version of the layout that tables need: 2 where an earlier moonlib, which reads 1, would misread them."""
-    return 2 if tables.ids else 1
+    """Version of the layout that tables need: 2 where an earlier moonlib, which reads 1, would misread them.
+
+    Of the second are ids that are text, and nulls where the first has none: a product without a category, an event
+    without a query.
+    """
+    gaps = (("products", "category"), ("searches", "query_id"), ("impressions", "query_id"))
+    return 2 if tables.ids or any(tables[table][column].null_count() for table, column in gaps) else 1
 
 
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:

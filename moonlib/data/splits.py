@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -13,6 +14,8 @@ Split = Literal["behaviour", "train", "valid", "test"]
 
 FRACTIONS = {"behaviour": 0.6, "train": 0.267, "valid": 0.033, "test": 0.1}
 """The default share of the events' time range that each split covers, in this order."""
+
+MOMENTS = ("behaviour_until", "train_until", "valid_until", "test_until")
 
 _READER = {"searches": "posttrain", "impressions": "application"}
 """Name, in the shipped recipes, of the stage that needs a table."""
@@ -33,6 +36,16 @@ class Splits:
 
     Tokenizers and encoders see products listed before ``train_until``; a product listed later is *new*.
 
+    A session that goes on across one of the moments, say midnight, belongs to one split as a whole: events of a
+    ``search_id`` go by the first of them. That needs all events: a dataset's splits know them, see `with_sessions`.
+
+    Attributes:
+        behaviour_until: end of behaviour.
+        train_until: end of training.
+        valid_until: end of validation.
+        test_until: end of test.
+        sessions: returns the sessions that go on across a moment, see `crossing`; None where nothing is known of them.
+
     Example:
         >>> day = [datetime(2025, 1, d, tzinfo=UTC) for d in (1, 7, 8, 10)]
         >>> Splits(*day).window("valid")[1].day
@@ -43,18 +56,19 @@ class Splits:
     train_until: datetime
     valid_until: datetime
     test_until: datetime
+    sessions: Callable[[], pl.DataFrame] | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         previous: datetime | None = None
-        for f in fields(self):
-            moment: datetime = getattr(self, f.name)
+        for name in MOMENTS:
+            moment: datetime = getattr(self, name)
             if moment.tzinfo is None:
-                raise ValueError(f"splits: {f.name}: {moment.isoformat()} has no time zone; add one, such as +00:00")
+                raise ValueError(f"splits: {name}: {moment.isoformat()} has no time zone; add one, such as +00:00")
             moment = moment.astimezone(UTC)
             if previous is not None and moment < previous:
-                order = " <= ".join(f.name for f in fields(self))
-                raise ValueError(f"splits: {f.name}: {moment.isoformat()} is too early; expected {order}")
-            object.__setattr__(self, f.name, moment)
+                order = " <= ".join(MOMENTS)
+                raise ValueError(f"splits: {name}: {moment.isoformat()} is too early; expected {order}")
+            object.__setattr__(self, name, moment)
             previous = moment
 
     @classmethod
@@ -81,11 +95,21 @@ class Splits:
     @classmethod
     def from_json(cls, moments: dict[str, str]) -> Splits:
         """Read what `to_json` wrote."""
-        return cls(**{name: datetime.fromisoformat(moment) for name, moment in moments.items()})
+        if unknown := [name for name in moments if name not in MOMENTS]:
+            raise ValueError(f"splits: no moment {unknown[0]!r}; they are {', '.join(MOMENTS)}")
+        return cls(*(datetime.fromisoformat(moments[name]) for name in MOMENTS))
 
     def to_json(self) -> dict[str, str]:
         """Return the four moments as ISO 8601 text."""
-        return {f.name: getattr(self, f.name).isoformat() for f in fields(self)}
+        return {name: getattr(self, name).isoformat() for name in MOMENTS}
+
+    def with_sessions(self, sessions: Callable[[], pl.DataFrame]) -> Splits:
+        """The same splits, which know the sessions that cross them.
+
+        Args:
+            sessions: called when events are selected; returns what `crossing` does.
+        """
+        return replace(self, sessions=sessions)
 
     def window(self, split: Split) -> tuple[datetime | None, datetime]:
         """Return a split's start (None: no bound) and end."""
@@ -99,8 +123,22 @@ class Splits:
     def select(self, events: pl.DataFrame, split: Split) -> pl.DataFrame:
         """Return the events of a split, in their order; there may be none."""
         start, end = self.window(split)
-        inside = pl.col("ts") < end
-        return events.filter(inside if start is None else inside & (pl.col("ts") >= start))
+        inside = pl.col("ts") < end if start is None else (pl.col("ts") < end) & (pl.col("ts") >= start)
+        chosen = events.select(inside).to_series()
+        if self.sessions is not None and "search_id" in events.columns and (crossing := self.sessions()).height:
+            rows = events.select(self._may_be_late(crossing).arg_true()).to_series()
+            begun = events.select("search_id", "ts")[rows].join(crossing, "search_id", "left", maintain_order="left")
+            begun = begun.select(ts=pl.coalesce(pl.col("began").cast(events.schema["ts"]), "ts"))
+            chosen = chosen.scatter(rows, begun.select(inside).to_series())
+        return events.filter(chosen)
+
+    def _may_be_late(self, crossing: pl.DataFrame) -> pl.Expr:
+        """Whether an event is so soon after a moment that it may be of a session from before."""
+        late = pl.lit(False)
+        for moment in {getattr(self, name) for name in MOMENTS}:
+            ended = crossing.filter(pl.col("began") < moment)["ended"].max()
+            late |= pl.col("ts").is_between(moment, ended) if ended is not None else pl.lit(False)
+        return late
 
     def known(self, products: pl.DataFrame) -> pl.DataFrame:
         """Return the products that training may see: those listed before ``train_until``."""
@@ -132,6 +170,36 @@ class Splits:
                 "(--splits BEHAVIOUR TRAIN VALID TEST)"
             )
         return chosen
+
+
+def crossing(splits: Splits, tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Find the sessions that have events before and after one of the moments.
+
+    Args:
+        splits: the moments.
+        tables: searches and impressions, columns search_id and ts; a session may have events in both.
+
+    Returns:
+        One row per such session, mostly none: search_id, ``began`` and ``ended``, its first and last ts.
+
+    Example:
+        >>> day = [datetime(2025, 1, d, tzinfo=UTC) for d in (1, 7, 8, 10)]
+        >>> ts = [datetime(2025, 1, 6, 23, tzinfo=UTC), datetime(2025, 1, 7, 1, tzinfo=UTC)]
+        >>> crossing(Splits(*day), [pl.DataFrame({"search_id": [5, 5], "ts": ts})])["search_id"].to_list()
+        [5]
+    """
+    tables = [table.select("search_id", "ts") for table in tables]
+    moments = [getattr(splits, name) for name in MOMENTS]
+    passed = pl.sum_horizontal((pl.col("ts") >= moment).cast(pl.UInt8) for moment in moments).alias("passed")
+    # Of rows that follow each other and are alike, such as those of a page, one is enough: hashing is what costs.
+    another = (pl.col("search_id") != pl.col("search_id").shift()) | (pl.col("passed") != pl.col("passed").shift())
+    parts = [table.select("search_id", passed).filter(another.fill_null(True)) for table in tables]
+    spans = pl.concat(parts).group_by("search_id").agg(low=pl.col("passed").min(), high=pl.col("passed").max())
+    found = spans.filter(pl.col("low") < pl.col("high"))["search_id"]
+    tables = tables if found.len() else [table.clear() for table in tables]
+    rows = pl.concat([table.filter(pl.col("search_id").is_in(found.implode())) for table in tables])
+    ends = rows.group_by("search_id").agg(began=pl.col("ts").min(), ended=pl.col("ts").max())
+    return ends.sort("search_id")
 
 
 def _after(moment: datetime) -> datetime:

@@ -44,7 +44,7 @@ def doubts(frame: pl.DataFrame, table: str) -> list[str]:
     """
     named = [column for column in frame.columns if column not in SCHEMAS[table].names or frame[column].count()]
     lines = [
-        f"{table}: no value in column {column!r}; did you mean {near!r}?"
+        f"{table}: no value in column {column!r}; did you mean {near!r}? If so, rename it"
         for column, near in near_misses(named, table).items()
         if frame.height
     ]
@@ -58,7 +58,10 @@ def doubts(frame: pl.DataFrame, table: str) -> list[str]:
         counts = frame[column].drop_nulls().value_counts(sort=True)
         if counts.height and counts["count"][0] >= max(SHARED_ROWS, SHARED * frame[column].count()):
             text, rows = counts.row(0)
-            lines.append(f"{table}: column {column!r}: {rows:,} rows have the same text, {_short(text)}")
+            lines.append(
+                f"{table}: column {column!r}: {rows:,} rows have the same text, {_short(text)}; "
+                "give each its own, or leave the field empty"
+            )
     return lines
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import polars as pl
 import pyarrow as pa
 
 from moonlib.data.casts import cast_column, own_column, refuse_row
+from moonlib.data.defaults import BEFORE_EVERYTHING, with_spus
 from moonlib.data.ids import FAMILIES, ShopIds
 from moonlib.data.numbering import IdColumn, are_text, number_ids
 
@@ -21,10 +22,12 @@ _TIME = pa.timestamp("us", "UTC")
 _BOX = pa.list_(pa.float32())
 
 
-def _schema(required: Mapping[str, pa.DataType], optional: Mapping[str, pa.DataType]) -> pa.Schema:
-    """Make a schema whose required columns hold no nulls."""
-    columns = [pa.field(name, kind, nullable=False) for name, kind in required.items()]
-    return pa.schema(columns + [pa.field(name, kind) for name, kind in optional.items()])
+def _schema(
+    first: Mapping[str, pa.DataType], then: Mapping[str, pa.DataType], may_be_absent: Iterable[str] = ()
+) -> pa.Schema:
+    """Make a schema of columns that hold no nulls, but for those that may be absent, and of optional ones."""
+    columns = [pa.field(name, kind, nullable=name in may_be_absent) for name, kind in first.items()]
+    return pa.schema(columns + [pa.field(name, kind) for name, kind in then.items()])
 
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -39,6 +42,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "image": pa.string(),
             "box": _BOX,
         },
+        ("spu_id", "category", "listed_at"),
     ),
     "queries": _schema({"query_id": pa.int64()}, {"text": pa.string(), "image": pa.string(), "box": _BOX}),
     "users": _schema({"user_id": pa.int64()}, {}),
@@ -52,6 +56,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "ts": _TIME,
         },
         {"region": pa.string()},
+        ("query_id",),
     ),
     "impressions": _schema(
         {
@@ -64,12 +69,16 @@ SCHEMAS: dict[str, pa.Schema] = {
             "ts": _TIME,
         },
         {"propensity": pa.float64(), "bid": pa.float64(), "relevance": pa.float64()},
+        ("query_id",),
     ),
     "histories": _schema({"user_id": pa.int64(), "ts": _TIME, "item_ids": pa.list_(pa.int64())}, {}),
 }
 """One schema per table. Not-nullable columns are required; the others may be missing. Extra columns are kept.
 
-- ``category`` is a path whose levels are joined by ``/``, leaf last.
+- ``category`` is a path whose levels are joined by ``/``, leaf last; null for none.
+- A product without ``spu_id`` is its own SPU, one without ``listed_at`` was listed before everything
+  (`moonlib.data.defaults`): a dataset holds no null there.
+- An event without ``query_id`` had no query: a feed, a home page, a recommendation.
 - ``image`` is the name of an image; ``box`` is [x0, y0, x1, y1] in fractions of its width and height.
 - Times are UTC.
 - ``histories`` is for data sets that publish no events but what each user had done as of some moments: ``item_ids`` are
@@ -86,6 +95,9 @@ SAMPLE_TABLES = ("products", "queries")
 KEYS = {"products": "item_id", "queries": "query_id", "users": "user_id"}
 """The column that names a row of a table once."""
 
+
+ALIASES = {"spu_id": ("spu",), "category": ("categories",), "listed_at": ("listed",), "query_id": ("query",)}
+"""Names that are taken for a misspelling of a column that may be absent, beside those that differ in a few letters."""
 
 _SINGULAR = {
     "products": ("product", "item"),
@@ -135,6 +147,8 @@ class Tables:
 def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     """Cast every table to its schema and check what the schema can't say.
 
+    A product without ``spu_id`` or ``listed_at`` gets its default, see `moonlib.data.defaults`.
+
     Casts never guess: integers may be widened, text is parsed (ISO 8601 times, JSON for ``attributes`` and ``box``,
     decimal integers), times without a zone are UTC, NaN is a missing value. Floats are refused as ids, because a
     float can't hold every int64. In place of ids that are text there are their numbers, and ``ids`` knows both.
@@ -152,6 +166,7 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
             ``histories`` are free), or two histories of one user as of one moment.
     """
     names = {table: (files or {}).get(table, table) for table in SCHEMAS}
+    tables = replace(tables, products=with_spus(tables.products, names["products"]))
     columns = {table: [name for name in SCHEMAS[table].names if name in FAMILIES] for table in SCHEMAS}
     frames, ids = number_ids({table: tables[table] for table in SCHEMAS}, columns, names, tables.ids)
     cast = Tables(**{table: _cast_table(frames[table], table, names[table]) for table in SCHEMAS}, ids=ids)
@@ -240,8 +255,11 @@ def near_misses(columns: Iterable[str], table: str) -> dict[str, str]:
                     own.setdefault(plain.removeprefix(prefix), column)
     found = {}
     for name in SCHEMAS[table].names:
-        if name not in columns and (close := difflib.get_close_matches(name, own, n=1, cutoff=0.8)):
-            found[name] = own[close[0]]
+        if name not in columns:
+            close = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+            close += [alias for alias in ALIASES.get(name, ()) if alias in own]
+            if close:
+                found[name] = own[close[0]]
     return found
 
 
@@ -385,13 +403,16 @@ def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
         column, dtype = schema_field.name, target[schema_field.name]
         if column in frame.columns:
             series = cast_column(frame[column], dtype, name)
+            if column == "listed_at":
+                series = series.fill_null(BEFORE_EVERYTHING)
             if not schema_field.nullable:
                 refuse_row(
                     frame, name, column, series.is_null(), "is missing; this column must have a value in every row"
                 )
             columns.append(series)
         elif schema_field.nullable:
-            columns.append(pl.Series(column, [None] * frame.height, dtype=dtype))
+            absent = BEFORE_EVERYTHING if column == "listed_at" else None
+            columns.append(pl.Series(column, [absent], dtype=dtype).new_from_index(0, frame.height))
         else:
             raise ValueError(missing_column(frame.columns, table, column, name))
     own = [own_column(frame[column], table in SAMPLE_TABLES, name) for column in frame.columns if column not in target]

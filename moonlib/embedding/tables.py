@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 
 from moonlib.data import table_files
 from moonlib.data.build import ImageFolder
+from moonlib.data.categories import with_levels
 from moonlib.data.content import Modalities
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
 from moonlib.data.tables import KEYS, cast_key, cast_part, missing_column, number_keys, refuse_near_misses
 from moonlib.system.disk import rename, unfinished, writing
+
+log = logging.getLogger(__name__)
 
 
 class TableReader:
@@ -53,7 +57,7 @@ class TableReader:
         if KEYS[table] not in (names := table_files.header(path)):
             raise ValueError(missing_column(names, table, KEYS[table], str(path)))
         refuse_near_misses(names, table, str(path), self.columns)
-        named, starts = 0, [0]
+        named, without, starts = 0, 0, [0]
         keys = list[pl.Series]()
         partial = unfinished(copy)
         writer: pa.ipc.RecordBatchFileWriter | None = None
@@ -63,11 +67,9 @@ class TableReader:
                     continue
                 keys.append(cast_key(frame, table, str(path), starts[-1]))
                 part = cast_part(frame, table, self.columns[1:], str(path), starts[-1])
-                if "category" in self.columns and part["category"].null_count():
-                    row = starts[-1] + int(part["category"].is_null().arg_max() or 0) + 1
-                    raise ValueError(
-                        f"{path}: row {row}, column 'category': is missing, and the run's modalities read it"
-                    )
+                if "category" in self.columns:
+                    without += part["category"].null_count()
+                    part = part.with_columns(with_levels(pl.col("category")))
                 if "image" in self.columns:
                     named += part["image"].count()
                 batch = part.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -82,6 +84,8 @@ class TableReader:
             raise ValueError(f"{path}: no rows; there is nothing to represent")
         if named and images is None:
             raise ValueError(f"{path} names {named} images, but no image folder was given (--images DIR)")
+        if without:
+            log.warning(f"{path}: rows without category: {without:,} of {starts[-1]:,}; the run's modalities read it")
         ids, self.shop_ids = number_keys(keys, str(path))
         """The shop's ids, where they are text."""
         self.ids: NDArray[np.int64] = ids.to_numpy()
@@ -92,8 +96,8 @@ class TableReader:
         twice = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         if len(twice):
             row = int(self._order[twice[0] + 1]) + 1
-            named = self._named(self._sorted[twice[0]])
-            raise ValueError(f"{path}: row {row}, column {KEYS[table]!r}: {named!r} appears a second time")
+            again = self._named(self._sorted[twice[0]])
+            raise ValueError(f"{path}: row {row}, column {KEYS[table]!r}: {again!r} appears a second time")
         rename(partial, copy)
         self._starts = np.array(starts)
         self._file: pa.ipc.RecordBatchFileReader | None = None

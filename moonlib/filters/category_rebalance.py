@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -10,6 +11,8 @@ import polars as pl
 from moonlib.data.ids import Ids
 from moonlib.data.tables import Tables
 from moonlib.filters.filter import Encoded, Filter, Filtered, without_searches
+
+log = logging.getLogger(__name__)
 
 
 class CategoryRebalance(Filter):
@@ -24,6 +27,7 @@ class CategoryRebalance(Filter):
     that makes a hundredth of the impressions, a thousand pairs would be left of millions. With a ``max_ratio`` above 1
     a scarce category keeps all it has, and the others are cut only as far as they exceed the bound. Either way the
     pairs come no farther (in total variation) from what is shown. A category that was never shown keeps no pair.
+    Pairs of a product without a category, and events without a query, all stay and do not count.
 
     The draw is a function of ``seed`` and of which pairs there are, not of the order of the rows; the events of a pair
     stay or go together.
@@ -60,12 +64,16 @@ class CategoryRebalance(Filter):
         categories = tables.products.select("item_id", category)
         pairs = (
             tables.searches.select("query_id", "item_id")
+            .drop_nulls("query_id")
             .unique()
             .sort("query_id", "item_id")
             .join(categories, on="item_id", how="left", maintain_order="left")
+            .drop_nulls("category")
         )
         if pairs.is_empty():
-            return without_searches(tables, pl.Series([], dtype=pl.String))
+            if tables.searches.height:
+                log.warning("category_rebalance: no query led to a product that has a category: nothing is removed")
+            return without_searches(tables, pl.Series([None] * tables.searches.height, dtype=pl.String))
         shown = (
             tables.impressions.select("item_id").join(categories, on="item_id").group_by("category").len("impressions")
         )

@@ -59,6 +59,7 @@ class SimilarityDedup(Filter):
         # In order of the items, their vectors are read from disk one after the other.
         pairs = (
             tables.searches.select("item_id", "query_id")
+            .drop_nulls("query_id")
             .unique()
             .sort("item_id", "query_id")
             .join(tables.products.select("item_id", "spu_id"), on="item_id", how="left", maintain_order="left")

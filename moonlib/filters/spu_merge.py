@@ -30,10 +30,12 @@ class SpuMerge(Filter):
             tables.products.select("item_id", "spu_id"), on="item_id", how="left", maintain_order="left"
         )
         latest = (
-            events.sort("ts", "item_id")
+            events.drop_nulls("query_id")
+            .sort("ts", "item_id")
             .unique(["query_id", "spu_id"], keep="last")
             .select("query_id", "item_id", stays=True)
         )
         events = events.join(latest, on=["query_id", "item_id"], how="left", maintain_order="left")
-        why = pl.when(pl.col("stays").is_null()).then(pl.lit("the query led to another item of the SPU later"))
+        later = pl.col("stays").is_null() & pl.col("query_id").is_not_null()
+        why = pl.when(later).then(pl.lit("the query led to another item of the SPU later"))
         return without_searches(tables, events.select(why.alias("why")).to_series())

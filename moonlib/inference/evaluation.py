@@ -123,7 +123,9 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
             metrics = module.retrieval(context)
             left_out |= {beside(key, prefix): why for key, why in undefined.noted(context.directory).items()}
         if not metrics:
-            raise ValueError(f"{dataset.directory} has no search of validation or test days that ended in an order")
+            raise ValueError(
+                f"{dataset.directory} has no search of validation or test days that had a query and ended in an order"
+            )
         results |= {beside(key, prefix): value for key, value in metrics.items()}
     found = Evaluation(
         run=source.directory,

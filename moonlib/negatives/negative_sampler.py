@@ -29,7 +29,7 @@ class Candidates:
         representations: float [N, D], not normalised.
         item_id: int64 [N].
         spu_id: int64 [N].
-        category: int64 [N], codes of the leaf category.
+        category: int64 [N], codes of the category; -1 for none.
         own: how many of the first entries this process has encoded for this batch; only these carry a gradient to its
             weights. None: all of them.
     """

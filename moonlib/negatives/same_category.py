@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,12 +11,15 @@ from moonlib.negatives.draw import draw_distinct
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.pairs.pairs import Pairs
 
+log = logging.getLogger(__name__)
+
 
 class SameCategory(NegativeSampler):
     """Asks for k other items of the leaf category of each pair's item: hard to tell from it, yet not what was wanted.
 
     They are drawn uniformly and without repetition from the items of the category that are no SKU of a known positive's
-    SPU; the pair's own item is such a positive. Where there are k of those, k are proposed, otherwise all there are.
+    SPU; the pair's own item is such a positive. Where there are k of those, k are proposed, otherwise all there are;
+    for an item without a category, none.
 
     Args:
         k: items per pair.
@@ -39,6 +44,9 @@ class SameCategory(NegativeSampler):
         # A number for each SPU in each category: both are stretches of the sorted items.
         key = data.catalogue.category * self._spus + self._spu
         order = np.argsort(key, kind="stable")
+        order = order[data.catalogue.category[order] >= 0]
+        if not len(order):
+            log.warning("same_category: no product has a category: nothing to propose")
         self._keys, self._items = key[order], data.catalogue.item_id[order]
 
     def propose(self, pairs: Pairs, step: int, rng: np.random.Generator) -> NDArray[np.int64]:

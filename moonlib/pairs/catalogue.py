@@ -17,7 +17,7 @@ class Catalogue:
     Attributes:
         item_id: int64 [n], ascending.
         spu_id: int64 [n].
-        category: int64 [n], codes of the category paths in alphabetical order.
+        category: int64 [n], codes of the category paths in alphabetical order; -1 for none.
     """
 
     item_id: Ids
@@ -27,7 +27,7 @@ class Catalogue:
     @classmethod
     def of(cls, products: pl.DataFrame) -> Catalogue:
         """Take the catalogue from the products table."""
-        codes = pl.col("category").rank("dense").cast(pl.Int64) - 1
+        codes = (pl.col("category").rank("dense").cast(pl.Int64) - 1).fill_null(-1)
         products = products.select("item_id", "spu_id", codes).sort("item_id")
         return cls(*(products[name].to_numpy() for name in ("item_id", "spu_id", "category")))
 

@@ -53,7 +53,7 @@ def search_pairs(
     """Pair every query with every item it led to, once each, in order of (query_id, item_id).
 
     Args:
-        searches: rows to learn from, columns as in `moonlib.data.tables`.
+        searches: rows to learn from, columns as in `moonlib.data.tables`; those without a query make no pair.
         actions: which actions make a pair. Only these count as positives too.
         max_positives: upper bound of K. A query that led to more items keeps, beside the pair's own item, the most
             recent; a batch may then contrast it with an older one.
@@ -62,7 +62,7 @@ def search_pairs(
         The pairs; none where no search has one of the actions.
     """
     events = (
-        searches.filter(pl.col("action").is_in(list(actions)))
+        searches.filter(pl.col("action").is_in(list(actions)), pl.col("query_id").is_not_null())
         .group_by("query_id", "item_id")
         .agg(pl.col("ts").max())
         .sort("query_id", "item_id")

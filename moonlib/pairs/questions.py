@@ -71,11 +71,14 @@ def answerable(products: pl.DataFrame, kinds: Sequence[QuestionKind], own: Mappi
     image = products["image"].is_not_null()
     values = pl.col("attributes").to_physical().list.eval(pl.element().struct.field("value"))
     some = products.select(values.list.drop_nulls().list.len().fill_null(0) > 0).to_series()
+    category = products["category"].is_not_null()
     rows = {
         "describe": some & image,
         "attributes": some,
         "attribute": some,
         "title": title & image,
+        "subject": category,
+        "category": category,
         "own": products["item_id"].is_in(pl.Series(list(own), dtype=pl.Int64).implode()),
     }
     everywhere = title | image
@@ -120,7 +123,7 @@ def ask(
 
 
 ANSWERS: dict[QuestionKind, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
-    "describe": lambda row, attributes: ", ".join([_leaf(row), *attributes.values()]),
+    "describe": lambda row, attributes: ", ".join([*([_leaf(row)] if row["category"] else []), *attributes.values()]),
     "attributes": lambda row, attributes: "; ".join(f"{key}: {value}" for key, value in attributes.items()),
     "title": lambda row, attributes: row["title"].strip(),
     "subject": lambda row, attributes: _leaf(row),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Literal
 
@@ -18,6 +19,8 @@ from moonlib.pairs.pair_source import PairContext, PairSource
 from moonlib.pairs.pairs import Pairs, search_pairs
 from moonlib.representations.store import Representations
 from moonlib.system.disk import replacing
+
+log = logging.getLogger(__name__)
 
 Action = Literal["click", "cart", "order"]
 
@@ -52,6 +55,7 @@ class SearchPairs(PairSource):
         searches = dataset.splits.check(dataset.searches, "behaviour", "searches")
         if self.until == "train":
             searches = pl.concat([searches, dataset.splits.select(dataset.searches, "train")])
+        searches = with_query(searches)
         pairs = search_pairs(searches, actions=self.actions)
         if self.filters:
             left = self.filtered(context, searches.filter(pl.col("action").is_in(self.actions)))
@@ -89,6 +93,23 @@ class SearchPairs(PairSource):
         pairs = search_pairs(searches, actions=self.actions)
         items = searches["item_id"].unique().sort().to_numpy()
         return Encoded(*context.represent(pairs, items, "filters"))
+
+
+def with_query(searches: pl.DataFrame) -> pl.DataFrame:
+    """Leave out the events that had no query, and say how many there are.
+
+    Raises:
+        ValueError: none had one.
+    """
+    asked = searches.drop_nulls("query_id")
+    if asked.is_empty() and len(searches):
+        raise ValueError(
+            f"none of the {len(searches):,} searches to learn from has a query_id, and pairs are made of a query and "
+            "what it led to: leave the stage out (--stages.posttrain null), or build the dataset with queries"
+        )
+    if left := len(searches) - len(asked):
+        log.info(f"searches without a query, which make no pair: {left:,} of {len(searches):,}")
+    return asked
 
 
 def training_tables(context: PairContext, searches: pl.DataFrame) -> Tables:

@@ -72,8 +72,8 @@ def spherical_kmeans(vectors: NDArray[np.float32], clusters: int, seed: int = 0)
 class Clusters(Probe):
     """Normalised mutual information of k-means clusters and categories, with as many clusters as there are categories.
 
-    All products listed by the end of the split take part, or a fixed random sample of them; those without a
-    representation form a cluster of their own.
+    All products that have a category and were listed by the end of the split take part, or a fixed random sample of
+    them; those without a representation form a cluster of their own. Data without categories has no such agreement.
 
     Args:
         sample: how many products are clustered at most.
@@ -86,10 +86,12 @@ class Clusters(Probe):
         """Return ``cluster_nmi``."""
         _, end = represented.dataset.splits.window(represented.split)
         listed = represented.dataset.table("products", ("item_id", "category", "listed_at"))
-        listed = listed.filter(pl.col("listed_at") < end)
+        listed = listed.filter(pl.col("listed_at") < end, pl.col("category").is_not_null())
+        if listed.is_empty():
+            return {}
         if len(listed) > self.sample:
             listed = listed.sample(self.sample, seed=0)
-        category = listed["category"].cast(pl.String).fill_null("").rank("dense").to_numpy().astype(np.int64)
+        category = listed["category"].cast(pl.String).rank("dense").to_numpy().astype(np.int64)
         vectors = unit(represented.products.gather(listed["item_id"].to_numpy()))
         known = vectors.any(axis=1)
         cluster = np.full(len(listed), -1)

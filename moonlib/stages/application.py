@@ -135,9 +135,10 @@ class ClickModel(nn.Module):
     def behaviours(self, batch: ImpressionBatch) -> BehaviourBatch:
         """Embed the ids of a batch."""
         query_id, query_ids = (
-            batch.price.new_zeros(*rows.shape, 0) if self.query is None else self.query(rows)
+            batch.price.new_zeros(*rows.shape, 0) if self.query is None else self.query(rows.clamp(min=0))
             for rows in (batch.query, batch.query_history)
         )
+        query_id = query_id.masked_fill((batch.query < 0).unsqueeze(1), 0)
         return BehaviourBatch(
             target_id=self.item(batch.target),
             target=batch.target_vector,

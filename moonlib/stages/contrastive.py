@@ -202,13 +202,14 @@ class Contrastive(Stage):
         if self.context.position.epoch == self.context.position.batch == 0:
             self.refresh([sampler for sampler in self.samplers if sampler.refresh_every], 0)
         tasks = [Task.parse(task) for task in data.tasks]
+        rich = any("rich" in (task.query.text, task.item.text) for task in tasks)
         planner = BatchPlanner(
             pairs,
             data.tasks,
             serviceable(
                 pairs,
                 tasks,
-                dataset.table("products", ("item_id", "title", "image")),
+                dataset.table("products", ("item_id", "title", "image", *(("category", "attributes") if rich else ()))),
                 dataset.table("queries", ("query_id", "text", "image")),
             ),
             data.batch_size,

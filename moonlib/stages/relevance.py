@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -44,6 +45,8 @@ from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import row_loader, train
 from moonlib.system.disk import writing
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -338,7 +341,11 @@ def judged_impressions(dataset: Dataset, split: Split) -> pl.DataFrame:
         split: which days.
 
     Returns:
-        search_id, user_id, query_id, item_id, relevance float64; possibly no row.
+        search_id, user_id, query_id, item_id, relevance float64; possibly no row. A label without a query judges
+        nothing; how many there are is logged.
     """
     judged = dataset.impressions.filter(pl.col("relevance").is_not_null())
+    if unasked := judged["query_id"].null_count():
+        log.info(f"impressions with a relevance label and without a query, which are left out: {unasked:,}")
+        judged = judged.drop_nulls("query_id")
     return dataset.splits.select(judged, split).select("search_id", "user_id", "query_id", "item_id", "relevance")

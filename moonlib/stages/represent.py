@@ -17,7 +17,13 @@ from torchmetrics import Metric
 from moonlib.artifacts.layout import QUARANTINE, SEARCHES
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
-from moonlib.data.evaluation import EVALUATED, SearchTask, evaluation_searches, microseconds
+from moonlib.data.evaluation import (
+    EVALUATED,
+    SearchTask,
+    evaluation_searches,
+    log_orders_without_query,
+    microseconds,
+)
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.data.segments import SEGMENTS, product_segments, segment_label
@@ -141,6 +147,8 @@ class Represent(Stage):
     def retrieval(self, context: StageContext) -> dict[str, float]:
         """Represent the products, and the searches of validation and test days, and measure recall."""
         dataset, directory = context.dataset, context.directory
+        if self.of == "encoder":  # and not once more for each reference
+            log_orders_without_query(dataset)
         if self.of == "oracle":
             products, queries = oracle_representations(dataset)
             return self.evaluate(context, products, {"image_search": queries, "text_search": queries})
@@ -312,7 +320,7 @@ def measured_queries(dataset: Dataset) -> NDArray[np.int64]:
     splits: tuple[Split, ...] = ("train", *EVALUATED)
     shown = [dataset.splits.select(dataset.impressions, split)["query_id"] for split in splits]
     ordered = [evaluation_searches(dataset, split)["query_id"] for split in EVALUATED]
-    return pl.concat([*shown, *ordered]).unique().sort().to_numpy()
+    return pl.concat([*shown, *ordered]).drop_nulls().unique().sort().to_numpy()
 
 
 def chance_representations(ids: NDArray[np.int64], directory: Path, name: str, seed: int) -> Representations:

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 from moonlib.artifacts.layout import SEARCHES
 from moonlib.clicks.histories import Histories
 from moonlib.data.dataset import Dataset
+from moonlib.data.evaluation import log_orders_without_query
 from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
 from moonlib.data.splits import Split
 from moonlib.metrics.key import MetricKey
@@ -361,11 +362,13 @@ class Retrieval(Stage):
         if not context.trainer.is_global_zero:
             return {}
         dataset = context.dataset
+        if (self.representation, self.reads) == ("learned", "query+user"):  # and not once more for each reference
+            log_orders_without_query(dataset)
         searches = {split: ordered_searches(dataset, split) for split in EVALUATED}
         if searches["test"].is_empty():
             raise ValueError(
-                "no search of the test days ended in an order, and the retrieval stage looks for what was ordered: "
-                "leave it out (--stages.retrieval null)"
+                "no search with a query on the test days ended in an order, and the retrieval stage looks for what was "
+                "ordered: leave it out (--stages.retrieval null)"
             )
         self.gallery = Gallery.of(dataset)
         size = len(self.gallery.item_id)

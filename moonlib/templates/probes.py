@@ -27,7 +27,8 @@ class Template(Probe):
     def __call__(self, represented: Represented) -> dict[str, float]:
         """Return ``same_category@k``."""
         _, end = represented.dataset.splits.window(represented.split)
-        listed = represented.dataset.products.filter(represented.dataset.products["listed_at"] < end)
+        listed = represented.dataset.products.drop_nulls("category")  # a product may be of none
+        listed = listed.filter(listed["listed_at"] < end)
         rows = represented.products.rows(listed["item_id"].to_numpy())
         listed, rows = listed.filter(rows >= 0), rows[rows >= 0]
         vectors = F.normalize(torch.from_numpy(np.array(represented.products.vectors[rows])).float(), dim=1)

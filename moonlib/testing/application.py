@@ -11,12 +11,14 @@ from torch import Tensor
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.predictors.predictor import Predictor
-from moonlib.testing.examples import example_behaviours
+from moonlib.testing.examples import example_behaviours, without_queries
 from moonlib.testing.promises import check_gradients, check_half_precision, check_restored, close, require
 
 
 def check_adapter(make: Callable[[], Adapter]) -> None:
-    """Check an adapter: shapes, rows, missing representations, padding, determinism, gradients, dtype, weights.
+    """Check an adapter: shapes, rows, what is missing, padding, determinism, gradients, dtype, weights.
+
+    Missing may be representations, behaviours and the query, as in a feed.
 
     An adapter that is pretrained is asked for gradients of its pretraining.
 
@@ -50,6 +52,7 @@ def check_adapter(make: Callable[[], Adapter]) -> None:
             query_ids=batch.query_ids.masked_fill(~batch.query_mask.unsqueeze(2), junk),
             items=batch.items.masked_fill(~batch.item_known.unsqueeze(2), junk),
             queries=batch.queries.masked_fill(~batch.query_known.unsqueeze(2), junk),
+            query=batch.query.masked_fill(~batch.has_query.unsqueeze(1), junk),
         )
         features = adapter(dirty)
         require(close(rows, features), f"forward: {junk} in padding changes the features")
@@ -57,6 +60,15 @@ def check_adapter(make: Callable[[], Adapter]) -> None:
             features.square().sum().backward()
         if dirty.item_ids.grad is not None:
             require(not dirty.item_ids.grad[~batch.item_mask].any(), "backward: padding has a gradient")
+    feed = without_queries(batch)
+    unasked = adapter(feed)
+    require(bool(unasked.isfinite().all()), "forward: a row without a query is not finite")
+    there = {name: getattr(batch, name) for name in ("query", "query_id", "has_query")}
+    for name, value in there.items():
+        there[name] = torch.cat([value[:4], getattr(feed, name)[4:]])
+    mixed = adapter(replace(batch, **there))
+    expected_rows = torch.cat([rows[:4], unasked[4:]])
+    require(close(mixed, expected_rows), "forward: a row without a query changes when others have one")
     histories = {}
     padded = ("item_ids", "items", "queries", "query_ids", "item_mask", "item_known", "query_known", "query_mask")
     for name in padded:

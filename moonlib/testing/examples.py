@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -90,6 +91,12 @@ def example_behaviours(id_dim: int, dim: int) -> BehaviourBatch:
         query_ids=torch.randn(8, 4, id_dim, generator=rng),
         query_mask=query_mask,
     )
+
+
+def without_queries(batch: BehaviourBatch) -> BehaviourBatch:
+    """Return the batch as if none of its rows had a query: impressions of a feed; past queries stay."""
+    nothing = {name: torch.zeros_like(getattr(batch, name)) for name in ("query", "query_id", "has_query")}
+    return replace(batch, **nothing)
 
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -25,6 +25,7 @@ from moonlib.adapters.simtier import SimTier, histogram, tiers
 from moonlib.adapters.target_attention import ContentInterest, TargetAttention, attend
 from moonlib.adapters.vector import Vector
 from moonlib.testing import check_adapter
+from moonlib.testing.examples import without_queries
 
 ID_DIM, DIM = 3, 5
 
@@ -509,6 +510,27 @@ def test_no_history_at_all(adapter: Adapter) -> None:
     assert features.isfinite().all()
 
 
+@pytest.mark.parametrize("make", [Vector, Similarity, SimTier, TargetAttention, Cube, SATA, SemanticId, IdOnly])
+def test_without_a_query_what_depends_on_it_is_zero_and_nothing_else_changes(make: type[Adapter]) -> None:
+    """As in a feed. What depends on the query is found by asking other queries."""
+    batch = make_batch()
+    torch.manual_seed(0)
+    adapter = make()
+    adapter.setup(ID_DIM, DIM)
+    rows = adapter(batch)
+    asked = torch.zeros(rows.shape[1], dtype=torch.bool)
+    for seed in range(40):
+        other = make_batch(seed=seed)
+        has_query = other.has_query & (torch.arange(len(rows)) % 3 != seed % 3)
+        query = other.query * has_query[:, None]
+        changed = replace(batch, query=query, query_id=other.query_id, has_query=has_query)
+        asked |= (adapter(changed) != rows).any(dim=0)
+    assert asked.any() == (make not in (SATA, IdOnly))
+    feed = adapter(without_queries(batch))
+    assert not feed[:, asked].any()
+    assert torch.equal(feed[:, ~asked], rows[:, ~asked])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -533,3 +555,18 @@ def test_no_history_at_all(adapter: Adapter) -> None:
 def test_bad_arguments_are_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Unmasked(Adapter):
+    """Reads the query whether it is there or not."""
+
+    def setup(self, id_dim: int, dim: int) -> None:
+        self.out_features = dim
+
+    def forward(self, batch: BehaviourBatch) -> Tensor:
+        return batch.query
+
+
+def test_the_check_of_adapters_tries_rows_without_a_query() -> None:
+    with pytest.raises(AssertionError, match=r"forward: 1000\.0 in padding changes the features"):
+        check_adapter(Unmasked)

@@ -174,7 +174,9 @@ def test_a_dangling_id(folder: Path, image_folder: Path, tmp_path: Path) -> None
 
 def test_a_missing_column(folder: Path, image_folder: Path, tmp_path: Path) -> None:
     _products(folder, "spu_id", "spu")
-    _refused("products.csv: column 'spu_id' is missing (it has item_id, spu,", folder, image_folder, tmp_path / "out")
+    _refused("products.csv: no column 'spu_id'; did you mean 'spu'?", folder, image_folder, tmp_path / "out")
+    _products(folder, "item_id", "number")
+    _refused("products.csv: column 'item_id' is missing (it has number, spu", folder, image_folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("near", ["product_title", " title", "Title", "titel", "item-title", "TITLE "])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -13,12 +16,37 @@ from PIL import Image
 
 from moonlib.artifacts.checksums import seal
 from moonlib.cli.data import print_report
+from moonlib.data import check as module
 from moonlib.data.build import ImageFolder
-from moonlib.data.check import DatasetReport, check
+from moonlib.data.check import DatasetReport
 from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables
 from moonlib.testing.data import forget_checksums
+
+REMEDIES = [
+    r"; copy .* again, or remove it and (build it again|run the command that wrote it once more)",
+    r"build (it|the dataset) (once )?(again|with)",
+    r"Set other splits when building the dataset \(--splits",
+    r"leave out --samples",
+    r"move it elsewhere",
+    r"\? If so, rename it",
+    r"; give each (search or page|its own)",
+    r"; a search_id is of one search or page: give each its own",
+    r"; leave the field empty",
+    r"; set their listed_at",
+]
+REMEDY = re.compile("|".join(REMEDIES))
+SPLITS = "(moonlib data build --splits BEHAVIOUR TRAIN VALID TEST)"
+
+
+def check(directory: Path, *args: Any, **options: Any) -> DatasetReport:
+    """Check, and see that each line of the report names a remedy, in whichever test it comes up."""
+    report = module.check(directory, *args, **options)
+    for line in (*report.problems, *report.warnings):
+        assert REMEDY.search(line), line
+    return report
+
 
 Checked = Callable[..., DatasetReport]
 
@@ -37,8 +65,9 @@ def written(tmp_path: Path, shop: Tables, splits: Splits, image_folder: Path) ->
 
 
 OF_ONE_CLASS = [
-    "no impression of the valid days was clicked: AUC, for one, is not defined there",
-    "every impression of the test days was clicked: AUC, for one, is not defined there",
+    f"{what} impression of the {split} days was clicked: AUC, for one, is not defined there; look at the column "
+    f"clicked, or build the dataset with longer {split} days {SPLITS}"
+    for what, split in (("no", "valid"), ("every", "test"))
 ]
 """What is said of `shop`: a single impression is of one class."""
 
@@ -102,19 +131,39 @@ def test_without_events_nothing_is_empty(written: Callable[..., Path], shop: Tab
 def test_a_search_in_two_splits(written: Callable[..., Path], shop: Tables) -> None:
     impressions = shop.impressions.with_columns(search_id=pl.Series([200, 200, 200, 202]))
     report = check(written(impressions=impressions))
-    assert report.problems == ["search_ids in more than one split: 1 (200)"]
-    assert not report.ok
+    (problem,) = report.problems
+    assert problem.startswith("the valid split of impressions is empty"), "the event of that day is of a training day"
+    assert report.splits["impressions"] == {"behaviour": 0, "train": 3, "valid": 0, "test": 1}
+    long = "search_ids whose events are a day or more apart, and all belong to the split of the first: 1 (200); "
+    assert any(line.startswith(long) for line in report.warnings)
+
+
+def test_a_session_across_midnight_is_no_problem(written: Callable[..., Path], shop: Tables, splits: Splits) -> None:
+    """It is shown before midnight and ordered after it: the events of both tables are of the day before."""
+    late = splits.train_until + timedelta(minutes=5)
+    shown = shop.impressions.head(1).with_columns(search_id=pl.lit(7, pl.Int64), ts=pl.lit(late - timedelta(minutes=9)))
+    acted = shop.searches.head(1).with_columns(
+        search_id=pl.lit(7, pl.Int64), ts=pl.lit(late), query_id=pl.lit(20, pl.Int64)
+    )
+    impressions, searches = (pl.concat(pair) for pair in ((shop.impressions, shown), (shop.searches, acted)))
+    report = check(written(impressions=impressions, searches=searches))
+    assert report.ok and not any("a day or more" in line for line in report.warnings)
+    assert report.splits["searches"] == {"behaviour": 1, "train": 1, "valid": 1, "test": 1}
+    assert report.splits["impressions"] == {"behaviour": 0, "train": 3, "valid": 1, "test": 1}
 
 
 def test_a_photo_query_in_two_splits(written: Callable[..., Path], shop: Tables) -> None:
     searches = shop.searches.with_columns(query_id=pl.Series([10, 10, 30]))
-    assert check(written(searches=searches)).problems == ["photo queries in more than one split: 1 (10)"]
+    (problem,) = check(written(searches=searches)).problems
+    assert problem.startswith(
+        "photo queries in more than one split: 1 (10); leave the query_id of their later searches"
+    )
 
 
 def test_the_same_photo_under_two_queries(written: Callable[..., Path], image_folder: Path) -> None:
     (image_folder / "r.jpg").write_bytes((image_folder / "q.jpg").read_bytes())
     problem = "queries whose photo, byte by byte, is in more than one split: 2 (10, 30)"
-    assert check(written()).problems == [problem]
+    assert [line.split(";")[0] for line in check(written()).problems] == [problem]
 
 
 def test_an_empty_split(written: Callable[..., Path], shop: Tables, splits: Splits) -> None:
@@ -134,7 +183,7 @@ def test_a_broken_image_in_a_shard(written: Callable[..., Path]) -> None:
     report = check(directory)
     assert len(report.problems) == 1
     assert report.problems[0].startswith("broken products (not a readable picture")
-    assert report.problems[0].endswith(f": 1 ({index['item_id'][0]})")
+    assert f": 1 ({index['item_id'][0]}); copy the dataset again" in report.problems[0]
 
 
 def test_a_broken_row_spares_the_others(written: Callable[..., Path]) -> None:
@@ -146,7 +195,7 @@ def test_a_broken_row_spares_the_others(written: Callable[..., Path]) -> None:
     tar.write_bytes(data)
     (problem,) = check(directory).problems
     assert problem.startswith("broken queries (")
-    assert problem.endswith(": 1 (20)")
+    assert ": 1 (20); " in problem and problem.count("copy the dataset again") == 1
 
 
 def test_an_index_of_another_shard(written: Callable[..., Path]) -> None:
@@ -156,7 +205,7 @@ def test_an_index_of_another_shard(written: Callable[..., Path]) -> None:
     index.with_columns(query_id=pl.Series([10, 30, 20])).write_ipc(path, compat_level=pl.CompatLevel.oldest())
     problem = check(directory).problems[0]
     assert "queries-000000.tar: query_id 30: the index points at '20.json'" in problem and "build it again" in problem
-    assert problem.endswith(": 2 (20, 30)")
+    assert ": 2 (20, 30); " in problem
 
 
 FILES = [
@@ -209,7 +258,7 @@ def test_a_few_samples_leave_files_uncompared_and_say_so(built: Path) -> None:
     assert report.ok
     (warning,) = (line for line in report.warnings if line not in OF_ONE_CLASS)
     assert warning.startswith("not compared with their checksums: ") and "shards of products and queries" in warning
-    assert "without --samples all files are" in warning
+    assert "leave out --samples to compare all files" in warning
     (problem,) = check(built).problems
     assert f"{shard} is damaged" in problem
 
@@ -264,12 +313,13 @@ def test_warnings(written: Callable[..., Path], shop: Tables, image_folder: Path
     )
     report = check(written(impressions=impressions, searches=searches))
     assert report.ok
-    assert "search_ids of searches after the last split, which are never read: 1 (103)" in report.warnings
-    assert "products with impressions before they were listed: 1 (0)" in report.warnings
-    assert "search_ids of impressions with more than one user or query: 1 (200)" in report.warnings
-    assert any(
-        "query photos that are also a product's image" in line and line.endswith(": 1 (10)") for line in report.warnings
-    )
+    for found in (
+        "search_ids of searches after the last split, which are never read: 1 (103); build the dataset again",
+        "products with impressions before they were listed: 1 (0); set their listed_at",
+        "search_ids of impressions with more than one user or query: 1 (200); give each search",
+        "query photos that are also a product's image, byte by byte, which makes search too easy: 1 (10); leave the",
+    ):
+        assert any(line.startswith(found) for line in report.warnings), found
     assert any(
         line.startswith("images that could not be read when the dataset was built: 1") for line in report.warnings
     )
@@ -303,10 +353,9 @@ def test_the_printed_report(written: Callable[..., Path], shop: Tables, capsys: 
     printed = capsys.readouterr().out
     assert "shop 1" in printed
     assert printed.rstrip().endswith("ok")
-    impressions = shop.impressions.with_columns(search_id=pl.Series([200, 200, 200, 202]))
-    print_report(check(written(impressions=impressions)))
+    print_report(check(written(searches=shop.searches.with_columns(query_id=pl.Series([10, 10, 30])))))
     printed = capsys.readouterr().out
-    assert "problem search_ids in more than one split: 1 (200)" in printed
+    assert "problem photo queries in more than one split: 1 (10)" in printed
     assert printed.rstrip().endswith("problems: 1")
 
 
@@ -322,8 +371,23 @@ def test_what_the_tables_hold_is_printed_and_doubted(
 
 def test_products_without_titles_and_images_are_warned_of(written: Callable[..., Path], shop: Tables) -> None:
     products = shop.products.with_columns(title=pl.lit(None, pl.String), image=pl.lit(None, pl.String))
-    warning = "no product has a title or an image: an encoder has nothing to represent"
-    assert warning in check(written(products=products)).warnings
+    warning = "no product has a title or an image: an encoder has nothing to represent; give products the column title"
+    assert any(line.startswith(warning) for line in check(written(products=products)).warnings)
+
+
+def test_a_table_that_does_not_fit_its_schema(written: Callable[..., Path], shop: Tables) -> None:
+    (problem,) = check(written(searches=shop.searches.with_columns(action=pl.lit("look")))).problems
+    assert "is none of click, cart, order; repair the table and build the dataset again" in problem
+
+
+def test_clocks_and_copies(written: Callable[..., Path], shop: Tables) -> None:
+    long_ago = pl.when(pl.col("search_id") == 100).then(pl.lit(datetime(1980, 1, 1, tzinfo=UTC))).otherwise("ts")
+    searches = shop.searches.with_columns(ts=long_ago, search_id=pl.Series([100, 101, 202]))
+    searches = pl.concat([searches.with_columns(pl.col("ts") - pl.duration(hours=1)), searches.tail(1)])
+    impressions = pl.concat([shop.impressions, shop.impressions.tail(1)])
+    warnings = check(written(searches=searches, impressions=impressions)).warnings
+    for found in ("of searches before 1995", "of impressions with rows that stand there more", "acted on before they"):
+        assert any(found in line for line in warnings), found
 
 
 def test_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

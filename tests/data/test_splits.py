@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moonlib.data.splits import Split, Splits
+from moonlib.data.splits import Split, Splits, crossing
 from moonlib.data.tables import Tables, empty
 
 _START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -83,3 +83,40 @@ def test_an_empty_split_says_what_there_is(shop: Tables, splits: Splits) -> None
     assert "(--splits BEHAVIOUR TRAIN VALID TEST)" in str(error.value)
     with pytest.raises(ValueError, match=r"the dataset has no searches, .*leave it out \(--stages\.posttrain null\)"):
         splits.check(empty("searches"), "behaviour", "searches")
+
+
+events_of_sessions = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40), st.booleans()), max_size=30)
+
+
+@given(events_of_sessions, st.lists(st.integers(0, 40), min_size=4, max_size=4))
+def test_a_session_belongs_to_the_split_of_its_first_event(rows: list[tuple[int, int, bool]], ends: list[int]) -> None:
+    """By the definition, over both tables; what crosses nothing goes where it went before."""
+    moments = Splits(*(_START + timedelta(hours=end) for end in sorted(ends)))
+    schema = {"search_id": pl.Int64, "ts": pl.Datetime("us", "UTC")}
+    tables = [
+        pl.DataFrame([(s, _START + timedelta(hours=h)) for s, h, t in rows if t == table], schema=schema, orient="row")
+        for table in (False, True)
+    ]
+    sessions = crossing(moments, tables)
+    first, last = ({s: f(h for o, h, _ in rows if o == s) for s, _, _ in rows} for f in (min, max))
+
+    def place(hour: int) -> int:
+        return sum(hour >= end for end in ends)
+
+    assert set(sessions["search_id"]) == {s for s in first if place(first[s]) < place(last[s])}
+    splits = moments.with_sessions(lambda: sessions)
+    for events in tables:
+        for number, split in enumerate(get_args(Split)):
+            times = list(events.iter_rows())
+            wanted = [row for row in times if place(first[row[0]]) == number]
+            assert list(splits.select(events, split).iter_rows()) == wanted
+        no_ids = events.drop("search_id")
+        assert splits.select(no_ids, "train").equals(moments.select(no_ids, "train"))
+
+
+def test_without_sessions_across_an_end_events_are_selected_as_before(shop: Tables, splits: Splits) -> None:
+    assert crossing(splits, [shop.searches, shop.impressions]).is_empty()
+    known = splits.with_sessions(lambda: crossing(splits, [shop.searches, shop.impressions]))
+    assert known == splits and known.to_json() == splits.to_json()
+    for split in get_args(Split):
+        assert known.select(shop.impressions, split).equals(splits.select(shop.impressions, split))

@@ -60,7 +60,8 @@ def test_a_title_that_very_many_rows_share(shop: Tables) -> None:
     others: list[str | None] = [f"title {i}" for i in range(19 * SHARED_ROWS)]
     shared: list[str | None] = ["coming soon"] * SHARED_ROWS
     assert doubts(_titles(shop, others + shared), "products") == [
-        f"products: column 'title': {SHARED_ROWS} rows have the same text, 'coming soon'"
+        f"products: column 'title': {SHARED_ROWS} rows have the same text, 'coming soon'; "
+        "give each its own, or leave the field empty"
     ]
     assert doubts(_titles(shop, others + shared[1:]), "products") == []
     assert doubts(_titles(shop, [*others, "one more", *shared]), "products") == []
@@ -69,7 +70,7 @@ def test_a_title_that_very_many_rows_share(shop: Tables) -> None:
 def test_a_near_miss_is_doubted_where_a_dataset_has_it(shop: Tables) -> None:
     products = shop.products.rename({"title": "product_title"})
     lines = doubts(validate(replace(shop, products=products)).products, "products")
-    assert lines == ["products: no value in column 'title'; did you mean 'product_title'?"]
+    assert lines == ["products: no value in column 'title'; did you mean 'product_title'? If so, rename it"]
 
 
 @pytest.mark.parametrize(

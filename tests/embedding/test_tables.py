@@ -55,9 +55,14 @@ def test_rich_text_reads_category_and_attributes(tmp_path: Path) -> None:
     frame.write_csv(tmp_path / "t.csv")
     (sample,) = reader(tmp_path, "t.csv", "rich").read(np.array([1]))
     assert sample.row["category"] == "A/B" and sample.row["attributes"] == {"colour": "red"}
-    frame.with_columns(category=pl.lit(None, pl.String)).write_parquet(tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match="row 1, column 'category': is missing"):
-        reader(tmp_path, "t.parquet", "rich")
+
+
+def test_rows_without_category_are_read_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frame = pl.DataFrame({"item_id": [1, 2, 3], "title": ["t"] * 3, "category": ["A > B/C", None, "A/B"]})
+    frame.write_parquet(tmp_path / "t.parquet")
+    samples = reader(tmp_path, "t.parquet", "rich").read(np.array([1, 2, 3]))
+    assert [sample.row["category"] for sample in samples] == ["A/B／C", None, "A/B"]
+    assert "t.parquet: rows without category: 1 of 3; the run's modalities read it" in caplog.text
 
 
 def test_mistakes_name_file_row_and_column(catalogue: pl.DataFrame, tmp_path: Path) -> None:
