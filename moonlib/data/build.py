@@ -19,7 +19,7 @@ from moonlib.data.jpeg import to_jpeg
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
-from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, users_of, validate
+from moonlib.data.tables import SCHEMAS, Tables, empty, known_columns, refuse_near_misses, users_of, validate
 from moonlib.system.disk import replacing
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
         paths = [path for path in found if path.stem == table]
         if len(paths) > 1:
             raise ValueError(f"{folder} holds both {paths[0].name} and {paths[1].name}; keep one")
-        frames[table] = table_files.read(paths[0], SCHEMAS[table].names) if paths else empty(table)
+        frames[table] = table_files.read(paths[0], known_columns(table)) if paths else empty(table)
         files[table] = paths[0].name if paths else table
     if files["products"] == "products":
         has = ", ".join(path.name for path in found) or "no table"

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from moonlib.artifacts.checksums import Damaged, is_noted, verified
 from moonlib.artifacts.reading import Unreadable, read_array, read_mapping
-from moonlib.data.shards import CHECKSUM, FORMAT, OFFSETS, SAMPLE_TABLES
+from moonlib.data.shards import CHECKSUM, FORMATS, MORE_SIZES, OFFSETS, SAMPLE_TABLES
 from moonlib.data.splits import Splits
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
@@ -75,8 +75,9 @@ class Dataset:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} was not written by moonlib ({error!r}); build the dataset again") from error
-        if written != FORMAT:
-            raise ValueError(f"{file}: this moonlib reads format {FORMAT}, not {written}; build the dataset again")
+        if written not in FORMATS:
+            known = "formats " + " and ".join(map(str, FORMATS))
+            raise ValueError(f"{file}: this moonlib reads {known}, not {written}; build the dataset again")
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return a table as it was written; its columns stay mapped from the shards.
@@ -232,7 +233,7 @@ def require_integers(path: Path, table: pa.Table, *columns: str) -> None:
 
 
 def _without_places(index: pa.Table) -> pa.Table:
-    return index.drop_columns([name for name in (*OFFSETS, CHECKSUM) if name in index.column_names])
+    return index.drop_columns([name for name in (*OFFSETS, CHECKSUM, MORE_SIZES) if name in index.column_names])
 
 
 def _read_events(shard: Path) -> list[pa.Table]:

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from moonlib.data.casts import cast_column, own_column, refuse_row
+from moonlib.data.image_lists import IMAGES, encoded, image_lists, refuse_encoded
 
 ACTIONS = ("click", "cart", "order")
 """Actions of a shopper on an item that a search led to."""
@@ -69,6 +70,8 @@ SCHEMAS: dict[str, pa.Schema] = {
 
 - ``category`` is a path whose levels are joined by ``/``, leaf last.
 - ``image`` is the name of an image; ``box`` is [x0, y0, x1, y1] in fractions of its width and height.
+- products and queries may have another column, ``images``: a list of names, the main one first. ``image`` and ``box``
+  are of the main one. See `moonlib.data.image_lists`.
 - Times are UTC.
 - ``histories`` is for data sets that publish no events but what each user had done as of some moments: ``item_ids`` are
   the user's behaviours as of ``ts``, newest last. They need not be in ``products``. A dataset without such rows does
@@ -93,6 +96,11 @@ _SINGULAR = {
     "impressions": ("impression",),
     "histories": ("history",),
 }
+
+
+def known_columns(table: str) -> list[str]:
+    """The columns that have a meaning in a table: those of its schema, and `IMAGES` where rows may have pictures."""
+    return [*SCHEMAS[table].names, *([IMAGES] if table in SAMPLE_TABLES else [])]
 
 
 def empty(table: str) -> pl.DataFrame:
@@ -139,6 +147,7 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
 
     Returns:
         The tables with the schema's columns first, missing optional columns filled with nulls, and extra columns last.
+        ``images`` stays only where a row has several; ``image`` is its first.
 
     Raises:
         ValueError: naming table, row (counted from 1, without a header), column and value, for a missing column, a
@@ -218,7 +227,7 @@ def near_misses(columns: Iterable[str], table: str) -> dict[str, str]:
     prefixes = tuple(f"{name}_" for name in (table, *_SINGULAR[table]))
     own: dict[str, str] = {}
     for column in columns:
-        if column not in SCHEMAS[table].names:
+        if column not in known_columns(table):
             plain = "_".join(column.strip().lower().replace("-", " ").replace("_", " ").split())
             own.setdefault(plain, column)
             for prefix in prefixes:
@@ -273,7 +282,7 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
     Raises:
         ValueError: as `validate`, for these columns.
     """
-    target, key = empty(table).schema, KEYS[table]
+    target, key = empty(table).schema | {IMAGES: pl.List(pl.String())}, KEYS[table]
     if key not in frame.columns:
         raise ValueError(missing_column(frame.columns, table, key, name))
     cast = []
@@ -287,6 +296,11 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
             refuse_row(frame, name, column, series.is_null(), problem, first)
         cast.append(series)
     part = pl.DataFrame(cast)
+    if "image" in part.columns:
+        refuse_encoded(part, name, "image", encoded(part["image"]), first)
+    if IMAGES in part.columns:
+        lists = image_lists(part["image"], part[IMAGES], name, first)
+        part = part.with_columns(lists, image=lists.list.first())
     if "box" in part.columns:
         _check_boxes(part, name, first)
     return part
@@ -337,5 +351,13 @@ def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
             columns.append(pl.Series(column, [None] * frame.height, dtype=dtype))
         else:
             raise ValueError(missing_column(frame.columns, table, column, name))
-    own = [own_column(frame[column], table in SAMPLE_TABLES, name) for column in frame.columns if column not in target]
-    return pl.DataFrame(columns + own)
+    known = known_columns(table)
+    own = [own_column(frame[column], table in SAMPLE_TABLES, name) for column in frame.columns if column not in known]
+    cast = pl.DataFrame(columns)
+    if table in SAMPLE_TABLES:
+        refuse_encoded(cast, name, "image", encoded(cast["image"]))
+        if IMAGES in frame.columns:
+            lists = image_lists(cast["image"], frame[IMAGES], name)
+            cast = cast.with_columns(image=lists.list.first())
+            own = [lists, *own] if (lists.list.len() > 1).any() else own
+    return cast.with_columns(own)

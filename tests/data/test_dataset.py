@@ -76,7 +76,7 @@ def test_a_foreign_description_is_refused(tmp_path: Path, content: str) -> None:
 def test_another_format_is_refused(directory: Path) -> None:
     file = directory / "dataset.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
-    with pytest.raises(ValueError, match="this moonlib reads format 1, not 99"):
+    with pytest.raises(ValueError, match="this moonlib reads formats 1 and 2, not 99"):
         Dataset(directory)
 
 
