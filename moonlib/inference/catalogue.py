@@ -113,6 +113,8 @@ def embed(
         "format": format,
         "device": torch.device(device).type,
     }
+    if source.views != "main":
+        identity["views"] = source.views
     for table, path in tables.items():
         identity |= {table: _hash(path), f"{table} read for": str(source.modalities(SIDES[table]))}
     with _embedding(out, identity, source):
@@ -132,7 +134,7 @@ def _contents(run: Run | Export, table: str, path: Path, images: Path | None, ou
     if _is_dataset(path):
         shards = SampleReader(path, table)
         quarantine = Quarantine(unreadable, total=len(shards))
-        return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size)
+        return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size, run.views)
     rows = TableReader(path, table, images, modalities, unreadable, out / f".{table}.arrow")
     return Contents(rows, SIDES[table], rows.ids, modalities, rows.quarantine, batch_size)
 
