@@ -44,6 +44,7 @@ from moonlib.artifacts import layout
 from moonlib.artifacts.directories import LOCK, attempt, write_text
 from moonlib.artifacts.layout import QUARANTINE
 from moonlib.data.image_lists import IMAGES, names
+from moonlib.data.image_sources import ImageReader
 from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
@@ -120,14 +121,6 @@ def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
 
 
 _building = threading.Lock()
-
-
-def format_of(tables: Tables) -> int:
-    """The version of the layout that tables need: the lowest, so that earlier versions of moonlib read what they can.
-
-    1 is that of moonlib 0.1 to 0.5; 2 has rows with several pictures.
-    """
-    return 2 if any(IMAGES in tables[table].columns for table in SAMPLE_TABLES) else 1
 
 
 def _announce(directory: Path) -> Callable[[str], None]:
@@ -225,7 +218,7 @@ def write_dataset(
     for given, store in sorted((representations or {}).items()):
         _write_representations(directory / "representations", given, store, content)
     described = {
-        "format": format_of(tables),
+        "format": _format(tables),
         "name": name,
         "version": version,
         "hash": content.hexdigest(),
@@ -235,6 +228,14 @@ def write_dataset(
     if representations:
         described["representations"] = {given: len(store.ids) for given, store in sorted(representations.items())}
     write_text(directory / "dataset.json", json.dumps(described, indent=2) + "\n")
+
+
+def _format(tables: Tables) -> int:
+    """The version of the layout that tables need: the lowest, so that earlier versions of moonlib read what they can.
+
+    1 is that of moonlib 0.1 to 0.5; 2 has rows with several pictures.
+    """
+    return 2 if any(IMAGES in tables[table].columns for table in SAMPLE_TABLES) else 1
 
 
 def _shown(images: Iterator[bytes | str], total: int) -> Iterator[bytes | str]:
@@ -410,6 +411,8 @@ def _read_task(task: list[tuple[str, str]]) -> list[bytes | str]:
 def _read_all(task: list[tuple[str, str]], read_image: ReadImage) -> list[bytes | str]:
     """Read images; in place of one that can't be read, the reason."""
     results: list[bytes | str] = []
+    if isinstance(read_image, ImageReader):
+        read_image = read_image.ahead([image for _, image in task])
     for table, image in task:
         try:
             data = read_image(table, image)
