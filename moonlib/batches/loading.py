@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from moonlib.batches.augment import augment
 from moonlib.batches.planner import BatchPlan
+from moonlib.batches.views import drawn
 from moonlib.data.content import Content, Modalities, Side, Task, compose
 from moonlib.data.ids import Ids
 from moonlib.data.images import UnreadableImage
@@ -115,6 +116,7 @@ class PairDataset(Dataset[PairBatch]):
         item_id = np.concatenate([plan.item_ids, plan.extra_ids])
         item_task = np.concatenate([plan.task, plan.task[plan.extra_rows]])
         queries, items = self._read(plan.query_ids, item_id)
+        queries, items = drawn(queries, plan.query_views), drawn(items, plan.item_views)
         asked = [_content(sample, self._tasks[task].query) for sample, task in zip(queries, plan.task, strict=True)]
         found = [_content(sample, self._tasks[task].item) for sample, task in zip(items, item_task, strict=True)]
         rows, task = plan.rows, plan.task

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from moonlib.batches.views import ITEM, QUERY, view_draws
 from moonlib.data.ids import Ids
 from moonlib.negatives.negative_sampler import NegativeSampler
 from moonlib.pairs.pairs import Pairs
@@ -33,6 +34,9 @@ class BatchPlan:
         extra_rows: int64 [E], for which row of the batch.
         task: int64 [Q], index of each row's task.
         seed: seeds the augmentation of this batch.
+        query_views: uint64 [Q], which picture of each query is read, where it has several, see
+            `moonlib.batches.views`; None for the main one.
+        item_views: uint64 [Q + E], the same for the items and then the extra ones.
     """
 
     step: int
@@ -43,6 +47,8 @@ class BatchPlan:
     extra_rows: Ids
     task: Ids
     seed: int
+    query_views: NDArray[np.uint64] | None = None
+    item_views: NDArray[np.uint64] | None = None
 
 
 class BatchPlanner(Sampler[BatchPlan]):
@@ -50,7 +56,8 @@ class BatchPlanner(Sampler[BatchPlan]):
 
     The pairs of an epoch are permuted as a function of (seed, epoch); epochs follow one another without a seam, and
     step s takes slots s · B to (s + 1) · B of that endless sequence, so that no pair is lost between epochs. Each row
-    draws its task by weight among those it can serve. Rank r takes slots r, r + R, … of each global batch. So a step
+    draws its task by weight among those it can serve, and one picture of each product and query that has several, anew
+    in each epoch. Rank r takes slots r, r + R, … of each global batch. So a step
     is a function of (pairs, tasks, negatives, seed, step) only: resuming is starting at another step, and any number
     of ranks or workers sees the same global batches.
 
@@ -139,16 +146,22 @@ class BatchPlanner(Sampler[BatchPlan]):
         mine = slice(self._rank, None, self._world_size)
         extra = np.concatenate([np.empty((len(rows), 0), dtype=np.int64), *proposals], axis=1)[mine]
         asked = extra != items[mine, None]
+        query_ids, extra_rows = self.pairs.query_id[rows[mine]], np.nonzero(asked)[0]
+        item_ids = np.concatenate([items[mine], extra[asked]])
+        epochs = (step * self.batch_size + np.arange(len(rows), dtype=np.int64)[mine]) // len(self._usable)
+        item_epochs = np.concatenate([epochs, epochs[extra_rows]])
         augmentation = np.random.SeedSequence([self._seed, _AUGMENTATION, step, self._rank])
         return BatchPlan(
             step=step,
             rows=rows[mine],
-            query_ids=self.pairs.query_id[rows[mine]],
+            query_ids=query_ids,
             item_ids=items[mine],
             extra_ids=extra[asked],
-            extra_rows=np.nonzero(asked)[0],
+            extra_rows=extra_rows,
             task=task[mine],
             seed=int(augmentation.generate_state(1)[0]),
+            query_views=view_draws(self._seed, epochs, query_ids, QUERY),
+            item_views=view_draws(self._seed, item_epochs, item_ids, ITEM),
         )
 
     def _slots(self, start: int, stop: int) -> Ids:

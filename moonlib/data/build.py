@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import logging
 import shutil
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,12 +18,14 @@ from moonlib.data.categories import read_levels
 from moonlib.data.check import empty_splits
 from moonlib.data.dataset import Dataset
 from moonlib.data.defaults import consequences, with_spus
-from moonlib.data.jpeg import to_jpeg
+from moonlib.data.image_lists import names
+from moonlib.data.image_sources import ImageFolder as ImageFolder  # where it was before 0.6
+from moonlib.data.image_sources import ImageReader, StoredImages, open_images, stored_images
 from moonlib.data.numbering import id_doubts
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
-from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, users_of, validate
+from moonlib.data.tables import SCHEMAS, Tables, empty, known_columns, refuse_near_misses, users_of, validate
 from moonlib.system.disk import replacing
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ def build(
     """Build a dataset from tables and images.
 
     Only ``products`` must be there: a missing table is empty, and missing users are those that the events name.
-    An image that can't be read leaves its row without an image and is named in ``quarantine.jsonl``. Ids are int64 or
+    An image that can't be read leaves its row without that image and is named in ``quarantine.jsonl``. Ids are int64 or
     text, see `moonlib.data.ids`: those of a family (items, SPUs, users, queries, searches, merchants) are int64 where
     every one of them is, in all tables.
 
@@ -49,8 +51,11 @@ def build(
         tables: a folder of ``products.parquet`` or ``products.csv``, and so for queries, users, searches, impressions
             and histories. Some columns may be absent, see `moonlib.data.defaults`; what follows from it is logged.
             Levels of a ``category`` may be separated by ``>``, see `moonlib.data.categories`. In CSV, ``attributes``,
-            ``box`` and ``item_ids`` are JSON, times ISO 8601, an empty field is a missing value.
-        images: the folder that the names in the ``image`` columns start from; None where there are no images.
+            ``box``, ``images`` and ``item_ids`` are JSON, times ISO 8601, an empty field is a missing value. In
+            Parquet, ``image`` and ``images`` may hold pictures as bytes, or as ``{bytes, path}``: these are moved to a
+            temporary file beside ``out``, so that memory does not hold them.
+        images: the folder that the names in the ``image`` and ``images`` columns start from, or a folder of tars with
+            these images, see `moonlib.data.image_sources.ImageShards`; None where there are no images.
         out: the dataset's directory; must not exist.
         splits: where behaviour, training, validation and test end; by default `Splits.by_fractions` of the time range
             of searches and impressions, and without any, all products are for training.
@@ -65,20 +70,39 @@ def build(
         ValueError: a table doesn't fit its schema, or more than 1 % of the images (and more than one) can't be read;
             their list is then beside ``out``, as ``<out>.quarantine.jsonl``.
     """
+    with stored_images(out) as stored:
+        return _build(tables, images, out, stored, splits=splits, max_side=max_side, workers=workers)
+
+
+def _build(
+    tables: Path,
+    images: Path | None,
+    out: Path,
+    stored: StoredImages,
+    *,
+    splits: Splits | None,
+    max_side: int,
+    workers: int | None,
+) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists; remove it or choose another place")
-    read, files = read_tables(tables)
+    read, files = read_tables(tables, stored)
     columns = {table: read[table].columns for table in SCHEMAS}
     products, said = read_levels(read.products, files["products"])
     said += consequences({table: read[table] for table in SCHEMAS}, files)
     read = replace(read, products=with_spus(products, files["products"]))
+    products, queries = (stored.take(read[table], files[table]) for table in SAMPLE_TABLES)
+    read = replace(read, products=products, queries=queries)
     checked = validate(read, files)
-    for table, names in columns.items():
-        refuse_near_misses(names, table, files[table])
+    for table, header in columns.items():
+        refuse_near_misses(header, table, files[table])
     if checked.products.is_empty():
         raise ValueError(f"{files['products']}: no rows; a dataset needs products")
+    source = None
     if images is None or not images.is_dir():
-        _refuse_images(checked, files, images)
+        _refuse_images(checked, files, images, stored)
+    else:
+        source = open_images(images)
     rejected = out.with_name(f"{out.name}.{QUARANTINE}")
 
     def write(draft: Path) -> None:
@@ -86,7 +110,7 @@ def build(
             write_dataset(
                 draft,
                 checked,
-                ImageFolder(images or Path(), max_side),
+                ImageReader(source, stored, max_side),
                 splits or default_splits(checked),
                 name=out.name,
                 version=moonlib.__version__,
@@ -112,50 +136,12 @@ def default_splits(tables: Tables) -> Splits:
     return Splits.all_training(tables.products) if events.is_empty() else Splits.by_fractions(events)
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """Reads images by their name in a folder.
-
-    Attributes:
-        root: the folder.
-        max_side: the longest side that an image keeps, in pixels.
-    """
-
-    root: Path
-    max_side: int
-
-    def __call__(self, table: str, name: str) -> bytes:
-        """Return an image as a JPEG; it has been decoded once, so it is whole."""
-        return to_jpeg(self.read(name), self.max_side)
-
-    def read(self, name: str) -> bytes:
-        """Return an image's file as it is.
-
-        Raises:
-            ValueError: there is no such file below the folder, also not by a link, or it can't be read.
-        """
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise ValueError(f"the name leads out of {self.root}")
-        path = self.root / relative
-        try:
-            file = path.resolve(strict=True)
-            if not file.is_relative_to(self.root.resolve()):
-                raise ValueError(f"{path}: a link that leads out of {self.root}")
-            if not file.is_file():  # a pipe would be waited for, and a device read without an end
-                raise ValueError(f"{path}: no regular file")
-            return file.read_bytes()
-        except OSError as error:
-            raise ValueError(f"{path}: {error.strerror}") from error
-        except RuntimeError as error:  # what Python before 3.13 raises for links in a circle
-            raise ValueError(f"{path}: {error}") from error
-
-
-def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
+def read_tables(folder: Path, stored: StoredImages | None = None) -> tuple[Tables, dict[str, str]]:
     """Read what tables a folder has.
 
     Args:
         folder: holds one Parquet or CSV file per table, or a folder of such files; see `moonlib.data.table_files`.
+        stored: takes the pictures that Parquet tables hold, and leaves their names; None leaves them in the tables.
 
     Returns:
         The tables, not yet validated, and the file name of each, for `moonlib.data.tables.validate`.
@@ -176,7 +162,8 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
         paths = [path for path in found if path.stem == table]
         if len(paths) > 1:
             raise ValueError(f"{folder} holds both {paths[0].name} and {paths[1].name}; keep one")
-        frames[table] = table_files.read(paths[0], SCHEMAS[table].names) if paths else empty(table)
+        read = stored.read_table if stored is not None and table in SAMPLE_TABLES else table_files.read
+        frames[table] = read(paths[0], known_columns(table)) if paths else empty(table)
         files[table] = paths[0].name if paths else table
     if files["products"] == "products":
         has = ", ".join(path.name for path in found) or "no table"
@@ -186,9 +173,9 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
     return Tables(*(frames[table] for table in SCHEMAS)), files
 
 
-def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -> None:
+def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None, stored: StoredImages) -> None:
     for table in SAMPLE_TABLES:
-        if named := tables[table]["image"].count():
+        if named := sum(name not in stored for name in names(tables[table])):
             where = "no image folder was given (--images DIR)" if images is None else f"{images} is no folder"
             raise ValueError(f"{files[table]} names {named} images, but {where}")
 

@@ -143,6 +143,12 @@ def _reader(source: pl.DataType, target: pl.DataType) -> tuple[_Read | None, str
             read = plain if source.inner.is_integer() or source.inner == pl.Null else None
         elif text:
             read = parsed(_parse_integers)
+    elif target == pl.List(pl.String):
+        expected = 'a list of image names, as JSON ["front.jpg", "back.jpg"]'
+        if isinstance(source, pl.List | pl.Array):
+            read = plain if source.inner in (pl.String, pl.Null, pl.Categorical, pl.Enum) else None
+        elif text:
+            read = parsed(_parse_names)
     elif isinstance(target, pl.List):
         expected = "a box, as JSON [x0, y0, x1, y1]"
         if isinstance(source, pl.List | pl.Array):
@@ -237,6 +243,13 @@ def _parse_integers(value: str) -> list[int]:
     return integers
 
 
+def _parse_names(value: str) -> list[str | None]:
+    names = json.loads(value)
+    if not isinstance(names, list) or not all(name is None or isinstance(name, str) for name in names):
+        raise ValueError
+    return names
+
+
 def _show(value: Any) -> str:
     if isinstance(value, pl.Series):
         value = value.to_list()
@@ -247,4 +260,6 @@ def _show(value: Any) -> str:
 def _show_type(dtype: pl.DataType) -> str:
     if isinstance(dtype, pl.List) and dtype.inner == pl.Int64:
         return "a list of int64"
+    if dtype == pl.List(pl.String):
+        return "a list of text"
     return "int64 or text" if dtype == pl.Int64 else f"{dtype} or text"

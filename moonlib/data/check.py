@@ -205,7 +205,7 @@ def _check_samples(dataset: Dataset, table: str, samples: int | None, report: Da
     """Decode samples; return id and digest of every image that was read."""
     reader = SampleReader(dataset.directory, table)
     ids = reader.ids
-    report.images[table] = dataset.table(table)["image"].count()
+    report.images[table] = int(reader.pictures.sum())
     if samples is not None and samples < len(ids):
         ids = ids[np.linspace(0, len(ids) - 1, samples).round().astype(np.int64)]
     seen: list[int] = []
@@ -218,10 +218,10 @@ def _check_samples(dataset: Dataset, table: str, samples: int | None, report: Da
                 raise sample
             if sample.row.get(KEYS[table]) != id:
                 raise ValueError(f"the index points at the row of {sample.row.get(KEYS[table])}")
-            if sample.image is not None:
+            for image in () if sample.image is None else (sample.image, *sample.more):
                 seen.append(id)
-                digests.append(hashlib.sha256(sample.image).digest())
-                to_jpeg(sample.image)
+                digests.append(hashlib.sha256(image).digest())
+                to_jpeg(image)
         except (ValueError, OSError, AttributeError) as error:
             broken.append(id)
             reasons.append(str(error))
@@ -241,8 +241,9 @@ def _check_stream(dataset: Dataset, table: str, report: DatasetReport) -> None:
     try:
         for sample in stream(dataset.directory, table) if ids else ():
             members = sorted(name for name in sample if not name.startswith("__"))
-            pictured = read < len(ids) and reader.has_image[read]
-            expected = ["jpg", "json"] if pictured else ["json"]
+            pictures = int(reader.pictures[read]) if read < len(ids) else 0
+            pictured = ["jpg", *(f"{number}.jpg" for number in range(1, pictures))] if pictures else []
+            expected = sorted([*pictured, "json"])
             if read == len(ids) or sample["__key__"] != str(ids[read]) or members != expected:
                 problem = f"{sample['__key__']} with {', '.join(members)}"
                 break

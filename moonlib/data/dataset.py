@@ -15,7 +15,7 @@ from moonlib.artifacts.checksums import Damaged, is_noted, verified
 from moonlib.artifacts.layout import IDS
 from moonlib.artifacts.reading import Unreadable, read_array, read_mapping
 from moonlib.data.ids import Family, IdMap, ShopIds, read_part
-from moonlib.data.shards import CHECKSUM, FORMATS, OFFSETS, SAMPLE_TABLES
+from moonlib.data.shards import CHECKSUM, FORMATS, MORE_SIZES, OFFSETS, SAMPLE_TABLES
 from moonlib.data.splits import Splits, crossing
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
@@ -267,7 +267,7 @@ def require_integers(path: Path, table: pa.Table, *columns: str) -> None:
 
 
 def _without_places(index: pa.Table) -> pa.Table:
-    return index.drop_columns([name for name in (*OFFSETS, CHECKSUM) if name in index.column_names])
+    return index.drop_columns([name for name in (*OFFSETS, CHECKSUM, MORE_SIZES) if name in index.column_names])
 
 
 def _read_events(shard: Path) -> list[pa.Table]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, index_files, read_index, require_integers
-from moonlib.data.shards import CHECKSUM, OFFSETS, SAMPLE_TABLES
+from moonlib.data.shards import CHECKSUM, MORE_SIZES, OFFSETS, SAMPLE_TABLES
 from moonlib.data.tables import KEYS
 
 _OPEN_FILES = 256
@@ -23,14 +24,29 @@ _OPEN_FILES = 256
 
 @dataclass(slots=True)
 class Sample:
-    """One product or query: its row as JSON gives it (times are ISO 8601 text) and its JPEG, if it has one.
+    """One product or query. Where the shop's ids are text, ids are their numbers, see `moonlib.data.ids`.
 
-    Where the shop's ids are text, the ids are their numbers, see `moonlib.data.ids`.
+    Attributes:
+        id: its id.
+        row: its row as JSON gives it (times are ISO 8601 text).
+        image: its main JPEG, if it has one.
+        more: its other JPEGs, in their order.
     """
 
     id: int
     row: dict[str, Any]
     image: bytes | None
+    more: tuple[bytes, ...] = ()
+
+    def view(self, number: int) -> Sample:
+        """The same product as if one of its pictures were the only one; the box is the main one's alone.
+
+        Args:
+            number: of the picture, 0 for the main one.
+        """
+        if number == 0:
+            return Sample(self.id, self.row, self.image)
+        return Sample(self.id, self.row | {"box": None}, self.more[number - 1])
 
 
 class SampleReader:
@@ -77,9 +93,16 @@ class SampleReader:
         self._checksum: NDArray[np.int64] = np.concatenate(
             [np.empty(0, np.int64), *(_checksums(path, part) for path, part in zip(indexes, parts, strict=True))]
         )
+        more = [_more_sizes(path, part) for path, part in zip(indexes, parts, strict=True)]
+        counts, sizes = ([part[i] for part in more] for i in (0, 1))
+        # The sizes of a row's pictures after the first are those from its number in `_more` to the next row's.
+        self._more = np.cumsum(np.concatenate([np.zeros(1, np.int64), *counts]))
+        self._more_size = np.concatenate([np.empty(0, np.int64), *sizes])
+        self.pictures: NDArray[np.int64] = self.has_image.astype(np.int64) + np.diff(self._more)
+        """How many pictures each of them has, int64 [N]."""
         self._files = [str(path.with_suffix(".tar")) for path in indexes]
-        for file, part in zip(self._files, parts, strict=True):
-            _check_size(file, part)
+        for file, path, part in zip(self._files, indexes, parts, strict=True):
+            _check_size(file, path, part)
         self._open: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -108,10 +131,20 @@ class SampleReader:
         image_size, end = self._image_size[rows], self._row_start[rows] + self._row_size[rows]
         start = np.where(image_size > 0, self._image_start[rows], self._row_start[rows]) - tarfile.BLOCKSIZE
         columns = (ids, self._shard[rows], start, end - start, image_size, self._row_size[rows], self._checksum[rows])
-        return [self._sample(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+        more = [self._more_size[a:b].tolist() for a, b in zip(self._more[rows], self._more[rows + 1], strict=True)]
+        values = zip(*(column.tolist() for column in columns), more, strict=True)
+        return [self._sample(*value) for value in values]
 
     def _sample(
-        self, id: int, shard: int, start: int, size: int, image_size: int, row_size: int, checksum: int
+        self,
+        id: int,
+        shard: int,
+        start: int,
+        size: int,
+        image_size: int,
+        row_size: int,
+        checksum: int,
+        more_sizes: list[int],
     ) -> Sample:
         # From the header of the sample's first member to the end of its last: the row's follows the image's.
         data = os.pread(self._file(shard), size, start)
@@ -129,7 +162,15 @@ class SampleReader:
             raise self._broken(id, shard, f"its row is damaged: {error}") from error
         if found != id:
             raise self._broken(id, shard, f"the index points at the row of {found}")
-        return Sample(id, row, data[tarfile.BLOCKSIZE : tarfile.BLOCKSIZE + image_size] if image_size else None)
+        pictures, header = [], 0
+        for number, length in enumerate([image_size, *more_sizes] if image_size else []):
+            name = f"{id}.{number}.jpg" if number else f"{id}.jpg"
+            if not data.startswith(f"{name}\0".encode(), header):
+                raise self._broken(id, shard, f"the index points at another member than {name!r}")
+            picture = header + tarfile.BLOCKSIZE
+            pictures.append(data[picture : picture + length])
+            header = picture + _blocks(length)
+        return Sample(id, row, pictures[0] if pictures else None, tuple(pictures[1:]))
 
     def _broken(self, id: int, shard: int, problem: str) -> BrokenShard:
         return BrokenShard(f"{self._files[shard]}: {KEYS[self.table]} {self._shown(id)}: {problem}; {REMEDY}")
@@ -172,15 +213,20 @@ def verify(directory: Path) -> None:
     dataset.verify_representations()
 
 
-def _check_size(file: str, index: Any) -> None:
+def _check_size(file: str, path: Path, index: Any) -> None:
     """Refuse a tar that is not as long as its index says, or an index whose members can't follow one another."""
     columns = {name: _column([index], name) for name in OFFSETS}
     row_start, image_start = columns["json_offset"], columns["jpg_offset"]
     last = row_start + columns["json_size"]
     pictured = columns["jpg_size"] > 0
-    follows = image_start + _blocks(columns["jpg_size"]) + tarfile.BLOCKSIZE == row_start
+    counts, sizes = _more_sizes(path, index)
+    ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), tarfile.BLOCKSIZE + _blocks(sizes)]))
+    places = np.cumsum(np.concatenate([np.zeros(1, np.int64), counts]))
+    more = ends[places[1:]] - ends[places[:-1]]
+    follows = image_start + _blocks(columns["jpg_size"]) + more + tarfile.BLOCKSIZE == row_start
+    lone = (~pictured & (counts > 0)).any() or (sizes <= 0).any()
     before = (pictured & (image_start < tarfile.BLOCKSIZE)).any() or row_start.min(initial=512) < tarfile.BLOCKSIZE
-    if before or (pictured & ~follows).any() or (last <= row_start).any():
+    if before or lone or (pictured & ~follows).any() or (last <= row_start).any():
         raise BrokenShard(f"the index of {file} is damaged: its offsets are of no tar that moonlib wrote; {REMEDY}")
     # A tar ends with two blocks of zeros and fills a whole record.
     expected = -(-int(_blocks(last.max(initial=0)) + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
@@ -198,6 +244,19 @@ def _checksums(path: Path, index: Any) -> NDArray[np.int64]:
         return np.full(len(index), -1, dtype=np.int64)
     require_integers(path, index, CHECKSUM)
     return _column([index], CHECKSUM)
+
+
+def _more_sizes(path: Path, index: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many pictures each row has after the first, int64 [rows], and the sizes of all of these, int64 [pictures]."""
+    if MORE_SIZES not in index.column_names:
+        return np.zeros(len(index), np.int64), np.empty(0, np.int64)
+    column = index.column(MORE_SIZES).combine_chunks()
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)) or column.null_count:
+        raise BrokenShard(f"{path} is no index of a shard (its column {MORE_SIZES!r} is not all lists); {REMEDY}")
+    sizes = column.flatten()
+    if sizes.type != pa.int64() or sizes.null_count:
+        raise BrokenShard(f"{path} is no index of a shard (its column {MORE_SIZES!r} is not of int64); {REMEDY}")
+    return column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64), sizes.to_numpy()
 
 
 def _blocks(size: Any) -> Any:

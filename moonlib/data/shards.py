@@ -5,7 +5,8 @@ A dataset directory holds::
     dataset.json                          name, version, counts, splits, hash; written last
     moonlib.sha256                        the checksum of every file; `build_once` adds it to what is complete
     quarantine.jsonl                      images that could not be read, one per line; only if there are any
-    shards/products-000000.tar            <item_id>.jpg (if it has an image), <item_id>.json = the row
+    shards/products-000000.tar            <item_id>.jpg (if it has an image), <item_id>.1.jpg, <item_id>.2.jpg … (if it
+                                          has several), <item_id>.json = the row
     shards/products-000000.arrow          the same rows, where each member's data lies in the tar, and its CRC-32
     shards/queries-000000.tar, .arrow     the same for queries
     shards/users-000000.tar               Arrow files of at most 65,536 rows each; so for searches and impressions
@@ -44,6 +45,8 @@ from moonlib.artifacts import layout
 from moonlib.artifacts.directories import LOCK, attempt, write_text
 from moonlib.artifacts.layout import IDS, QUARANTINE
 from moonlib.data.ids import IdMap, ShopIds, write_part
+from moonlib.data.image_lists import IMAGES, names
+from moonlib.data.image_sources import ImageReader
 from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
@@ -64,6 +67,10 @@ CHECKSUM = "sample_crc32"
 """Another column of the index: the CRC-32 of a sample, from the header of its first member to the end of its last. The
 indexes of older datasets don't have it."""
 
+MORE_SIZES = "more_jpg_sizes"
+"""Another column of the index, where rows have several pictures: the sizes of those after the first, a list of int64.
+They follow one another in the tar, each after a header of its own, and the row's JSON follows the last."""
+
 UNREADABLE_LIMIT = 0.01
 """The share of images that may be unreadable."""
 
@@ -81,11 +88,13 @@ _IMAGES_PER_TASK = 64
 def format_of(tables: Tables) -> int:
     """Version of the layout that tables need: 2 where an earlier moonlib, which reads 1, would misread them.
 
-    Of the second are ids that are text, and nulls where the first has none: a product without a category, an event
-    without a query.
+    Of the second are ids that are text, rows with several pictures, and nulls where the first has none: a product
+    without a category, an event without a query.
     """
     gaps = (("products", "category"), ("searches", "query_id"), ("impressions", "query_id"))
-    return 2 if tables.ids or any(tables[table][column].null_count() for table, column in gaps) else 1
+    several = any(IMAGES in tables[table].columns for table in SAMPLE_TABLES)
+    missing = any(tables[table][column].null_count() for table, column in gaps)
+    return 2 if tables.ids or several or missing else 1
 
 
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
@@ -171,8 +180,9 @@ def write_dataset(
 ) -> None:
     """Write the shards of validated tables. The bytes depend on neither the number of workers nor the clock.
 
-    JPEGs are stored as they are, other formats are encoded again. A row whose image can't be read is kept without its
-    image (its ``image`` becomes null) and named in ``quarantine.jsonl``.
+    JPEGs are stored as they are, other formats are encoded again. A picture that can't be read is named in
+    ``quarantine.jsonl``, and its row is kept without it. If it is the main one of several, the next that can be read
+    takes its place, without the ``box``, which was not made for it.
 
     The dataset's hash is the SHA-256 of the splits, of every sample's members in order, of the other tables' rows as
     JSON, of the lists of histories and the given representations as their bytes, and of the text ids; it does not
@@ -194,11 +204,11 @@ def write_dataset(
         ValueError: more than 1 % of the images (and more than one) can't be read; the list is in ``quarantine.jsonl``.
     """
     for table in SAMPLE_TABLES:
-        if taken := {*OFFSETS, CHECKSUM} & set(tables[table].columns):
+        if taken := {*OFFSETS, CHECKSUM, MORE_SIZES} & set(tables[table].columns):
             raise ValueError(f"{table}: column {min(taken)!r}: this name is taken by the shards' index; rename it")
     shards = directory / "shards"
     shards.mkdir(parents=True, exist_ok=True)
-    wanted = [(table, image) for table in SAMPLE_TABLES for image in tables[table]["image"].drop_nulls()]
+    wanted = [(table, image) for table in SAMPLE_TABLES for image in names(tables[table])]
     content = hashlib.sha256(_json(splits.to_json()))
     bad: list[dict[str, Any]] = []
     images = _shown(_read_images(wanted, read_image, workers), len(wanted))
@@ -254,27 +264,43 @@ def _write_samples(
     stem: Path, table: str, rows: pl.DataFrame, images: Iterator[bytes | str], content: hashlib._Hash, ids: ShopIds
 ) -> list[dict[str, Any]]:
     """Write one shard of samples and its index; return what could not be read."""
-    key = KEYS[table]
-    bad, places, unreadable = [], [], []
+    key, several = KEYS[table], IMAGES in rows.columns
+    bad, places, kept, more_sizes = [], [], [], []
     with stem.with_suffix(".tar").open("wb") as tar:
         for row in rows.iter_rows(named=True):
-            image = None if row["image"] is None else next(images)
-            if isinstance(image, str):
-                named = ids.value(key, row[key])
-                bad.append({"table": table, "id": named, "image": row["image"], "reason": image})
-                image = row["image"] = None
-            unreadable.append(row["image"] is None)
-            picture = b"" if image is None else _member(f"{row[key]}.jpg", image, content)
+            pictures = []
+            for number, name in enumerate((row[IMAGES] or []) if several else [row["image"]]):
+                image = None if name is None else next(images)
+                if isinstance(image, str):
+                    bad.append({"table": table, "id": ids.value(key, row[key]), "image": name, "reason": image})
+                elif image is not None:
+                    pictures.append((number, name, image))
+            row["image"] = pictures[0][1] if pictures else None
+            if several:
+                row[IMAGES] = [name for _, name, _ in pictures] or None
+                row["box"] = row["box"] if not pictures or pictures[0][0] == 0 else None
+            kept.append({column: row[column] for column in ("image", "box", IMAGES) if column in row})
+            start, sizes, sample = tar.tell(), [len(image) for _, _, image in pictures], b""
+            for number, (_, _, image) in enumerate(pictures):
+                member = _member(f"{row[key]}.{number}.jpg" if number else f"{row[key]}.jpg", image, content)
+                sample += member + _padding(member)
             text = _row_as_json(row, table, ids)
-            sample = picture + _padding(picture) + _member(f"{row[key]}.json", text, content)
-            end = tar.tell() + len(sample)
-            jpg = (-1, 0) if image is None else (tar.tell() + tarfile.BLOCKSIZE, len(image))
+            sample += _member(f"{row[key]}.json", text, content)
+            end = start + len(sample)
+            jpg = (start + tarfile.BLOCKSIZE, sizes[0]) if sizes else (-1, 0)
             places.append((*jpg, end - len(text), len(text), zlib.crc32(sample)))
+            more_sizes.append(sizes[1:])
             tar.write(sample + _padding(sample))
         tar.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar, which fills a whole record
         tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE))
     index = pl.DataFrame(places, schema=dict.fromkeys((*OFFSETS, CHECKSUM), pl.Int64), orient="row")
-    rows = rows.with_columns(image=pl.when(~pl.Series(unreadable, dtype=pl.Boolean)).then("image"))
+    if several:
+        index = index.with_columns(pl.Series(MORE_SIZES, more_sizes, dtype=pl.List(pl.Int64)))
+        schema = {column: rows.schema[column] for column in ("image", "box", IMAGES)}
+        rows = rows.with_columns(pl.DataFrame(kept, schema=schema, orient="row"))
+    else:
+        readable = pl.Series([one["image"] is not None for one in kept], dtype=pl.Boolean)
+        rows = rows.with_columns(image=pl.when(readable).then("image"))
     stem.with_suffix(".arrow").write_bytes(_arrow(rows.hstack(index)))
     return bad
 
@@ -405,6 +431,8 @@ def _read_task(task: list[tuple[str, str]]) -> list[bytes | str]:
 def _read_all(task: list[tuple[str, str]], read_image: ReadImage) -> list[bytes | str]:
     """Read images; in place of one that can't be read, the reason."""
     results: list[bytes | str] = []
+    if isinstance(read_image, ImageReader):
+        read_image = read_image.ahead([image for _, image in task])
     for table, image in task:
         try:
             data = read_image(table, image)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from moonlib.data.tables import SCHEMAS, near_misses
+from moonlib.data.image_lists import IMAGES
+from moonlib.data.tables import SCHEMAS, known_columns, near_misses
 
 COUNTED = {
     "products": {"image": "an image", "title": "a title", "price": "a price", "attributes": "attributes"},
@@ -32,7 +33,9 @@ def describe(frame: pl.DataFrame, table: str) -> str:
     counts = [f"{frame.height:,} rows"]
     for column, words in COUNTED.get(table, {}).items():
         counts.append(f"{_filled(frame[column]).sum():,} with {words}")
-    own = [column for column in frame.columns if column not in SCHEMAS[table].names]
+    if IMAGES in frame.columns and IMAGES in known_columns(table):
+        counts.append(f"{frame[IMAGES].list.len().sum():,} images in all")
+    own = [column for column in frame.columns if column not in known_columns(table)]
     return ", ".join(counts) + (f"; columns of your own: {', '.join(own)}" if own else "")
 
 

@@ -23,12 +23,13 @@ from moonlib.system.disk import is_panic
 SUFFIXES = (".parquet", ".csv")
 
 _ROWS = 16_384
+_FEW_ROWS = 64
 _LARGEST_FIELD = 2**26
 _FIELD = re.compile(r'(?:"(?:[^"]|"")*"|[^",][^,]*)?,')
 _UNLIKE_ITS_NUMBER = r"^[+-]?(0[0-9].*|[0-9]{16,})$"
 
 
-def read(path: Path, text: Collection[str]) -> pl.DataFrame:
+def read(path: Path, text: Collection[str], without: Collection[str] = ()) -> pl.DataFrame:
     """Read a whole table.
 
     Args:
@@ -36,16 +37,17 @@ def read(path: Path, text: Collection[str]) -> pl.DataFrame:
         text: the columns of a CSV file that stay text. The others become integers, floats or booleans where each of
             their values can be had back: with leading zeros, or with digits that a float has no room for, they stay
             text.
+        without: columns of a Parquet table to leave out.
 
     Returns:
-        The rows in their order, with all columns.
+        The rows in their order, with all other columns.
 
     Raises:
         ValueError: see `scan`.
     """
     if path.suffix != ".csv":
         with _told_of(path):
-            return _lazy(path).collect()
+            return _lazy(path).drop(without).collect()
     frame = pl.concat(scan(path), rechunk=True)
     return frame.with_columns(_typed(column) for column in frame if column.name not in text)
 
@@ -84,6 +86,37 @@ def scan(path: Path, columns: Collection[str] | None = None) -> Iterator[pl.Data
             yield from frame.iter_slices(_ROWS)
         if read == 0:
             yield kept.collect()
+
+
+def few_rows(path: Path, columns: Collection[str]) -> Iterator[pl.DataFrame]:
+    """Read columns of large values, such as pictures, from a Parquet table a few rows at a time.
+
+    Memory holds a few of the values, whatever the size of the file's row groups.
+
+    Raises:
+        ValueError: see `scan`; or a file of the table lacks one of the columns.
+    """
+    for file in files(path):
+        try:
+            with pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as table:
+                if missing := [column for column in columns if column not in table.schema_arrow.names]:
+                    raise ValueError(f"{file} has no column {missing[0]!r}, which other files of {path} have")
+                for batch in table.iter_batches(_FEW_ROWS, columns=list(columns)):
+                    frame = pl.from_arrow(batch)
+                    assert isinstance(frame, pl.DataFrame)
+                    yield frame.select(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file} can't be read: {str(error).partition(chr(10))[0]}") from error
+
+
+def schema(path: Path) -> pl.Schema:
+    """Return the names and types of a Parquet table's columns.
+
+    Raises:
+        ValueError: see `scan`.
+    """
+    with _told_of(path):
+        return _lazy(path).collect_schema()
 
 
 def header(path: Path) -> list[str]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from moonlib.data.casts import cast_column, own_column, refuse_row
 from moonlib.data.defaults import BEFORE_EVERYTHING, with_spus
 from moonlib.data.ids import FAMILIES, ShopIds
+from moonlib.data.image_lists import IMAGES, encoded, image_lists, refuse_encoded
 from moonlib.data.numbering import IdColumn, are_text, number_ids
 
 ACTIONS = ("click", "cart", "order")
@@ -80,6 +81,8 @@ SCHEMAS: dict[str, pa.Schema] = {
   (`moonlib.data.defaults`): a dataset holds no null there.
 - An event without ``query_id`` had no query: a feed, a home page, a recommendation.
 - ``image`` is the name of an image; ``box`` is [x0, y0, x1, y1] in fractions of its width and height.
+- products and queries may have another column, ``images``: a list of names, the main one first. ``image`` and ``box``
+  are of the main one. See `moonlib.data.image_lists`.
 - Times are UTC.
 - ``histories`` is for data sets that publish no events but what each user had done as of some moments: ``item_ids`` are
   the user's behaviours as of ``ts``, newest last. They need not be in ``products``. A dataset without such rows does
@@ -107,6 +110,11 @@ _SINGULAR = {
     "impressions": ("impression",),
     "histories": ("history",),
 }
+
+
+def known_columns(table: str) -> list[str]:
+    """The columns that have a meaning in a table: those of its schema, and `IMAGES` where rows may have pictures."""
+    return [*SCHEMAS[table].names, *([IMAGES] if table in SAMPLE_TABLES else [])]
 
 
 def empty(table: str) -> pl.DataFrame:
@@ -159,6 +167,7 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
 
     Returns:
         The tables with the schema's columns first, missing optional columns filled with nulls, and extra columns last.
+        ``images`` stays only where a row has several; ``image`` is its first.
 
     Raises:
         ValueError: naming table, row (counted from 1, without a header), column and value, for a missing column, a
@@ -247,7 +256,7 @@ def near_misses(columns: Iterable[str], table: str) -> dict[str, str]:
     prefixes = tuple(f"{name}_" for name in (table, *_SINGULAR[table]))
     own: dict[str, str] = {}
     for column in columns:
-        if column not in SCHEMAS[table].names:
+        if column not in known_columns(table):
             plain = "_".join(column.strip().lower().replace("-", " ").replace("_", " ").split())
             own.setdefault(plain, column)
             for prefix in prefixes:
@@ -354,7 +363,7 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
     Raises:
         ValueError: as `validate`, for these columns.
     """
-    target = empty(table).schema
+    target = empty(table).schema | {IMAGES: pl.List(pl.String())}
     cast = []
     for column in columns:
         if column not in frame.columns:
@@ -362,6 +371,11 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
             continue
         cast.append(cast_column(frame[column], target[column], name, first))
     part = pl.DataFrame(cast)
+    if "image" in part.columns:
+        refuse_encoded(part, name, "image", encoded(part["image"]), first)
+    if IMAGES in part.columns:
+        lists = image_lists(part["image"], part[IMAGES], name, first)
+        part = part.with_columns(lists, image=lists.list.first())
     if "box" in part.columns:
         _check_boxes(part, name, first)
     return part
@@ -415,5 +429,13 @@ def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
             columns.append(pl.Series(column, [absent], dtype=dtype).new_from_index(0, frame.height))
         else:
             raise ValueError(missing_column(frame.columns, table, column, name))
-    own = [own_column(frame[column], table in SAMPLE_TABLES, name) for column in frame.columns if column not in target]
-    return pl.DataFrame(columns + own)
+    known = known_columns(table)
+    own = [own_column(frame[column], table in SAMPLE_TABLES, name) for column in frame.columns if column not in known]
+    cast = pl.DataFrame(columns)
+    if table in SAMPLE_TABLES:
+        refuse_encoded(cast, name, "image", encoded(cast["image"]))
+        if IMAGES in frame.columns:
+            lists = image_lists(cast["image"], frame[IMAGES], name)
+            cast = cast.with_columns(image=lists.list.first())
+            own = [lists, *own] if (lists.list.len() > 1).any() else own
+    return cast.with_columns(own)

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from moonlib.data.content import Modalities, Side, compose
+from moonlib.data.content import Content, Modalities, Side, compose
 from moonlib.data.ids import ShopIds
 from moonlib.data.images import UnreadableImage
 from moonlib.data.quarantine import Quarantine
@@ -25,6 +25,9 @@ from moonlib.data.tables import KEYS
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.representations.store import Representations, write_vectors
 from moonlib.system.workers import end_at_a_lost_batch
+
+Views = Literal["main", "mean"]
+"""Which pictures of a product or query its vector is made from: the main one, or all of them, see `averaged`."""
 
 
 class Reader(Protocol):
@@ -51,6 +54,7 @@ class Contents:
         quarantine: where unreadable ones are named.
         chunk: rows per chunk.
         shop_ids: the shop's, of which text has its number in ``ids``.
+        views: which pictures of those that have several.
 
     Raises:
         ValueError: an id stands twice.
@@ -65,6 +69,7 @@ class Contents:
         quarantine: Quarantine,
         chunk: int,
         shop_ids: ShopIds | None = None,
+        views: Views = "main",
     ) -> None:
         self.reader = reader
         self.shop_ids = shop_ids or ShopIds()
@@ -76,6 +81,7 @@ class Contents:
         self.modalities = modalities
         self.quarantine = quarantine
         self.chunk = chunk
+        self.views = views
 
     def __len__(self) -> int:
         return -(-len(self.ids) // self.chunk)
@@ -92,26 +98,73 @@ class Contents:
         return None if known is None else known.decode(self.ids).alias(key)
 
     def preprocessed(self, encoder: Encoder, chunk: int) -> ContentBatch:
-        """Read a chunk and preprocess it for an encoder.
+        """Read a chunk and preprocess it for an encoder, of each row the main picture.
 
         Raises:
             TooManyUnreadable: the quarantine is full.
         """
-        samples = self.reader.read(self.ids[chunk * self.chunk : (chunk + 1) * self.chunk])
+        return self._of_main(encoder, self._read(chunk))
+
+    def preprocessed_views(self, encoder: Encoder, chunk: int) -> tuple[list[ContentBatch], NDArray[np.int64] | None]:
+        """Read a chunk and preprocess it for an encoder, of each row the pictures that `views` says.
+
+        A picture that can't be read is named in the quarantine and left out, if the row has another.
+
+        Returns:
+            Batches of at most ``chunk`` contents, and for each content the number of its row within the chunk, int64
+            [V]; None where each row is one content.
+
+        Raises:
+            TooManyUnreadable: the quarantine is full.
+        """
+        samples = self._read(chunk)
+        if self.views == "main" or not self.modalities.image or not any(sample.more for sample in samples):
+            return [self._of_main(encoder, samples)], None
+        views = [(row, sample.view(i)) for row, sample in enumerate(samples) for i in range(1 + len(sample.more))]
+        contents = [compose(view.row, view.image, self.modalities) for _, view in views]
+        rows = np.array([row for row, _ in views])
+        try:
+            return self._in_batches(encoder, contents), rows
+        except UnreadableImage:
+            ids = [samples[row].id for row in rows]
+            readable = np.array([self._is_readable(encoder, *one) for one in zip(contents, ids, strict=True)])
+        first = np.diff(rows, prepend=-1) > 0
+        bare = first & ~np.isin(rows, rows[readable])
+        for i in np.flatnonzero(bare):
+            contents[i] = compose(views[i][1].row, None, self.modalities)
+        kept = np.flatnonzero(readable | bare)
+        return self._in_batches(encoder, [contents[i] for i in kept]), rows[kept]
+
+    def _read(self, chunk: int) -> list[Sample]:
+        return self.reader.read(self.ids[chunk * self.chunk : (chunk + 1) * self.chunk])
+
+    def _in_batches(self, encoder: Encoder, contents: list[Content]) -> list[ContentBatch]:
+        parts = [contents[start : start + self.chunk] for start in range(0, len(contents), self.chunk)]
+        return [encoder.preprocessor(part, self.side) for part in parts]
+
+    def _is_readable(self, encoder: Encoder, content: Content, id: int) -> bool:
+        try:
+            encoder.preprocessor([content], self.side)
+        except UnreadableImage as error:
+            self.quarantine.record(self.reader.table, id, str(error))
+            return False
+        return True
+
+    def _of_main(self, encoder: Encoder, samples: list[Sample]) -> ContentBatch:
         contents = [compose(sample.row, sample.image, self.modalities) for sample in samples]
         try:
             return encoder.preprocessor(contents, self.side)
         except UnreadableImage:
             for i, sample in enumerate(samples):
-                try:
-                    encoder.preprocessor(contents[i : i + 1], self.side)
-                except UnreadableImage as error:
-                    self.quarantine.record(self.reader.table, sample.id, str(error))
+                if not self._is_readable(encoder, contents[i], sample.id):
                     contents[i] = compose(sample.row, None, self.modalities)
             return encoder.preprocessor(contents, self.side)
 
 
-class _Work(TorchDataset["ContentBatch | NDArray[np.float32] | Exception"]):
+_Batches = tuple["list[ContentBatch]", "NDArray[np.int64] | None"]
+
+
+class _Work(TorchDataset["_Batches | NDArray[np.float32] | Exception"]):
     """Preprocess a chunk in a worker and, on a CPU, encode it.
 
     A worker that encodes uses one thread, so that w workers keep w cores busy and none waits for another. The value
@@ -121,20 +174,47 @@ class _Work(TorchDataset["ContentBatch | NDArray[np.float32] | Exception"]):
     def __init__(self, encoder: Encoder, contents: Contents, encodes: bool) -> None:
         self.encoder, self.contents, self.encodes = encoder, contents, encodes
 
-    def __getitem__(self, chunk: int) -> ContentBatch | NDArray[np.float32] | Exception:
+    def __getitem__(self, chunk: int) -> _Batches | NDArray[np.float32] | Exception:
         try:
-            batch = self.contents.preprocessed(self.encoder, chunk)
-            return _vectors(self.encoder, batch) if self.encodes else batch
+            batches, rows = self.contents.preprocessed_views(self.encoder, chunk)
+            return _vectors(self.encoder, batches, rows) if self.encodes else (batches, rows)
         except (OSError, ValueError) as error:
             # As a value, because torch would wrap the message in a traceback, where nobody finds it.
             error.add_note(traceback.format_exc())
             return error
 
 
-def _vectors(encoder: Encoder, batch: ContentBatch) -> NDArray[np.float32]:
+def _vectors(encoder: Encoder, batches: list[ContentBatch], rows: NDArray[np.int64] | None) -> NDArray[np.float32]:
     with torch.inference_mode():
-        vectors: NDArray[np.float32] = encoder(batch).float().cpu().numpy()
-    return vectors
+        parts: list[NDArray[np.float32]] = [encoder(batch).float().cpu().numpy() for batch in batches]
+    return parts[0] if rows is None else averaged(np.concatenate(parts), rows)
+
+
+def averaged(vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Average the vectors of the pictures of each product.
+
+    Directions are averaged, and lengths apart from them. Vectors are compared by their cosine, so each picture counts
+    the same, whatever the length of its vector: as CLIP averages the embeddings of several prompts after normalising
+    them (Radford et al., "Learning transferable visual models from natural language supervision", 2021, section 3.1.4).
+    The vector of a product whose pictures are copies of one is that of the one.
+
+    Args:
+        vectors: float32 [V, D], one per picture.
+        rows: int64 [V], ascending, which of the N products each is of; every product has one.
+
+    Returns:
+        float32 [N, D].
+
+    Example:
+        >>> averaged(np.float32([[1, 0], [0, 3], [2, 2]]), np.array([0, 0, 1])).tolist()
+        [[1.0, 1.0], [2.0, 2.0]]
+    """
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    counts = np.diff(starts, append=len(rows))[:, None]
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    directions = np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths != 0)
+    means = [np.add.reduceat(values, starts, axis=0) / counts for values in (directions, lengths)]
+    return np.where(counts == 1, vectors[starts], means[0] * means[1]).astype(np.float32)
 
 
 def encode(
@@ -176,7 +256,9 @@ def encode(
                 if isinstance(found, Tensor):
                     vectors = found.numpy()
                 else:
-                    vectors = _vectors(encoder, {k: v.to(device, non_blocking=True) for k, v in found.items()})
+                    batches, rows = found  # of which the loader has made a tensor
+                    moved = [{k: v.to(device, non_blocking=True) for k, v in batch.items()} for batch in batches]
+                    vectors = _vectors(encoder, moved, None if rows is None else np.asarray(rows))
                 broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
                 if len(broken):
                     first = contents.named(int(contents.ids[number * contents.chunk + broken[0]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Set
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from moonlib.data import table_files
-from moonlib.data.build import ImageFolder
 from moonlib.data.categories import with_levels
 from moonlib.data.content import Modalities
+from moonlib.data.image_lists import IMAGES, names
+from moonlib.data.image_sources import ImageReader, StoredImages, held_columns, open_images
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
 from moonlib.data.tables import KEYS, cast_key, cast_part, missing_column, number_keys, refuse_near_misses
+from moonlib.embedding.embed import Views
 from moonlib.system.disk import rename, unfinished, writing
 
 log = logging.getLogger(__name__)
@@ -27,15 +30,18 @@ class TableReader:
     """Reads a table's rows by id, with the images they name.
 
     Ids that are text have numbers, which ascend with them, and `shop_ids` knows both. The wanted columns are copied
-    once, batch by batch, into an Arrow file that is mapped into memory. Picklable.
+    once, batch by batch, into an Arrow file that is mapped into memory, and images that the table itself holds into a
+    file beside it. Picklable.
 
     Args:
         path: see `moonlib.data.table_files.scan`; of the required columns only the id must be there.
         table: ``products`` or ``queries``.
-        images: folder that the names in the column ``image`` start from; None where there is none.
+        images: what the names in the columns ``image`` and ``images`` start from, see
+            `moonlib.data.image_sources.open_images`; None where there is none.
         modalities: what is wanted of each row.
         quarantine: file that names the images which can't be opened.
-        copy: the Arrow file to write.
+        copy: the Arrow file to write; images go to a file of this name that ends in ``.pictures``.
+        views: which images of a row are read: the main one, or if that can't be opened the next, or all.
 
     Raises:
         ValueError: the file can't be read, a value is not of its column's type, an id stands twice, or the table names
@@ -50,28 +56,36 @@ class TableReader:
         modalities: Modalities,
         quarantine: Path,
         copy: Path,
+        views: Views = "main",
     ) -> None:
         self.path, self.table, self.copy = path, table, copy
-        self.images = ImageFolder(images, 0) if images is not None else None
-        self.columns = [KEYS[table], *_columns(table, modalities)]
-        if KEYS[table] not in (names := table_files.header(path)):
-            raise ValueError(missing_column(names, table, KEYS[table], str(path)))
-        refuse_near_misses(names, table, str(path), self.columns)
+        self.views = views
+        stored = StoredImages(pictures_beside(copy))
+        self.images = ImageReader(open_images(images) if images is not None and modalities.image else None, stored)
+        header = table_files.header(path)
+        self.columns = [KEYS[table], *_columns(table, modalities, header)]
+        if KEYS[table] not in header:
+            raise ValueError(missing_column(header, table, KEYS[table], str(path)))
+        refuse_near_misses(header, table, str(path), self.columns)
+        held = self._held(path)
+        held_names = stored.names_in(path, held) if held else None
         named, without, starts = 0, 0, [0]
         keys = list[pl.Series]()
         partial = unfinished(copy)
         writer: pa.ipc.RecordBatchFileWriter | None = None
         try:
-            for frame in table_files.scan(path, self.columns):
+            for frame in table_files.scan(path, [column for column in self.columns if column not in held]):
                 if frame.is_empty():
                     continue
+                if held_names is not None:
+                    frame = frame.hstack(held_names.slice(starts[-1], frame.height))
                 keys.append(cast_key(frame, table, str(path), starts[-1]))
                 part = cast_part(frame, table, self.columns[1:], str(path), starts[-1])
                 if "category" in self.columns:
                     without += part["category"].null_count()
                     part = part.with_columns(with_levels(pl.col("category")))
                 if "image" in self.columns:
-                    named += part["image"].count()
+                    named += sum(name not in stored for name in names(part))
                 batch = part.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
                 with writing(copy):
                     writer = writer or pa.ipc.new_file(partial, batch.schema)
@@ -96,7 +110,7 @@ class TableReader:
         twice = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         if len(twice):
             row = int(self._order[twice[0] + 1]) + 1
-            again = self._named(self._sorted[twice[0]])
+            again = self._shown(self._sorted[twice[0]])
             raise ValueError(f"{path}: row {row}, column {KEYS[table]!r}: {again!r} appears a second time")
         rename(partial, copy)
         self._starts = np.array(starts)
@@ -110,7 +124,7 @@ class TableReader:
         """
         place = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
         if (self._sorted[place] != ids).any():
-            raise KeyError(f"{self.path} has no {KEYS[self.table]} {self._named(ids[self._sorted[place] != ids][0])}")
+            raise KeyError(f"{self.path} has no {KEYS[self.table]} {self._shown(ids[self._sorted[place] != ids][0])}")
         rows = self._order[place]
         batches = np.searchsorted(self._starts, rows, side="right") - 1
         if self._file is None:
@@ -119,32 +133,57 @@ class TableReader:
         for number in np.unique(batches):
             places = np.flatnonzero(batches == number)
             wanted = pa.array(rows[places] - self._starts[number])
-            for i, row in zip(places, self._file.get_batch(int(number)).take(wanted).to_pylist(), strict=True):
-                found[i] = self._sample(int(ids[i]), row)
+            taken = self._file.get_batch(int(number)).take(wanted).to_pylist()
+            ahead = {name for row in taken for name in _named(row)[: 1 if self.views == "main" else None]}
+            images = self.images.ahead(sorted(ahead))
+            for i, row in zip(places, taken, strict=True):
+                found[i] = self._sample(int(ids[i]), row, images, ahead)
         return [sample for sample in found if sample is not None]
 
-    def _named(self, id: np.int64) -> int | str:
+    def _shown(self, id: np.int64) -> int | str:
         return self.shop_ids.value(KEYS[self.table], int(id))
 
-    def _sample(self, key: int, row: dict[str, Any]) -> Sample:
+    def _sample(self, key: int, row: dict[str, Any], images: ImageReader, ahead: Set[str]) -> Sample:
         row = {KEYS[self.table]: key} | row
         if row.get("attributes") is not None:
             row["attributes"] = dict(row["attributes"])
-        image = None
-        if row.get("image") is not None and self.images is not None:
+        pictures: list[bytes] = []
+        for number, name in enumerate(_named(row)):
             try:
-                image = self.images.read(row["image"])
+                pictures.append((images if name in ahead else self.images).read(name))
             except ValueError as error:
                 self.quarantine.record(self.table, key, str(error))
-        return Sample(key, row, image)
+                continue
+            if len(pictures) == 1 and number > 0:
+                row["box"] = None  # it is of the main image
+            if self.views == "main":
+                break
+        return Sample(key, row, pictures[0] if pictures else None, tuple(pictures[1:]))
+
+    def _held(self, path: Path) -> list[str]:
+        """The columns of images rather than of their names."""
+        if path.suffix == ".csv" or "image" not in self.columns:
+            return []
+        return held_columns(table_files.schema(path), str(path))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_file": None}
 
 
-def _columns(table: str, modalities: Modalities) -> list[str]:
-    """The columns that hold the wanted modalities."""
-    columns = ["image", "box"] if modalities.image else []
+def pictures_beside(copy: Path) -> Path:
+    """The file of the images that a table holds itself."""
+    return copy.with_suffix(".pictures")
+
+
+def _named(row: dict[str, Any]) -> list[str]:
+    """The names of a row's images, the main one first."""
+    named: list[str] = row.get(IMAGES) or [name for name in (row.get("image"),) if name is not None]
+    return named
+
+
+def _columns(table: str, modalities: Modalities, header: Collection[str]) -> list[str]:
+    """The columns that hold the wanted modalities; ``images`` only where the table has it."""
+    columns = ["image", "box", *([IMAGES] if IMAGES in header else [])] if modalities.image else []
     if modalities.text and table == "queries":
         columns.append("text")
     elif modalities.text:

@@ -39,6 +39,7 @@ from moonlib.artifacts.layout import EXPORT, IDENTITY, RECIPE
 from moonlib.artifacts.reading import Unreadable, read_json
 from moonlib.config.recipe import spelled
 from moonlib.data.content import Content, Modalities, Side
+from moonlib.embedding.embed import Views
 from moonlib.encoders.exportable import Exportable
 from moonlib.encoders.weights import save_weights
 from moonlib.exports.model_card import model_card
@@ -51,8 +52,8 @@ if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
     from moonlib.representations.store import Representations
 
-FORMAT = 1
-"""Of config.json; a higher one can't be read by this version."""
+FORMAT = 2
+"""Of config.json; a higher one can't be read by this version. 1 has no ``views``, and reads the main picture."""
 
 HERE = "${export}"
 """Stands for the folder in the encoder's arguments."""
@@ -109,6 +110,12 @@ class Export:
     def modalities(self, side: Side) -> Modalities:
         """Modalities that the run's representations of products or of queries are made from."""
         return Modalities.parse(self.config["reads"][side])
+
+    @property
+    def views(self) -> Views:
+        """Which pictures the run's representations are made from, of those that have several."""
+        views: Views = self.config.get("views", "main")
+        return views
 
     @property
     def batch_size(self) -> int:
@@ -284,13 +291,14 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
             )
     sides: tuple[Side, Side] = ("product", "query")
     described = {
-        "moonlib_export": FORMAT,
+        "moonlib_export": 1 if source.views == "main" else FORMAT,
         "moonlib_version": moonlib.__version__,
         "fingerprint": source.fingerprint,
         "encoder": spelled(config),
         "dim": encoder.dim,
         "reads": {side: str(source.modalities(side)) for side in sides},
         "batch_size": source.batch_size,
+        **({} if source.views == "main" else {"views": source.views}),
         "versions": _versions(encoder),
     }
     write_json(folder / CONFIG, described)

@@ -26,7 +26,7 @@ from moonlib.data.reader import SampleReader
 from moonlib.data.tables import KEYS
 from moonlib.embedding.embed import Contents
 from moonlib.embedding.embed import embed as embed_contents
-from moonlib.embedding.tables import TableReader
+from moonlib.embedding.tables import TableReader, pictures_beside
 from moonlib.exports.folder import Export, opened
 from moonlib.representations.store import write_parquet
 from moonlib.runs.run import Run, RunError
@@ -67,11 +67,11 @@ def embed(
     Args:
         run: a run directory, or an export of one.
         products: a table (``.parquet`` or ``.csv``, a file or a folder of such files, with ``item_id`` and what the
-            run's encoder reads of ``title``, ``image``, ``category``, ``attributes``, ``box``) or the directory of a
-            dataset.
+            run's encoder reads of ``title``, ``image``, ``images``, ``category``, ``attributes``, ``box``) or the
+            directory of a dataset. A Parquet table may hold the images itself, as bytes or ``{bytes, path}``.
         out: the directory to write.
-        queries: a table (``query_id``, ``text``, ``image``, ``box``) or the directory of a dataset.
-        images: folder that the tables' image names start from.
+        queries: a table (``query_id``, ``text``, ``image``, ``images``, ``box``) or the directory of a dataset.
+        images: folder that the tables' image names start from, or a folder of tars with these images.
         dim: keep only the first so many dimensions. That is sensible for an encoder trained with Matryoshka
             dimensions, such as iter3's; with others, recall falls by more than it must.
         format: ``npy`` writes ``products.ids.npy`` (int64 [N], ascending) and ``products.npy`` (float32 [N, dim]);
@@ -115,6 +115,8 @@ def embed(
         "format": format,
         "device": torch.device(device).type,
     }
+    if source.views != "main":
+        identity["views"] = source.views
     for table, path in tables.items():
         identity |= {table: _hash(path), f"{table} read for": str(source.modalities(SIDES[table]))}
     with _embedding(out, identity, source):
@@ -124,7 +126,8 @@ def embed(
                 _embed_table(encoder, contents, out, table, width, device, workers, progress)
                 if format == "parquet":
                     write_parquet(out, table, KEYS[table])
-                (out / f".{table}.arrow").unlink(missing_ok=True)
+                for file in (out / f".{table}.arrow", pictures_beside(out / f".{table}.arrow")):
+                    file.unlink(missing_ok=True)
     return out
 
 
@@ -135,9 +138,9 @@ def _contents(run: Run | Export, table: str, path: Path, images: Path | None, ou
         shards = SampleReader(path, table)
         ids = Dataset(path).ids
         quarantine = Quarantine(unreadable, total=len(shards), ids=ids)
-        return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size, ids)
-    rows = TableReader(path, table, images, modalities, unreadable, out / f".{table}.arrow")
-    return Contents(rows, SIDES[table], rows.ids, modalities, rows.quarantine, batch_size, rows.shop_ids)
+        return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size, ids, run.views)
+    rows = TableReader(path, table, images, modalities, unreadable, out / f".{table}.arrow", run.views)
+    return Contents(rows, SIDES[table], rows.ids, modalities, rows.quarantine, batch_size, rows.shop_ids, run.views)
 
 
 def _embed_table(

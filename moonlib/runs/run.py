@@ -22,6 +22,7 @@ from moonlib.config.recipe import load as load_recipe
 from moonlib.config.typing import construct_component
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
+from moonlib.embedding.embed import Views
 from moonlib.encoders.weights import load_weights
 from moonlib.metrics import undefined
 from moonlib.registry import registry
@@ -164,6 +165,11 @@ class Run:
     def batch_size(self) -> int:
         """How many rows the run's representations were encoded at once; their last bits depend on it."""
         return (RepresentData() if self.represent is None else self.represent.data()).batch_size
+
+    @property
+    def views(self) -> Views:
+        """Which pictures the run's representations are made from, of those that have several."""
+        return (RepresentData() if self.represent is None else self.represent.data()).views
 
     @property
     def weights(self) -> Path | None:

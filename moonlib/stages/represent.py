@@ -29,7 +29,7 @@ from moonlib.data.reader import SampleReader
 from moonlib.data.segments import SEGMENTS, product_segments, segment_label
 from moonlib.data.splits import Split
 from moonlib.data.tables import KEYS
-from moonlib.embedding.embed import Contents, embed
+from moonlib.embedding.embed import Contents, Views, embed
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.thumbnail import Thumbnail
 from moonlib.encoders.weights import load_weights
@@ -61,6 +61,8 @@ class RepresentData:
             ``text_search/recall@10@en``. A value that another segment has taken, such as ``new``, is reported as
             ``@language=new``, and an ``@`` in a value is written ``%40``.
         batch_size: rows encoded at once.
+        views: which pictures of a product or query that has several are read: the ``main`` one, or all of them, whose
+            vectors are averaged (``mean``: their directions, and their lengths apart).
         workers: processes that read, decode and, on a CPU, encode; has no effect on the result.
     """
 
@@ -71,6 +73,7 @@ class RepresentData:
     segments: list[str] = field(default_factory=list)
     batch_size: int = 64
     workers: int = 2
+    views: Views = "main"
 
 
 def ids_of(dataset: Dataset, table: Literal["products", "queries"]) -> NDArray[np.int64]:
@@ -214,6 +217,7 @@ class Represent(Stage):
             Quarantine(context.directory / QUARANTINE, total=counts["products"] + counts["queries"], ids=shop_ids),
             data.batch_size,
             shop_ids,
+            data.views,
         )
         device = context.trainer.strategy.root_device
         named = name in ("products", "queries")

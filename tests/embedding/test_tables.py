@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from moonlib.data import table_files
 from moonlib.data.content import Modalities
+from moonlib.embedding.embed import Views
 from moonlib.embedding.tables import TableReader
 
 INT64 = np.iinfo(np.int64)
@@ -26,10 +28,13 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pl.DataFrame:
     return pl.DataFrame({"item_id": IDS, "title": titles, "image": ["a.jpg", None, "b.jpg", "gone.jpg", "../x"]})
 
 
-def reader(tmp_path: Path, name: str, modalities: str = "title+image", images: str | None = "photos") -> TableReader:
+def reader(
+    tmp_path: Path, name: str, modalities: str = "title+image", images: str | None = "photos", views: Views = "main"
+) -> TableReader:
     folder = None if images is None else tmp_path / images
     parsed = Modalities.parse(modalities)
-    return TableReader(tmp_path / name, "products", folder, parsed, tmp_path / "q.jsonl", tmp_path / "copy.arrow")
+    quarantine, copy = tmp_path / "q.jsonl", tmp_path / "copy.arrow"
+    return TableReader(tmp_path / name, "products", folder, parsed, quarantine, copy, views)
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
@@ -104,3 +109,59 @@ def test_a_folder_as_spark_leaves_it_is_read_in_the_order_of_its_parts(catalogue
         (folder / f".part-{part:05d}.snappy.parquet.crc").write_bytes(b"crc")
     (folder / "_SUCCESS").touch()
     assert reader(tmp_path, "t.parquet").ids.tolist() == IDS
+
+
+def test_images_of_a_row_with_several(catalogue: pl.DataFrame, tmp_path: Path) -> None:
+    """Of the main one alone the next that can be opened takes the place, without the box."""
+    (tmp_path / "photos" / "c.jpg").write_bytes(b"c.jpg")
+    lists = [["a.jpg", "c.jpg"], None, ["gone.jpg", "b.jpg", "c.jpg"], [], ["gone.jpg"]]
+    box = [[0.0, 0.0, 0.5, 0.5]] * 5
+    frame = catalogue.drop("image").with_columns(images=pl.Series(lists, dtype=pl.List(pl.String)), box=pl.Series(box))
+    frame.write_parquet(tmp_path / "t.parquet")
+    main, every = reader(tmp_path, "t.parquet"), reader(tmp_path, "t.parquet", views="mean")
+    expected = {3: [b"a.jpg", b"c.jpg"], -1: [b"b.jpg", b"c.jpg"], INT64.max: [], INT64.min: [], 2**53 + 1: []}
+    for sample, whole in zip(main.read(np.array(IDS)), every.read(np.array(IDS)), strict=True):
+        assert [sample.image, *sample.more] == (expected[sample.id][:1] or [None])
+        assert [whole.image, *whole.more] == (expected[sample.id] or [None])
+        assert (sample.row["box"] is None) == (whole.row["box"] is None) == (sample.id == -1)
+    assert {id for _, id in main.quarantine.entries()} == {-1, 2**53 + 1}
+
+
+@pytest.mark.parametrize("images", ["photos", None])
+def test_images_in_the_table_itself(catalogue: pl.DataFrame, tmp_path: Path, images: str | None) -> None:
+    """They are moved to a file beside the copy, in rows of whatever size, and need no folder."""
+    struct = pl.Struct({"bytes": pl.Binary, "path": pl.String})
+    values = [[b"1", b"2"], None, [b"3"], [b"4", b"1"], []]
+    lists = pl.Series([v and [{"bytes": b, "path": "x"} for b in v] for v in values], dtype=pl.List(struct))
+    catalogue.drop("image").with_columns(images=lists).write_parquet(tmp_path / "t.parquet")
+    found = pickle.loads(pickle.dumps(reader(tmp_path, "t.parquet", images=images, views="mean")))
+    assert [[s.image, *s.more] for s in found.read(np.array(IDS))] == [v or [None] for v in values]
+    single = pl.Series([v and v[0] for v in [*values[:4], None]], dtype=pl.Binary)
+    catalogue.with_columns(image=single).write_parquet(tmp_path / "t.parquet")
+    assert [s.image for s in reader(tmp_path, "t.parquet", images=images).read(np.array(IDS))] == single.to_list()
+    assert (tmp_path / "copy.pictures").exists()
+
+
+def test_images_in_tars(catalogue: pl.DataFrame, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "photos" / "00000.tar", "w") as tar:
+        for name in ("a.jpg", "b.jpg"):
+            tar.add(tmp_path / "photos" / name, f"k{name}")
+    keys = ["ka", "00000.tar/kb.jpg", "a.jpg", None, "kc"]
+    catalogue.with_columns(image=pl.Series(keys)).write_parquet(tmp_path / "t.parquet")
+    found = reader(tmp_path, "t.parquet")
+    assert [s.image for s in found.read(np.array(IDS))] == [b"a.jpg", b"b.jpg", b"a.jpg", None, None]
+    assert {id for _, id in found.quarantine.entries()} == {IDS[4]}
+
+
+def test_a_mistake_in_a_list_names_file_row_and_column(catalogue: pl.DataFrame, tmp_path: Path) -> None:
+    frame = catalogue.drop("image").with_columns(images=pl.Series([["a"], ["b"], ["c"], ["d", "d"], ["e"]]))
+    frame.write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet: row 4, column 'images': .* names a picture twice"):
+        reader(tmp_path, "t.parquet")
+    frame.with_columns(images=pl.lit("a.jpg")).write_csv(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=r"t\.csv: row 1, column 'images': 'a\.jpg' is not a list of image names"):
+        reader(tmp_path, "t.csv")
+    frame.with_columns(images=pl.lit('["a.jpg"]')).write_csv(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=r"names 5 images, but no image folder was given"):
+        reader(tmp_path, "t.csv", images=None)
+    assert reader(tmp_path, "t.csv", "title", images=None).read(np.array([3]))[0].image is None

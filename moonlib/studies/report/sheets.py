@@ -223,7 +223,7 @@ class Pictures:
         modalities = Modalities.parse("image" if self.task == "image_search" else "title")
         with TemporaryDirectory() as scratch:
             quarantine = Quarantine(Path(scratch) / QUARANTINE, len(ids))
-            contents = Contents(self.queries, "query", ids, modalities, quarantine, len(ids))
+            contents = Contents(self.queries, "query", ids, modalities, quarantine, len(ids), views=run.run.views)
             if run.label not in self.encoders:
                 self.encoders[run.label] = run.run.encoder()
             return np.concatenate(list(encode(self.encoders[run.label], contents)))
