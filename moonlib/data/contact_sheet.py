@@ -97,7 +97,7 @@ def draw_sheet(lines: Sequence[Sequence[Cell]], path: Path, framed: Set[tuple[in
 def _choose(dataset: Dataset, rows: int, rng: np.random.Generator) -> pl.DataFrame:
     """Return item_id of the products to show, and up to five query_ids and their actions (two lists)."""
     photo = dataset.queries.select("query_id", photo=pl.col("image").is_not_null())
-    led = dataset.searches.select(
+    led = dataset.searches.filter(pl.col("query_id").is_not_null()).select(
         "item_id", "query_id", "action", strength=pl.col("action").replace_strict({a: i for i, a in enumerate(ACTIONS)})
     )
     led = led.sort("strength", descending=True, maintain_order=True).unique(
