@@ -101,7 +101,7 @@ def taken(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def photograph(task: tuple[Concept, str, int, Path, Path]) -> tuple[list[str], list[float]]:
-    """Write the pictures of one product, and two photos that shoppers search it with.
+    """Write the pictures of one product.
 
     Returns:
         Names of the product's pictures, the main one first, and the mean colour of what is not white.
@@ -114,12 +114,17 @@ def photograph(task: tuple[Concept, str, int, Path, Path]) -> tuple[list[str], l
     for view in range(int(rng.integers(0, 4))):
         names.append(f"{name}_{view + 2}.jpg")
         taken(render, rng).save(photos / names[-1], quality=85)
-    drawing = on_white(packages / DRAWINGS / concept.drawing)
-    taken(drawing, rng).save(photos / f"asked_{name}_0.jpg", quality=80)
-    taken(render, rng).save(photos / f"asked_{name}_1.jpg", quality=80)
     pixels = np.asarray(render, dtype=np.float64).reshape(-1, 3)
     coloured = pixels[pixels.min(1) < 230]
     return names, (coloured if len(coloured) else pixels).mean(0).tolist()
+
+
+def ask(task: tuple[Path, list[Path], int]) -> None:
+    """Write photos that shoppers take of one thing; each is taken anew."""
+    source, files, seed = task
+    picture, rng = on_white(source), np.random.default_rng(seed)
+    for file in files:
+        taken(picture, rng).save(file, quality=80)
 
 
 def stock(size: int, seed: int, packages: Path, photos: Path) -> Shelf:
@@ -171,18 +176,13 @@ def products(shelf: Shelf, rng: np.random.Generator) -> pl.DataFrame:
     )
 
 
-def queries(shelf: Shelf) -> pl.DataFrame:
-    """Two photos and two texts per product, that shoppers may search it with; row 4 i + j asks for product i."""
-    rows = []
-    for i, concept in enumerate(shelf.concepts):
-        tags = [*concept.english_tags, concept.english]
-        rows += [(f"q-{i:05d}-p{j}", "", f"asked_{shelf.sku[i]}_{j}.jpg") for j in range(2)]
-        rows += [(f"q-{i:05d}-t0", concept.english, ""), (f"q-{i:05d}-t1", " ".join(tags[:2]), "")]
-    return pl.DataFrame(rows, schema=["query_id", "text", "image"], orient="row")
+def traffic(shelf: Shelf, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, np.ndarray]:
+    """Queries, and what shoppers were shown and did: searches and impressions, of searches and of the feed.
 
-
-def traffic(shelf: Shelf, asked: pl.DataFrame, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What shoppers were shown and what they did: searches and impressions, of searches and of the feed."""
+    Returns:
+        The tables, and for every query the product it asks for and how: 0 by the other artist's drawing, 1 by a photo,
+        2 by its name, 3 by what it is like, int64 [Q, 2].
+    """
     groups = int(shelf.subgroup.max()) + 1
     users = np.array([str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in range(USERS)])
     likes = rng.dirichlet(np.full(groups, 0.05), USERS) * 5  # a few categories each
@@ -197,30 +197,33 @@ def traffic(shelf: Shelf, asked: pl.DataFrame, rng: np.random.Generator) -> tupl
     pull = np.where(kind[:, None], near, 0.4 * wish) + rng.gumbel(size=wish.shape)
     pull[np.flatnonzero(kind), target[kind]] = 50
     order = np.argsort(-pull, axis=1)[:, :FED]
-    day = rng.integers(0, DAYS, visits)
     second = (rng.beta(3, 1.2, visits) * 86_400).astype(np.int64)  # evenings, and past midnight
-    moment = START + day * 86_400 + second
+    moment = START + rng.integers(0, DAYS, visits) * 86_400 + second
     row, position = np.nonzero((np.arange(FED) < SHOWN) | ~kind[:, None])
     shuffled = rng.random((visits, FED))
     shuffled[kind, SHOWN:] = 2
     item = order[row, np.argsort(shuffled, axis=1)[row, position]]
     hit = kind[row] & (item == target[row])
-    score = (
-        -3.2
-        + 0.9 * wish[row, item]
-        + 2.2 * hit
-        + 0.5 * (kind[row] & (shelf.subgroup[item] == shelf.subgroup[target[row]]))
-    )
-    clicked = rng.random(len(row)) < 1 / (1 + np.exp(-(score - 0.12 * position)))
+    alike = kind[row] & (shelf.subgroup[item] == shelf.subgroup[target[row]])
+    score = -3.2 + 0.9 * wish[row, item] + 2.2 * hit + 0.5 * alike - 0.12 * position
+    clicked = rng.random(len(row)) < 1 / (1 + np.exp(-score))
     shown_at = moment[row] + position * rng.integers(4, 40, visits)[row]
-    query = np.where(kind, target * 4 + rng.choice(4, visits, p=[0.35, 0.25, 0.25, 0.15]), -1)
+
+    # Every photo is a query of its own; those who type the same ask the same.
+    asked = np.stack([target[kind], rng.choice(4, SEARCHES, p=[0.3, 0.25, 0.25, 0.2])], axis=1)
+    by_photo = asked[:, 1] < 2
+    photos = [f"asked/{i:05d}.jpg" if photo else "" for i, photo in enumerate(by_photo)]
+    texts = ["" if by_photo[i] else _words(shelf.concepts[item], how) for i, (item, how) in enumerate(asked.tolist())]
+    ids = [f"photo-{i:05d}" if photo else f"text: {texts[i]}" for i, photo in enumerate(by_photo)]
+    queries = pl.DataFrame({"query_id": ids, "text": texts, "image": photos})
+    query = np.full(visits, "", dtype=object)
+    query[kind] = ids
     name = np.array([f"v{i:06x}-{token:08x}" for i, token in enumerate(rng.integers(0, 2**32, visits))])
-    text = np.array([*asked["query_id"].to_list(), ""], dtype=object)
     impressions = pl.DataFrame(
         {
             "search_id": name[row],
             "user_id": users[user[row]],
-            "query_id": text[query[row]].tolist(),
+            "query_id": query[row].tolist(),
             "item_id": [shelf.sku[i] for i in item],
             "position": position,
             "clicked": np.where(clicked, "true", "false"),
@@ -238,7 +241,11 @@ def traffic(shelf: Shelf, asked: pl.DataFrame, rng: np.random.Generator) -> tupl
         action=pl.Series(np.where(ordered[done], "order", "click")),
         ts=pl.Series(np.datetime_as_string(shown_at[done] + 25, "s")),
     )
-    return searches, impressions
+    return queries, searches, impressions, asked
+
+
+def _words(concept: Concept, how: int) -> str:
+    return concept.english if how == 2 else " ".join([*concept.english_tags, concept.english][:2])
 
 
 def make(folder: Path, size: int, seed: int) -> None:
@@ -246,10 +253,20 @@ def make(folder: Path, size: int, seed: int) -> None:
     subprocess.run(["make", "-C", EMOJI, "packages"], check=True, stdout=subprocess.DEVNULL)
     rng = np.random.default_rng(seed)
     shelf = stock(size, seed, EMOJI / "node_modules", folder / "photos")
-    asked = queries(shelf)
-    searches, impressions = traffic(shelf, asked, rng)
+    queries, searches, impressions, asked = traffic(shelf, rng)
+    (folder / "photos" / "asked").mkdir()
+    tasks = []
+    for item, how in np.unique(asked[asked[:, 1] < 2], axis=0).tolist():
+        concept = shelf.concepts[item]
+        source = Path(DRAWINGS, concept.drawing) if how == 0 else Path(RENDERS, concept.render)
+        numbers = np.flatnonzero((asked == (item, how)).all(1))
+        files = [folder / "photos" / queries["image"][int(number)] for number in numbers]
+        tasks.append((EMOJI / "node_modules" / source, files, seed * 100_003 + 2 * item + how))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        list(pool.map(ask, tasks, chunksize=16))
     (folder / "tables").mkdir()
-    tables = {"products": products(shelf, rng), "queries": asked, "searches": searches, "impressions": impressions}
+    queries = queries.unique("query_id", maintain_order=True)
+    tables = {"products": products(shelf, rng), "queries": queries, "searches": searches, "impressions": impressions}
     for name, table in tables.items():
         table.write_csv(folder / "tables" / f"{name}.csv", include_bom=name == "products")
         print(f"{name}.csv: {table.height:,} rows")
