@@ -25,6 +25,7 @@ from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.system import processes
 from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
+from moonlib.system.progress import PROGRESS_SECONDS, Progress
 
 __getattr__ = renamed_attributes(
     __name__,
@@ -44,6 +45,7 @@ def fit(
     name: str | None = None,
     replace: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress_seconds: float = PROGRESS_SECONDS,
 ) -> Path:
     """Run an iteration.
 
@@ -57,6 +59,7 @@ def fit(
         name: of the run, see `moonlib.config.names.run_name`; the recipe's name by default.
         replace: replace another recipe's run in its directory.
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
+        progress_seconds: time between two lines of progress where there is no terminal.
 
     Returns:
         The run directory.
@@ -75,6 +78,10 @@ def fit(
     runs = Path(runs)
     run = RunLayout(runs / run_name(recipe.name if name is None else name), runs)
     console = Terminal()
+
+    def show(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
     quiet()
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     if not processes.is_first():
@@ -90,8 +97,8 @@ def fit(
             costs,
             interruption,
             checkpoint_seconds=checkpoint_seconds,
-            show=lambda line: console.print(line, soft_wrap=True),
-            bars=console.is_terminal,
+            show=show,
+            progress=Progress(run.directory.name, console=console, show=show, seconds=progress_seconds),
         )
         results, legend = run_stages(runner)
     if processes.is_first():
@@ -110,6 +117,7 @@ def fit_seeds(
     name: str | None = None,
     replace: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress_seconds: float = PROGRESS_SECONDS,
 ) -> list[Path]:
     """Run an iteration once per seed, and print one table with the mean and the spread of every result.
 
@@ -123,6 +131,7 @@ def fit_seeds(
         name: see `fit`.
         replace: see `fit`.
         checkpoint_seconds: see `fit`.
+        progress_seconds: see `fit`.
 
     Returns:
         The run directories.
@@ -142,6 +151,7 @@ def fit_seeds(
             name=f"{name}-seed{seed}",
             replace=replace,
             checkpoint_seconds=checkpoint_seconds,
+            progress_seconds=progress_seconds,
         )
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]

@@ -17,7 +17,6 @@ import moonlib.compat  # noqa: F401
 import polars as pl
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from moonlib.artifacts import layout
@@ -37,6 +36,7 @@ from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
+from moonlib.system.progress import Progress
 from moonlib.system.workers import FEW_FILES, shortage
 
 
@@ -55,7 +55,7 @@ class Runner:
         interruption: where a request to end the run arrives.
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
         show: called with each line of what is to be seen of the progress; nothing is shown by default.
-        bars: show Lightning's progress bars too.
+        progress: shows how far each stage is; nothing is shown by default.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Runner:
         *,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         show: Callable[[str], None] = lambda line: None,
-        bars: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         self.recipe, self.dataset, self.run = recipe, dataset, run
         self.costs, self.interruption, self.checkpoint_seconds = costs, interruption, checkpoint_seconds
-        self.show, self.bars = show, bars
+        self.show, self.progress = show, progress or Progress()
         self.cores = torch.get_num_threads()
 
     def begin(self) -> Lineage:
@@ -182,7 +182,7 @@ class Runner:
             processes.end_group_at_exit()
             write_json(meeting, processes.meeting_point())
         try:
-            with writing(partial):
+            with writing(partial), self.progress.stage(step.link):
                 return step.module.run(self.context(step, trainer, partial))
         except (RuntimeError, OSError, EOFError) as error:
             # A signal to the whole process group ends the loaders too: it is the signal that explains their death.
@@ -252,8 +252,7 @@ class Runner:
                 CSVLogger(directory, name="", version="csv"),
                 TensorBoardLogger(directory, name="", version="logs"),
             ],
-            callbacks=[RichProgressBar(leave=False)] if self.bars else [],
-            enable_progress_bar=self.bars,
+            enable_progress_bar=False,
             enable_checkpointing=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -284,6 +283,7 @@ class Runner:
             representations=representations,
             interruption=self.interruption,
             checkpoint_seconds=self.checkpoint_seconds,
+            progress=self.progress,
             snapshot_every=step.recipe.schedule.every if step.recipe.schedule else None,
         )
 

@@ -479,7 +479,10 @@ class Application(Stage):
         loader = DataLoader(
             impressions, sampler=BatchRows(len(impressions), 4 * self.context.data.batch_size, None), batch_size=None
         )
-        logits = [self.model(move_data_to_device(batch, device)).double().cpu() for batch in loader]
+        batches = self.context.progress.through(
+            loader, "impressions", len(impressions), lambda batch: len(batch.target)
+        )
+        logits = [self.model(move_data_to_device(batch, device)).double().cpu() for batch in batches]
         return torch.cat(logits).sigmoid().numpy()
 
 

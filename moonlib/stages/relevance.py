@@ -299,7 +299,8 @@ class Relevance(Stage):
         loader = DataLoader(
             judged, sampler=BatchRows(len(judged), 4 * self.context.data.batch_size, None), batch_size=None
         )
-        scores = [self.score_of(move_data_to_device(batch, device)).double().cpu() for batch in loader]
+        batches = self.context.progress.through(loader, "pairs", len(judged), lambda batch: len(batch.target))
+        scores = [self.score_of(move_data_to_device(batch, device)).double().cpu() for batch in batches]
         return torch.cat([torch.empty(0, dtype=torch.float64), *scores]).numpy()
 
     def score_of(self, batch: JudgedBatch) -> Tensor:

@@ -207,7 +207,10 @@ class Represent(Stage):
             data.batch_size,
         )
         device = context.trainer.strategy.root_device
-        return embed(encoder, contents, context.directory, name, device=device, workers=data.workers)
+        with context.progress.task("products" if side == "product" else "queries", len(ids)) as task:
+            return embed(
+                encoder, contents, context.directory, name, device=device, workers=data.workers, progress=task.at
+            )
 
     def evaluate(
         self, context: StageContext, products: Representations, searched: dict[SearchTask, Representations]
@@ -280,7 +283,7 @@ class Represent(Stage):
                     microseconds(block["ts"]),
                     torch.from_numpy(listed),
                 )
-                for block in searches.iter_slices(BLOCK)
+                for block in context.progress.through(searches.iter_slices(BLOCK), "searches", len(searches))
             ]
             rank = torch.cat([torch.empty(0, dtype=torch.int64), *found])
             # `ranks` says that it is a miss by the number of vectors, which may differ from the size of the gallery.

@@ -28,6 +28,7 @@ from moonlib.representations.store import Representations, unit
 from moonlib.stages.represent import EVALUATED, evaluation_searches, microseconds, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.system.disk import writing
+from moonlib.system.progress import Progress
 
 BUDGET = 2**22
 """Scores held at once: memory is a few times this many floats, beside a few numbers per product."""
@@ -337,6 +338,7 @@ class Retrieval(Stage):
         self.reads: Literal["query+user", "query", "user"] = reads
         self.representation = representation
         self.metrics = with_metrics([Recall(k) for k in ks], metrics, "search")
+        self.progress = Progress()
 
     def meanings(self) -> dict[str, Meaning]:
         return {f"retrieval/{name_of(metric)}": meaning_of(metric) for metric in self.metrics}
@@ -360,7 +362,7 @@ class Retrieval(Stage):
     def run(self, context: StageContext) -> dict[str, float]:
         if not context.trainer.is_global_zero:
             return {}
-        dataset = context.dataset
+        dataset, self.progress = context.dataset, context.progress
         searches = {split: ordered_searches(dataset, split) for split in EVALUATED}
         if searches["test"].is_empty():
             raise ValueError(
@@ -436,7 +438,8 @@ class Retrieval(Stage):
 
     def blocks(self, searches: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, Tensor, Tensor]]:
         """Some Q searches at a time, with bool [Q, N], what was listed by then, and bool [Q, N], what is a hit."""
-        for block in searches.iter_slices(max(16, BUDGET // len(self.gallery.item_id))):
+        slices = searches.iter_slices(max(16, BUDGET // len(self.gallery.item_id)))
+        for block in self.progress.through(slices, "searches", len(searches)):
             spu = torch.from_numpy(block["spu_id"].to_numpy().copy())
             listed = self.gallery.listed_at <= microseconds(block["ts"]).unsqueeze(1)
             yield block, listed, self.gallery.spu_id == spu.unsqueeze(1)
