@@ -73,6 +73,8 @@ CHECKPOINT = "checkpoint.ckpt"
 """Checkpoint that an unfinished training resumes from."""
 LOG = "csv/metrics.csv"
 """Log of a training, step by step."""
+LOGGERS = "loggers.json"
+"""Ids under which loggers such as Weights & Biases know a training, so that a resumed one goes on under them."""
 PROCESSES = "processes.json"
 """How the processes of a training on several devices find each other."""
 QUARANTINE = "quarantine.jsonl"
@@ -88,6 +90,15 @@ PREDICTIONS = "predictions.parquet"
 def partial(directory: Path) -> Path:
     """Where a directory is made; it takes its own name once everything in it is written."""
     return directory.with_name(f"{directory.name}.partial")
+
+
+def is_finished(stage: Path) -> bool:
+    """Whether a link of a run leads to a finished stage: while the stage is being made, it leads to `partial` of it.
+
+    A run that was cut off leaves such a link, which is dangling once another run has finished the stage.
+    """
+    directory = stage.resolve()
+    return directory.is_dir() and directory != partial(directory.with_suffix(""))
 
 
 def snapshot(stage: str | Path, step: int) -> Path:
@@ -228,7 +239,7 @@ class RunLayout:
         return self.directory / EVALUATIONS
 
     def link(self, stage: str, reference: str = "") -> Path:
-        """A stage, or a reference of it, see `link_name`."""
+        """A stage, or a reference of it, see `link_name`; its log is there while it runs, see `is_finished`."""
         return self.directory / link_name(stage, reference)
 
     def references(self, stage: str) -> dict[str, Path]:

@@ -99,12 +99,14 @@ def debug(
     name = run_name(recipe.name if options.get("name") is None else options["name"])
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     root = Path(runs) / DEBUG / preset / name
+    # A trainer for all stages is one of those that don't train too.
     trained = {name: stage for name, stage in recipe.stages.items() if stage.written["trainer"]}
     shortened = [word for name, stage in trained.items() for word in shorten(preset, name, stage)]
     with prepared(root, Path(runs)):
         # The recipe of an earlier one may differ: what it has left is to be reused.
         run = fit(config, [*shortened, *overrides], runs=root, **{**options, "name": name, "replace": True})
     console = Terminal()
+    trained = {name: stage for name, stage in trained.items() if (run / name / LOG).exists()}
     console.print(loss_table(run, list(trained)))
     for name in trained:
         for file in sorted((run / name).rglob("*profile.txt")):

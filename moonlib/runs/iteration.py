@@ -16,6 +16,7 @@ from moonlib.config.recipe import Recipe
 from moonlib.data.dataset import Dataset
 from moonlib.metrics import undefined
 from moonlib.registry.deprecation import renamed_attributes
+from moonlib.runs import loggers
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
@@ -83,6 +84,7 @@ def fit(
         console.print(line, soft_wrap=True)
 
     quiet()
+    loggers.require(recipe.logger_recipes)
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     if not processes.is_first():
         processes.end_with_parent()

@@ -17,7 +17,6 @@ import moonlib.compat  # noqa: F401
 import polars as pl
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from moonlib.artifacts import layout
 from moonlib.artifacts.checksums import verified
@@ -29,6 +28,7 @@ from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint,
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics import undefined
+from moonlib.runs import loggers
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
 from moonlib.runs.step import Step, seed_of, step_of
@@ -149,7 +149,7 @@ class Runner:
         return self.step(stage.override(dict(reference.module)), lineage, prefix=reference.prefix)
 
     def run_step(self, step: Step) -> dict[str, float]:
-        """Run a step, or reuse its finished directory; link it into the run.
+        """Run a step, or reuse its finished directory; link it into the run, where its log is while it runs.
 
         Returns:
             Its metrics.
@@ -159,6 +159,7 @@ class Runner:
         with costed(self.costs, step.link) as cost, attempt(directory, waiting, but=[layout.CHECKPOINT]) as partial:
             cost["reused"] = partial is None
             if partial is not None:
+                link(self.run.directory / step.link, partial)  # whoever wants to watch finds the log there
                 start = time.perf_counter()
                 metrics = undefined.leave_out(self.run_module(step, partial), partial)
                 write_json(partial / layout.IDENTITY, spelled(step.identity))
@@ -204,6 +205,9 @@ class Runner:
                 ) from error
             raise
         finally:
+            for logger in trainer.loggers:
+                if isinstance(logger, loggers.Guarded):
+                    logger.close()
             meeting.unlink(missing_ok=True)
 
     def accompany(self, step: Step) -> None:
@@ -248,10 +252,9 @@ class Runner:
         """The trainer of a stage, writing its logs to ``directory``."""
         return step.recipe.trainer(
             default_root_dir=str(directory),
-            logger=[
-                CSVLogger(directory, name="", version="csv"),
-                TensorBoardLogger(directory, name="", version="logs"),
-            ],
+            logger=loggers.made(
+                self.recipe.logger_recipes, step, self.run.directory, directory, writes=processes.is_first()
+            ),
             enable_progress_bar=False,
             enable_checkpointing=False,
             enable_model_summary=False,
