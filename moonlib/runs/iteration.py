@@ -104,7 +104,7 @@ def fit(
         )
         results, legend = run_stages(runner)
     if processes.is_first():
-        console.print(closing_tables(run.directory.name, results, legend.references, costs))
+        console.print(closing_tables(run.directory.name, results, legend, costs))
         console.print(f"run: {run.directory}", soft_wrap=True)
         console.print(f"next: {next_command(recipe)}", soft_wrap=True)
     return run.directory

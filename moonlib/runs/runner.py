@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint,
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics import undefined
+from moonlib.metrics.counts import noted_rows
 from moonlib.runs import loggers
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
@@ -164,7 +166,7 @@ class Runner:
                 metrics = undefined.leave_out(self.run_module(step, partial), partial)
                 write_json(partial / layout.IDENTITY, spelled(step.identity))
                 write_json(partial / layout.METRICS, metrics)
-                write_legend(partial, legend_of(step, self.dataset))
+                write_legend(partial, replace(legend_of(step, self.dataset), rows=noted_rows(partial)))
                 write_json(partial / layout.COST, {"seconds": round(time.perf_counter() - start, 2)})
         if cost["reused"]:
             cost["first_run"] = read_mapping(directory / layout.COST)

@@ -31,6 +31,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.segments import SEGMENTS, product_segments, segment_columns, segment_label
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
+from moonlib.metrics.counts import note_rows, rows_key
 from moonlib.metrics.ctr import ctr_metrics, own_metrics
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, name_of, with_metrics
@@ -289,6 +290,7 @@ class Application(Stage):
             predictions = predictions.join(frame, on=frame.columns[0], how="left", maintain_order="left")
         predictions.write_parquet(context.directory / PREDICTIONS)
         metrics: dict[str, float] = {}
+        rows_of: dict[str, int] = {}
         for name in EVALUATED:
             split = predictions.filter(pl.col("split") == name)
             parts = {"": split} | {segment: split.filter(segment) for segment in SEGMENTS}
@@ -300,7 +302,8 @@ class Application(Stage):
             for segment, part in parts.items():
                 for metric, value in ctr_metrics(part, self.metrics).items():
                     key = MetricKey("test" if name == "test" else "valid", "", "ctr", metric, segment)
-                    metrics[str(key)] = value
+                    metrics[str(key)], rows_of[rows_key(key)] = value, len(part)
+        note_rows(context.directory, rows_of)
         return leave_out(metrics, context.directory)
 
     def fit_and_predict(

@@ -27,6 +27,7 @@ from moonlib.embedding.embed import Contents, embed
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.thumbnail import Thumbnail
 from moonlib.encoders.weights import load_weights
+from moonlib.metrics.counts import note_rows, rows_key
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, measured, name_of, with_metrics
 from moonlib.metrics.recall import Recall, ranks
@@ -225,6 +226,7 @@ class Represent(Stage):
         with writing(context.directory / SEARCHES):
             table.write_parquet(context.directory / SEARCHES)
         metrics: dict[str, float] = {}
+        rows: dict[str, int] = {}
         dimensions = {f"{d}d": f"rank@{d}d" for d in self.dims}
         for (task, split), group in table.group_by("task", "split", maintain_order=True):
             parts = {"": group} | {segment: group.filter(pl.col(segment)) for segment in SEGMENTS}
@@ -243,6 +245,8 @@ class Represent(Stage):
                     columns = {"ranks": part[rank].to_torch(), "users": part["user_id"].to_torch(), "gallery": gallery}
                     key = MetricKey(split, "", task, name_of(metric), segment)
                     metrics[str(key)] = measured(metric, columns)
+                    rows[rows_key(key)] = len(part)
+        note_rows(context.directory, rows)
         return leave_out(metrics, context.directory)
 
     def may_be_k(self, label: str) -> bool:

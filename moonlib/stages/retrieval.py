@@ -20,6 +20,7 @@ from moonlib.clicks.histories import Histories
 from moonlib.data.dataset import Dataset
 from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
 from moonlib.data.splits import Split
+from moonlib.metrics.counts import note_rows, rows_key
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, measured, name_of, with_metrics
 from moonlib.metrics.recall import TIE, Recall
@@ -380,6 +381,9 @@ class Retrieval(Stage):
             table.write_parquet(context.directory / SEARCHES)
         for (split,), part in table.group_by("split", maintain_order=True):
             metrics |= self.measure(part, split)
+            keys = {"": part, **self.parts(part)}.items()
+            rows = {rows_key(MetricKey(split, "", "retrieval", "", segment)): len(each) for segment, each in keys}
+            note_rows(context.directory, rows)
         return leave_out(metrics, context.directory)
 
     def make_scorer(self, context: StageContext) -> Scorer:
@@ -444,10 +448,14 @@ class Retrieval(Stage):
             listed = self.gallery.listed_at <= microseconds(block["ts"]).unsqueeze(1)
             yield block, listed, self.gallery.spu_id == spu.unsqueeze(1)
 
+    def parts(self, searches: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        """The searches of each segment."""
+        parts = {name: searches.filter(pl.col(name)) for name in SEGMENTS}
+        return parts | {name: searches.filter(pl.col("asked") == name) for name in ASKED}
+
     def measure(self, searches: pl.DataFrame, split: Literal["test", "valid"]) -> dict[str, float]:
         """Recall and share of new products: of all searches, by what was ordered, and by what was asked with."""
-        parts = {"": searches} | {name: searches.filter(pl.col(name)) for name in SEGMENTS}
-        parts |= {name: searches.filter(pl.col("asked") == name) for name in ASKED}
+        parts = {"": searches, **self.parts(searches)}
         found: dict[str, float] = {}
         for metric in self.metrics:
             for segment, part in parts.items():

@@ -219,7 +219,7 @@ def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continue
     cut = Run(runs / "iter2")
     assert (cut.directory / "pretrain/csv/metrics.csv").read_text().startswith("epoch,")
     assert not is_finished(cut.directory / "pretrain") and "weights" not in cut.undefined
-    with pytest.raises(RunError, match=r"not finished: pretrain is missing.*resumes the run"):
+    with pytest.raises(RunError, match=r"not finished: posttrain is missing.*resumes the run"):
         cut.encoder()
     page = report([cut.directory], runs / "report.html").read_text()
     assert "pretrain" in page and "training loss" not in page
