@@ -125,21 +125,22 @@ class FittedTable:
 
 
 def folded(text: str, width: int) -> list[str]:
-    """Break a text into lines: between words, or behind the signs that part the words of a key; nowhere else.
+    """Break a text into lines between words; a word that is too long by itself behind the signs that part a key.
 
     Example:
-        >>> folded("image_search/recall@10@category=Home & Garden/Vases", 28)
-        ['image_search/recall@10@', 'category=Home & Garden/Vases']
+        >>> folded("  image_search/recall@10@category=Home & Garden/Vases", 28)
+        ['  image_search/recall@10@', 'category=Home & Garden/Vases']
     """
     lines: list[str] = []
     for line in visible(text).split("\n"):
-        parts = re.findall(r"^\s+\S*?[\s/@=,._-]+|.*?[\s/@=,._-]+|.+$", line) if cell_len(line) > width else [line]
         found = ""
-        for part in parts:
-            if found and cell_len(found + part.rstrip()) > width:
-                lines.append(found.rstrip())
-                found = ""
-            found += part
+        for word in re.findall(r"^\s+\S+\s*|\S+\s*", line) or [line]:
+            parts = [word] if cell_len(word.rstrip()) <= width else re.findall(r"^\s+|[^/@=,._-]*[/@=,._-]+|.+$", word)
+            for part in parts:
+                if found.strip() and cell_len(found + part.rstrip()) > width:
+                    lines.append(found.rstrip())
+                    found = ""
+                found += part
         lines.append(found.rstrip())
     return lines
 

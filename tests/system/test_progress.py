@@ -80,7 +80,7 @@ def test_a_terminal_of_80_columns_has_one_line_that_fits_and_is_gone_at_the_end(
     run: str, stage: str, clock: list[float]
 ) -> None:
     file = io.StringIO()
-    console = Terminal(file=file, force_terminal=True, width=80, _environ={})
+    console = Terminal(file=file, force_terminal=True, _environ={"COLUMNS": "80"})
     progress = Progress(run, console=console, show=lambda line: pytest.fail("both"))
     with progress.stage(stage), progress.task("step", 20_000) as task:
         task.counts("samples", 64)
