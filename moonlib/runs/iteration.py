@@ -26,7 +26,7 @@ from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.system import processes
 from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
-from moonlib.system.progress import PROGRESS_SECONDS, Progress
+from moonlib.system.progress import PROGRESS_SECONDS, StageProgress
 
 __getattr__ = renamed_attributes(
     __name__,
@@ -100,7 +100,7 @@ def fit(
             interruption,
             checkpoint_seconds=checkpoint_seconds,
             show=show,
-            progress=Progress(run.directory.name, console=console, show=show, seconds=progress_seconds),
+            progress=StageProgress(run.directory.name, console=console, show=show, seconds=progress_seconds),
         )
         results, legend = run_stages(runner)
     if processes.is_first():

@@ -38,7 +38,7 @@ from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
-from moonlib.system.progress import Progress
+from moonlib.system.progress import StageProgress
 from moonlib.system.workers import FEW_FILES, shortage
 
 
@@ -70,11 +70,11 @@ class Runner:
         *,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         show: Callable[[str], None] = lambda line: None,
-        progress: Progress | None = None,
+        progress: StageProgress | None = None,
     ) -> None:
         self.recipe, self.dataset, self.run = recipe, dataset, run
         self.costs, self.interruption, self.checkpoint_seconds = costs, interruption, checkpoint_seconds
-        self.show, self.progress = show, progress or Progress()
+        self.show, self.progress = show, progress or StageProgress()
         self.cores = torch.get_num_threads()
 
     def begin(self) -> Lineage:

@@ -29,7 +29,7 @@ from moonlib.representations.store import Representations, unit
 from moonlib.stages.represent import EVALUATED, evaluation_searches, microseconds, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.system.disk import writing
-from moonlib.system.progress import Progress
+from moonlib.system.progress import StageProgress
 
 BUDGET = 2**22
 """Scores held at once: memory is a few times this many floats, beside a few numbers per product."""
@@ -339,7 +339,7 @@ class Retrieval(Stage):
         self.reads: Literal["query+user", "query", "user"] = reads
         self.representation = representation
         self.metrics = with_metrics([Recall(k) for k in ks], metrics, "search")
-        self.progress = Progress()
+        self.progress = StageProgress()
 
     def meanings(self) -> dict[str, Meaning]:
         return {f"retrieval/{name_of(metric)}": meaning_of(metric) for metric in self.metrics}

@@ -17,7 +17,7 @@ from moonlib.encoders.encoder import Encoder
 from moonlib.metrics.metric import Meaning
 from moonlib.stages.position import Position
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
-from moonlib.system.progress import Progress
+from moonlib.system.progress import StageProgress
 
 Need = Literal["encoder", "weights", "representations"]
 """Inputs that a stage may read besides the dataset."""
@@ -60,7 +60,7 @@ class StageContext:
     interruption: Interruption = field(default_factory=Interruption)
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     snapshot_every: int | None = None
-    progress: Progress = field(default_factory=Progress)
+    progress: StageProgress = field(default_factory=StageProgress)
     position: Position = field(default_factory=Position)
     encoder_state: dict[str, Tensor] | None = None
 

@@ -31,7 +31,7 @@ class Task:
         total: how many there are; None where that is not known, or not yet.
     """
 
-    def __init__(self, progress: Progress, unit: str, total: int | None = None) -> None:
+    def __init__(self, progress: StageProgress, unit: str, total: int | None = None) -> None:
         self.progress, self.unit, self.total = progress, unit, total
         self.rate_unit, self.per_unit = unit, 1.0
         self.done = 0
@@ -88,7 +88,7 @@ class Task:
         return found
 
 
-class Progress:
+class StageProgress:
     """Shows how far a run is; with no arguments, nothing is shown.
 
     On a terminal it is one line that is redrawn, and gone when the stage ends. Elsewhere (a pipe, a notebook, CI) the
@@ -101,7 +101,7 @@ class Progress:
         seconds: time between two lines where there is no terminal.
 
     Example:
-        >>> progress = Progress("iter1", show=print, seconds=0)
+        >>> progress = StageProgress("iter1", show=print, seconds=0)
         >>> with progress.stage("represent"), progress.task("products", 300) as task:
         ...     task.at(100)
         iter1/represent  100 of 300 products

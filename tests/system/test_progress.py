@@ -9,7 +9,7 @@ from rich.text import Text
 
 from moonlib.system import progress as module
 from moonlib.system.console import Terminal
-from moonlib.system.progress import Progress, line
+from moonlib.system.progress import StageProgress, line
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_line_is_shown_every_so_often_and_the_loss_is_read_only_then(clock: list[float]) -> None:
     shown: list[str] = []
     read: list[int] = []
-    progress = Progress("iter2", show=shown.append, seconds=10)
+    progress = StageProgress("iter2", show=shown.append, seconds=10)
 
     def loss(step: int) -> float:
         read.append(step)
@@ -43,7 +43,7 @@ def test_a_line_is_shown_every_so_often_and_the_loss_is_read_only_then(clock: li
 
 def test_after_a_resume_steps_count_from_there_and_the_rate_is_measured_from_there(clock: list[float]) -> None:
     shown: list[str] = []
-    progress = Progress("iter2", show=shown.append, seconds=5)
+    progress = StageProgress("iter2", show=shown.append, seconds=5)
     with progress.stage("posttrain"), progress.task("step", 1000) as task:
         task.counts("samples", 1)
         task.resume(900)
@@ -58,7 +58,7 @@ def test_after_a_resume_steps_count_from_there_and_the_rate_is_measured_from_the
 
 def test_parts_are_counted_in_their_own_rows(clock: list[float]) -> None:
     shown: list[str] = []
-    progress = Progress("iter2", show=shown.append, seconds=0)
+    progress = StageProgress("iter2", show=shown.append, seconds=0)
     with progress.stage("represent"):
         for _ in progress.through(["ab", "cd", "e"], "products", 5):
             clock[0] += 2
@@ -70,7 +70,7 @@ def test_parts_are_counted_in_their_own_rows(clock: list[float]) -> None:
 
 
 def test_nothing_is_shown_unless_somebody_asked_for_it() -> None:
-    with Progress().stage("x"), Progress().task("step", 3) as task:
+    with StageProgress().stage("x"), StageProgress().task("step", 3) as task:
         task.at(1, lambda: pytest.fail("the loss is read for nobody"))
 
 
@@ -81,7 +81,7 @@ def test_a_terminal_of_80_columns_has_one_line_that_fits_and_is_gone_at_the_end(
 ) -> None:
     file = io.StringIO()
     console = Terminal(file=file, force_terminal=True, _environ={"COLUMNS": "80"})
-    progress = Progress(run, console=console, show=lambda line: pytest.fail("both"))
+    progress = StageProgress(run, console=console, show=lambda line: pytest.fail("both"))
     with progress.stage(stage), progress.task("step", 20_000) as task:
         task.counts("samples", 64)
         for step in (1, 2, 3):
