@@ -55,12 +55,13 @@ def read_loggers(value: Any) -> list[LoggerRecipe]:
     for i, each in enumerate(value):
         key = ("loggers", str(i))
         parts = {"class_path": each} if isinstance(each, str) else each
-        if not isinstance(parts, dict) or not isinstance(parts.get("class_path"), str):
+        path = parts.get("class_path") if isinstance(parts, dict) else None
+        if not isinstance(parts, dict) or not isinstance(path, str):
             raise RecipeError(f"expected one of {', '.join(NAMED)}, or class_path and init_args; got {each!r}", key)
         for part in parts:
             if part not in ("class_path", "init_args"):
                 raise RecipeError("unknown key; a logger has class_path and init_args", (*key, str(part)))
-        path, arguments = parts["class_path"], parts.get("init_args") or {}
+        arguments: Any = parts.get("init_args") or {}
         if "." not in path and path not in NAMED:
             raise RecipeError(f"no logger '{path}'; {hint(path, NAMED)}", key)
         if not isinstance(arguments, dict):

@@ -258,7 +258,8 @@ class Relevance(Stage):
             part = predictions.filter(pl.col("split") == name)
             metrics |= self.measure(part, name)
             parts = self.searches(part) | self.products(part)
-            keys = {segment: MetricKey(name, "", "relevance", "", segment) for segment in parts}
+            split: Literal["test", "valid"] = "valid" if name == "valid" else "test"
+            keys = {segment: MetricKey(split, "", "relevance", "", segment) for segment in parts}
             note_rows(context.directory, {rows_key(keys[segment]): len(each) for segment, each in parts.items()})
         return leave_out(metrics, context.directory)
 

@@ -107,12 +107,16 @@ class FittedTable:
             values = (" " * (GAP + widths[i] - cell_len(cell)) + cell for i, cell in zip(block, cells, strict=True))
             return (label + " " * (labels - cell_len(label)) + "".join(values)).rstrip()
 
-        headings = [wrap(_plain(self.headings[i]), max(widths[i], 1), break_long_words=False) or [""] for i in block]
+        texts = [_plain(self.headings[i]) for i in block]
+        headings = [
+            wrap(text, max(widths[i], 1), break_long_words=False, break_on_hyphens=False)
+            for i, text in zip(block, texts, strict=True)
+        ]
         height = max([1, *map(len, headings)])
-        for line in range(height):
-            cells = [lines[line - (height - len(lines))] if line >= height - len(lines) else "" for lines in headings]
-            own = _plain(self.label) if line == height - 1 else ""
-            yield row(own, cells), "bold"
+        lowered = [[""] * (height - len(lines)) + lines for lines in headings]  # they end in the same line
+        for number in range(height):
+            own = _plain(self.label) if number == height - 1 else ""
+            yield row(own, [lines[number] for lines in lowered]), "bold"
         yield rule * (labels + sum(widths[i] + GAP for i in block)), ""
         for label, cells in rows:
             chosen = [cells[i] for i in block] if cells else []

@@ -60,7 +60,10 @@ def training(report: Report) -> Section | None:
         problem = f"no stage kept a {LOG} that can be read: give its trainer no other logger"
         report.missing.append(("Training curves", problem))
         return None
-    lead = "Loss of the logged steps, in nats for InfoNCE and for clicks. Runs that share a stage share its curve."
+    lead = (
+        "Loss of the logged steps, in nats for InfoNCE and for clicks, and what else was logged. Runs that share a "
+        "stage share its curve."
+    )
     return Section("training", "Training", lead, [figures])
 
 
