@@ -74,9 +74,10 @@ class TrainingLog(Callback):
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         # The loss of the batch before has long been computed: to read it makes no accelerator wait.
         known, self.before = (loss if self.before is None else self.before), loss
-        if trainer.global_step == self.step:  # gradients are being accumulated
+        step = trainer.global_step
+        if step == self.step:  # gradients are being accumulated
             return
-        self.step = trainer.global_step
+        self.step = step
         if isinstance(known, Tensor):
             # Lightning has divided it by the number of batches that a step accumulates.
             self.task.at(self.step, lambda: float(known) * trainer.accumulate_grad_batches)

@@ -215,7 +215,10 @@ def test_the_command_line_runs_a_recipe_and_ends_with_table_path_and_next_comman
     done = cli("fit", "--config", "iter2", *SHORT2)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert any(line.split()[:1] == ["image_search/recall@10"] for line in lines)
+    table = lines[lines.index("iter2: image_search on test days, n: searches") :]
+    (row,) = [line.split() for line in table[: table.index("")] if line.startswith("recall@10")]
+    assert row[:3] == ["recall@10", "70", f"{results(tmp_path / 'runs/iter2')['image_search/recall@10']:.4f}"]
+    assert max(map(len, table[: table.index("run: runs/iter2")])) <= 80
     assert "run: runs/iter2" in lines
     assert lines[-1].startswith("next: ")
     refused = cli("fit", "--config", "iter2", *SHORT2, "--seed", "7")
