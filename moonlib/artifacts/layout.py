@@ -68,6 +68,8 @@ METRICS = "metrics.json"
 """The metrics that the stage returned, without those that are not defined."""
 UNDEFINED = "undefined.json"
 """Why a metric was left out, by its key."""
+ROWS = "rows.json"
+"""How many rows the metrics of each task and segment are of."""
 COST = "cost.json"
 """Seconds that the stage took when it was made."""
 WEIGHTS = "weights.safetensors"
@@ -78,6 +80,8 @@ CHECKPOINT = "checkpoint.ckpt"
 """Checkpoint that an unfinished training resumes from."""
 LOG = "csv/metrics.csv"
 """Log of a training, step by step."""
+LOGGERS = "loggers.json"
+"""Ids under which loggers such as Weights & Biases know a training, so that a resumed one goes on under them."""
 PROCESSES = "processes.json"
 """How the processes of a training on several devices find each other."""
 QUARANTINE = "quarantine.jsonl"
@@ -93,6 +97,15 @@ PREDICTIONS = "predictions.parquet"
 def partial(directory: Path) -> Path:
     """Where a directory is made; it takes its own name once everything in it is written."""
     return directory.with_name(f"{directory.name}.partial")
+
+
+def is_finished(stage: Path) -> bool:
+    """Whether a link of a run leads to a finished stage: while the stage is being made, it leads to `partial` of it.
+
+    A run that was cut off leaves such a link, which is dangling once another run has finished the stage.
+    """
+    directory = stage.resolve()
+    return directory.is_dir() and directory != partial(directory.with_suffix(""))
 
 
 def snapshot(stage: str | Path, step: int) -> Path:
@@ -233,7 +246,7 @@ class RunLayout:
         return self.directory / EVALUATIONS
 
     def link(self, stage: str, reference: str = "") -> Path:
-        """A stage, or a reference of it, see `link_name`."""
+        """A stage, or a reference of it, see `link_name`; its log is there while it runs, see `is_finished`."""
         return self.directory / link_name(stage, reference)
 
     def references(self, stage: str) -> dict[str, Path]:

@@ -23,6 +23,12 @@ def add(verbs: Verbs) -> None:
         help="a short run instead: overfit one batch, ten steps of everything, or where the time goes",
     )
     add_checkpoint_seconds(verb)
+    verb.add_argument(
+        "--progress-seconds",
+        type=float,
+        metavar="S",
+        help="time between two lines of progress where the output is no terminal (default: 10)",
+    )
 
 
 def fit(arguments: argparse.Namespace) -> int:
@@ -31,6 +37,8 @@ def fit(arguments: argparse.Namespace) -> int:
 
     check_spelling(arguments.config, arguments.overrides)  # before torch is imported, which takes seconds
     options = {key: vars(arguments)[key] for key in ("runs", "name", "replace", "checkpoint_seconds")}
+    if arguments.progress_seconds is not None:
+        options["progress_seconds"] = arguments.progress_seconds
     if arguments.debug:
         from moonlib.runs.debug import debug
 

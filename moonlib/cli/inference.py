@@ -128,12 +128,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a run's encoder on another dataset."""
     from moonlib.inference.evaluation import evaluate
     from moonlib.metrics.undefined import is_of_validation, sentences
-    from moonlib.runs.tables import metric_tables, own_keys
+    from moonlib.runs.tables import metric_tables
     from moonlib.system.console import Terminal
 
     found = evaluate(arguments.run, arguments.data, arguments.out, workers=arguments.workers)
-    results, references = found.results, found.legend.references
-    Terminal().print(*metric_tables(own_keys(results, references), found.run.name, results, references))
+    Terminal().print(*metric_tables(found.run.name, found.results, found.legend))
     for sentence in sentences({key: why for key, why in found.undefined.items() if not is_of_validation(key)}):
         say(sentence)
     say(found.file)

@@ -1,4 +1,4 @@
-"""`moonlib exchange`, `abtest` and `report`: what runs found, compared."""
+"""`moonlib curves`, `exchange`, `abtest` and `report`: what runs found, compared."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from moonlib.system.terminal import say
 
 def add(verbs: Verbs) -> None:
     """Add the verbs."""
+    verb = add_verb(verbs, "curves", curves, "draw what trainings have logged, of runs that are still going too")
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories; a colour for each")
+    verb.add_argument(
+        "--out", type=Path, metavar="FILE.png", help="default: curves.png in the run, or beside the first of several"
+    )
+
     verb = add_verb(
         verbs, "exchange", exchange, "what a gain in recall, or another intermediate metric, buys in clicks"
     )
@@ -37,6 +43,14 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "--out", type=Path, metavar="FILE.html", help="default: report.html in the run, or beside the first of several"
     )
+
+
+def curves(arguments: argparse.Namespace) -> int:
+    """Draw the curves of trainings."""
+    from moonlib.studies.curves import curves
+
+    say(curves(arguments.runs, arguments.out))
+    return 0
 
 
 def exchange(arguments: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ def material_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
 def material_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's `moonlib.config.recipe.Recipe.config` without what does not change any stage; see `material`."""
     stages = {name: material_stage(stage or {}) for name, stage in config.get("stages", {}).items()}
-    return {**config, "stages": stages}
+    return {**{key: value for key, value in config.items() if key != "loggers"}, "stages": stages}
 
 
 def made_with(config: Any) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def find(name: str | Path, folder: Path = Path()) -> Path:
     return known
 
 
-KEYS = {"extends", "changes", "seed", "data", "encoder", "stages", "scale"}
+KEYS = {"extends", "changes", "seed", "data", "encoder", "stages", "scale", "trainer", "loggers"}
 """The top level of a recipe."""
 
 _EXPECTED = "expected a mapping with keys such as data, encoder, stages"

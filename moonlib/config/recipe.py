@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from moonlib.config import spelling
 from moonlib.config.earlier import SCHEDULE
 from moonlib.config.header import Header
+from moonlib.config.loggers import LoggerRecipe, read_loggers
 from moonlib.config.merge import (
     Layer,
     RecipeError,
@@ -166,6 +167,7 @@ class Recipe:
         seed: everything random in the run follows from it.
         changes: what it changes against the recipe it extends.
         stages: in the order they run.
+        loggers: what trainings are logged to, besides CSV; none for the default.
         scale: the section of a study that `moonlib scale` reads, not looked into here; a run takes no notice of it.
     """
 
@@ -176,6 +178,7 @@ class Recipe:
     _source: Construction
     _encoder: Construction | None
     scale: Any = None
+    loggers: Any = None
 
     @property
     def name(self) -> str:
@@ -190,12 +193,19 @@ class Recipe:
             config = {"changes": dict(self.changes), **config}
         if self._encoder:
             config["encoder"] = written(self._encoder.cls, self._encoder.arguments)
+        if self.loggers is not None:
+            config["loggers"] = self.loggers
         return {**config, "stages": {name: stage.written for name, stage in self.stages.items()}}
 
     @property
     def provides(self) -> dict[str, Provides | None]:
         """Output of each stage for later ones, in the order they run."""
         return {name: stage.provides for name, stage in self.stages.items()}
+
+    @property
+    def logger_recipes(self) -> list[LoggerRecipe]:
+        """The loggers, read."""
+        return read_loggers(self.loggers)
 
     def source(self) -> Source:
         """Construct the source of the data."""
@@ -311,7 +321,7 @@ def _header(merged: Mapping[str, Any]) -> Header:
     Raises:
         RecipeError: something is missing or misspelt.
     """
-    sections = ("data", "encoder", "stages", "scale")
+    sections = ("data", "encoder", "stages", "scale", "trainer", "loggers")
     parts = {key: value for key, value in merged.items() if key not in sections}
     for key in parts:
         if key not in ("seed", "changes"):
@@ -319,6 +329,7 @@ def _header(merged: Mapping[str, Any]) -> Header:
     header: Header = construct(Header, parts, ()).build()
     if not merged["stages"]:
         raise RecipeError("a recipe needs at least one stage", ("stages",))
+    read_loggers(merged.get("loggers"))
     spelling.check(merged)
     return header
 
@@ -326,15 +337,23 @@ def _header(merged: Mapping[str, Any]) -> Header:
 def _typed(path: Path, merged: Mapping[str, Any]) -> Recipe:
     header, encoder = _header(merged), merged.get("encoder")
     source = construct_component("sources", merged.get("data"), ("data",))  # needs no torch
+    if (trainer := merged.get("trainer")) is not None:
+        construct(_trainer_class(), trainer, ("trainer",))
     return Recipe(
         path=path,
         seed=header.seed,
         changes=header.changes,
-        stages={name: StageRecipe(name, section) for name, section in merged["stages"].items()},
+        stages={name: StageRecipe(name, _with(trainer, section)) for name, section in merged["stages"].items()},
         _source=source,
         _encoder=None if encoder is None else construct_component("encoders", encoder, ("encoder",)),
         scale=merged.get("scale"),
+        loggers=merged.get("loggers"),
     )
+
+
+def _with(trainer: Mapping[str, Any] | None, section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stage with the trainer of all stages, over which its own goes."""
+    return {**section, "trainer": merge(trainer, section.get("trainer") or {})} if trainer else section
 
 
 def _trainer_class() -> type[Trainer]:

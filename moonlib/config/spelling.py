@@ -42,6 +42,8 @@ def check(merged: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: the same that typing the recipe would raise.
     """
+    if trainer := _class(*TRAINER):
+        trainer.check(merged.get("trainer"), ("trainer",))
     stages = {name: section for name, section in (merged.get("stages") or {}).items() if isinstance(section, dict)}
     for name, section in stages.items():
         check_parts(section, ("stages", name))

@@ -88,6 +88,8 @@ def top_level_keys() -> str:
         "seed": ("`int`", "`0`", texts["seed"]),
         "data": ("one of [sources](components.md#sources)", _REQUIRED, "where the five tables come from"),
         "encoder": ("one of [encoders](components.md#encoders)", "`null`", "trained by the stages; declared once"),
+        "trainer": ("mapping", "`{}`", "the [trainer](#trainer) of all stages; a stage's own keys go over it"),
+        "loggers": ("list", "`[csv, tensorboard]`", "what trainings are logged to, see [Loggers](#loggers)"),
         "stages": ("mapping of names to stages", _REQUIRED, "what runs, in order"),
         "scale": ("see [scaling studies](scaling.md)", "`null`", "the points of a study; a run takes no notice of it"),
     }

@@ -15,6 +15,7 @@ from moonlib.config.recipe import RecipeError, StageRecipe
 from moonlib.config.typing import construct_component
 from moonlib.data.dataset import Dataset
 from moonlib.metrics import undefined
+from moonlib.metrics.counts import noted_rows
 from moonlib.runs.results import Legend, beside
 from moonlib.runs.run import Run
 from moonlib.runs.runner import quiet
@@ -121,6 +122,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
         with tempfile.TemporaryDirectory(prefix=f".{file.stem}.", dir=file.parent) as scratch:
             context = StageContext(dataset, settings, trainer, Path(scratch), seed=0, encoder=encoder)
             metrics = module.retrieval(context)
+            legend |= Legend(rows=noted_rows(context.directory))
             left_out |= {beside(key, prefix): why for key, why in undefined.noted(context.directory).items()}
         if not metrics:
             raise ValueError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moonlib.artifacts.directories import write_json
-from moonlib.artifacts.layout import METRICS, RunLayout, checkpoint_link, snapshot, snapshot_steps
+from moonlib.artifacts.layout import METRICS, RunLayout, checkpoint_link, is_finished, snapshot, snapshot_steps
 from moonlib.artifacts.reading import read_numbers
 from moonlib.config.merge import merge
 from moonlib.config.recipe import Recipe, StageRecipe
@@ -81,7 +81,7 @@ def checkpoints_of(run: RunLayout, recipe: Recipe) -> list[EncoderCheckpoint]:
     """
     found: list[EncoderCheckpoint] = []
     for name, stage in recipe.stages.items():
-        if stage.provides and not run.link(name).is_dir():
+        if stage.provides and not is_finished(run.link(name)):
             problem = f"{run.directory} is not finished: {name} is missing"
             raise FileNotFoundError(f"{problem}; resume it with `moonlib fit`")
         if stage.provides == "weights" and stage.schedule:

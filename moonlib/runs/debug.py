@@ -14,8 +14,6 @@ from typing import Any, Literal
 import moonlib.compat  # noqa: F401
 import polars as pl
 from lightning.pytorch.profilers import Profiler
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from moonlib.artifacts.directories import LOCK, refuse_links
 from moonlib.artifacts.layout import DATASETS, DEBUG, LOG, STAGES
@@ -27,6 +25,7 @@ from moonlib.runs.iteration import fit
 from moonlib.runs.ownership import RunExistsError
 from moonlib.system import lock, processes
 from moonlib.system.console import Terminal
+from moonlib.system.fitted_table import FittedTable
 
 Preset = Literal["overfit", "limit", "profile"]
 
@@ -99,12 +98,14 @@ def debug(
     name = run_name(recipe.name if options.get("name") is None else options["name"])
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     root = Path(runs) / DEBUG / preset / name
+    # A trainer for all stages is one of those that don't train too.
     trained = {name: stage for name, stage in recipe.stages.items() if stage.written["trainer"]}
     shortened = [word for name, stage in trained.items() for word in shorten(preset, name, stage)]
     with prepared(root, Path(runs)):
         # The recipe of an earlier one may differ: what it has left is to be reused.
         run = fit(config, [*shortened, *overrides], runs=root, **{**options, "name": name, "replace": True})
     console = Terminal()
+    trained = {name: stage for name, stage in trained.items() if (run / name / LOG).exists()}
     console.print(loss_table(run, list(trained)))
     for name in trained:
         for file in sorted((run / name).rglob("*profile.txt")):
@@ -162,13 +163,11 @@ def shorten(preset: Preset, name: str, stage: StageRecipe) -> list[str]:
     return words
 
 
-def loss_table(run: Path, stages: list[str]) -> Table:
+def loss_table(run: Path, stages: list[str]) -> FittedTable:
     """The first and the last loss of every training of a run."""
-    table = Table("training", box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("steps", "first loss", "last loss"):
-        table.add_column(title, justify="right")
+    rows = []
     for name in stages:
         with reading(log := run / name / LOG, "CSV log of a training"):
             losses = pl.read_csv(log)["loss"].drop_nulls()
-        table.add_row(name, str(len(losses)), f"{losses[0]:.4f}", f"{losses[-1]:.4f}")
-    return table
+        rows.append((name, [str(len(losses)), f"{losses[0]:.4f}", f"{losses[-1]:.4f}"]))
+    return FittedTable("losses of the steps", "training", ["steps", "first loss", "last loss"], rows)

@@ -16,6 +16,7 @@ from moonlib.config.recipe import Recipe
 from moonlib.data.dataset import Dataset
 from moonlib.metrics import undefined
 from moonlib.registry.deprecation import renamed_attributes
+from moonlib.runs import loggers
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
@@ -25,6 +26,7 @@ from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.system import processes
 from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
+from moonlib.system.progress import PROGRESS_SECONDS, StageProgress
 
 __getattr__ = renamed_attributes(
     __name__,
@@ -44,6 +46,7 @@ def fit(
     name: str | None = None,
     replace: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress_seconds: float = PROGRESS_SECONDS,
 ) -> Path:
     """Run an iteration.
 
@@ -57,6 +60,7 @@ def fit(
         name: of the run, see `moonlib.config.names.run_name`; the recipe's name by default.
         replace: replace another recipe's run in its directory.
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
+        progress_seconds: time between two lines of progress where there is no terminal.
 
     Returns:
         The run directory.
@@ -75,7 +79,12 @@ def fit(
     runs = Path(runs)
     run = RunLayout(runs / run_name(recipe.name if name is None else name), runs)
     console = Terminal()
+
+    def show(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
     quiet()
+    loggers.require(recipe.logger_recipes)
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     if not processes.is_first():
         processes.end_with_parent()
@@ -90,12 +99,12 @@ def fit(
             costs,
             interruption,
             checkpoint_seconds=checkpoint_seconds,
-            show=lambda line: console.print(line, soft_wrap=True),
-            bars=console.is_terminal,
+            show=show,
+            progress=StageProgress(run.directory.name, console=console, show=show, seconds=progress_seconds),
         )
         results, legend = run_stages(runner)
     if processes.is_first():
-        console.print(closing_tables(run.directory.name, results, legend.references, costs))
+        console.print(closing_tables(run.directory.name, results, legend, costs))
         console.print(f"run: {run.directory}", soft_wrap=True)
         console.print(f"next: {next_command(recipe)}", soft_wrap=True)
     return run.directory
@@ -110,6 +119,7 @@ def fit_seeds(
     name: str | None = None,
     replace: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress_seconds: float = PROGRESS_SECONDS,
 ) -> list[Path]:
     """Run an iteration once per seed, and print one table with the mean and the spread of every result.
 
@@ -123,6 +133,7 @@ def fit_seeds(
         name: see `fit`.
         replace: see `fit`.
         checkpoint_seconds: see `fit`.
+        progress_seconds: see `fit`.
 
     Returns:
         The run directories.
@@ -142,6 +153,7 @@ def fit_seeds(
             name=f"{name}-seed{seed}",
             replace=replace,
             checkpoint_seconds=checkpoint_seconds,
+            progress_seconds=progress_seconds,
         )
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]

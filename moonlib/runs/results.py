@@ -55,10 +55,12 @@ class Legend:
     Attributes:
         references: the title of each reference's prefix, in the order they ran.
         metrics: title and direction by task and name, such as ``ctr/auc``.
+        rows: how many rows the metrics of a task and a segment are of, by `moonlib.metrics.counts.rows_key`.
     """
 
     references: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Meaning] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, module: Stage, references: Iterable[Reference] = ()) -> Legend:
@@ -71,7 +73,8 @@ class Legend:
         for prefix, title in other.references.items():
             known = titles.get(prefix, "").split(" / ")
             titles[prefix] = title if known == [""] else " / ".join(dict.fromkeys([*known, *title.split(" / ")]))
-        return Legend(titles, {**self.metrics, **other.metrics})
+        # A reference is measured on the rows of its stage; those of the stage count, which comes first.
+        return Legend(titles, {**self.metrics, **other.metrics}, {**other.rows, **self.rows})
 
     def key(self, text: str) -> MetricKey:
         """A key of results, taken apart."""
@@ -102,7 +105,8 @@ def beside(key: MetricKey | str, reference: str) -> str:
 def write_legend(directory: Path, legend: Legend) -> None:
     """Write ``legend.json`` into the directory of a run or a stage."""
     metrics = {key: asdict(meaning) for key, meaning in legend.metrics.items()}
-    write_json(directory / LEGEND, {"references": dict(legend.references), "metrics": metrics})
+    rows = {"rows": dict(legend.rows)} if legend.rows else {}
+    write_json(directory / LEGEND, {"references": dict(legend.references), "metrics": metrics, **rows})
 
 
 def add_legend(run: Path, legend: Legend) -> None:
@@ -127,9 +131,10 @@ def read_legend(directory: Path) -> Legend | None:
     try:
         references = {str(prefix): str(title) for prefix, title in found["references"].items()}
         metrics = {str(key): _meaning(each) for key, each in found["metrics"].items()}
+        rows = {str(key): int(n) for key, n in found.get("rows", {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Unreadable(f"{file} is no legend of results ({error}); {again(file)}") from None
-    return Legend(references, metrics)
+    return Legend(references, metrics, rows)
 
 
 def legend_of_run(run: Path, stages: Iterable[str]) -> Legend:

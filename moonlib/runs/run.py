@@ -13,7 +13,16 @@ import torch
 import yaml
 
 from moonlib.artifacts.checksums import verified
-from moonlib.artifacts.layout import EXPORT, IDENTITY, PREPROCESSING, RECIPE, WEIGHTS, RunLayout, stage_of
+from moonlib.artifacts.layout import (
+    EXPORT,
+    IDENTITY,
+    PREPROCESSING,
+    RECIPE,
+    WEIGHTS,
+    RunLayout,
+    is_finished,
+    stage_of,
+)
 from moonlib.artifacts.reading import Unreadable, read_mapping, read_numbers
 from moonlib.artifacts.remedies import fit_command
 from moonlib.config.earlier import present
@@ -130,7 +139,7 @@ class Run:
         found: dict[str, str] = {}
         for stage in self.config["stages"]:
             for prefix, link in {"": self.layout.link(stage), **self.layout.references(stage)}.items():
-                reasons = undefined.noted(link.resolve())
+                reasons = undefined.noted(link.resolve()) if is_finished(link) else {}
                 found |= {beside(key, prefix): why for key, why in reasons.items()}
         return found
 
@@ -328,13 +337,14 @@ class Run:
     def _finished(self, name: str) -> Path:
         """The directory of a stage, or of the preprocessing."""
         directory = (self.directory / name).resolve()
-        if not directory.is_dir():
+        if not is_finished(directory):
             raise RunError(f"{self.directory} is not finished: {name} is missing; {self._command} resumes the run")
         return directory
 
     def identities(self) -> list[dict[str, Any]]:
         """Identities that the preprocessing and the stages noted; runs of moonlib 0.1 noted none."""
-        files = [self.layout.link(name) / IDENTITY for name in (PREPROCESSING, *self.config["stages"])]
+        links = [self.layout.link(name) for name in (PREPROCESSING, *self.config["stages"])]
+        files = [link / IDENTITY for link in links if is_finished(link)]
         return [read_mapping(file) for file in files if file.is_file()]
 
     def _not_usable(self, error: Exception) -> RunError:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ import moonlib.compat  # noqa: F401
 import polars as pl
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from moonlib.artifacts import layout
 from moonlib.artifacts.checksums import verified
@@ -30,6 +29,8 @@ from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint,
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics import undefined
+from moonlib.metrics.counts import noted_rows
+from moonlib.runs import loggers
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
 from moonlib.runs.step import Step, seed_of, step_of
@@ -37,6 +38,7 @@ from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
+from moonlib.system.progress import StageProgress
 from moonlib.system.workers import FEW_FILES, shortage
 
 
@@ -55,7 +57,7 @@ class Runner:
         interruption: where a request to end the run arrives.
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
         show: called with each line of what is to be seen of the progress; nothing is shown by default.
-        bars: show Lightning's progress bars too.
+        progress: shows how far each stage is; nothing is shown by default.
     """
 
     def __init__(
@@ -68,11 +70,11 @@ class Runner:
         *,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         show: Callable[[str], None] = lambda line: None,
-        bars: bool = False,
+        progress: StageProgress | None = None,
     ) -> None:
         self.recipe, self.dataset, self.run = recipe, dataset, run
         self.costs, self.interruption, self.checkpoint_seconds = costs, interruption, checkpoint_seconds
-        self.show, self.bars = show, bars
+        self.show, self.progress = show, progress or StageProgress()
         self.cores = torch.get_num_threads()
 
     def begin(self) -> Lineage:
@@ -149,7 +151,7 @@ class Runner:
         return self.step(stage.override(dict(reference.module)), lineage, prefix=reference.prefix)
 
     def run_step(self, step: Step) -> dict[str, float]:
-        """Run a step, or reuse its finished directory; link it into the run.
+        """Run a step, or reuse its finished directory; link it into the run, where its log is while it runs.
 
         Returns:
             Its metrics.
@@ -159,11 +161,12 @@ class Runner:
         with costed(self.costs, step.link) as cost, attempt(directory, waiting, but=[layout.CHECKPOINT]) as partial:
             cost["reused"] = partial is None
             if partial is not None:
+                link(self.run.directory / step.link, partial)  # whoever wants to watch finds the log there
                 start = time.perf_counter()
                 metrics = undefined.leave_out(self.run_module(step, partial), partial)
                 write_json(partial / layout.IDENTITY, spelled(step.identity))
                 write_json(partial / layout.METRICS, metrics)
-                write_legend(partial, legend_of(step, self.dataset))
+                write_legend(partial, replace(legend_of(step, self.dataset), rows=noted_rows(partial)))
                 write_json(partial / layout.COST, {"seconds": round(time.perf_counter() - start, 2)})
         if cost["reused"]:
             cost["first_run"] = read_mapping(directory / layout.COST)
@@ -182,7 +185,7 @@ class Runner:
             processes.end_group_at_exit()
             write_json(meeting, processes.meeting_point())
         try:
-            with writing(partial):
+            with writing(partial), self.progress.stage(step.link):
                 return step.module.run(self.context(step, trainer, partial))
         except (RuntimeError, OSError, EOFError) as error:
             # A signal to the whole process group ends the loaders too: it is the signal that explains their death.
@@ -204,6 +207,9 @@ class Runner:
                 ) from error
             raise
         finally:
+            for logger in trainer.loggers:
+                if isinstance(logger, loggers.Guarded):
+                    logger.close()
             meeting.unlink(missing_ok=True)
 
     def accompany(self, step: Step) -> None:
@@ -248,12 +254,10 @@ class Runner:
         """The trainer of a stage, writing its logs to ``directory``."""
         return step.recipe.trainer(
             default_root_dir=str(directory),
-            logger=[
-                CSVLogger(directory, name="", version="csv"),
-                TensorBoardLogger(directory, name="", version="logs"),
-            ],
-            callbacks=[RichProgressBar(leave=False)] if self.bars else [],
-            enable_progress_bar=self.bars,
+            logger=loggers.made(
+                self.recipe.logger_recipes, step, self.run.directory, directory, writes=processes.is_first()
+            ),
+            enable_progress_bar=False,
             enable_checkpointing=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -284,6 +288,7 @@ class Runner:
             representations=representations,
             interruption=self.interruption,
             checkpoint_seconds=self.checkpoint_seconds,
+            progress=self.progress,
             snapshot_every=step.recipe.schedule.every if step.recipe.schedule else None,
         )
 

@@ -2,93 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 
 from moonlib.artifacts.layout import CHECKPOINT_LINKS, is_checkpoint_link
+from moonlib.metrics.counts import rows_key
 from moonlib.metrics.key import MetricKey
+from moonlib.runs.results import Legend
+from moonlib.system.fitted_table import FittedTable
 
-COLUMNS = 10
-"""Columns of values that a terminal of ordinary width has room for."""
+SHORT = 12
+"""Letters of a run's name that heads a column; a longer one stands in the title alone."""
 
-Column = tuple[str, str, str]
-"""A column's title, and the reference and the segment of its values; a run may be called like a reference."""
+UNITS = {
+    "image_search": "searches",
+    "text_search": "searches",
+    "ctr": "impressions",
+    "retrieval": "searches",
+    "relevance": "judged pairs",
+}
+"""Rows that moonlib's own metrics are of."""
 
 
 def closing_tables(
-    name: str, results: Mapping[str, float], references: Mapping[str, str], costs: Mapping[str, Mapping[str, Any]]
+    name: str, results: Mapping[str, float], legend: Legend, costs: Mapping[str, Mapping[str, Any]]
 ) -> Group:
-    """Lay results out: a table per task, a row per metric, a column for the run, each segment and each reference.
+    """Lay results out: a table per task, a row per metric and segment, a column for the run and each reference.
 
     Args:
         name: of the run.
         results: flat keys as in ``results.json``; those of validation days are left out.
-        references: title of each reference's prefix, in the order of the columns.
+        legend: of the results.
         costs: as in ``costs.json``.
 
     Returns:
-        What to print: the metrics of each task, image and text search in one table, then the seconds per stage.
+        What to print: the metrics of each task, with a line for each baseline that the run is below, then the seconds
+        per stage.
     """
-    tasks: dict[str, list[str]] = {}
-    for text in own_keys(results, references):
-        key = MetricKey.parse(text, references)
-        tasks.setdefault((key.task or key.name).removeprefix("image_").removeprefix("text_"), []).append(text)
-    tables = [table for keys in tasks.values() for table in metric_tables(keys, name, results, references)]
-    return Group(*tables, seconds_table(costs))
+    return Group(*metric_tables(name, results, legend), seconds_table(costs))
 
 
-def own_keys(results: Mapping[str, float], references: Iterable[str]) -> list[str]:
-    """The keys of rows: a run's own results of test days, without segments of what there is for all rows."""
-    keys = {text: MetricKey.parse(text, references) for text in results}
-    whole = {text for text, key in keys.items() if not key.segment or str(key.whole) not in results}
-    return [text for text, key in keys.items() if key.split == "test" and not key.reference and text in whole]
+def metric_tables(name: str, results: Mapping[str, float], legend: Legend) -> list[FittedTable]:
+    """A table per task; see `closing_tables`."""
+    tasks: dict[str, list[MetricKey]] = {}
+    for key in own_rows(results, legend):
+        tasks.setdefault(key.task, []).append(key)
+    return [metric_table(name, task, keys, results, legend) for task, keys in tasks.items()]
 
 
-def metric_tables(
-    keys: list[str], name: str, results: Mapping[str, float], references: Mapping[str, str]
-) -> list[Table]:
-    """A row per key; columns that have no value for any of them are left out.
+def own_rows(results: Mapping[str, float], legend: Legend) -> list[MetricKey]:
+    """The keys of rows: a run's own results of test days, the segments of each metric behind what is of all rows."""
+    keys = list(legend.own(results).values())
+    order = {key: i for i, key in enumerate(dict.fromkeys(key.whole for key in keys))}
+    return sorted(keys, key=lambda key: (order[key.whole], key.segment != ""))
 
-    Where they are too many for one table, the segments get one of their own.
+
+def metric_table(
+    name: str, task: str, keys: Sequence[MetricKey], results: Mapping[str, float], legend: Legend
+) -> FittedTable:
+    """A row per key; references that have no value for any of them are left out."""
+    beside = {
+        prefix: title
+        for prefix, title in legend.references.items()
+        if any(str(replace(key, reference=prefix)) in results for key in keys)
+    }
+    counted = any(rows_key(key) in legend.rows for key in keys)
+    rows = []
+    for key in keys:
+        values = [results.get(str(replace(key, reference=prefix))) for prefix in ("", *beside)]
+        n = legend.rows.get(rows_key(key))
+        label = f"  @{key.segment}" if key.segment and str(key.whole) in results else str(replace(key, task=""))
+        rows.append((label, [*([f"{n:,}" if n is not None else ""] if counted else []), *map(cell, values)]))
+    unit = f", n: {UNITS[task]}" if counted and task in UNITS else ""
+    return FittedTable(
+        f"{name}: {task or 'results'} on test days{unit}",
+        task,
+        [*(["n"] if counted else []), name if len(name) <= SHORT else "this run", *beside.values()],
+        rows,
+        repeated=2 if counted else 1,
+        notes=list(below(keys, beside, results, legend)),
+    )
+
+
+def below(
+    keys: Iterable[MetricKey], references: Mapping[str, str], results: Mapping[str, float], legend: Legend
+) -> Iterator[str]:
+    """Say of each baseline in which metrics of all rows a run is worse than it.
+
+    Args:
+        keys: of the run's own results.
+        references: titles by prefix; those of upper bounds are passed over.
+        results: of the run.
+        legend: knows which metrics are better when they are higher; of others nothing is said.
     """
-    rows = {key: MetricKey.parse(key, references) for key in keys}
-
-    def known(columns: Iterable[Column]) -> list[Column]:
-        return [column for column in columns if any(value(results, row, column) is not None for row in rows.values())]
-
-    parsed = (MetricKey.parse(key, references) for key in results)
-    segments = dict.fromkeys(key.segment for key in parsed if key.segment and str(key.whole) in rows)
-    own: list[Column] = [(name, "", "")]
-    within = known((f"@{segment}", "", segment) for segment in segments)
-    beside = known((title, prefix, "") for prefix, title in references.items())
-    if len(own + within + beside) <= COLUMNS:
-        return [metric_table(rows, own + within + beside, results)]
-    return [metric_table(rows, own + columns, results) for columns in (beside, within) if columns]
-
-
-def metric_table(rows: Mapping[str, MetricKey], columns: Sequence[Column], results: Mapping[str, float]) -> Table:
-    """A row per key and a column for each of its variants."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("test days", no_wrap=True, min_width=max(map(len, rows)))
-    for title, _, _ in columns:
-        table.add_column(title, justify="right", no_wrap=True)
-    for text, row in rows.items():
-        table.add_row(text, *(cell(value(results, row, column)) for column in columns))
-    return table
-
-
-def value(results: Mapping[str, float], row: MetricKey, column: Column) -> float | None:
-    """The value in a row and a column."""
-    _, reference, segment = column
-    if row.segment and segment:
-        return None
-    return results.get(str(replace(row, reference=reference, segment=segment or row.segment)))
+    whole = [key for key in keys if not key.segment]
+    for prefix, title in references.items():
+        worse = []
+        for key in whole if prefix.split("/")[0] == "baseline" else ():
+            own, other = results[str(key)], results.get(str(replace(key, reference=prefix)))
+            higher = legend.meaning(key).higher_is_better
+            if other is not None and higher is not None and (own < other if higher else own > other):
+                worse.append(f"{key.name} {cell(own)} against {cell(other)}")
+        if worse:
+            yield f"worse than the baseline {title}: {', '.join(worse)}"
 
 
 def cell(value: float | None) -> str:
@@ -96,7 +117,7 @@ def cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def spread_table(results: Mapping[str, Mapping[str, float]]) -> Table:
+def spread_table(results: Mapping[str, Mapping[str, float]]) -> FittedTable:
     """A row per result of test days: mean and sample standard deviation over several runs, then each of them.
 
     A result that a run lacks has no mean.
@@ -104,20 +125,23 @@ def spread_table(results: Mapping[str, Mapping[str, float]]) -> Table:
     Args:
         results: flat keys as in ``results.json``, by the name of the run; at least two runs.
     """
-    table = Table("test days", box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("mean", "spread", *results):
-        table.add_column(title, justify="right", no_wrap=True)
+    names = list(results)
+    prefix = os.path.commonprefix(names).rpartition("-")  # noqa: RUF071 - of letters is meant
+    short = [name[len(prefix[0] + prefix[1]) :] for name in names]
+    headings = short if all(short) and max(map(len, names)) > SHORT else names
+    rows = []
     for key in dict.fromkeys(key for values in results.values() for key in values):
         if MetricKey.parse(key).split == "test":
             values = [values.get(key) for values in results.values()]
             there = [value for value in values if value is not None]
             whole = len(there) == len(values)
             spread = (mean(there), stdev(there)) if whole else (None, None)
-            table.add_row(key, *map(cell, (*spread, *values)))
-    return table
+            rows.append((key, [cell(value) for value in (*spread, *values)]))
+    title = f"mean and spread of {len(names)} runs: {', '.join(names)}"
+    return FittedTable(title, "test days", ["mean", "spread", *headings], rows, repeated=2)
 
 
-def seconds_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
+def seconds_table(costs: Mapping[str, Mapping[str, Any]]) -> FittedTable:
     """Seconds of each stage with its references, of all points together, and the peak memory so far."""
     of_points = [cost for stage, cost in costs.items() if is_checkpoint_link(stage)]
     costs = {stage: cost for stage, cost in costs.items() if not is_checkpoint_link(stage)}
@@ -127,14 +151,15 @@ def seconds_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
             "reused": all(cost["reused"] for cost in of_points),
             "peak_gb": max(cost["peak_gb"] for cost in of_points),
         }
-    table = Table("stage", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("seconds", justify="right")
-    table.add_column("peak GB", justify="right")
-    for stage, cost in costs.items():
-        table.add_row(
+    rows = [
+        (
             stage,
-            "reused" if cost.get("reused") else f"{cost['seconds']:.1f}",
-            f"{cost['peak_gb']:.1f}" if "peak_gb" in cost else "",
+            [
+                "reused" if cost.get("reused") else f"{cost['seconds']:.1f}",
+                f"{cost['peak_gb']:.1f}" if "peak_gb" in cost else "",
+            ],
         )
-    table.add_row("total", f"{sum(cost['seconds'] for cost in costs.values()):.1f}", style="bold")
-    return table
+        for stage, cost in costs.items()
+    ]
+    rows.append(("total", [f"{sum(cost['seconds'] for cost in costs.values()):.1f}", ""]))
+    return FittedTable("time and memory", "stage", ["seconds", "peak GB"], rows)

@@ -31,6 +31,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.segments import SEGMENTS, product_segments, segment_columns, segment_label
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
+from moonlib.metrics.counts import note_rows, rows_key
 from moonlib.metrics.ctr import ctr_metrics, own_metrics
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, name_of, with_metrics
@@ -291,6 +292,7 @@ class Application(Stage):
         kept = dataset.ids.decoded(predictions, "search_id", "user_id", "item_id")
         kept.write_parquet(context.directory / PREDICTIONS)
         metrics: dict[str, float] = {}
+        rows_of: dict[str, int] = {}
         for name in EVALUATED:
             split = predictions.filter(pl.col("split") == name)
             parts = {"": split} | {segment: split.filter(segment) for segment in SEGMENTS}
@@ -302,7 +304,8 @@ class Application(Stage):
             for segment, part in parts.items():
                 for metric, value in ctr_metrics(part, self.metrics).items():
                     key = MetricKey("test" if name == "test" else "valid", "", "ctr", metric, segment)
-                    metrics[str(key)] = value
+                    metrics[str(key)], rows_of[rows_key(key)] = value, len(part)
+        note_rows(context.directory, rows_of)
         return leave_out(metrics, context.directory)
 
     def fit_and_predict(
@@ -481,7 +484,10 @@ class Application(Stage):
         loader = DataLoader(
             impressions, sampler=BatchRows(len(impressions), 4 * self.context.data.batch_size, None), batch_size=None
         )
-        logits = [self.model(move_data_to_device(batch, device)).double().cpu() for batch in loader]
+        batches = self.context.progress.through(
+            loader, "impressions", len(impressions), lambda batch: len(batch.target)
+        )
+        logits = [self.model(move_data_to_device(batch, device)).double().cpu() for batch in batches]
         return torch.cat(logits).sigmoid().numpy()
 
 

@@ -28,19 +28,45 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float, algorithm: Litera
         >>> table.weight.grad.to_dense()[[2, 5]].flatten()
         tensor([0.6000, 0.8000])
     """
-    gradients = []
+    parameters = list(parameters)
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
-            gradients.append(parameter.grad.values())  # no copy: what changes them changes the gradient
-        elif parameter.grad is not None:
-            gradients.append(parameter.grad)
+    gradients = values_of(parameters)
     if algorithm == "value":
         for gradient in gradients:
             gradient.clamp_(-limit, limit)
     elif gradients:
-        # Plain tensors that hold their own gradient are what torch's function works on.
         norm = torch.nn.utils.get_total_norm(gradients)
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
             gradient.mul_(scale)
+
+
+@torch.no_grad()
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The 2-norm of all gradients together, which stay as they are: what `clip_gradients` compares with its limit.
+
+    Args:
+        parameters: those without a gradient are left out.
+
+    Returns:
+        A tensor of no dimensions; 0 without any gradient.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> (weight * torch.tensor([3.0, 4.0])).sum().backward()
+        >>> gradient_norm([weight])
+        tensor(5.)
+    """
+    return torch.nn.utils.get_total_norm(values_of(parameters))
+
+
+def values_of(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients that there are; of a sparse one its values, each row once.
+
+    Plain tensors that hold their own gradient are what torch's functions work on. They are no copies: what changes them
+    changes the gradient, unless a sparse one has yet to be coalesced.
+    """
+    gradients = (parameter.grad for parameter in parameters if parameter.grad is not None)
+    return [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]

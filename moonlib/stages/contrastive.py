@@ -291,17 +291,20 @@ class Contrastive(Stage):
             ("products", products, "product", item_ids, Modalities.union([task.item for task in tasks])),
             ("queries", asked, pairs.query_side, np.unique(pairs.query_id), Modalities.union([t.query for t in tasks])),
         ]
-        found = [
-            embed(
-                self.encoder,
-                Contents(reader, side, ids, modalities, self.quarantine(), EMBEDDED_AT_ONCE, context.dataset.ids),
-                context.directory,
-                f"{name}.{kind}",
-                device=context.trainer.strategy.root_device,
-                workers=context.data.workers,
-            )
-            for kind, reader, side, ids, modalities in sides
-        ]
+        found = []
+        for kind, reader, side, ids, modalities in sides:
+            contents = Contents(reader, side, ids, modalities, self.quarantine(), EMBEDDED_AT_ONCE, context.dataset.ids)
+            with context.progress.task(kind, len(ids)) as task:
+                stored = embed(
+                    self.encoder,
+                    contents,
+                    context.directory,
+                    f"{name}.{kind}",
+                    device=context.trainer.strategy.root_device,
+                    workers=context.data.workers,
+                    progress=task.at,
+                )
+            found.append(stored)
         return found[0], found[1]
 
     def training_step(self, batch: PairBatch, step: int) -> Tensor:

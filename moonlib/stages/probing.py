@@ -53,7 +53,7 @@ class Probing(Stage):
         metrics: dict[str, float] = {}
         for split in EVALUATED:
             represented = Represented(context.dataset, products, queries, split)
-            for probe in self.probes:
+            for probe in context.progress.through(self.probes, "probes", len(self.probes), lambda probe: 1):
                 context.interruption.check()
                 found = {key if split == "test" else f"{split}/{key}": v for key, v in probe(represented).items()}
                 if twice := metrics.keys() & found.keys():

@@ -26,6 +26,7 @@ from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_conte
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import save_weights
 from moonlib.metrics.auc import AUC
+from moonlib.metrics.counts import note_rows, rows_key
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, arguments_of, meaning_of, measured, name_of, with_metrics
 from moonlib.metrics.ndcg import NDCG, Gain, gains
@@ -258,7 +259,12 @@ class Relevance(Stage):
             kept.write_parquet(context.directory / PREDICTIONS)
         metrics: dict[str, float] = {}
         for name in EVALUATED:
-            metrics |= self.measure(predictions.filter(pl.col("split") == name), name)
+            part = predictions.filter(pl.col("split") == name)
+            metrics |= self.measure(part, name)
+            parts = self.searches(part) | self.products(part)
+            split: Literal["test", "valid"] = "valid" if name == "valid" else "test"
+            keys = {segment: MetricKey(split, "", "relevance", "", segment) for segment in parts}
+            note_rows(context.directory, {rows_key(keys[segment]): len(each) for segment, each in parts.items()})
         return leave_out(metrics, context.directory)
 
     def check(self, rows: dict[Split, pl.DataFrame]) -> dict[Split, Tensor]:
@@ -303,7 +309,8 @@ class Relevance(Stage):
         loader = DataLoader(
             judged, sampler=BatchRows(len(judged), 4 * self.context.data.batch_size, None), batch_size=None
         )
-        scores = [self.score_of(move_data_to_device(batch, device)).double().cpu() for batch in loader]
+        batches = self.context.progress.through(loader, "pairs", len(judged), lambda batch: len(batch.target))
+        scores = [self.score_of(move_data_to_device(batch, device)).double().cpu() for batch in batches]
         return torch.cat([torch.empty(0, dtype=torch.float64), *scores]).numpy()
 
     def score_of(self, batch: JudgedBatch) -> Tensor:
@@ -313,10 +320,17 @@ class Relevance(Stage):
         logits: Tensor = self.model(batch.query, batch.item)
         return logits.sigmoid()
 
+    def searches(self, predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        """All pairs, and those of each way to ask."""
+        return {"": predictions} | {name: predictions.filter(pl.col("asked") == name) for name in ASKED}
+
+    def products(self, predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        """The pairs of each kind of product."""
+        return {name: predictions.filter(pl.col(name)) for name in SEGMENTS}
+
     def measure(self, predictions: pl.DataFrame, split: Split) -> dict[str, float]:
         """Metrics by what was asked with; those that don't read whole searches, such as AUC, by product too."""
-        searches = {"": predictions} | {name: predictions.filter(pl.col("asked") == name) for name in ASKED}
-        products = {name: predictions.filter(pl.col(name)) for name in SEGMENTS}
+        searches, products = self.searches(predictions), self.products(predictions)
         found: dict[str, float] = {}
         for metric in self.metrics:
             whole = "groups" in arguments_of(metric).values()

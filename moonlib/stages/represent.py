@@ -33,6 +33,7 @@ from moonlib.embedding.embed import Contents, Views, embed
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.thumbnail import Thumbnail
 from moonlib.encoders.weights import load_weights
+from moonlib.metrics.counts import note_rows, rows_key
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, measured, name_of, with_metrics
 from moonlib.metrics.recall import Recall, ranks
@@ -221,7 +222,17 @@ class Represent(Stage):
         )
         device = context.trainer.strategy.root_device
         named = name in ("products", "queries")
-        return embed(encoder, contents, context.directory, name, device=device, workers=data.workers, named=named)
+        with context.progress.task("products" if side == "product" else "queries", len(ids)) as task:
+            return embed(
+                encoder,
+                contents,
+                context.directory,
+                name,
+                device=device,
+                workers=data.workers,
+                named=named,
+                progress=task.at,
+            )
 
     def evaluate(
         self, context: StageContext, products: Representations, searched: dict[SearchTask, Representations]
@@ -237,6 +248,7 @@ class Represent(Stage):
             kept = context.dataset.ids.decoded(table, "search_id", "user_id", "query_id", "item_id")
             kept.write_parquet(context.directory / SEARCHES)
         metrics: dict[str, float] = {}
+        rows: dict[str, int] = {}
         dimensions = {f"{d}d": f"rank@{d}d" for d in self.dims}
         for (task, split), group in table.group_by("task", "split", maintain_order=True):
             parts = {"": group} | {segment: group.filter(pl.col(segment)) for segment in SEGMENTS}
@@ -255,6 +267,8 @@ class Represent(Stage):
                     columns = {"ranks": part[rank].to_torch(), "users": part["user_id"].to_torch(), "gallery": gallery}
                     key = MetricKey(split, "", task, name_of(metric), segment)
                     metrics[str(key)] = measured(metric, columns)
+                    rows[rows_key(key)] = len(part)
+        note_rows(context.directory, rows)
         return leave_out(metrics, context.directory)
 
     def may_be_k(self, label: str) -> bool:
@@ -295,7 +309,7 @@ class Represent(Stage):
                     microseconds(block["ts"]),
                     torch.from_numpy(listed),
                 )
-                for block in searches.iter_slices(BLOCK)
+                for block in context.progress.through(searches.iter_slices(BLOCK), "searches", len(searches))
             ]
             rank = torch.cat([torch.empty(0, dtype=torch.int64), *found])
             # `ranks` says that it is a miss by the number of vectors, which may differ from the size of the gallery.

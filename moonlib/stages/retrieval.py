@@ -21,6 +21,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.evaluation import log_orders_without_query
 from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
 from moonlib.data.splits import Split
+from moonlib.metrics.counts import note_rows, rows_key
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, measured, name_of, with_metrics
 from moonlib.metrics.recall import TIE, Recall
@@ -29,6 +30,7 @@ from moonlib.representations.store import Representations, unit
 from moonlib.stages.represent import EVALUATED, evaluation_searches, microseconds, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.system.disk import writing
+from moonlib.system.progress import StageProgress
 
 BUDGET = 2**22
 """Scores held at once: memory is a few times this many floats, beside a few numbers per product."""
@@ -338,6 +340,7 @@ class Retrieval(Stage):
         self.reads: Literal["query+user", "query", "user"] = reads
         self.representation = representation
         self.metrics = with_metrics([Recall(k) for k in ks], metrics, "search")
+        self.progress = StageProgress()
 
     def meanings(self) -> dict[str, Meaning]:
         return {f"retrieval/{name_of(metric)}": meaning_of(metric) for metric in self.metrics}
@@ -361,7 +364,7 @@ class Retrieval(Stage):
     def run(self, context: StageContext) -> dict[str, float]:
         if not context.trainer.is_global_zero:
             return {}
-        dataset = context.dataset
+        dataset, self.progress = context.dataset, context.progress
         if (self.representation, self.reads) == ("learned", "query+user"):  # and not once more for each reference
             log_orders_without_query(dataset)
         searches = {split: ordered_searches(dataset, split) for split in EVALUATED}
@@ -382,6 +385,9 @@ class Retrieval(Stage):
             kept.write_parquet(context.directory / SEARCHES)
         for (split,), part in table.group_by("split", maintain_order=True):
             metrics |= self.measure(part, split)
+            keys = {"": part, **self.parts(part)}.items()
+            rows = {rows_key(MetricKey(split, "", "retrieval", "", segment)): len(each) for segment, each in keys}
+            note_rows(context.directory, rows)
         return leave_out(metrics, context.directory)
 
     def make_scorer(self, context: StageContext) -> Scorer:
@@ -440,15 +446,20 @@ class Retrieval(Stage):
 
     def blocks(self, searches: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, Tensor, Tensor]]:
         """Some Q searches at a time, with bool [Q, N], what was listed by then, and bool [Q, N], what is a hit."""
-        for block in searches.iter_slices(max(16, BUDGET // len(self.gallery.item_id))):
+        slices = searches.iter_slices(max(16, BUDGET // len(self.gallery.item_id)))
+        for block in self.progress.through(slices, "searches", len(searches)):
             spu = torch.from_numpy(block["spu_id"].to_numpy().copy())
             listed = self.gallery.listed_at <= microseconds(block["ts"]).unsqueeze(1)
             yield block, listed, self.gallery.spu_id == spu.unsqueeze(1)
 
+    def parts(self, searches: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        """The searches of each segment."""
+        parts = {name: searches.filter(pl.col(name)) for name in SEGMENTS}
+        return parts | {name: searches.filter(pl.col("asked") == name) for name in ASKED}
+
     def measure(self, searches: pl.DataFrame, split: Literal["test", "valid"]) -> dict[str, float]:
         """Recall and share of new products: of all searches, by what was ordered, and by what was asked with."""
-        parts = {"": searches} | {name: searches.filter(pl.col(name)) for name in SEGMENTS}
-        parts |= {name: searches.filter(pl.col("asked") == name) for name in ASKED}
+        parts = {"": searches, **self.parts(searches)}
         found: dict[str, float] = {}
         for metric in self.metrics:
             for segment, part in parts.items():

@@ -17,6 +17,7 @@ from moonlib.encoders.encoder import Encoder
 from moonlib.metrics.metric import Meaning
 from moonlib.stages.position import Position
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
+from moonlib.system.progress import StageProgress
 
 Need = Literal["encoder", "weights", "representations"]
 """Inputs that a stage may read besides the dataset."""
@@ -42,6 +43,7 @@ class StageContext:
         interruption: where a request to end the run arrives; long work that can be resumed looks at it.
         checkpoint_seconds: time between checkpoints of a training, 0 for one after every step.
         snapshot_every: steps between the snapshots that a training keeps of the encoder (None: it keeps none).
+        progress: shows how far the stage is; work that takes its time counts itself there.
         position: where a training's data resumes, set by `moonlib.stages.training.train`.
         encoder_state: the encoder's whole state dict, set by `moonlib.stages.training.train` where a strategy leaves
             each process a part of the weights (None: all of them are in the encoder).
@@ -58,6 +60,7 @@ class StageContext:
     interruption: Interruption = field(default_factory=Interruption)
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     snapshot_every: int | None = None
+    progress: StageProgress = field(default_factory=StageProgress)
     position: Position = field(default_factory=Position)
     encoder_state: dict[str, Tensor] | None = None
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import moonlib.compat  # noqa: F401
 import numpy as np
-import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
@@ -31,9 +30,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moonlib.artifacts.layout import CHECKPOINT, LOG, SNAPSHOTS, WEIGHTS
+from moonlib.artifacts.logs import read_log
 from moonlib.clicks.impressions import BatchRows
 from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.stages.position import Position
+from moonlib.stages.training_log import TrainingLog
 from moonlib.system.disk import rename, replacing, unfinished, writing
 from moonlib.system.interruption import Interruption
 from moonlib.system.workers import end_at_a_lost_batch
@@ -115,7 +116,8 @@ def train(stage: Stage, context: StageContext) -> None:
     log = context.directory / LOG
     if context.trainer.is_global_zero:
         set_aside(log)
-    with context.interruption.deferred():
+    with context.interruption.deferred(), context.progress.task("step") as task:
+        context.trainer.callbacks.append(TrainingLog(task, getattr(context.data, "batch_size", None)))  # type: ignore[attr-defined]
         try:
             context.trainer.fit(stage, ckpt_path=file if state else None, weights_only=True)
         except (RuntimeError, MisconfigurationException):
@@ -185,18 +187,13 @@ def set_aside(log: Path) -> None:
 
 def join(log: Path) -> None:
     """Make one log of all attempts; a step that was repeated is kept as it was last."""
-    parts = sorted(log.parent.glob("metrics.*.csv"), key=lambda part: int(part.suffixes[0][1:]))
-    if not parts:
+    earlier = [part for part in log.parent.glob("metrics.*.csv") if part != log]
+    if not earlier:
         return
-    rows = [
-        pl.read_csv(part, ignore_errors=True, truncate_ragged_lines=True)
-        for part in (*parts, log)
-        if part.exists() and part.stat().st_size  # a kill, or a full disk, may have left an empty one
-    ]
-    whole = pl.concat(rows, how="diagonal_relaxed").unique("step", keep="last").sort("step")
+    whole = read_log(log)
     with replacing(log) as partial:
         whole.write_csv(partial)
-    for part in parts:
+    for part in earlier:
         part.unlink()
 
 

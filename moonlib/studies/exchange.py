@@ -14,9 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 
 from moonlib.artifacts.directories import LOCK, write_json
 from moonlib.artifacts.layout import EXCHANGE, PREPROCESSING, RunLayout
@@ -31,6 +29,7 @@ from moonlib.runs.run import Run, RunError
 from moonlib.runs.runner import Runner, quiet
 from moonlib.studies.rates import Floats, Ints, MetricPairs, resampled_runs
 from moonlib.system import lock
+from moonlib.system.fitted_table import FittedTable
 from moonlib.system.interruption import Interruption
 
 APPLIED = ("ctr", "retrieval", "relevance")
@@ -428,18 +427,22 @@ def exchange_tables(found: Exchange, downstream: str | None = None) -> Group:
         found: what `exchange` returned.
         downstream: by default the AUC of clicks, or the first there is.
     """
-    chosen = Table(f"{found.split} days: downstream", "steer by", box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for title in ("+.01 buys", "95 % interval", "rank corr.", "error", "without", "sure"):
-        chosen.add_column(title, justify="right", no_wrap=True)
+    rows: list[tuple[str, Sequence[str]]] = []
     for key, steering_by in found.steer_by.items():
         sure = "" if steering_by.sure is None else f"{steering_by.sure:.0%}"
         values = (*cells(steering_by.rate), number(steering_by.loo_error_of_mean, ".4f"), sure)
-        chosen.add_row(key, steering_by.rate.intermediate, *values)
+        rows += [
+            (f"{key}, n: {steering_by.rate.points} points of {steering_by.rate.runs} runs", ()),
+            (f"  {steering_by.rate.intermediate}", values),
+        ]
+    chosen = FittedTable(
+        f"{found.split} days: what to steer each downstream metric by",
+        "downstream",
+        ["+.01 buys", "95 % interval", "rank corr.", "error", "without", "sure"],
+        rows,
+    )
     downstream = downstream or ("ctr/auc" if "ctr/auc" in found.steer_by else next(iter(found.steer_by)))
-    best = Table(f"for {downstream}", box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("+.01 buys", "95 % interval", "rank corr.", "error", "points", "runs"):
-        best.add_column(title, justify="right", no_wrap=True)
-    rows = [row for row in found.rates if row.downstream == downstream]
+    candidates = [row for row in found.rates if row.downstream == downstream]
     by_error = found.steer_by[downstream].by == "loo_error"
 
     def worse(row: Rate) -> float:
@@ -447,8 +450,13 @@ def exchange_tables(found: Exchange, downstream: str | None = None) -> Group:
             return -abs(row.spearman or 0.0)
         return math.inf if row.loo_error is None else row.loo_error
 
-    for row in sorted(rows, key=worse)[:SHOWN]:
-        best.add_row(row.intermediate, *cells(row), str(row.points), str(row.runs))
+    ranked = sorted(candidates, key=worse)[:SHOWN]
+    best = FittedTable(
+        f"{found.split} days: the best candidates for {downstream}",
+        "steer by",
+        ["+.01 buys", "95 % interval", "rank corr.", "error", "points", "runs"],
+        [(row.intermediate, [*cells(row), str(row.points), str(row.runs)]) for row in ranked],
+    )
     return Group(chosen, best)
 
 

@@ -90,6 +90,21 @@ def test_a_link_says_which_stage_and_which_reference_it_is(stage: str, reference
     assert "/" not in link
 
 
+def test_a_stage_that_is_being_made_is_linked_and_not_finished(tmp_path: Path) -> None:
+    stage = tmp_path / ".stages/0123abcd"
+    layout.partial(stage).mkdir(parents=True)
+    link = tmp_path / "run/pretrain"
+    link.parent.mkdir()
+    assert not layout.is_finished(link)
+    link.symlink_to("../.stages/0123abcd.partial")
+    assert link.is_dir() and not layout.is_finished(link)
+    layout.partial(stage).rename(stage)  # by another run
+    assert not layout.is_finished(link)
+    link.unlink()
+    link.symlink_to("../.stages/0123abcd")
+    assert layout.is_finished(link)
+
+
 def test_places_of_a_run(tmp_path: Path) -> None:
     for name in ("application", "application.baseline", "application.baseline.shuffled", "applications.oracle"):
         (tmp_path / "study/run" / name).mkdir(parents=True)

@@ -325,7 +325,7 @@ def test_evaluating_on_the_runs_own_data_repeats_its_results(
     done = here("evaluate", finished_run, "--data", tiny.directory, "--out", "e.json", "--workers", "0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "e.json"
-    assert any(line.split()[:1] == ["image_search/recall@10"] for line in done.stdout.splitlines())
+    assert any(line.split()[:1] == ["recall@10"] for line in done.stdout.splitlines())
     assert "valid" not in done.stdout
     written = json.loads((tmp_path / "e.json").read_text())
     assert written["results"] == Run(finished_run).results

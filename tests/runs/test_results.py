@@ -10,7 +10,7 @@ from moonlib.artifacts import layout
 from moonlib.artifacts.reading import Unreadable
 from moonlib.metrics.metric import Meaning
 from moonlib.runs.results import REFERENCES, Legend, add_legend, legend_of_run, read_legend, write_legend
-from moonlib.runs.tables import own_keys
+from moonlib.runs.tables import own_rows
 
 LEGEND = Legend(
     {"oracle": "oracle", "naive": "a guess", "baseline/x": "x", "baseline": "id only"},
@@ -81,9 +81,18 @@ def test_a_run_without_one_has_moonlibs_titles_and_those_of_its_directories(tmp_
     assert legend.key("baseline/cosine/relevance/auc").reference == "baseline/cosine"
 
 
+def test_numbers_of_rows_are_stored_with_the_legend_and_a_stage_s_go_over_its_references(tmp_path: Path) -> None:
+    write_legend(tmp_path, Legend({}, {}, {"ctr/n": 12, "ctr/n@new": 3}) | Legend({}, {}, {"ctr/n": 7, "lengths/n": 5}))
+    read = read_legend(tmp_path)
+    assert read is not None and read.rows == {"ctr/n": 12, "ctr/n@new": 3, "lengths/n": 5}
+
+
 def test_rows_are_the_runs_own_results_of_test_days() -> None:
     results = dict.fromkeys(
         ["ctr/auc", "ctr/auc@new", "valid/ctr/auc", "naive/lengths/mean", "lengths/mean", "accuracy@colour"], 0.5
     )
-    assert own_keys(results, LEGEND.references) == ["ctr/auc", "lengths/mean", "accuracy@colour"]
-    assert "naive/lengths/mean" in own_keys(results, [])  # who does not know of the reference takes it for a task
+    shown = [str(key) for key in own_rows(results, LEGEND)]
+    assert shown == ["ctr/auc", "ctr/auc@new", "lengths/mean", "accuracy@colour"]
+    assert "naive/lengths/mean" in map(
+        str, own_rows(results, Legend())
+    )  # who does not know of the reference takes it for a task

@@ -15,8 +15,11 @@ import polars as pl
 import pytest
 from lightning import LightningModule, Trainer
 
+from moonlib.artifacts.layout import is_finished
 from moonlib.runs.iteration import fit
+from moonlib.runs.run import Run, RunError
 from moonlib.stages.training import Checkpoints
+from moonlib.studies.report import report
 from moonlib.testing.processes import Program
 
 FILES = (
@@ -212,9 +215,18 @@ def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continue
     assert process.returncode == 143, errors
     assert errors.strip().endswith("moonlib: ended by SIGTERM; the same command resumes")
     assert checkpoint.exists()
+    # Its log is where it will be, and nobody takes what is there for a finished stage.
+    cut = Run(runs / "iter2")
+    assert (cut.directory / "pretrain/csv/metrics.csv").read_text().startswith("epoch,")
+    assert not is_finished(cut.directory / "pretrain") and "weights" not in cut.undefined
+    with pytest.raises(RunError, match=r"not finished: posttrain is missing.*resumes the run"):
+        cut.encoder()
+    page = report([cut.directory], runs / "report.html").read_text()
+    assert "pretrain" in page and "training loss" not in page
     run = fit("iter2", overrides, runs=runs)
     assert_same_bits(run, unbroken)
     assert not list(runs.glob(".stages/*.partial"))
+    assert is_finished(run / "pretrain") and (run / "pretrain").readlink().parent.name == ".stages"
     # One log of both attempts: every step once.
     steps = pl.read_csv(run / "pretrain/csv/metrics.csv")["step"]
     assert steps.to_list() == [0, 1, 2, 3]

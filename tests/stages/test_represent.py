@@ -200,6 +200,7 @@ def test_what_a_cut_off_attempt_left_is_used_and_nothing_but_the_results_stays(
 
     metrics = run(tmp_path / "whole")
     files = {"products.npy", "products.ids.npy", "queries.npy", "queries.ids.npy", "searches.parquet", "undefined.json"}
+    files.add("rows.json")
     assert {path.name for path in (tmp_path / "whole").iterdir()} == files
     cut = tmp_path / "cut"
     cut.mkdir()

@@ -78,7 +78,10 @@ def test_a_metric_that_training_does_not_log_is_told_at_once(
     code = main(["fit", "--config", str(copied / "iter1/recipe.yaml"), "--runs", str(copied), "--name=mine", *words])
     told = capsys.readouterr().err
     assert code == 2 and told.count("\n") == 1
-    assert "Pretraining: trainer.callbacks: " in told and "logs no such metric, only loss; " in told
+    assert (
+        "Pretraining: trainer.callbacks: " in told
+        and "logs no such metric, only loss, learning_rate, gradient_norm; " in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_a_metric_that_a_callback_of_one_s_own_logs_may_be_monitored(copied: Pat
     own = f"{{class_path: {__name__}.Late}}"
     assert (train(copied, f"--stages.pretrain.trainer.callbacks=[{own}, {stop}]") / "pretrain").is_dir()
     other = stop.replace("mine", "yours")
-    with pytest.raises(NotLogged, match=r"EarlyStopping monitors 'yours'.*only loss, mine"):
+    with pytest.raises(NotLogged, match=r"EarlyStopping monitors 'yours'.*only loss, learning_rate, .*mine"):
         train(copied, f"--stages.pretrain.trainer.callbacks=[{own}, {other}]", "--seed=4", name="other")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -25,10 +27,11 @@ from moonlib.sources.marketplace.traffic import BIAS, SHOWN
 from moonlib.sources.marketplace.world import World
 from moonlib.studies.abtest import abtest
 from moonlib.studies.abtest.arm import Arm
-from moonlib.studies.abtest.outcome import ORACLE, Outcome
-from moonlib.studies.abtest.result import ABTest
+from moonlib.studies.abtest.outcome import ORACLE, Lifts, Outcome
+from moonlib.studies.abtest.result import ABTest, Logged, LoggedPositions, Policy, Simulation
 from moonlib.studies.abtest.simulated import expected_clicks, measures_of, rank
 from moonlib.studies.abtest.tables import tables
+from moonlib.system.console import Terminal
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +264,23 @@ def test_predictions_of_which_a_bit_has_changed_are_damaged(elsewhere: Path) -> 
     file.write_bytes(data[:900] + bytes([data[900] ^ 1]) + data[901:])
     with pytest.raises(Damaged, match=r"predictions\.parquet is damaged"):
         abtest(elsewhere / "application.baseline", [elsewhere])
+
+
+def test_tables_of_long_names_fit_80_columns() -> None:
+    names = [f"emoji-small-catalogue-heads-first-seed{seed:02}" for seed in range(3)]
+    interval = Interval(0.123456, -1.012345, 2.345678)
+    segments = dict.fromkeys(("all", "new", "tail", "revenue per mille"), interval)
+    lifts = Lifts(segments, segments, segments)
+    simulation = Simulation(2600, 6000, 60_000, 0, {}, {}, lifts, lifts, {}, lifts)
+    policy = Policy(interval, interval, 12_345.6, 98_765)
+    positions = LoggedPositions(policy, policy, interval)
+    logged = Logged(9000, 2600, positions, positions)
+    dataset = cast("Dataset", None)
+    found = [ABTest(names[0], name, dataset, 0.0, simulation, logged, Path("a.json")) for name in names[1:]]
+    file = io.StringIO()
+    Terminal(file=file, force_terminal=True, color_system=None, _environ={"COLUMNS": "80"}).print(tables(found))
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines) and "…" not in file.getvalue()
+    assert all(name in file.getvalue() for name in names)
+    assert any("+12.35 % [-101.23, +234.57]" in line and "12 % [-101, 235]" in line for line in lines)
+    assert any("12,346" in line for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -22,12 +23,15 @@ from moonlib.studies.exchange import (
     EvaluatedPoint,
     Exchange,
     ExchangeError,
+    Rate,
+    Steering,
     distinct,
     exchange,
     exchange_tables,
     iteration_key,
     rates,
 )
+from moonlib.system.console import Terminal
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -305,3 +309,21 @@ def test_a_file_that_is_no_snapshot_is_no_point(probed: Path, tmp_path: Path) ->
     for snapshots in {place.parent for place in (tmp_path / "runs/.stages").glob(f"*/{SNAPSHOTS}/*")}:
         (snapshots / ".DS_Store").touch()
     assert checkpoints_of(Run(run).layout, Run(run).recipe) == before
+
+
+def test_tables_of_long_keys_fit_80_columns() -> None:
+    keys = ["image_search/recall@10@category=Home & Garden/Vases and bowls", "text_search/recall@1"]
+    rows = [Rate(key, "ctr/auc", 0.0123, -0.0456, 0.0789, 0.91, 0.0012, 1234, 56) for key in keys]
+    steered = {"ctr/auc": Steering(rows[0], "loo_error", 0.87, keys[1], 2, 0.0034)}
+    found = Exchange("valid", [], rows, steered, [], Path("exchange.json"))
+    file = io.StringIO()
+    Terminal(file=file, force_terminal=True, color_system=None, _environ={"COLUMNS": "80"}).print(
+        exchange_tables(found)
+    )
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines) and "…" not in file.getvalue()
+    assert (
+        lines.count("  " + keys[0]) == 1 and lines.count(keys[0]) == 1
+    )  # a line of its own: it is longer than a column
+    assert any("+0.00012  -0.00046 to +0.00079" in line and "1234" in line and line.endswith("56") for line in lines)
+    assert any("ctr/auc, n: 1234 points of 56 runs" in line for line in lines)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from moonlib.artifacts.layout import PREDICTIONS, RECIPE, link_name, reference_of
+from moonlib.artifacts.layout import PREDICTIONS, RECIPE, is_finished, link_name, reference_of
 from moonlib.runs.run import Run, RunError
 from moonlib.stages.application import Application
 from moonlib.studies.paired import read_predictions
@@ -58,6 +58,6 @@ class Arm:
     def predictions(self) -> pl.DataFrame:
         """Predictions of the model for the test days' impressions, in their order."""
         file = self.run.directory / self.link / PREDICTIONS
-        if not file.is_file():
+        if not is_finished(file.parent) or not file.is_file():
             raise RunError(f"{file} is missing: {self.link} has not finished, or is no application")
         return read_predictions(file).filter(pl.col("split") == "test")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 
 from moonlib.metrics.bootstrap import Interval
 from moonlib.studies.abtest.outcome import ORACLE, Lifts
 from moonlib.studies.abtest.result import ABTest, Policy
+from moonlib.system.fitted_table import FittedTable
 
 CONTEXT = (
     "context: of MOON online, Taobao reported +20.00 % CTR, and +34.80 % on new products (arXiv 2511.11305). Those are "
@@ -32,19 +31,21 @@ def tables(found: Sequence[ABTest]) -> Group:
         rates = [(run, each.click_rates) for run, each in simulated]
         parts.append(_lifts(f"lift of the click rate of what is shown, over {base}", "impressions of", rates))
     if log := found[0].logged:
-        table = _table(
-            f"click rate had the model ordered what {log.searches:,} searches of test days showed in random order",
-            "",
-            ["first position: IPS", "SNIPS", "eff. n", "all positions: IPS", "SNIPS", "eff. n", "lift of SNIPS"],
-        )
-        table.add_row(base, *_policy(log.first_position.base), *_policy(log.all_positions.base), "")
+        rows: list[tuple[str, Sequence[str]]] = [
+            *_policies(base, log.first_position.base, log.all_positions.base),
+        ]
         for each in found:
             if each.logged:
-                first_position, all_positions = each.logged.first_position, each.logged.all_positions
-                lift = _percent(all_positions.lift, "+.1f")
-                table.add_row(each.run, *_policy(first_position.run), *_policy(all_positions.run), lift)
-        parts.append(table)
+                rows += _policies(each.run, each.logged.first_position.run, each.logged.all_positions.run)
+                rows.append(("  lift", ["", _percent(each.logged.all_positions.lift, "+.1f"), ""]))
+        title = f"click rate had the model ordered what {log.searches:,} searches of test days showed in random order"
+        parts.append(FittedTable(title, "model", ["IPS", "SNIPS", "effective n"], rows))
     return Group(*parts, CONTEXT)
+
+
+def _policies(name: str, first: Policy, every: Policy) -> list[tuple[str, Sequence[str]]]:
+    """Rows of a model: the estimates from the first position, and from all."""
+    return [(name, ()), ("  first position", _policy(first)), ("  all positions", _policy(every))]
 
 
 def _policy(of: Policy) -> tuple[str, str, str]:
@@ -52,24 +53,17 @@ def _policy(of: Policy) -> tuple[str, str, str]:
     return _percent(of.ips, ".2f"), _percent(of.snips, ".2f"), f"{of.effective_samples:,.0f}"
 
 
-def _lifts(title: str, first: str, found: Sequence[tuple[str, Lifts]]) -> Table:
-    """A row per segment; of each run the lift and the share of the oracle's, and last the oracle's."""
-    table = _table(title, first, [*(title for run, _ in found for title in (run, "of the oracle's")), ORACLE])
+def _lifts(title: str, first: str, found: Sequence[tuple[str, Lifts]]) -> FittedTable:
+    """A row per segment and run, with the lift and the share of the oracle's, and the oracle's own."""
+    rows: list[tuple[str, Sequence[str]]] = []
     one = found[0][1]
     for key in one.lifts:
-        cells = []
-        for _, each in found:
-            cells += [_percent(each.lifts.get(key), "+.2f"), _percent(each.share_of_oracle.get(key), ".0f")]
-        table.add_row(key, *cells, _percent(one.oracle.get(key), "+.2f"))
-    return table
-
-
-def _table(title: str, first: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+        rows.append((key, ()))
+        for run, each in found:
+            share = _percent(each.share_of_oracle.get(key), ".0f")
+            rows.append((f"  {run}", [_percent(each.lifts.get(key), "+.2f"), share]))
+        rows.append((f"  {ORACLE}", [_percent(one.oracle.get(key), "+.2f"), ""]))
+    return FittedTable(title, first, ["lift", "of the oracle's"], rows)
 
 
 def _percent(interval: Interval | None, form: str) -> str:

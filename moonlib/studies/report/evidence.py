@@ -33,6 +33,7 @@ from moonlib.artifacts.layout import (
     RECIPE,
     RESULTS,
     SEARCHES,
+    is_finished,
     link_name,
     stage_of,
 )
@@ -93,7 +94,7 @@ class Evidence:
     def stages(self) -> dict[str, Path]:
         """Directories of the recipe's stages that have finished, in their order."""
         places = {str(name): self.run.directory / str(name) for name in self.run.config["stages"]}
-        return {name: place for name, place in places.items() if place.is_dir()}
+        return {name: place for name, place in places.items() if is_finished(place)}
 
     def reference(self, stage: str, prefix: str) -> Path | None:
         """Directory of a reference of the ``represent`` or ``application`` stage."""
@@ -105,7 +106,7 @@ class WithoutRecipe(Run):
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        links = [path.name for path in sorted(self.directory.iterdir()) if links_to_stage(path)]
+        links = [path.name for path in sorted(self.directory.iterdir()) if links_to_stage(path) and is_finished(path)]
         self.config = {"stages": {name: {} for name in links if name == stage_of(name) != PREPROCESSING}}
 
 
@@ -214,7 +215,7 @@ def _references(found: Evidence, stage: str) -> None:
     kind = {found.represent: "represent", found.application: "application"}.get(found.run.directory / stage)
     for prefix in found.legend.references:
         place = found.run.directory / link_name(stage, prefix)
-        if kind and place.is_dir():
+        if kind and is_finished(place):
             found.references[kind, prefix] = place
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moonlib.artifacts.checksums import again
-from moonlib.artifacts.layout import FILTERS, LOG, QUARANTINE
+from moonlib.artifacts.layout import FILTERS, LOG, QUARANTINE, is_finished
 from moonlib.artifacts.reading import Unreadable, reading
 from moonlib.data.quarantine import Quarantine
 from moonlib.studies.report.evidence import content, curve, telling
@@ -60,7 +60,10 @@ def training(report: Report) -> Section | None:
         problem = f"no stage kept a {LOG} that can be read: give its trainer no other logger"
         report.missing.append(("Training curves", problem))
         return None
-    lead = "Loss of the logged steps, in nats for InfoNCE and for clicks. Runs that share a stage share its curve."
+    lead = (
+        "Loss of the logged steps, in nats for InfoNCE and for clicks, and what else was logged. Runs that share a "
+        "stage share its curve."
+    )
     return Section("training", "Training", lead, [figures])
 
 
@@ -70,7 +73,7 @@ def data(report: Report) -> Section:
     unread: dict[str, list[tuple[str, list[TableCell]]]] = {}
     seen: set[Path] = set()
     for run in report.runs:
-        places = {entry.name: entry for entry in sorted(run.run.directory.iterdir()) if entry.is_dir()}
+        places = {entry.name: entry for entry in sorted(run.run.directory.iterdir()) if is_finished(entry)}
         for name in [*run.stages, *(name for name in places if name not in run.stages)]:
             stage = places.get(name)
             if stage is None or stage.resolve() in seen:
