@@ -159,7 +159,7 @@ def number_ids(
         else:
             maps[family] = IdMap.of(column.ids for column in found.values() if column.is_text)
         for (table, column), read in found.items():
-            frames[table] = frames[table].with_columns(_numbers(read, maps[family], family).alias(column))
+            frames[table] = frames[table].with_columns(numbers_of(read, maps[family]).alias(column))
     return frames, ShopIds(maps)
 
 
@@ -189,8 +189,12 @@ def _texts(value: str | None) -> list[str] | None:
     return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
 
 
-def _numbers(column: IdColumn, ids: IdMap, family: Family) -> pl.Series:
-    """The numbers of a column's ids; null where there is none."""
+def numbers_of(column: IdColumn, ids: IdMap) -> pl.Series:
+    """The numbers of a column's ids, in lists where these are; null where there is none.
+
+    Raises:
+        ValueError: an id is blank, or none of ``ids``.
+    """
     values = column.values
     if not column.is_text:
         return values
@@ -201,6 +205,7 @@ def _numbers(column: IdColumn, ids: IdMap, family: Family) -> pl.Series:
         blank, unknown = blank.list.any(), unknown.list.any()
     blank_problem = f"{'holds' if column.is_nested else 'is'} a blank id; an id has at least one character"
     refuse_row(values.to_frame(), column.table, values.name, blank, blank_problem)
+    family = FAMILIES[values.name]
     unknown_problem = f"{'holds an id that is' if column.is_nested else 'is'} none of the {family} ids of the dataset"
     refuse_row(values.to_frame(), column.table, values.name, unknown, unknown_problem)
     return numbers

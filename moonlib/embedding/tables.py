@@ -32,6 +32,7 @@ class TableReader:
         modalities: what is wanted of each row.
         quarantine: file that names the images which can't be opened.
         copy: the Arrow file to write.
+        text_ids: whether ids that are not integers by their type are text, even where each of them is an int64.
 
     Raises:
         ValueError: the file can't be read, a value is not of its column's type, an id stands twice, or the table names
@@ -46,6 +47,7 @@ class TableReader:
         modalities: Modalities,
         quarantine: Path,
         copy: Path,
+        text_ids: bool = False,
     ) -> None:
         self.path, self.table, self.copy = path, table, copy
         self.images = ImageFolder(images, 0) if images is not None else None
@@ -55,12 +57,14 @@ class TableReader:
         refuse_near_misses(names, table, str(path), self.columns)
         named, starts = 0, [0]
         keys = list[pl.Series]()
+        integers = False
         partial = unfinished(copy)
         writer: pa.ipc.RecordBatchFileWriter | None = None
         try:
             for frame in table_files.scan(path, self.columns):
                 if frame.is_empty():
                     continue
+                integers = integers or frame[KEYS[table]].dtype.is_integer()
                 keys.append(cast_key(frame, table, str(path), starts[-1]))
                 part = cast_part(frame, table, self.columns[1:], str(path), starts[-1])
                 if "category" in self.columns and part["category"].null_count():
@@ -82,7 +86,7 @@ class TableReader:
             raise ValueError(f"{path}: no rows; there is nothing to represent")
         if named and images is None:
             raise ValueError(f"{path} names {named} images, but no image folder was given (--images DIR)")
-        ids, self.shop_ids = number_keys(keys, str(path))
+        ids, self.shop_ids = number_keys(keys, str(path), as_text=text_ids and not integers)
         """The shop's ids, where they are text."""
         self.ids: NDArray[np.int64] = ids.to_numpy()
         """The ids in the order of the table, int64 [N]."""
@@ -92,8 +96,8 @@ class TableReader:
         twice = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         if len(twice):
             row = int(self._order[twice[0] + 1]) + 1
-            named = self._named(self._sorted[twice[0]])
-            raise ValueError(f"{path}: row {row}, column {KEYS[table]!r}: {named!r} appears a second time")
+            again = self._named(self._sorted[twice[0]])
+            raise ValueError(f"{path}: row {row}, column {KEYS[table]!r}: {again!r} appears a second time")
         rename(partial, copy)
         self._starts = np.array(starts)
         self._file: pa.ipc.RecordBatchFileReader | None = None
