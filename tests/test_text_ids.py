@@ -229,7 +229,7 @@ def test_searches_find_the_shops_ids(text: Shop, tmp_path: Path) -> None:
     products.filter(pl.col("item_id") >= "item 000030").write_parquet(tmp_path / "part.parquet")
     vectors = embed(text.run, tmp_path / "part.parquet", tmp_path / "part", images=text.images, workers=0)
     for kind in ("flat", "hnsw", "ivf"):
-        built = index(vectors, kind)  # type: ignore[arg-type]
+        built = index(vectors, kind)
         assert pl.read_parquet(f"{built.path}.ids.parquet")["item_id"].min() >= "item 000030"  # type: ignore[operator]
         found = search(text.run, image=photo, k=5, index=built.path)
         assert [hit.row["title"] for hit in found] == [titles[str(hit.item_id)] for hit in found]
