@@ -1,5 +1,6 @@
 from .content import Box, Content, Modalities, Side
 from .dataset import Dataset
+from .ids import IdMap, ShopIds
 from .images import UnreadableImage, decode_image
 from .reader import SampleReader
 from .shards import build_once, write_dataset
@@ -10,8 +11,10 @@ __all__ = [
     "Box",
     "Content",
     "Dataset",
+    "IdMap",
     "Modalities",
     "SampleReader",
+    "ShopIds",
     "Side",
     "Split",
     "Splits",

@@ -104,6 +104,11 @@ class IdMap:
             texts = texts.scatter(rows, pl.Series(taken, dtype=pl.String))
         return texts.alias(numbers.name)
 
+    def text(self, id: int) -> str:
+        """Text of one number, from 0 to below the number of ids."""
+        part = int(np.searchsorted(self._starts, id, side="right")) - 1
+        return str(self.parts[part][id - int(self._starts[part])].as_py())
+
     def _encode(self, texts: pa.LargeStringArray) -> pl.Series:
         found = np.full(len(texts), -1, dtype=np.int64)
         for part, start in zip(self.parts, self._starts, strict=False):
@@ -214,7 +219,7 @@ class ShopIds(Mapping[Family, IdMap]):
     def value(self, column: str, id: int) -> int | str:
         """One id, for people and for files: as the shop writes it; a number that is no id's stays what it is."""
         known = self.of(column)
-        return id if known is None or not 0 <= id < len(known) else str(known.decode(np.array([id]))[0])
+        return id if known is None or not 0 <= id < len(known) else known.text(id)
 
     def row(self, row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, Any]:
         """A row of a sample with the shop's ids in some of its columns."""

@@ -94,8 +94,8 @@ def are_text(family: Family, columns: Sequence[IdColumn]) -> bool:
         if not column.is_text:
             _refuse_odd(
                 odd,
-                f", and column {column.values.name!r} of {column.table} is {column.values.dtype}: {family} ids are of "
-                "one type in all tables; write them as text in both",
+                f", and column {column.values.name!r} of {column.table} is {column.values.dtype}: {family} "
+                "ids are of one type in all tables; write them as text in both",
             )
     if all(_are_floats(column.ids) for column in columns):
         problem = "; it looks like one that became a float, which can't hold every int64: write ids without"
@@ -143,7 +143,7 @@ def number_ids(
     Raises:
         ValueError: the types of a family's columns do not go together, or an id is blank or none of the known ones.
     """
-    frames = {table: _with_lists(frame, columns[table], names[table]) for table, frame in tables.items()}
+    frames = {table: _plain(frame, columns[table], names[table]) for table, frame in tables.items()}
     maps = dict(known)
     for family in get_args(Family):
         found = {
@@ -154,22 +154,29 @@ def number_ids(
         }
         if family in known:
             found = {place: column for place, column in found.items() if column.is_text}
-        elif not are_text(family, list(found.values())):
-            continue
-        else:
+        elif are_text(family, list(found.values())):
             maps[family] = IdMap.of(column.ids for column in found.values() if column.is_text)
+        else:
+            for (table, _), read in found.items():
+                if read.is_text and read.is_nested:
+                    frames[table] = frames[table].with_columns(read.values.cast(pl.List(pl.Int64)))
+            continue
         for (table, column), read in found.items():
-            frames[table] = frames[table].with_columns(_numbers(read, maps[family], family).alias(column))
+            frames[table] = frames[table].with_columns(numbers_of(read, maps[family]).alias(column))
     return frames, ShopIds(maps)
 
 
-def _with_lists(frame: pl.DataFrame, columns: Sequence[str], table: str) -> pl.DataFrame:
-    """A table whose lists of ids are lists, where they are JSON, as in a CSV file, or arrays."""
+def _plain(frame: pl.DataFrame, columns: Sequence[str], table: str) -> pl.DataFrame:
+    """A table whose ids are plain text where they are categories, and in lists where these are JSON or arrays."""
     for column in columns:
-        if column not in LISTS or column not in frame.columns:
+        if column not in frame.columns:
             continue
         values = frame[column]
-        if isinstance(values.dtype, pl.Array):
+        if isinstance(values.dtype, pl.Categorical | pl.Enum):
+            frame = frame.with_columns(values.cast(pl.String))
+        elif column not in LISTS:
+            continue
+        elif isinstance(values.dtype, pl.Array):
             frame = frame.with_columns(values.arr.to_list())
         elif values.dtype == pl.String and not values.str.contains('"', literal=True).any():
             frame = frame.with_columns(cast_column(values, pl.List(pl.Int64()), table))
@@ -189,8 +196,12 @@ def _texts(value: str | None) -> list[str] | None:
     return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
 
 
-def _numbers(column: IdColumn, ids: IdMap, family: Family) -> pl.Series:
-    """The numbers of a column's ids; null where there is none."""
+def numbers_of(column: IdColumn, ids: IdMap) -> pl.Series:
+    """The numbers of a column's ids, in lists where these are; null where there is none.
+
+    Raises:
+        ValueError: an id is blank, or none of ``ids``.
+    """
     values = column.values
     if not column.is_text:
         return values
@@ -201,6 +212,7 @@ def _numbers(column: IdColumn, ids: IdMap, family: Family) -> pl.Series:
         blank, unknown = blank.list.any(), unknown.list.any()
     blank_problem = f"{'holds' if column.is_nested else 'is'} a blank id; an id has at least one character"
     refuse_row(values.to_frame(), column.table, values.name, blank, blank_problem)
+    family = FAMILIES[values.name]
     unknown_problem = f"{'holds an id that is' if column.is_nested else 'is'} none of the {family} ids of the dataset"
     refuse_row(values.to_frame(), column.table, values.name, unknown, unknown_problem)
     return numbers

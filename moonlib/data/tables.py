@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from moonlib.data.casts import cast_column, own_column, refuse_row
 from moonlib.data.defaults import BEFORE_EVERYTHING, with_spus
-from moonlib.data.ids import FAMILIES, ShopIds
+from moonlib.data.ids import FAMILIES, IdMap, ShopIds
 from moonlib.data.image_lists import IMAGES, encoded, image_lists, refuse_encoded
-from moonlib.data.numbering import IdColumn, are_text, number_ids
+from moonlib.data.numbering import IdColumn, are_text, number_ids, numbers_of
 
 ACTIONS = ("click", "cart", "order")
 """Actions of a shopper on an item that a search led to."""
@@ -326,12 +326,13 @@ def cast_key(frame: pl.DataFrame, table: str, name: str, first: int = 0) -> pl.S
     return ids
 
 
-def number_keys(parts: Iterable[pl.Series], name: str) -> tuple[pl.Series, ShopIds]:
+def number_keys(parts: Iterable[pl.Series], name: str, as_text: bool = False) -> tuple[pl.Series, ShopIds]:
     """Join what `cast_key` made of a table's pieces.
 
     Args:
         parts: at least one, of all rows in their order.
         name: what to call the table in errors.
+        as_text: whether they are text even where each of them is an int64.
 
     Returns:
         The keys, int64 [N], and the shop's ids where they are text: the keys are their numbers then.
@@ -340,11 +341,14 @@ def number_keys(parts: Iterable[pl.Series], name: str) -> tuple[pl.Series, ShopI
         ValueError: a key is blank, or all that are no int64 are integers that became floats.
     """
     parts = list(parts)
-    if all(part.dtype == pl.Int64 for part in parts):
+    if all(part.dtype == pl.Int64 for part in parts) and not as_text:
         return pl.concat(parts, rechunk=True), ShopIds()
-    keys = pl.concat([part.cast(pl.String) for part in parts])
-    numbered, ids = number_ids({name: keys.to_frame()}, {name: [keys.name]}, {name: name}, ShopIds())
-    return numbered[name][keys.name], ids
+    keys = IdColumn(name, pl.concat([part.cast(pl.String) for part in parts]))
+    family = FAMILIES[keys.values.name]
+    if not as_text:
+        are_text(family, [keys])
+    ids = IdMap.of([keys.values])
+    return numbers_of(keys, ids), ShopIds({family: ids})
 
 
 def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str, first: int = 0) -> pl.DataFrame:

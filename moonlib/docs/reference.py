@@ -24,6 +24,7 @@ from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import moonlib.compat  # noqa: F401
+import pyarrow as pa
 import yaml
 from lightning import Trainer
 
@@ -32,6 +33,7 @@ from moonlib.config.merge import shipped
 from moonlib.config.recipe import Header
 from moonlib.data.contact_sheet import contact_sheet
 from moonlib.data.dataset import Dataset
+from moonlib.data.ids import FAMILIES, LISTS
 from moonlib.data.tables import SCHEMAS
 from moonlib.registry import registry
 from moonlib.registry.signature import parameters
@@ -141,11 +143,18 @@ def tables() -> str:
     parts = []
     for name, schema in SCHEMAS.items():
         rows = [
-            (f"`{field.name}`", f"`{field.type}`", "" if field.nullable else "yes", COLUMNS[field.name])
+            (f"`{field.name}`", f"`{_type(field)}`", "" if field.nullable else "yes", COLUMNS[field.name])
             for field in schema
         ]
         parts += [f"### {name}", table(("column", "type", "required", "what it holds"), rows)]
     return "\n\n".join(parts)
+
+
+def _type(field: pa.Field) -> str:
+    """Type of a column in a table of the user's."""
+    if field.name in FAMILIES:
+        return "list of int64 or text" if field.name in LISTS else "int64 or text"
+    return str(field.type)
 
 
 def sizes() -> str:

@@ -42,6 +42,7 @@ class TableReader:
         quarantine: file that names the images which can't be opened.
         copy: the Arrow file to write; images go to a file of this name that ends in ``.pictures``.
         views: which images of a row are read: the main one, or if that can't be opened the next, or all.
+        text_ids: whether ids that are not integers by their type are text, even where each of them is an int64.
 
     Raises:
         ValueError: the file can't be read, a value is not of its column's type, an id stands twice, or the table names
@@ -57,6 +58,7 @@ class TableReader:
         quarantine: Path,
         copy: Path,
         views: Views = "main",
+        text_ids: bool = False,
     ) -> None:
         self.path, self.table, self.copy = path, table, copy
         self.views = views
@@ -71,6 +73,7 @@ class TableReader:
         held_names = stored.names_in(path, held) if held else None
         named, without, starts = 0, 0, [0]
         keys = list[pl.Series]()
+        integers = False
         partial = unfinished(copy)
         writer: pa.ipc.RecordBatchFileWriter | None = None
         try:
@@ -79,6 +82,7 @@ class TableReader:
                     continue
                 if held_names is not None:
                     frame = frame.hstack(held_names.slice(starts[-1], frame.height))
+                integers = integers or frame[KEYS[table]].dtype.is_integer()
                 keys.append(cast_key(frame, table, str(path), starts[-1]))
                 part = cast_part(frame, table, self.columns[1:], str(path), starts[-1])
                 if "category" in self.columns:
@@ -100,7 +104,7 @@ class TableReader:
             raise ValueError(f"{path} names {named} images, but no image folder was given (--images DIR)")
         if without:
             log.warning(f"{path}: rows without category: {without:,} of {starts[-1]:,}; the run's modalities read it")
-        ids, self.shop_ids = number_keys(keys, str(path))
+        ids, self.shop_ids = number_keys(keys, str(path), as_text=text_ids and not integers)
         """The shop's ids, where they are text."""
         self.ids: NDArray[np.int64] = ids.to_numpy()
         """The ids in the order of the table, int64 [N]."""

@@ -118,6 +118,11 @@ class Export:
         return views
 
     @property
+    def text_ids(self) -> list[str]:
+        """The tables whose ids are text in the run's data, see `Run.text_ids`."""
+        return list(self.config.get("text_ids", ()))
+
+    @property
     def batch_size(self) -> int:
         """How many rows the run's representations were encoded at once; their last bits depend on it."""
         return int(self.config["batch_size"])
@@ -301,6 +306,8 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
         **({} if source.views == "main" else {"views": source.views}),
         "versions": _versions(encoder),
     }
+    if source.text_ids:
+        described["text_ids"] = source.text_ids
     write_json(folder / CONFIG, described)
     recipe = yaml.safe_dump(source.config, sort_keys=False, allow_unicode=True, width=120)
     write_text(folder / RECIPE, recipe)

@@ -77,7 +77,8 @@ def embed(
         format: ``npy`` writes ``products.ids.npy`` (int64 [N], ascending) and ``products.npy`` (float32 [N, dim]);
             ``parquet`` writes ``products.parquet`` with ``item_id`` int64 and ``vector`` fixed_size_list<float32>.
             Where ids are text, ``products.ids.npy`` are numbers, ``products.ids.parquet`` holds the ids, row by row and
-            ascending, and ``item_id`` of ``products.parquet`` is text.
+            ascending, and ``item_id`` of ``products.parquet`` is text. Ids of a table are int64 where each of them is,
+            but text where those of the run's data are text and the table's are no integers by their type.
         batch_size: rows encoded at once; by default as many as the run's own representations were made with, because
             the last bits of a vector depend on it.
         workers: processes that read, decode and, on a CPU, encode; by default as many as there are CPUs.
@@ -139,7 +140,8 @@ def _contents(run: Run | Export, table: str, path: Path, images: Path | None, ou
         ids = Dataset(path).ids
         quarantine = Quarantine(unreadable, total=len(shards), ids=ids)
         return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size, ids, run.views)
-    rows = TableReader(path, table, images, modalities, unreadable, out / f".{table}.arrow", run.views)
+    text_ids = table in run.text_ids
+    rows = TableReader(path, table, images, modalities, unreadable, out / f".{table}.arrow", run.views, text_ids)
     return Contents(rows, SIDES[table], rows.ids, modalities, rows.quarantine, batch_size, rows.shop_ids, run.views)
 
 

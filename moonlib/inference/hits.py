@@ -72,5 +72,7 @@ def hits_sheet(image: bytes | None, text: str | None, hits: Sequence[Hit], path:
         for hit in hits[start : start + columns]:
             category = (hit.row.get("category") or "").rsplit("/", 1)[-1]
             lead = f"{hit.rank}  {hit.score:.2f}"
-            lines[-1].append(Cell(hit.image, (f"{lead} {hit.row.get('title') or ''}", f"{lead} {category}", lead)))
+            lines[-1].append(
+                Cell(hit.image, (f"{lead} {hit.row.get('title') or hit.item_id}", f"{lead} {category}", lead))
+            )
     return draw_sheet(lines, path, framed={(0, 0)})

@@ -228,6 +228,11 @@ class Representations:
         """Whether a directory holds complete vectors of this name."""
         return (directory / f"{name}.npy").exists()
 
+    @staticmethod
+    def are_named(directory: Path, name: str) -> bool:
+        """Whether a directory holds, beside vectors of this name, a shop's text ids of them."""
+        return _names_file(directory, name).is_file()
+
     @classmethod
     def open(cls, directory: Path, name: str) -> Representations:
         """Open ``{name}.ids.npy`` and ``{name}.npy`` without holding the vectors in memory.

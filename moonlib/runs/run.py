@@ -171,6 +171,14 @@ class Run:
         return Modalities.parse(data.product if side == "product" else data.query)
 
     @property
+    def text_ids(self) -> list[str]:
+        """The tables that the run represents, ``products`` and ``queries``, whose ids are text in its data."""
+        if self.represent is None:
+            return []
+        directory = self.layout.link(self.represent.name).resolve()
+        return [table for table in ("products", "queries") if Representations.are_named(directory, table)]
+
+    @property
     def batch_size(self) -> int:
         """How many rows the run's representations were encoded at once; their last bits depend on it."""
         return (RepresentData() if self.represent is None else self.represent.data()).batch_size

@@ -35,6 +35,7 @@ def test_a_later_part_changes_no_number(first: list[str], second: list[str]) -> 
     texts = pl.Series([*first, *new], dtype=pl.String)
     assert both.encode(texts).head(len(first)).equals(old.encode(texts.head(len(first))))
     assert both.decode(both.encode(texts)).equals(texts)
+    assert [both.text(number) for number in both.encode(texts)] == texts.to_list()
     assert len(both) == len({*first, *second})
 
 

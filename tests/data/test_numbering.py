@@ -108,6 +108,18 @@ def test_json_lists_of_integers_do_not_go_with_text(raw: Tables) -> None:
     )
 
 
+def test_other_ways_to_write_text(raw: Tables, shop: Tables) -> None:
+    expected = validate(raw)
+    categories = raw.searches.with_columns(pl.col("user_id").cast(pl.Categorical))
+    arrays = raw.histories.head(1).with_columns(pl.col("item_ids").list.to_array(2))
+    found = validate(replace(raw, searches=categories, histories=arrays))
+    assert found.searches.equals(expected.searches) and found.histories.equals(expected.histories.head(1))
+    integers = shop.searches.with_columns(pl.col("user_id").cast(pl.String).cast(pl.Categorical))
+    lists = pl.DataFrame({"user_id": [5], "ts": shop.searches["ts"].head(1), "item_ids": ['["7", "-8"]']})
+    found = validate(replace(shop, searches=integers, histories=lists))
+    assert found.searches.equals(shop.searches) and found.histories["item_ids"].to_list() == [[7, -8]]
+
+
 @pytest.mark.parametrize("value", ['["a", 1]', '["a"', '{"a": 1}', '"a"', '["a", null]'])
 def test_json_that_is_no_list_of_ids(raw: Tables, value: str) -> None:
     histories = raw.histories.with_columns(item_ids=pl.Series(["[]", value]))
