@@ -187,8 +187,8 @@ def _column_of_pandas(series: Any, name: str, table: str) -> pa.Array:
     integers = name in schema.names and pa.types.is_integer(schema.field(name).type)
     if integers and series.dtype.kind == "f" and series.notna().any():
         raise ValueError(
-            f"{table}: column {name!r} is {series.dtype}, which pandas makes of integers where a value is missing, and "
-            f"which can't hold every id; read it with dtype=\"Int64\", such as pd.read_csv(..., dtype={{{name!r}: 'Int64'}})"
+            f"{table}: column {name!r} is {series.dtype}, which pandas makes of integers where a value is missing; "
+            f"no id may be one; read it with dtype=\"Int64\", such as pd.read_csv(..., dtype={{{name!r}: 'Int64'}})"
         )
     try:
         found = pa.Array.from_pandas(series)
