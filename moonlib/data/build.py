@@ -16,7 +16,8 @@ from moonlib.data import table_files
 from moonlib.data.categories import read_levels
 from moonlib.data.check import empty_splits
 from moonlib.data.dataset import Dataset
-from moonlib.data.defaults import consequences, with_spus
+from moonlib.data.defaults import ABSENT, consequences, with_spus
+from moonlib.data.feeds import likely
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
@@ -108,6 +109,11 @@ def build_tables(
     columns = {table: read[table].columns for table in SCHEMAS}
     products, said = read_levels(read.products, files["products"])
     said += consequences({table: read[table] for table in SCHEMAS}, files)
+    said += [
+        f"{files[table]} has {near!r}: if it is the {column}, call it so, or build with --map (moonlib data map)"
+        for table, column in ABSENT
+        if read[table].height and column not in columns[table] and (near := likely(columns[table], table, column))
+    ]
     read = replace(read, products=with_spus(products, files["products"]))
     checked = validate(read, files)
     for table, names in columns.items():

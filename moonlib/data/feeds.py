@@ -245,6 +245,17 @@ def suggest(path: Path, table: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def likely(columns: Iterable[str], table: str, absent: str) -> str | None:
+    """The column that may be one of ours that is absent, by what feeds call it.
+
+    Example:
+        >>> likely(["id", "Item Group ID"], "products", "spu_id")
+        'Item Group ID'
+    """
+    plain = _plain(columns)
+    return next((plain[name] for name in ALIASES[table].get(absent, ()) if name in plain), None)
+
+
 def _delimiter(path: Path) -> str | None:
     """Find what is between the values of a text file; None for files that are no such text."""
     if path.suffix.lower() in (".parquet", ".jsonl", ".ndjson"):
