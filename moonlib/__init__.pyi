@@ -1,3 +1,4 @@
+from .data.frames import build
 from .exports.folder import export, load
 from .inference.catalogue import embed
 from .inference.evaluation import evaluate
@@ -8,4 +9,17 @@ from .runs.run import Run
 from .studies.report.page import report
 
 __version__: str
-__all__ = ["Run", "__version__", "embed", "evaluate", "export", "fit", "index", "load", "register", "report", "search"]
+__all__ = [
+    "Run",
+    "__version__",
+    "build",
+    "embed",
+    "evaluate",
+    "export",
+    "fit",
+    "index",
+    "load",
+    "register",
+    "report",
+    "search",
+]

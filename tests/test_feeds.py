@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +19,12 @@ from moonlib.adapters.cube import Cube
 from moonlib.clicks.features import Features
 from moonlib.clicks.histories import Histories
 from moonlib.clicks.impressions import ImpressionBatch, Impressions, Lookups, Vocabularies
+from moonlib.data.contact_sheet import contact_sheet
 from moonlib.data.content import Modalities, compose
 from moonlib.data.dataset import Dataset
-from moonlib.data.evaluation import evaluation_searches
+from moonlib.data.evaluation import evaluation_searches, log_orders_without_query
 from moonlib.data.shards import build_once, write_dataset
-from moonlib.data.splits import Splits
+from moonlib.data.splits import MOMENTS, Splits
 from moonlib.data.tables import Tables, validate
 from moonlib.filters.category_rebalance import CategoryRebalance
 from moonlib.filters.gazetteer import Gazetteer
@@ -38,7 +42,7 @@ from moonlib.probes.clusters import Clusters
 from moonlib.probes.probe import Represented
 from moonlib.representations.store import Representations
 from moonlib.stages.application import ClickModel
-from moonlib.stages.relevance import judged_impressions
+from moonlib.stages.relevance import judged_impressions, log_labels_without_query
 from moonlib.stages.represent import measured_queries
 from moonlib.testing.examples import EXAMPLE_SPLITS, example_picture, example_representations, example_tables
 from moonlib.testing.training import example_training_data
@@ -253,5 +257,69 @@ def test_evaluation_leaves_out_what_was_not_asked(shop: Dataset, caplog: pytest.
     assert measured.dtype == np.int64 and set(measured.tolist()) <= set(shop.queries["query_id"])
     with caplog.at_level(logging.INFO, "moonlib"):
         judged = judged_impressions(shop, "test")
+        log_labels_without_query(shop)
+        log_orders_without_query(shop)
     assert judged["query_id"].null_count() == 0
     assert "impressions with a relevance label and without a query, which are left out: " in caplog.text
+    unasked = orders["query_id"].null_count()
+    said = f"orders of the test days without a query, which recall leaves out: {unasked} of {len(orders)}"
+    assert said in caplog.messages
+
+
+def test_the_contact_sheet_shows_what_was_asked(shop: Dataset, tmp_path: Path) -> None:
+    contact_sheet(shop, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Products and logs as CSV, without spu_id, category, listed_at and query_id; sessions go on across midnight."""
+    folder = tmp_path_factory.mktemp("messy")
+    tables = example_tables()
+    (folder / "photos").mkdir()
+    images = [None if name is None else f"{name}.jpg" for name in tables.products["image"]]
+    for name in tables.products["image"].drop_nulls():
+        (folder / "photos" / f"{name}.jpg").write_bytes(example_picture("products", name))
+    products = tables.products.select(pl.col("item_id").alias("sku"), "title", "price", pl.Series("image", images))
+    late = pl.when(pl.col("position") > 1).then(pl.col("ts") + pl.duration(hours=3)).otherwise("ts").alias("ts")
+    (folder / "tables").mkdir()
+    products.write_csv(folder / "tables/feed.csv", separator=";")
+    tables.impressions.with_columns(late).drop("query_id", "relevance").write_csv(folder / "tables/shown.csv")
+    tables.searches.drop("query_id", "region").write_csv(folder / "tables/orders.csv")
+    return folder
+
+
+def test_a_messy_shop_from_the_command_line(messy: Path, cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Map, build, check and fit, with no line of code."""
+    tables = [messy / "tables" / name for name in ("feed.csv", "shown.csv", "orders.csv")]
+    mapped = cli("data", "map", *tables)
+    assert mapped.returncode == 0, mapped.stderr
+    (messy / "map.yaml").write_text(mapped.stdout, encoding="utf-8")
+    splits = [moment.isoformat() for moment in (getattr(EXAMPLE_SPLITS, name) for name in MOMENTS)]
+    options = ["--images", messy / "photos", "--map", messy / "map.yaml", "--splits", *splits]
+    built = cli("data", "build", messy / "tables", *options, "--out", messy / "data")
+    assert built.returncode == 0, built.stderr
+    for said in ("has no spu_id", "has no category", "has no listed_at", "impressions) has no query_id"):
+        assert said in built.stdout + built.stderr
+    dataset = Dataset(messy / "data")
+    assert dataset.sessions.height > 0
+    checked = cli("data", "check", messy / "data")
+    assert checked.returncode == 0, checked.stdout
+    fitted = cli(
+        "fit",
+        "--config=iter1",
+        "--name=messy",
+        f"--data={{class_path: shards, init_args: {{path: {messy / 'data'}}}}}",
+        "--encoder.init_args.image={class_path: convnet, init_args: {image_size: 32, width: 8}}",
+        "--encoder.init_args.text={class_path: transformer, init_args: {vocab_size: 300, width: 32, depth: 1}}",
+        "--encoder.init_args.dim=32",
+        "--stages.pretrain.trainer.max_steps=2",
+        "--stages.pretrain.data.batch_size=16",
+        "--stages.pretrain.data.workers=0",
+        "--stages.represent.data.workers=0",
+        "--stages.application.module.init_args.adapter=cube",
+        cwd=messy,
+    )
+    assert fitted.returncode == 0, fitted.stderr
+    results = json.loads((messy / "runs/messy/results.json").read_text())
+    assert "ctr/auc" in results and not any("_search/" in key for key in results)

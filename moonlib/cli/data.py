@@ -35,8 +35,12 @@ def add(verbs: Verbs) -> None:
         metavar=("BEHAVIOUR", "TRAIN", "VALID", "TEST"),
         help="when each part ends, ISO 8601, UTC unless it says otherwise (default: fractions of the time range)",
     )
+    verb.add_argument("--map", type=Path, metavar="FILE.yaml", help="which files and columns are which of ours")
     verb.add_argument("--max-side", type=int, default=512, metavar="PIXELS", help="scale larger images down (512)")
     verb.add_argument("--workers", type=int, help="processes that read images")
+    verb = add_verb(data, "map", map_columns, "say which columns of a feed or a log would be which, as YAML to edit")
+    verb.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".csv, .tsv, .txt, .parquet or .jsonl")
+    verb.add_argument("--table", metavar="TABLE", help="which of ours it is: products, queries, users, searches, ...")
     verb = add_verb(data, "check", check, "counts, broken samples, leaks between splits; exit code 1 if any")
     verb.add_argument("directory", type=Path, metavar="DIR", help="the dataset's directory")
     verb.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw products and query photos")
@@ -70,8 +74,18 @@ def build(arguments: argparse.Namespace) -> int:
             splits=Splits(*arguments.splits) if arguments.splits else None,
             max_side=arguments.max_side,
             workers=arguments.workers,
+            map=arguments.map,
         )
     say(f"{out} is ready: moonlib data check {out}")
+    return 0
+
+
+def map_columns(arguments: argparse.Namespace) -> int:
+    """Print a map of files' columns."""
+    from moonlib.data.feeds import suggest
+
+    for file in arguments.files:
+        say(suggest(file, arguments.table), end="")
     return 0
 
 

@@ -17,7 +17,8 @@ from moonlib.data import table_files
 from moonlib.data.categories import read_levels
 from moonlib.data.check import empty_splits
 from moonlib.data.dataset import Dataset
-from moonlib.data.defaults import consequences, with_spus
+from moonlib.data.defaults import ABSENT, consequences, with_spus
+from moonlib.data.feeds import likely
 from moonlib.data.image_lists import names
 from moonlib.data.image_sources import ImageFolder as ImageFolder  # where it was before 0.6
 from moonlib.data.image_sources import ImageReader, StoredImages, open_images, stored_images
@@ -25,6 +26,7 @@ from moonlib.data.numbering import id_doubts
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
+from moonlib.data.table_map import read_map, read_mapped
 from moonlib.data.tables import SCHEMAS, Tables, empty, known_columns, refuse_near_misses, users_of, validate
 from moonlib.system.disk import replacing
 
@@ -39,6 +41,7 @@ def build(
     splits: Splits | None = None,
     max_side: int = 512,
     workers: int | None = None,
+    map: Path | None = None,
 ) -> Path:
     """Build a dataset from tables and images.
 
@@ -61,6 +64,8 @@ def build(
             of searches and impressions, and without any, all products are for training.
         max_side: larger images are scaled down to this side, in pixels.
         workers: processes that read images; None chooses.
+        map: a YAML file that says which files in ``tables`` and which of their columns are which of ours, see
+            `moonlib.data.table_map`; None where they are called as ours.
 
     Returns:
         ``out``.
@@ -70,26 +75,57 @@ def build(
         ValueError: a table doesn't fit its schema, or more than 1 % of the images (and more than one) can't be read;
             their list is then beside ``out``, as ``<out>.quarantine.jsonl``.
     """
+    refuse_to_replace(out)
     with stored_images(out) as stored:
-        return _build(tables, images, out, stored, splits=splits, max_side=max_side, workers=workers)
+        read, files = read_tables(tables, stored) if map is None else read_mapped_tables(tables, map)
+        return build_tables(read, files, images, out, stored, splits=splits, max_side=max_side, workers=workers)
 
 
-def _build(
-    tables: Path,
+def refuse_to_replace(out: Path) -> None:
+    """Refuse a directory that holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists; remove it or choose another place")
+
+
+def build_tables(
+    read: Tables,
+    files: dict[str, str],
     images: Path | None,
     out: Path,
     stored: StoredImages,
     *,
-    splits: Splits | None,
-    max_side: int,
-    workers: int | None,
+    splits: Splits | None = None,
+    max_side: int = 512,
+    workers: int | None = None,
 ) -> Path:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists; remove it or choose another place")
-    read, files = read_tables(tables, stored)
+    """Build a dataset from tables in memory; see `build`.
+
+    Args:
+        read: the tables, not yet validated.
+        files: what to call each of them in errors and in the log.
+        images: see `build`; so are the others.
+        out: the dataset's directory.
+        stored: where pictures that the tables hold as bytes go; see `moonlib.data.image_sources.stored_images`.
+        splits: where its parts end.
+        max_side: of images.
+        workers: processes that read images.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        FileExistsError: see `build`.
+        ValueError: see `build`.
+    """
+    refuse_to_replace(out)
     columns = {table: read[table].columns for table in SCHEMAS}
     products, said = read_levels(read.products, files["products"])
     said += consequences({table: read[table] for table in SCHEMAS}, files)
+    said += [
+        f"{files[table]} has {near!r}: if it is the {column}, call it so, or build with --map (moonlib data map)"
+        for table, column in ABSENT
+        if read[table].height and column not in columns[table] and (near := likely(columns[table], table, column))
+    ]
     read = replace(read, products=with_spus(products, files["products"]))
     products, queries = (stored.take(read[table], files[table]) for table in SAMPLE_TABLES)
     read = replace(read, products=products, queries=queries)
@@ -157,20 +193,52 @@ def read_tables(folder: Path, stored: StoredImages | None = None) -> tuple[Table
         close = difflib.get_close_matches(path.stem.lower(), SCHEMAS, n=1, cutoff=0.75)
         if path.stem not in SCHEMAS and close:
             raise ValueError(f"{path} is no table of ours; rename it to {close[0]}{path.suffix}, or move it elsewhere")
-    frames, files = {}, {}
+    frames, names = {}, {}
     for table in SCHEMAS:
         paths = [path for path in found if path.stem == table]
         if len(paths) > 1:
             raise ValueError(f"{folder} holds both {paths[0].name} and {paths[1].name}; keep one")
-        read = stored.read_table if stored is not None and table in SAMPLE_TABLES else table_files.read
-        frames[table] = read(paths[0], known_columns(table)) if paths else empty(table)
-        files[table] = paths[0].name if paths else table
-    if files["products"] == "products":
+        if paths:
+            reader = stored.read_table if stored is not None and table in SAMPLE_TABLES else table_files.read
+            frames[table], names[table] = reader(paths[0], known_columns(table)), paths[0].name
+    if "products" not in frames:
         has = ", ".join(path.name for path in found) or "no table"
         raise ValueError(f"{folder} holds no products.parquet or products.csv (it has {has})")
-    if files["users"] == "users":
-        frames["users"] = users_of({table: frames[table] for table in ("searches", "impressions", "histories")}, files)
-    return Tables(*(frames[table] for table in SCHEMAS)), files
+    return complete(frames, names)
+
+
+def read_mapped_tables(folder: Path, map: Path) -> tuple[Tables, dict[str, str]]:
+    """Read the tables that a map names; see `moonlib.data.table_map`.
+
+    Returns:
+        As `read_tables`.
+
+    Raises:
+        ValueError: the map has no products, or it or a table is not as it should be.
+    """
+    maps = read_map(map)
+    if "products" not in maps:
+        raise ValueError(f"{map}: no products; a dataset needs products")
+    frames, names = read_mapped(folder, maps)
+    return complete(frames, names)
+
+
+def complete(frames: dict[str, pl.DataFrame], names: dict[str, str]) -> tuple[Tables, dict[str, str]]:
+    """Add the tables that are absent: empty ones, and the users that the events name.
+
+    Args:
+        frames: by table.
+        names: what to call each of these.
+
+    Returns:
+        All tables, and what to call each.
+    """
+    files = {table: names.get(table, table) for table in SCHEMAS}
+    tables = {table: frames.get(table, empty(table)) for table in SCHEMAS}
+    if "users" not in frames:
+        events = {table: tables[table] for table in ("searches", "impressions", "histories")}
+        tables["users"] = users_of(events, files)
+    return Tables(*(tables[table] for table in SCHEMAS)), files
 
 
 def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None, stored: StoredImages) -> None:

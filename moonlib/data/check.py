@@ -76,12 +76,12 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
 
     Problems are files that are missing or not as they were written, tables that don't fit their schema, samples whose
     row or image can't be read, shards that hold other samples than their index says, events without a split that has
-    any, and leaks: a query photo (the same query or the same bytes) in more than one split.
-    Warnings are days without a click, or with nothing else, events before their product was listed, after the last
-    split or long ago, rows that are there twice, sessions of more than a day that go on across the end of a split,
-    searches whose clock differs from that of their impressions, a search_id with several users or queries, query
-    photos that are also a product's image, images lost when the dataset was built, products without titles and images,
-    what `moonlib.data.table_contents.doubts` finds in the tables, files that are no part of the dataset, and a dataset
+    any, a search_id that goes on for more than a day across the end of a split, and leaks: a query photo (the same
+    query or the same bytes) in more than one split. Warnings are days without a click, or with nothing else, events
+    before their product was listed, after the last split or long ago, rows that are there twice, searches whose clock
+    differs from that of their impressions, a search_id with several users or queries, query photos that are also a
+    product's image, images lost when the dataset was built, products without titles and images, what
+    `moonlib.data.table_contents.doubts` finds in the tables, files that are no part of the dataset, and a dataset
     without checksums, of which nobody can tell whether it is as it was written. Each line says what to do about it.
 
     Args:
@@ -309,7 +309,8 @@ def _check_leaks(dataset: Dataset, photos: pl.DataFrame, report: DatasetReport) 
     used = pl.concat(parts)
     long = dataset.sessions.filter(pl.col("ended") - pl.col("began") >= _SESSION)["search_id"]
     problem = "search_ids whose events are a day or more apart, and all belong to the split of the first"
-    _note(report.warnings, long, problem, "a search_id is of one search or page: give each its own", dataset.ids)
+    remedy = "a search_id is of one search or page: give each its own, and build the dataset again"
+    _note(report.problems, long, problem, remedy, dataset.ids)
     pictured = dataset.queries.filter(pl.col("image").is_not_null())["query_id"]
     used = used.filter(pl.col("query_id").is_in(pictured.implode()))
     repeated = _in_several(used, "query_id")

@@ -49,7 +49,7 @@ def contact_sheet(dataset: Dataset, path: Path, rows: int = 12, seed: int = 0) -
     lines: list[list[Cell]] = []
     for product, led in zip(products, chosen.iter_rows(named=True), strict=True):
         row = product.row
-        leaf, named = row["category"].rsplit("/", 1)[-1], str(ids.value("item_id", product.id))
+        leaf, named = (row["category"] or "").rsplit("/", 1)[-1], str(ids.value("item_id", product.id))
         lines.append([Cell(product.image, (row["title"], leaf, named))])
         shown = queries.read(np.array(led["query_id"], np.int64))
         for query, action in zip(shown, led["action"], strict=True):
@@ -97,7 +97,7 @@ def draw_sheet(lines: Sequence[Sequence[Cell]], path: Path, framed: Set[tuple[in
 def _choose(dataset: Dataset, rows: int, rng: np.random.Generator) -> pl.DataFrame:
     """Return item_id of the products to show, and up to five query_ids and their actions (two lists)."""
     photo = dataset.queries.select("query_id", photo=pl.col("image").is_not_null())
-    led = dataset.searches.filter(pl.col("query_id").is_not_null()).select(
+    led = dataset.searches.drop_nulls("query_id").select(
         "item_id", "query_id", "action", strength=pl.col("action").replace_strict({a: i for i, a in enumerate(ACTIONS)})
     )
     led = led.sort("strength", descending=True, maintain_order=True).unique(

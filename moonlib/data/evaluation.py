@@ -47,7 +47,7 @@ def log_orders_without_query(dataset: Dataset, splits: Sequence[Split] = EVALUAT
         orders = dataset.splits.select(dataset.searches, split).filter(pl.col("action") == "order")
         if unasked := orders["query_id"].null_count():
             count = f"{unasked:,} of {len(orders):,}"
-            log.info(f"orders of the {split} days without a query, which recall leaves out: {count}")
+            log.warning(f"orders of the {split} days without a query, which recall leaves out: {count}")
 
 
 def microseconds(column: pl.Series) -> torch.Tensor:

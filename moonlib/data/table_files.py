@@ -25,18 +25,21 @@ SUFFIXES = (".parquet", ".csv")
 _ROWS = 16_384
 _FEW_ROWS = 64
 _LARGEST_FIELD = 2**26
-_FIELD = re.compile(r'(?:"(?:[^"]|"")*"|[^",][^,]*)?,')
+_FIELD = r'(?:"(?:[^"]|"")*"|[^",][^,]*)?,'
 _UNLIKE_ITS_NUMBER = r"^[+-]?(0[0-9].*|[0-9]{16,})$"
 
 
-def read(path: Path, text: Collection[str], without: Collection[str] = ()) -> pl.DataFrame:
+def read(
+    path: Path, text: Collection[str], delimiter: str | None = None, without: Collection[str] = ()
+) -> pl.DataFrame:
     """Read a whole table.
 
     Args:
-        path: see `scan`.
+        path: see `scan`; with a ``delimiter``, a file of any ending.
         text: the columns of a CSV file that stay text. The others become integers, floats or booleans where each of
             their values can be had back: with leading zeros, or with digits that a float has no room for, they stay
             text.
+        delimiter: between the values of a row of a file that is like CSV, such as a tab; None goes by the ending.
         without: columns of a Parquet table to leave out.
 
     Returns:
@@ -45,10 +48,11 @@ def read(path: Path, text: Collection[str], without: Collection[str] = ()) -> pl
     Raises:
         ValueError: see `scan`.
     """
-    if path.suffix != ".csv":
+    if path.suffix != ".csv" and delimiter is None:
         with _told_of(path):
             return _lazy(path).drop(without).collect()
-    frame = pl.concat(scan(path), rechunk=True)
+    parts = scan(path) if delimiter is None else _scan_csv([path], None, delimiter)
+    frame = pl.concat(parts, rechunk=True)
     return frame.with_columns(_typed(column) for column in frame if column.name not in text)
 
 
@@ -74,7 +78,7 @@ def scan(path: Path, columns: Collection[str] | None = None) -> Iterator[pl.Data
         [('7', '24" monitor')]
     """
     if path.suffix == ".csv":
-        yield from _scan_csv(path, columns)
+        yield from _scan_csv(files(path), columns)
         return
     with _told_of(path):
         lazy = _lazy(path)
@@ -119,12 +123,18 @@ def schema(path: Path) -> pl.Schema:
         return _lazy(path).collect_schema()
 
 
-def header(path: Path) -> list[str]:
+def header(path: Path, delimiter: str | None = None) -> list[str]:
     """Return the names of a table's columns.
+
+    Args:
+        path: see `scan`; with a ``delimiter``, a file of any ending.
+        delimiter: see `read`.
 
     Raises:
         ValueError: see `scan`.
     """
+    if delimiter is not None:
+        return _header(path, delimiter)
     if path.suffix == ".csv":
         return _header(files(path)[0])
     with _told_of(path):
@@ -193,29 +203,28 @@ def _lazy(path: Path) -> pl.LazyFrame:
     return pl.scan_parquet(files(path), hive_partitioning=path.is_dir())
 
 
-def _scan_csv(path: Path, columns: Collection[str] | None) -> Iterator[pl.DataFrame]:
-    parts = files(path)
-    names = _header(parts[0])
+def _scan_csv(parts: list[Path], columns: Collection[str] | None, delimiter: str = ",") -> Iterator[pl.DataFrame]:
+    names = _header(parts[0], delimiter)
     csv.field_size_limit(_LARGEST_FIELD)
     read = 0
     for file in parts:
-        if (others := _header(file)) != names:
+        if (others := _header(file, delimiter)) != names:
             raise ValueError(f"{file} has the columns {', '.join(others)}; {parts[0].name} has {', '.join(names)}")
         done = 0
         with _open(file) as lines:
-            records = csv.reader(lines, strict=True)
+            records = csv.reader(lines, delimiter=delimiter, strict=True)
             next(records)
             while True:
                 try:
                     rows = list(islice(records, _ROWS))
                 except csv.Error:
-                    raise _malformed(file, names) from None
+                    raise _malformed(file, names, delimiter) from None
                 if not rows:
                     break
                 rows = _rows(rows, names)
                 if {len(row) for row in rows} - {len(names)}:
                     number, row = next((i, row) for i, row in enumerate(rows, done + 1) if len(row) != len(names))
-                    raise ValueError(_wrong_number(file, number, row, names))
+                    raise ValueError(_wrong_number(file, number, row, names, delimiter))
                 values = zip(*rows, strict=True) if rows else [()] * len(names)
                 yield pl.DataFrame(
                     [
@@ -235,10 +244,10 @@ def _open(file: Path) -> io.TextIOWrapper:
     return file.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _header(file: Path) -> list[str]:
+def _header(file: Path, delimiter: str = ",") -> list[str]:
     try:
         with _open(file) as lines:
-            names = next(csv.reader(lines, strict=True), None)
+            names = next(csv.reader(lines, delimiter=delimiter, strict=True), None)
     except csv.Error as error:
         raise ValueError(f"{file} can't be read: the header: {error}") from None
     if not names:
@@ -275,18 +284,19 @@ def _shown(text: str) -> str:
     return repr(text.encode(errors="surrogateescape")[:60])
 
 
-def _wrong_number(file: Path, number: int, row: list[str], names: list[str]) -> str:
+def _wrong_number(file: Path, number: int, row: list[str], names: list[str], delimiter: str) -> str:
     column = names[len(row)] if len(row) < len(names) else names[-1]
     problem = "is absent" if len(row) < len(names) else f"is followed by {row[len(names)]!r}, which has no column"
-    hint = "a comma or a line break within a value needs quotes around the value"
+    between = {",": "comma", "\t": "tab"}.get(delimiter, repr(delimiter))
+    hint = f"a {between} or a line break within a value needs quotes around the value"
     return f"{file}: row {number}, column {column!r}: {problem} ({len(row)} values, {len(names)} columns); {hint}"
 
 
-def _malformed(file: Path, names: list[str]) -> ValueError:
+def _malformed(file: Path, names: list[str], delimiter: str) -> ValueError:
     """Find again the first record that is no CSV, and say where its quotes go wrong."""
     number, first = -1, 0
     with _open(file) as lines:
-        records = csv.reader(lines, strict=True)
+        records = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             for record in records:
                 number += 1 if record or len(names) == 1 else 0
@@ -296,7 +306,7 @@ def _malformed(file: Path, names: list[str]) -> ValueError:
     with _open(file) as lines:
         text = "".join(islice(lines, first, last))
     column = at = 0
-    while field := _FIELD.match(text, at):
+    while field := re.compile(_FIELD.replace(",", re.escape(delimiter))).match(text, at):
         column, at = column + 1, field.end()
     name = names[min(column, len(names) - 1)]
     value = text[at:].partition("\n")[0][:40]

@@ -432,7 +432,8 @@ def _cast_table(frame: pl.DataFrame, table: str, name: str) -> pl.DataFrame:
             absent = BEFORE_EVERYTHING if column == "listed_at" else None
             columns.append(pl.Series(column, [absent], dtype=dtype).new_from_index(0, frame.height))
         else:
-            raise ValueError(missing_column(frame.columns, table, column, name))
+            hint = "moonlib data map prints which columns of a feed or a log are which, for moonlib data build --map"
+            raise ValueError(f"{missing_column(frame.columns, table, column, name)}; {hint}")
     known = known_columns(table)
     own = [own_column(frame[column], table in SAMPLE_TABLES, name) for column in frame.columns if column not in known]
     cast = pl.DataFrame(columns)

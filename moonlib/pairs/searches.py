@@ -108,7 +108,7 @@ def with_query(searches: pl.DataFrame) -> pl.DataFrame:
             "what it led to: leave the stage out (--stages.posttrain null), or build the dataset with queries"
         )
     if left := len(searches) - len(asked):
-        log.info(f"searches without a query, which make no pair: {left:,} of {len(searches):,}")
+        log.warning(f"searches without a query, which make no pair: {left:,} of {len(searches):,}")
     return asked
 
 

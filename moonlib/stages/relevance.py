@@ -225,6 +225,8 @@ class Relevance(Stage):
     def run(self, context: StageContext) -> dict[str, float]:
         dataset = context.dataset
         splits: tuple[Split, ...] = ("train", *EVALUATED)
+        if (self.score, self.representation) == ("predictor", "learned"):  # and not once more for each reference
+            log_labels_without_query(dataset)
         rows = {name: judged_impressions(dataset, name) for name in splits}
         worth = self.check(rows)
         products, queries = read_representations(context, self.representation)
@@ -356,10 +358,15 @@ def judged_impressions(dataset: Dataset, split: Split) -> pl.DataFrame:
 
     Returns:
         search_id, user_id, query_id, item_id, relevance float64; possibly no row. A label without a query judges
-        nothing; how many there are is logged.
+        nothing.
     """
+    judged = dataset.impressions.filter(pl.col("relevance").is_not_null(), pl.col("query_id").is_not_null())
+    return dataset.splits.select(judged, split).select("search_id", "user_id", "query_id", "item_id", "relevance")
+
+
+def log_labels_without_query(dataset: Dataset) -> None:
+    """Say how many relevance labels are of no use, because nothing was asked."""
     judged = dataset.impressions.filter(pl.col("relevance").is_not_null())
     if unasked := judged["query_id"].null_count():
-        log.info(f"impressions with a relevance label and without a query, which are left out: {unasked:,}")
-        judged = judged.drop_nulls("query_id")
-    return dataset.splits.select(judged, split).select("search_id", "user_id", "query_id", "item_id", "relevance")
+        count = f"{unasked:,} of {len(judged):,}"
+        log.warning(f"impressions with a relevance label and without a query, which are left out: {count}")

@@ -118,6 +118,18 @@ def test_what_follows_is_said_at_build(
     assert check(tmp_path / "out").ok
 
 
+def test_a_column_that_may_be_the_absent_one_is_named(
+    tmp_path: Path, shop: Tables, caplog: pytest.LogCaptureFixture
+) -> None:
+    products = shop.products.select("item_id", "title", item_group_id="spu_id", product_type="category")
+    with caplog.at_level(logging.INFO, "moonlib"):
+        build(folder_of({"products": products}, tmp_path / "tables"), None, tmp_path / "out")
+    for near, column in (("item_group_id", "spu_id"), ("product_type", "category")):
+        assert f"products.parquet has {near!r}: if it is the {column}, call it so, or build with --map" in caplog.text
+    with pytest.raises(ValueError, match=r"column 'item_id' is missing \(it has id\).*moonlib data map prints which"):
+        build(folder_of({"products": pl.DataFrame({"id": [1]})}, tmp_path / "other"), None, tmp_path / "o")
+
+
 def test_rows_with_gaps_are_counted(shop: Tables) -> None:
     tables = {table: shop[table] for table in SCHEMAS}
     files = {table: f"{table}.csv" for table in SCHEMAS}

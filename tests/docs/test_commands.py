@@ -75,6 +75,16 @@ SUBSTITUTIONS = [
     (r"(--stages\.posttrain\.checkpoint_evaluation\.every) \d+", r"\1 1", "in two steps there is one on the way"),
     (r"^(moonlib fit .*--config .*)$", r"\1 {shorter}", "two steps a stage, the tiny marketplace"),
     (r"^(moonlib (?:evaluate|data make) .*)small", r"\1tiny", "seconds in place of a minute"),
+    (
+        r"^moonlib data map feed.tsv orders.csv > map.yaml$",
+        "moonlib data map tables/products.parquet tables/searches.parquet",
+        "no feed lies here",
+    ),
+    (
+        r"^moonlib data build . --map map.yaml --out data/mine$",
+        "moonlib data build tables/ --images photos/ --out data/mapped",
+        "no feed lies here",
+    ),
     (r"^(moonlib abtest .*)$", r"\1 --requests 60", "seconds in place of a minute"),
     (r"^pip install (moonlib-embedding)$", r"pip install --no-index --dry-run \1", "it is installed; no network"),
     (r"^pip install 'moonlib-embedding\[(\w+)\]'$", r"grep -q '^\1 = ' pyproject.toml", "an extra; no network"),
