@@ -163,9 +163,10 @@ def relative_name(root: Path, name: str) -> PurePosixPath:
 class ImageShards:
     """Reads pictures out of the tars of a folder, without unpacking them: of WebDataset's shards, or img2dataset's.
 
-    A picture is named ``00000.tar/000000000.jpg``, by tar and member; by its key, ``000000000``, which is the member's
-    name without its ending; or by the URL that img2dataset downloaded it from, which the table ``00000.parquet`` beside
-    the tar has (columns ``url``, ``key``, ``status``). Files of the folder that are in no tar can be named, too.
+    A picture is named ``00000.tar/000000000.jpg``, by tar and member; by the member alone, ``000000000.jpg``; by its
+    key, ``000000000``, which is the member's name without its ending; or by the URL that img2dataset downloaded it
+    from, which the table ``00000.parquet`` beside the tar has (columns ``url``, ``key``, ``status``). Files of the
+    folder that are in no tar can be named, too.
 
     The tars are read through once, for where each member lies.
 
@@ -209,7 +210,7 @@ class ImageShards:
         if place is None:
             return self._read_file(name)
         if name in self._ambiguous:
-            raise ValueError(f"the key {name!r} is in {self._ambiguous[name]} more than once; name tar and member")
+            raise ValueError(f"{name!r} is in {self._ambiguous[name]} more than once; name tar and member")
         if (why := self._why[place].as_py()) is not None:
             raise ValueError(why)
         tar, offset, size = self._places[place].tolist()
@@ -235,8 +236,8 @@ class ImageShards:
         except ValueError as error:
             if "://" not in name and not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 raise
-            known = "a member (00000.tar/000000000.jpg), a key (000000000), a URL that img2dataset knows, nor a file"
-            raise ValueError(f"the name is neither that of {known} in {self.root}") from None
+            known = "the name is neither of a member (00000.tar/000000000.jpg), nor a key (000000000), nor a URL"
+            raise ValueError(f"{known} that img2dataset downloaded, nor of a file in {self.root}") from None
 
 
 def _members(path: Path) -> pl.DataFrame:
@@ -265,22 +266,23 @@ def _members(path: Path) -> pl.DataFrame:
 
 
 def _named(members: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """All names of a tar's pictures: kind 0 by tar and member, 1 by key, 2 by URL, with why one can't be read."""
+    """All names of a tar's pictures: kind 0 by tar and member, 1 by member or key, 2 by URL; why one can't be read."""
     why = pl.lit(None, pl.String).alias("why")
     columns = ("name", "kind", "tar", "offset", "size", "why")
     ending = pl.col("member").str.extract(r"(\.[^./]*)$")
-    pictures = members.filter(ending.str.to_lowercase().is_in(PICTURES).fill_null(False)).with_columns(
+    keys = members.filter(ending.str.to_lowercase().is_in(PICTURES).fill_null(False)).with_columns(
         why, name=pl.col("member").str.strip_suffix(ending), kind=pl.lit(1)
     )
+    alone = members.with_columns(why, name=pl.col("member"), kind=pl.lit(1))
     full = members.with_columns(why, name=pl.format("{}/{}", pl.lit(path.name), "member"), kind=pl.lit(0))
-    parts = [full.select(columns), pictures.select(columns)]
+    parts = [frame.select(columns) for frame in (full, alone, keys)]
     table = path.with_suffix(".parquet")
     if table.is_file() and {"url", "key"} <= set(table_files.header(table)):
-        parts.append(_downloads(table, pictures).select(columns))
+        parts.append(_downloads(table, keys).select(columns))
     return pl.concat(parts)
 
 
-def _downloads(table: Path, pictures: pl.DataFrame) -> pl.DataFrame:
+def _downloads(table: Path, keys: pl.DataFrame) -> pl.DataFrame:
     """The pictures of img2dataset's table by URL, and why a download failed."""
     rows = pl.concat(table_files.scan(table, ("url", "key", "status", "error_message"))).drop_nulls("url")
     for column in ("url", "key"):
@@ -290,7 +292,7 @@ def _downloads(table: Path, pictures: pl.DataFrame) -> pl.DataFrame:
     said = pl.col("error_message").cast(pl.String) if "error_message" in rows.columns else pl.lit(None, pl.String)
     failed = pl.format("img2dataset: {}", pl.concat_str(status, said, separator=": ", ignore_nulls=True))
     found = rows.with_columns(failed=pl.when(status != "success").then(failed)).join(
-        pictures.filter(~pl.col("name").is_duplicated()).select("offset", "size", "tar", key="name"),
+        keys.filter(~pl.col("name").is_duplicated()).select("offset", "size", "tar", key="name"),
         on="key",
         how="left",
     )

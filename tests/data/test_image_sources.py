@@ -123,6 +123,7 @@ class TestShards:
         "name",
         [
             "00001.tar/000010001.jpg",
+            "000010001.jpg",
             "000010001",
             "https://shop.example/000010001.png?w=1",
             "{root}/00001.tar/000010001.jpg",
@@ -145,7 +146,7 @@ class TestShards:
         [
             "000010002",
             "00002.tar/x.jpg",
-            "000010001.jpg",
+            "000010009.jpg",
             "https://other.example/x",
             "",
             "/etc/passwd",
@@ -153,7 +154,7 @@ class TestShards:
         ],
     )
     def test_an_unknown_name_is_refused(self, downloads: Path, name: str) -> None:
-        with pytest.raises(ValueError, match=r"the name is neither that of a member|no regular file|leads out of"):
+        with pytest.raises(ValueError, match=r"the name is neither of a member|no regular file|leads out of"):
             open_images(downloads).read(name)
 
     def test_files_beside_the_tars_can_be_named(self, downloads: Path) -> None:
@@ -163,7 +164,7 @@ class TestShards:
     def test_a_key_in_two_tars_is_refused(self, downloads: Path) -> None:
         write_tar(downloads / "00009.tar", {"000000000.png": b"another"})
         source = open_images(downloads)
-        with pytest.raises(ValueError, match=r"the key '000000000' is in 00000\.tar and 00009\.tar more than once"):
+        with pytest.raises(ValueError, match=r"'000000000' is in 00000\.tar and 00009\.tar more than once"):
             source.read("000000000")
         assert source.read("00009.tar/000000000.png") == b"another"
         assert source.read("000000001") == b"picture 000000001"
