@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import logging
 import os
 import secrets
 import tarfile
@@ -23,6 +24,8 @@ from moonlib.data import table_files
 from moonlib.data.image_lists import IMAGES
 from moonlib.data.jpeg import to_jpeg
 from moonlib.system.disk import writing
+
+log = logging.getLogger(__name__)
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 """Members of a tar that a key names; others are captions and metadata."""
@@ -56,12 +59,20 @@ def open_images(place: Path) -> ImageSource:
         place: a folder of files, or of tars with such files in them, as img2dataset and WebDataset write them.
 
     Raises:
-        ValueError: it is no folder, or holds a tar that can't be read.
+        ValueError: it is no folder, or holds a tar that can't be read and nothing but tars and what belongs to them.
+            Where it holds other files, these are read, and a warning names the tar.
     """
     if not place.is_dir():
         raise ValueError(f"{place} is no folder of images")
-    tars = sorted(path for path in place.glob("*.tar") if path.is_file())
-    return ImageShards(place, tars) if tars else ImageFolder(place)
+    visible = [path for path in place.iterdir() if not path.name.startswith(".")]
+    tars = sorted(path for path in visible if path.suffix == ".tar" and path.is_file())
+    try:
+        return ImageShards(place, tars) if tars else ImageFolder(place)
+    except ValueError as error:
+        if all(path.suffix in (".tar", ".parquet", ".json") for path in visible):
+            raise
+        log.warning(f"warning: {error}; no tar in {place} is read, only files beside them")
+        return ImageFolder(place)
 
 
 @dataclass(frozen=True)
@@ -165,8 +176,8 @@ class ImageShards:
 
     A picture is named ``00000.tar/000000000.jpg``, by tar and member; by the member alone, ``000000000.jpg``; by its
     key, ``000000000``, which is the member's name without its ending; or by the URL that img2dataset downloaded it
-    from, which the table ``00000.parquet`` beside the tar has (columns ``url``, ``key``, ``status``). Files of the
-    folder that are in no tar can be named, too.
+    from, which the table ``00000.parquet`` beside the tar has (columns ``url``, ``key``, ``status``). What names a file
+    of the folder is that file.
 
     The tars are read through once, for where each member lies.
 
@@ -203,12 +214,16 @@ class ImageShards:
             ValueError: no member, key or URL has this name, two members have this key, its download had failed, or it
                 can't be read.
         """
+        try:
+            return ImageFolder(self.root).read(name)
+        except ValueError as error:
+            if "://" not in name and not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise
+        name = str(relative_name(self.root, name)) if name.startswith("/") else name
         place = self._find(name)
-        if place is None and name.startswith("/"):
-            name = str(relative_name(self.root, name))
-            place = self._find(name)
         if place is None:
-            return self._read_file(name)
+            known = "the name is neither of a member (00000.tar/000000000.jpg), nor a key (000000000), nor a URL"
+            raise ValueError(f"{known} that img2dataset downloaded, nor of a file in {self.root}")
         if name in self._ambiguous:
             raise ValueError(f"{name!r} is in {self._ambiguous[name]} more than once; name tar and member")
         if (why := self._why[place].as_py()) is not None:
@@ -230,15 +245,6 @@ class ImageShards:
         place = bisect.bisect_left(range(len(self._names)), name, key=lambda i: str(self._names[i].as_py()))
         return place if place < len(self._names) and self._names[place].as_py() == name else None
 
-    def _read_file(self, name: str) -> bytes:
-        try:
-            return ImageFolder(self.root).read(name)
-        except ValueError as error:
-            if "://" not in name and not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-                raise
-            known = "the name is neither of a member (00000.tar/000000000.jpg), nor a key (000000000), nor a URL"
-            raise ValueError(f"{known} that img2dataset downloaded, nor of a file in {self.root}") from None
-
 
 def _members(path: Path) -> pl.DataFrame:
     """Where the members of a tar lie: member, offset, size."""
@@ -247,7 +253,8 @@ def _members(path: Path) -> pl.DataFrame:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.isreg() and not member.issparse():
-                    names.append(member.name.removeprefix("./"))
+                    name = member.name.encode(errors="surrogateescape").decode(errors="replace")
+                    names.append(name.removeprefix("./"))
                     offsets.append(member.offset_data)
                     sizes.append(member.size)
             # tarfile takes any end, and anything that is no header, for the end of a tar; that is a block of zeros.
@@ -322,6 +329,10 @@ class StoredImages:
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
+
+    def lacks(self, names: pl.Series) -> int:
+        """Count the names whose pictures are elsewhere."""
+        return len(names) - int(names.is_in(list(self._places)).sum()) if self._places else len(names)
 
     def read(self, name: str) -> bytes:
         """Return a picture as it was in its table.

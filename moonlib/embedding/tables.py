@@ -80,7 +80,7 @@ class TableReader:
                         f"{path}: row {row}, column 'category': is missing, and the run's modalities read it"
                     )
                 if "image" in self.columns:
-                    named += sum(name not in stored for name in names(part))
+                    named += stored.lacks(names(part))
                 batch = part.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
                 with writing(copy):
                     writer = writer or pa.ipc.new_file(partial, batch.schema)
