@@ -26,7 +26,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--out", type=Path, default=datasets, metavar="DIR", help=f"folder of datasets ({datasets})")
     verb = add_verb(data, "build", build, "turn tables (Parquet or CSV) and images into a dataset")
     verb.add_argument("tables", type=Path, metavar="TABLES", help="folder with products.parquet or .csv, queries, ...")
-    verb.add_argument("--images", type=Path, metavar="DIR", help="folder that the tables' image names start from")
+    verb.add_argument("--images", type=Path, metavar="DIR", help="folder of the tables' images, or of tars with them")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset's directory")
     verb.add_argument(
         "--splits",

@@ -17,7 +17,7 @@ def add(verbs: Verbs) -> None:
     table = "a table (.parquet or .csv) or the directory of a dataset"
     verb.add_argument("--products", type=Path, required=True, metavar="PATH", help=table)
     verb.add_argument("--queries", type=Path, metavar="PATH", help=table)
-    verb.add_argument("--images", type=Path, metavar="DIR", help="folder that the tables' image names start from")
+    verb.add_argument("--images", type=Path, metavar="DIR", help="folder of the tables' images, or of tars with them")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where ids and vectors go")
     verb.add_argument(
         "--dim",

@@ -243,7 +243,7 @@ def complete(frames: dict[str, pl.DataFrame], names: dict[str, str]) -> tuple[Ta
 
 def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None, stored: StoredImages) -> None:
     for table in SAMPLE_TABLES:
-        if named := sum(name not in stored for name in names(tables[table])):
+        if named := stored.lacks(names(tables[table])):
             where = "no image folder was given (--images DIR)" if images is None else f"{images} is no folder"
             raise ValueError(f"{files[table]} names {named} images, but {where}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import logging
 import os
 import secrets
 import tarfile
@@ -23,6 +24,8 @@ from moonlib.data import table_files
 from moonlib.data.image_lists import IMAGES
 from moonlib.data.jpeg import to_jpeg
 from moonlib.system.disk import writing
+
+log = logging.getLogger(__name__)
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 """Members of a tar that a key names; others are captions and metadata."""
@@ -56,12 +59,20 @@ def open_images(place: Path) -> ImageSource:
         place: a folder of files, or of tars with such files in them, as img2dataset and WebDataset write them.
 
     Raises:
-        ValueError: it is no folder, or holds a tar that can't be read.
+        ValueError: it is no folder, or holds a tar that can't be read and nothing but tars and what belongs to them.
+            Where it holds other files, these are read, and a warning names the tar.
     """
     if not place.is_dir():
         raise ValueError(f"{place} is no folder of images")
-    tars = sorted(path for path in place.glob("*.tar") if path.is_file())
-    return ImageShards(place, tars) if tars else ImageFolder(place)
+    visible = [path for path in place.iterdir() if not path.name.startswith(".")]
+    tars = sorted(path for path in visible if path.suffix == ".tar" and path.is_file())
+    try:
+        return ImageShards(place, tars) if tars else ImageFolder(place)
+    except ValueError as error:
+        if all(path.suffix in (".tar", ".parquet", ".json") for path in visible):
+            raise
+        log.warning(f"warning: {error}; no tar in {place} is read, only files beside them")
+        return ImageFolder(place)
 
 
 @dataclass(frozen=True)
@@ -163,9 +174,10 @@ def relative_name(root: Path, name: str) -> PurePosixPath:
 class ImageShards:
     """Reads pictures out of the tars of a folder, without unpacking them: of WebDataset's shards, or img2dataset's.
 
-    A picture is named ``00000.tar/000000000.jpg``, by tar and member; by its key, ``000000000``, which is the member's
-    name without its ending; or by the URL that img2dataset downloaded it from, which the table ``00000.parquet`` beside
-    the tar has (columns ``url``, ``key``, ``status``). Files of the folder that are in no tar can be named, too.
+    A picture is named ``00000.tar/000000000.jpg``, by tar and member; by the member alone, ``000000000.jpg``; by its
+    key, ``000000000``, which is the member's name without its ending; or by the URL that img2dataset downloaded it
+    from, which the table ``00000.parquet`` beside the tar has (columns ``url``, ``key``, ``status``). What names a file
+    of the folder is that file.
 
     The tars are read through once, for where each member lies.
 
@@ -202,14 +214,18 @@ class ImageShards:
             ValueError: no member, key or URL has this name, two members have this key, its download had failed, or it
                 can't be read.
         """
+        try:
+            return ImageFolder(self.root).read(name)
+        except ValueError as error:
+            if "://" not in name and not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise
+        name = str(relative_name(self.root, name)) if name.startswith("/") else name
         place = self._find(name)
-        if place is None and name.startswith("/"):
-            name = str(relative_name(self.root, name))
-            place = self._find(name)
         if place is None:
-            return self._read_file(name)
+            known = "the name is neither of a member (00000.tar/000000000.jpg), nor a key (000000000), nor a URL"
+            raise ValueError(f"{known} that img2dataset downloaded, nor of a file in {self.root}")
         if name in self._ambiguous:
-            raise ValueError(f"the key {name!r} is in {self._ambiguous[name]} more than once; name tar and member")
+            raise ValueError(f"{name!r} is in {self._ambiguous[name]} more than once; name tar and member")
         if (why := self._why[place].as_py()) is not None:
             raise ValueError(why)
         tar, offset, size = self._places[place].tolist()
@@ -229,15 +245,6 @@ class ImageShards:
         place = bisect.bisect_left(range(len(self._names)), name, key=lambda i: str(self._names[i].as_py()))
         return place if place < len(self._names) and self._names[place].as_py() == name else None
 
-    def _read_file(self, name: str) -> bytes:
-        try:
-            return ImageFolder(self.root).read(name)
-        except ValueError as error:
-            if "://" not in name and not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-                raise
-            known = "a member (00000.tar/000000000.jpg), a key (000000000), a URL that img2dataset knows, nor a file"
-            raise ValueError(f"the name is neither that of {known} in {self.root}") from None
-
 
 def _members(path: Path) -> pl.DataFrame:
     """Where the members of a tar lie: member, offset, size."""
@@ -246,7 +253,8 @@ def _members(path: Path) -> pl.DataFrame:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.isreg() and not member.issparse():
-                    names.append(member.name.removeprefix("./"))
+                    name = member.name.encode(errors="surrogateescape").decode(errors="replace")
+                    names.append(name.removeprefix("./"))
                     offsets.append(member.offset_data)
                     sizes.append(member.size)
             # tarfile takes any end, and anything that is no header, for the end of a tar; that is a block of zeros.
@@ -265,22 +273,23 @@ def _members(path: Path) -> pl.DataFrame:
 
 
 def _named(members: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """All names of a tar's pictures: kind 0 by tar and member, 1 by key, 2 by URL, with why one can't be read."""
+    """All names of a tar's pictures: kind 0 by tar and member, 1 by member or key, 2 by URL; why one can't be read."""
     why = pl.lit(None, pl.String).alias("why")
     columns = ("name", "kind", "tar", "offset", "size", "why")
     ending = pl.col("member").str.extract(r"(\.[^./]*)$")
-    pictures = members.filter(ending.str.to_lowercase().is_in(PICTURES).fill_null(False)).with_columns(
+    keys = members.filter(ending.str.to_lowercase().is_in(PICTURES).fill_null(False)).with_columns(
         why, name=pl.col("member").str.strip_suffix(ending), kind=pl.lit(1)
     )
+    alone = members.with_columns(why, name=pl.col("member"), kind=pl.lit(1))
     full = members.with_columns(why, name=pl.format("{}/{}", pl.lit(path.name), "member"), kind=pl.lit(0))
-    parts = [full.select(columns), pictures.select(columns)]
+    parts = [frame.select(columns) for frame in (full, alone, keys)]
     table = path.with_suffix(".parquet")
     if table.is_file() and {"url", "key"} <= set(table_files.header(table)):
-        parts.append(_downloads(table, pictures).select(columns))
+        parts.append(_downloads(table, keys).select(columns))
     return pl.concat(parts)
 
 
-def _downloads(table: Path, pictures: pl.DataFrame) -> pl.DataFrame:
+def _downloads(table: Path, keys: pl.DataFrame) -> pl.DataFrame:
     """The pictures of img2dataset's table by URL, and why a download failed."""
     rows = pl.concat(table_files.scan(table, ("url", "key", "status", "error_message"))).drop_nulls("url")
     for column in ("url", "key"):
@@ -290,7 +299,7 @@ def _downloads(table: Path, pictures: pl.DataFrame) -> pl.DataFrame:
     said = pl.col("error_message").cast(pl.String) if "error_message" in rows.columns else pl.lit(None, pl.String)
     failed = pl.format("img2dataset: {}", pl.concat_str(status, said, separator=": ", ignore_nulls=True))
     found = rows.with_columns(failed=pl.when(status != "success").then(failed)).join(
-        pictures.filter(~pl.col("name").is_duplicated()).select("offset", "size", "tar", key="name"),
+        keys.filter(~pl.col("name").is_duplicated()).select("offset", "size", "tar", key="name"),
         on="key",
         how="left",
     )
@@ -320,6 +329,10 @@ class StoredImages:
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
+
+    def lacks(self, names: pl.Series) -> int:
+        """Count the names whose pictures are elsewhere."""
+        return len(names) - int(names.is_in(list(self._places)).sum()) if self._places else len(names)
 
     def read(self, name: str) -> bytes:
         """Return a picture as it was in its table.

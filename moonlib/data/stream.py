@@ -17,10 +17,11 @@ from moonlib.data.tables import SCHEMAS
 def stream(directory: Path | str, table: str = "products", *, shuffle: int = 0, seed: int = 0) -> webdataset.WebDataset:
     """Iterate over products or queries with webdataset, reading each shard from its beginning to its end.
 
-    A sample is a dict of ``__key__`` (its id), ``json`` (its row) and, if it has an image, ``jpg``. Both are bytes
-    until ``decode`` is called on the result, which has all of webdataset's methods. Where the shop's ids are text, they
-    are in the row, and the key is the number of the id within the dataset. Whole shards are shared out over
-    the processes of a distributed run and the workers of a ``DataLoader``: there must be at least as many of them.
+    A sample is a dict of ``__key__`` (its id), ``json`` (its row) and, if it has an image, ``jpg``, or if it has
+    several, ``jpg``, ``1.jpg``, ``2.jpg`` and so on. All are bytes until ``decode`` is called on the result, which has
+    all of webdataset's methods. Where the shop's ids are text, they are in the row, and the key is the number of the id
+    within the dataset. Whole shards are shared out over the processes of a distributed run and the workers of a
+    ``DataLoader``: there must be at least as many of them.
 
     Args:
         directory: a dataset's directory.

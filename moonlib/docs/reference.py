@@ -34,7 +34,8 @@ from moonlib.config.recipe import Header
 from moonlib.data.contact_sheet import contact_sheet
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import FAMILIES, LISTS
-from moonlib.data.tables import SCHEMAS
+from moonlib.data.image_lists import IMAGES
+from moonlib.data.tables import SCHEMAS, known_columns
 from moonlib.registry import registry
 from moonlib.registry.signature import parameters
 from moonlib.sources.marketplace import traffic
@@ -63,7 +64,8 @@ COLUMNS = {
     "price": "any currency, one for the whole table",
     "merchant_id": "who sells it",
     "region": "where it is sold, or where the search came from",
-    "image": "name of a picture, relative to `--images`",
+    "image": "name of a picture, relative to `--images`, or the picture itself; see [Pictures](#pictures)",
+    "images": "all pictures, the main one first; see [Several pictures](#several-pictures-of-one-product)",
     "box": "the main subject, `[x0, y0, x1, y1]` in fractions of width and height",
     "query_id": "the query; the same photo or text may lead to several searches",
     "text": "what was typed; a query has a text, an image, or both",
@@ -146,6 +148,8 @@ def tables() -> str:
             (f"`{field.name}`", f"`{_type(field)}`", "" if field.nullable else "yes", COLUMNS[field.name])
             for field in schema
         ]
+        if IMAGES in known_columns(name):
+            rows.append((f"`{IMAGES}`", "`list<string>`", "", COLUMNS[IMAGES]))
         parts += [f"### {name}", table(("column", "type", "required", "what it holds"), rows)]
     return "\n\n".join(parts)
 

@@ -89,7 +89,7 @@ class TableReader:
                     without += part["category"].null_count()
                     part = part.with_columns(with_levels(pl.col("category")))
                 if "image" in self.columns:
-                    named += sum(name not in stored for name in names(part))
+                    named += stored.lacks(names(part))
                 batch = part.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
                 with writing(copy):
                     writer = writer or pa.ipc.new_file(partial, batch.schema)

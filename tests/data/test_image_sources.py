@@ -41,6 +41,13 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
+def tar_of(folder: Path, members: dict[str, bytes]) -> bytes:
+    path = write_tar(folder / "whole", members)
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
 @pytest.fixture
 def downloads(tmp_path: Path) -> Path:
     """Two shards as img2dataset leaves them."""
@@ -123,6 +130,7 @@ class TestShards:
         "name",
         [
             "00001.tar/000010001.jpg",
+            "000010001.jpg",
             "000010001",
             "https://shop.example/000010001.png?w=1",
             "{root}/00001.tar/000010001.jpg",
@@ -145,7 +153,7 @@ class TestShards:
         [
             "000010002",
             "00002.tar/x.jpg",
-            "000010001.jpg",
+            "000010009.jpg",
             "https://other.example/x",
             "",
             "/etc/passwd",
@@ -153,17 +161,19 @@ class TestShards:
         ],
     )
     def test_an_unknown_name_is_refused(self, downloads: Path, name: str) -> None:
-        with pytest.raises(ValueError, match=r"the name is neither that of a member|no regular file|leads out of"):
+        with pytest.raises(ValueError, match=r"the name is neither of a member|no regular file|leads out of"):
             open_images(downloads).read(name)
 
     def test_files_beside_the_tars_can_be_named(self, downloads: Path) -> None:
-        (downloads / "own.jpg").write_bytes(b"own")
-        assert open_images(downloads).read("own.jpg") == b"own"
+        for name in ("own.jpg", "000000000.jpg"):  # the second is also a member's
+            (downloads / name).write_bytes(b"own")
+            assert open_images(downloads).read(name) == b"own"
+        assert open_images(downloads).read("000000000") == b"picture 000000000"
 
     def test_a_key_in_two_tars_is_refused(self, downloads: Path) -> None:
         write_tar(downloads / "00009.tar", {"000000000.png": b"another"})
         source = open_images(downloads)
-        with pytest.raises(ValueError, match=r"the key '000000000' is in 00000\.tar and 00009\.tar more than once"):
+        with pytest.raises(ValueError, match=r"'000000000' is in 00000\.tar and 00009\.tar more than once"):
             source.read("000000000")
         assert source.read("00009.tar/000000000.png") == b"another"
         assert source.read("000000001") == b"picture 000000001"
@@ -187,13 +197,13 @@ class TestShards:
 
     @pytest.mark.parametrize("left", [300, 512, 700, 1024, 1536, 3000])
     def test_a_tar_that_is_cut_off_is_named(self, tmp_path: Path, left: int) -> None:
-        whole = write_tar(tmp_path / "whole", {"a.jpg": b"a" * 600, "b.jpg": b"b" * 600}).read_bytes()
+        whole = tar_of(tmp_path, {"a.jpg": b"a" * 600, "b.jpg": b"b" * 600})
         (tmp_path / "cut.tar").write_bytes(whole[:left])
         with pytest.raises(ValueError, match=r"cut\.tar (is cut off or damaged|can't be read as a tar)"):
             open_images(tmp_path)
 
     def test_every_length_but_that_of_the_padding_is_told(self, tmp_path: Path) -> None:
-        whole = write_tar(tmp_path / "whole", {"a.jpg": b"a" * 600}).read_bytes()
+        whole = tar_of(tmp_path, {"a.jpg": b"a" * 600})
         end = 512 + 1024  # header and data; what follows is zeros
         for left in range(0, end + 512, 128):
             (tmp_path / "cut.tar").write_bytes(whole[:left])
@@ -448,10 +458,19 @@ class TestBuild:
     def test_a_broken_tar_ends_the_build_before_anything_is_written(
         self, tmp_path: Path, files: dict[str, bytes]
     ) -> None:
-        (tmp_path / "photos/x.tar").write_bytes(b"cut")
+        (tmp_path / "tars").mkdir()
+        (tmp_path / "tars/x.tar").write_bytes(b"cut")
         with pytest.raises(ValueError, match=r"x\.tar can't be read as a tar"):
-            self.built(tmp_path, self.frame(image=["0.jpg", None, None]), tmp_path / "photos")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "tables"]
+            self.built(tmp_path, self.frame(image=["0.jpg", None, None]), tmp_path / "tars")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "tables", "tars"]
+
+    def test_files_are_read_beside_a_broken_tar(
+        self, tmp_path: Path, files: dict[str, bytes], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "photos/x.tar").write_bytes(b"cut")
+        dataset = self.built(tmp_path, self.frame(image=["0.jpg", None, "1.jpg"]), tmp_path / "photos")
+        assert self.pictures(dataset) == [[files["0.jpg"]], [], [files["1.jpg"]]]
+        assert "x.tar can't be read as a tar" in caplog.text and "only files beside them" in caplog.text
 
     def test_a_parquet_table_that_is_cut_off_is_named(self, tmp_path: Path, files: dict[str, bytes]) -> None:
         (tmp_path / "tables").mkdir()

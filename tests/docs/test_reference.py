@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from moonlib.config.recipe import load
-from moonlib.data.tables import SCHEMAS
+from moonlib.data.image_lists import IMAGES
+from moonlib.data.tables import SCHEMAS, known_columns
 from moonlib.docs import reference
 from moonlib.registry import registry
 from moonlib.registry.signature import parameters
@@ -109,9 +110,10 @@ def test_every_column_is_described_and_no_other() -> None:
     text = reference.tables()
     for name, schema in SCHEMAS.items():
         rows = [row for row in section(text, name).splitlines() if row.startswith("| `")]
-        assert [re.findall(r"`(.*?)`", row)[:2] for row in rows] == [[f.name, str(f.type)] for f in schema]
-        assert ["| yes |" in row for row in rows] == [not f.nullable for f in schema]
-    assert set(reference.COLUMNS) == {name for schema in SCHEMAS.values() for name in schema.names}
+        more = [[column, "list<string>"] for column in known_columns(name) if column not in schema.names]
+        assert [re.findall(r"`(.*?)`", row)[:2] for row in rows] == [[f.name, str(f.type)] for f in schema] + more
+        assert ["| yes |" in row for row in rows] == [not f.nullable for f in schema] + [False for _ in more]
+    assert set(reference.COLUMNS) == {name for schema in SCHEMAS.values() for name in schema.names} | {IMAGES}
 
 
 def test_every_verb_and_its_options_are_there(cli: Cli) -> None:
