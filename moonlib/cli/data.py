@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moonlib.artifacts.remedies import DATASETS
-from moonlib.cli.arguments import Verbs, add_group, add_verb
+from moonlib.cli.arguments import Verbs, add_group, add_verb, place
 from moonlib.cli.printed import printed
 from moonlib.system.terminal import say
 
@@ -25,9 +25,16 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--out", type=Path, default=datasets, metavar="DIR", help=f"folder of datasets ({datasets})")
     verb = add_verb(data, "build", build, "turn tables (Parquet or CSV) and images into a dataset")
-    verb.add_argument("tables", type=Path, metavar="TABLES", help="folder with products.parquet or .csv, queries, ...")
-    verb.add_argument("--images", type=Path, metavar="DIR", help="folder that the tables' image names start from")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset's directory")
+    verb.add_argument(
+        "tables", type=place, metavar="TABLES", help="folder or URL with products.parquet or .csv, queries, ..."
+    )
+    verb.add_argument(
+        "--images",
+        type=place,
+        metavar="DIR",
+        help="folder or URL that the tables' image names start from; https: the names are URLs themselves",
+    )
+    verb.add_argument("--out", type=place, required=True, metavar="DIR", help="the dataset's directory, or its URL")
     verb.add_argument(
         "--splits",
         type=moment,
@@ -38,7 +45,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--max-side", type=int, default=512, metavar="PIXELS", help="scale larger images down (512)")
     verb.add_argument("--workers", type=int, help="processes that read images")
     verb = add_verb(data, "check", check, "counts, broken samples, leaks between splits; exit code 1 if any")
-    verb.add_argument("directory", type=Path, metavar="DIR", help="the dataset's directory")
+    verb.add_argument("directory", type=place, metavar="DIR", help="the dataset's directory, or its URL")
     verb.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw products and query photos")
     verb.add_argument("--samples", type=int, metavar="N", help="decode N samples per table instead of all")
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 import logging
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import polars as pl
 
 import moonlib
+from moonlib.artifacts.checksums import SUMS
 from moonlib.artifacts.layout import QUARANTINE
 from moonlib.data import table_files
 from moonlib.data.check import empty_splits
+from moonlib.data.cloud_images import CloudImages, in_cloud
 from moonlib.data.dataset import Dataset
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.shards import SAMPLE_TABLES, build_once, write_dataset
@@ -21,19 +25,20 @@ from moonlib.data.splits import Splits
 from moonlib.data.table_contents import describe, doubts
 from moonlib.data.tables import SCHEMAS, Tables, empty, refuse_near_misses, users_of, validate
 from moonlib.system.disk import replacing
+from moonlib.system.remote import is_url, local_copy, refuse_occupied, upload
 
 log = logging.getLogger(__name__)
 
 
 def build(
-    tables: Path,
-    images: Path | None,
-    out: Path,
+    tables: str | Path,
+    images: str | Path | None,
+    out: str | Path,
     *,
     splits: Splits | None = None,
     max_side: int = 512,
     workers: int | None = None,
-) -> Path:
+) -> str | Path:
     """Build a dataset from tables and images.
 
     Only ``products`` must be there: a missing table is empty, and missing users are those that the events name.
@@ -42,9 +47,10 @@ def build(
     Args:
         tables: a folder of ``products.parquet`` or ``products.csv``, and so for queries, users, searches, impressions
             and histories. In CSV, ``attributes``, ``box`` and ``item_ids`` are JSON, times ISO 8601, an empty field is
-            a missing value.
-        images: the folder that the names in the ``image`` columns start from; None where there are no images.
-        out: the dataset's directory; must not exist.
+            a missing value. Or the URL of such a folder.
+        images: the folder or the URL that the names in the ``image`` columns start from, or ``https`` where they are
+            URLs themselves; None where there are no images.
+        out: the dataset's directory, or its URL; must not exist.
         splits: where behaviour, training, validation and test end; by default `Splits.by_fractions` of the time range
             of searches and impressions, and without any, all products are for training.
         max_side: larger images are scaled down to this side, in pixels.
@@ -58,6 +64,10 @@ def build(
         ValueError: a table doesn't fit its schema, or more than 1 % of the images (and more than one) can't be read;
             their list is then beside ``out``, as ``<out>.quarantine.jsonl``.
     """
+    if is_url(out):
+        options: dict[str, Any] = {"splits": splits, "max_side": max_side, "workers": workers}
+        return _build_and_upload(tables, images, str(out), options)
+    tables, out = local_copy(tables, _is_of_table), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists; remove it or choose another place")
     read, files = read_tables(tables)
@@ -66,7 +76,7 @@ def build(
         refuse_near_misses(read[table].columns, table, files[table])
     if checked.products.is_empty():
         raise ValueError(f"{files['products']}: no rows; a dataset needs products")
-    if images is None or not images.is_dir():
+    if images is None or not (in_cloud(images) or Path(images).is_dir()):
         _refuse_images(checked, files, images)
     rejected = out.with_name(f"{out.name}.{QUARANTINE}")
 
@@ -75,7 +85,7 @@ def build(
             write_dataset(
                 draft,
                 checked,
-                ImageFolder(images or Path(), max_side),
+                CloudImages(str(images), max_side) if in_cloud(images) else ImageFolder(Path(images or ""), max_side),
                 splits or default_splits(checked),
                 name=out.name,
                 version=moonlib.__version__,
@@ -91,6 +101,28 @@ def build(
     build_once(out, write)
     _log(Dataset(out), files)
     return out
+
+
+def _is_of_table(name: str) -> bool:
+    """Whether a file or folder at a URL is one of the tables', by its name relative to it."""
+    return PurePosixPath(name).parts[0].endswith(table_files.SUFFIXES)
+
+
+def _build_and_upload(tables: str | Path, images: str | Path | None, url: str, options: dict[str, Any]) -> str:
+    """Build a dataset in a temporary folder, and copy it to a URL; ``dataset.json`` goes last."""
+    refuse_occupied(url)
+    with tempfile.TemporaryDirectory(prefix="moonlib-build-") as scratch:
+        folder = Path(scratch, PurePosixPath(url).name)
+        rejected = folder.with_name(f"{folder.name}.{QUARANTINE}")
+        try:
+            build(tables, images, folder, **options)
+        except ValueError as error:
+            if not rejected.exists():
+                raise
+            shutil.copy(rejected, rejected.name)
+            raise ValueError(str(error).replace(str(rejected), rejected.name)) from error
+        upload(folder, url, last=(SUMS, "dataset.json"))
+    return url
 
 
 def default_splits(tables: Tables) -> Splits:
@@ -173,7 +205,7 @@ def read_tables(folder: Path) -> tuple[Tables, dict[str, str]]:
     return Tables(**frames), files
 
 
-def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None) -> None:
+def _refuse_images(tables: Tables, files: dict[str, str], images: str | Path | None) -> None:
     for table in SAMPLE_TABLES:
         if named := tables[table]["image"].count():
             where = "no image folder was given (--images DIR)" if images is None else f"{images} is no folder"

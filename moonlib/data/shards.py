@@ -42,6 +42,7 @@ import pyarrow as pa
 from moonlib.artifacts import layout
 from moonlib.artifacts.directories import LOCK, attempt, write_text
 from moonlib.artifacts.layout import QUARANTINE
+from moonlib.data.cloud_images import CloudImages
 from moonlib.data.jpeg import MAGIC, to_jpeg
 from moonlib.data.splits import Splits
 from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
@@ -378,6 +379,8 @@ def _read_task(task: list[tuple[str, str]]) -> list[bytes | str]:
 def _read_all(task: list[tuple[str, str]], read_image: ReadImage) -> list[bytes | str]:
     """Read images; in place of one that can't be read, the reason."""
     results: list[bytes | str] = []
+    if isinstance(read_image, CloudImages):
+        read_image = read_image.prefetched([image for _, image in task])
     for table, image in task:
         try:
             data = read_image(table, image)

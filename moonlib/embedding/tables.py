@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from moonlib.data import table_files
 from moonlib.data.build import ImageFolder
+from moonlib.data.cloud_images import CloudImages, Prefetched, in_cloud
 from moonlib.data.content import Modalities
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
@@ -27,7 +28,7 @@ class TableReader:
     Args:
         path: see `moonlib.data.table_files.scan`; of the required columns only the id must be there.
         table: ``products`` or ``queries``.
-        images: folder that the names in the column ``image`` start from; None where there is none.
+        images: folder or URL that the names in the column ``image`` start from, or ``https``; None where there is none.
         modalities: what is wanted of each row.
         quarantine: file that names the images which can't be opened.
         copy: the Arrow file to write.
@@ -41,13 +42,15 @@ class TableReader:
         self,
         path: Path,
         table: str,
-        images: Path | None,
+        images: str | Path | None,
         modalities: Modalities,
         quarantine: Path,
         copy: Path,
     ) -> None:
         self.path, self.table, self.copy = path, table, copy
-        self.images = ImageFolder(images, 0) if images is not None else None
+        self.images: ImageFolder | CloudImages | None = None
+        if images is not None:
+            self.images = CloudImages(str(images)) if in_cloud(images) else ImageFolder(Path(images), 0)
         self.columns = [KEYS[table], *_columns(table, modalities)]
         if KEYS[table] not in (names := table_files.header(path)):
             raise ValueError(missing_column(names, table, KEYS[table], str(path)))
@@ -112,18 +115,26 @@ class TableReader:
         for number in np.unique(batches):
             places = np.flatnonzero(batches == number)
             wanted = pa.array(rows[places] - self._starts[number])
-            for i, row in zip(places, self._file.get_batch(int(number)).take(wanted).to_pylist(), strict=True):
-                found[i] = self._sample(row)
+            taken = self._file.get_batch(int(number)).take(wanted).to_pylist()
+            images = self._images(taken)
+            for i, row in zip(places, taken, strict=True):
+                found[i] = self._sample(row, images)
         return [sample for sample in found if sample is not None]
 
-    def _sample(self, row: dict[str, Any]) -> Sample:
+    def _images(self, rows: list[dict[str, Any]]) -> ImageFolder | CloudImages | Prefetched | None:
+        """Reader of some rows' images; those in a cloud are read all at once."""
+        if not isinstance(self.images, CloudImages):
+            return self.images
+        return self.images.prefetched([row["image"] for row in rows if row.get("image") is not None])
+
+    def _sample(self, row: dict[str, Any], images: ImageFolder | CloudImages | Prefetched | None) -> Sample:
         key = row[KEYS[self.table]]
         if row.get("attributes") is not None:
             row["attributes"] = dict(row["attributes"])
         image = None
-        if row.get("image") is not None and self.images is not None:
+        if row.get("image") is not None and images is not None:
             try:
-                image = self.images.read(row["image"])
+                image = images.read(row["image"])
             except ValueError as error:
                 self.quarantine.record(self.table, key, str(error))
         return Sample(key, row, image)
