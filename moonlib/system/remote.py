@@ -160,7 +160,8 @@ def local_copy(place: str | Path, wanted: Callable[[str], bool] = everything) ->
     """
     if not is_url(place):
         return Path(place)
-    url, shown = str(place), without_credentials(str(place))
+    url = str(place).rstrip("/")
+    shown = without_credentials(url)
     system, path = file_system(url)
     with told_of(url):
         system.invalidate_cache()
@@ -297,16 +298,16 @@ def told_of(url: str, done: str = "read") -> Iterator[None]:
 def _translated(url: str, error: Exception, done: str) -> RemoteError:
     shown, scheme = without_credentials(url), url.partition("://")[0]
     reason = without_credentials(next(iter(str(error).splitlines()), ""))[:200] or type(error).__name__
-    names, status = {cls.__name__ for cls in type(error).__mro__}, _status(error)
-    if isinstance(error, FileNotFoundError) or status == 404 or names & set(_NOT_FOUND):
+    names, status = {cls.__name__ for cls in type(error).__mro__}, _status(error) or _status(error.__cause__)
+    if status == 404 or names & set(_NOT_FOUND) or (isinstance(error, FileNotFoundError) and status is None):
         return NotFound(f"{shown}: there is no such object, folder or bucket ({reason}); check its name")
     if isinstance(error, PermissionError) or status in (401, 403) or names & set(_REFUSED) or "credentials" in reason:
         return Refused(f"{shown}: access was refused ({reason}); credentials are taken from {CREDENTIALS.get(scheme)}")
     return RemoteError(f"{shown} can't be {done} ({reason}); the same command tries again")
 
 
-def _status(error: Exception) -> int | None:
-    """The HTTP status that an error tells of; each library keeps it elsewhere."""
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status that an error tells of; each library keeps it elsewhere, and fsspec's own only in the cause."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
