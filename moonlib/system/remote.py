@@ -92,10 +92,20 @@ def is_url(place: str | Path) -> bool:
         >>> is_url("s3://bucket/runs/iter3"), is_url("runs/iter3")
         (True, False)
     """
+    if url := former_url(place):
+        raise ValueError(f"{place} is a URL that has lost a slash; give it as text, {url}")
+    return _URL.match(str(place)) is not None
+
+
+def former_url(place: str | Path) -> str | None:
+    """The URL that something was before it became a `Path`; None for a local path or a URL.
+
+    Example:
+        >>> former_url(Path("s3://bucket/runs")), former_url("runs")
+        ('s3://bucket/runs', None)
+    """
     text = str(place)
-    if _COLLAPSED.match(text):
-        raise ValueError(f"{text} is a URL that has lost a slash; give it as text, {text.replace(':/', '://', 1)}")
-    return _URL.match(text) is not None
+    return text.replace(":/", "://", 1) if _COLLAPSED.match(text) else None
 
 
 def without_credentials(text: str) -> str:
