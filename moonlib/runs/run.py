@@ -43,7 +43,7 @@ from moonlib.sources.shards import Shards
 from moonlib.stages.represent import RepresentData
 from moonlib.stages.stage import Provides, Stage, StageContext
 from moonlib.system.download_cache import origin
-from moonlib.system.remote import is_url, local_copy, without_credentials
+from moonlib.system.remote import RemoteError, is_url, local_copy, without_credentials
 from moonlib.system.versions import version_hint
 
 if TYPE_CHECKING:
@@ -241,7 +241,10 @@ class Run:
         except RecipeError as error:
             raise self._not_usable(error) from error
         if isinstance(source, Shards) and is_url(source.path):
-            places = [local_copy(source.path)]
+            try:
+                places = [local_copy(source.path)]
+            except (RemoteError, ValueError) as error:
+                raise RunError(f"{self.directory}: its data can't be read: {error}") from error
         elif isinstance(source, Shards):
             places = [Path(source.path), *(above / source.path for above in self.directory.resolve().parents)]
         else:
