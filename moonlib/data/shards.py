@@ -49,6 +49,7 @@ from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
 from moonlib.representations.store import Representations
 from moonlib.system.console import progress
 from moonlib.system.disk import is_panic, writing
+from moonlib.system.remote import without_credentials
 from moonlib.system.workers import worker_pool
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ def write_dataset(
         first = bad[0]
         raise ValueError(
             f"{len(bad)} of {len(wanted)} images can't be read, and only {UNREADABLE_LIMIT:.0%} may be; the first is "
-            f"{first['table']} {first['id']}, {first['image']!r}: {first['reason']}"
+            f"{first['table']} {first['id']}, {without_credentials(first['image'])!r}: {first['reason']}"
         )
     for table in EVENT_TABLES:
         _write_events(shards, table, tables[table], content)

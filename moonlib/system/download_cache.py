@@ -96,7 +96,8 @@ def cached(
             shutil.rmtree(folder / _PARTIAL, ignore_errors=True)  # of a process that was killed
             with _locked(root):
                 missing = [name for name in versions if not _linked(root / "files" / keys[name], folder / name)]
-                _make_room(root, sum(versions[name][1] or 0 for name in missing), url)
+                if missing:
+                    _make_room(root, sum(versions[name][1] or 0 for name in missing), url)
             if missing:
                 _download(root, folder, url, {name: keys[name] for name in missing}, download)
     return folder

@@ -255,3 +255,12 @@ def test_places_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         image_place("photos")
     (tmp_path / "https").mkdir()
     assert image_place("https") == Path("https"), "a local folder of that name is what it was"
+
+
+def test_a_build_that_fails_shows_no_signature(files: Path, shop: str) -> None:
+    tables = files / "tables" / "products.csv"
+    names = [f"{shop}/404.jpg?X-Amz-Signature=hush{i}" for i in range(70)]
+    pl.read_csv(tables).with_columns(image=pl.Series(names)).write_csv(tables)
+    with pytest.raises(ValueError, match=f"70 of 70 images can't be read.*{shop}/404.jpg") as raised:
+        build(files / "tables", "https", files / "out")
+    assert "hush" not in str(raised.value) and not (files / "out").exists()
