@@ -406,7 +406,11 @@ def _read_images(wanted: list[tuple[str, str]], read_image: ReadImage, workers: 
     with worker_pool(workers, _start_worker, read_image) as pool:
         pending: deque[Future[list[bytes | str]]] = deque()
         for task in tasks:
-            pending.append(pool.submit(_read_task, task))
+            if isinstance(read_image, CloudImages):  # whose connections do not outlive a fork: workers only decode
+                read = read_image.prefetched([image for _, image in task])
+                pending.append(pool.submit(_read_all, task, read))
+            else:
+                pending.append(pool.submit(_read_task, task))
             if len(pending) > 2 * workers:
                 yield from pending.popleft().result()
         while pending:
