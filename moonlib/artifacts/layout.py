@@ -94,6 +94,18 @@ PREDICTIONS = "predictions.parquet"
 """The impressions of test and validation days with the predicted probability."""
 
 
+def is_read(name: str) -> bool:
+    """Whether a file or folder of a run is of any use to those who only read it, by its name relative to the run's.
+
+    What a training needs to be resumed is not, nor are the checkpoints that it has kept.
+
+    Example:
+        >>> is_read("pretrain/weights.safetensors"), is_read("pretrain/snapshots"), is_read("pretrain/checkpoint.ckpt")
+        (True, False, False)
+    """
+    return name.rpartition("/")[2] not in (SNAPSHOTS, CHECKPOINT)
+
+
 def partial(directory: Path) -> Path:
     """Where a directory is made; it takes its own name once everything in it is written."""
     return directory.with_name(f"{directory.name}.partial")

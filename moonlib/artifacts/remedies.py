@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from moonlib.artifacts.layout import DATASETS, EXPORT, RECIPE, STAGES, runs_of
+from moonlib.system.download_cache import cache_directory, origin
 
 
 def made_again(directory: Path) -> str:
@@ -18,6 +19,11 @@ def made_again(directory: Path) -> str:
     Example: ``remove runs/.stages/0b1c…, and `moonlib fit --config runs/iter3/recipe.yaml …` makes it again``
     """
     directory = directory.resolve()
+    if url := origin(directory):
+        return (
+            f"it is a copy of {url}: remove {cache_directory()}, and it is downloaded again; if it is damaged then, "
+            "too, have the original written again"
+        )
     directory = next((place for place in (directory, *directory.parents) if place.parent.name == STAGES), directory)
     above = directory.parent
     if above.name == STAGES:

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from signal import Signals
 
 import moonlib
@@ -18,6 +19,7 @@ from moonlib.cli.arguments import add_group
 from moonlib.cli.errors import is_users, message
 from moonlib.cli.printed import warnings_printed
 from moonlib.system.interruption import Interrupted
+from moonlib.system.remote import former_url, without_credentials
 from moonlib.system.terminal import say, spell_out
 
 EPILOG = """\
@@ -49,6 +51,9 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.overrides = rest
     try:
+        for name, value in vars(arguments).items():
+            if isinstance(value, Path) and (url := former_url(value)):
+                raise ValueError(f"{name} {without_credentials(url)}: expected a local path, not a URL")
         with warnings_printed():
             return verb(arguments)
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from moonlib.system.interruption import CHECKPOINT_SECONDS
+from moonlib.system.remote import is_url
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """To which verbs are added."""
@@ -37,9 +38,14 @@ def add_verb(
     return parser
 
 
+def place(text: str) -> str | Path:
+    """A local path, or a URL, which stays text: a `Path` would make one slash of its two."""
+    return text if is_url(text) else Path(text)
+
+
 def add_runs(verb: argparse.ArgumentParser) -> None:
     """Add ``--runs``."""
-    verb.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
+    verb.add_argument("--runs", type=place, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
 
 
 def add_checkpoint_seconds(verb: argparse.ArgumentParser) -> None:

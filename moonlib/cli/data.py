@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moonlib.artifacts.remedies import DATASETS
-from moonlib.cli.arguments import Verbs, add_group, add_verb
+from moonlib.cli.arguments import Verbs, add_group, add_verb, place
 from moonlib.cli.printed import printed
 from moonlib.system.terminal import say
 
@@ -25,9 +25,16 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--out", type=Path, default=datasets, metavar="DIR", help=f"folder of datasets ({datasets})")
     verb = add_verb(data, "build", build, "turn tables (Parquet or CSV) and images into a dataset")
-    verb.add_argument("tables", type=Path, metavar="TABLES", help="folder with products.parquet or .csv, queries, ...")
-    verb.add_argument("--images", type=Path, metavar="DIR", help="folder of the tables' images, or of tars with them")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset's directory")
+    verb.add_argument(
+        "tables", type=place, metavar="TABLES", help="folder or URL with products.parquet or .csv, queries, ..."
+    )
+    verb.add_argument(
+        "--images",
+        type=place,
+        metavar="DIR",
+        help="folder or URL of the tables' images, or of tars with them; https: the tables name images by their URLs",
+    )
+    verb.add_argument("--out", type=place, required=True, metavar="DIR", help="the dataset's directory, or its URL")
     verb.add_argument(
         "--splits",
         type=moment,
@@ -42,7 +49,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".csv, .tsv, .txt, .parquet or .jsonl")
     verb.add_argument("--table", metavar="TABLE", help="which of ours it is: products, queries, users, searches, ...")
     verb = add_verb(data, "check", check, "counts, broken samples, leaks between splits; exit code 1 if any")
-    verb.add_argument("directory", type=Path, metavar="DIR", help="the dataset's directory")
+    verb.add_argument("directory", type=place, metavar="DIR", help="the dataset's directory, or its URL")
     verb.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw products and query photos")
     verb.add_argument("--samples", type=int, metavar="N", help="decode N samples per table instead of all")
 

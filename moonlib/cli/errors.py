@@ -19,7 +19,13 @@ def is_users(error: Exception) -> bool:
 
 
 def message(error: Exception) -> str:
-    """An error of the user's on one line."""
+    """An error of the user's on one line; what was read from a URL is called by that."""
+    from moonlib.system.download_cache import named_by_origin
+
+    return named_by_origin(_message(error))
+
+
+def _message(error: Exception) -> str:
     from moonlib.system.workers import shortage
 
     if isinstance(error, OSError) and (told := shortage(error)):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from moonlib.cli.arguments import Verbs, add_verb
+from moonlib.cli.arguments import Verbs, add_verb, place
 from moonlib.system.terminal import say
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
     verb = add_verb(verbs, "export", export, "write a run's encoder to a folder that opens without the run and offline")
-    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    verb.add_argument("out", type=Path, metavar="DIR", help="the folder; never overwritten")
+    verb.add_argument("run", type=place, metavar="RUN", help="a run directory, or its URL")
+    verb.add_argument("out", type=place, metavar="DIR", help="the folder, or a URL; never overwritten")
     verb.add_argument(
         "--license",
         default="unknown",
@@ -27,6 +26,9 @@ def export(arguments: argparse.Namespace) -> int:
     from moonlib.exports.folder import export
 
     out = export(arguments.run, arguments.out, license=arguments.license)
+    if isinstance(out, str):
+        say(f"{out}\nnext: moonlib embed {out} --products TABLE --out DIR, or moonlib.load({out!r})")
+        return 0
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     say(f"{out}, {size / 1e6:.1f} MB; its card: {out / 'README.md'}")
     say(f"next: moonlib embed {out} --products TABLE --out DIR, or moonlib.load({str(out)!r})")

@@ -6,18 +6,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from moonlib.cli.arguments import Verbs, add_verb
+from moonlib.cli.arguments import Verbs, add_verb, place
 from moonlib.system.terminal import say
 
 
 def add(verbs: Verbs) -> None:
     """Add the verbs."""
     verb = add_verb(verbs, "embed", embed, "represent products and queries with a run's encoder; can be resumed")
-    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory, or an export of one")
-    table = "a table (.parquet or .csv) or the directory of a dataset"
-    verb.add_argument("--products", type=Path, required=True, metavar="PATH", help=table)
-    verb.add_argument("--queries", type=Path, metavar="PATH", help=table)
-    verb.add_argument("--images", type=Path, metavar="DIR", help="folder of the tables' images, or of tars with them")
+    verb.add_argument("run", type=place, metavar="RUN", help="a run directory, or an export of one; or a URL")
+    table = "a table (.parquet or .csv) or the directory of a dataset, or the URL of one"
+    verb.add_argument("--products", type=place, required=True, metavar="PATH", help=table)
+    verb.add_argument("--queries", type=place, metavar="PATH", help=table)
+    verb.add_argument(
+        "--images",
+        type=place,
+        metavar="DIR",
+        help="folder or URL of the tables' images, or of tars with them; https: the tables name images by their URLs",
+    )
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where ids and vectors go")
     verb.add_argument(
         "--dim",
@@ -35,25 +40,25 @@ def add(verbs: Verbs) -> None:
     verb = add_verb(
         verbs, "index", index, "build a faiss index of products' vectors and compare it with the exact search"
     )
-    verb.add_argument("place", type=Path, metavar="DIR_OR_RUN", help="what moonlib embed wrote, or a run directory")
+    verb.add_argument("place", type=place, metavar="DIR_OR_RUN", help="what moonlib embed wrote, or a run directory")
     verb.add_argument(
         "--kind", choices=("flat", "hnsw", "ivf"), default="hnsw", help="exact, a graph, or lists (default: hnsw)"
     )
     verb.add_argument("--out", type=Path, metavar="FILE", help="default: products.KIND.faiss in the directory")
 
     verb = add_verb(verbs, "search", search, "find a run's products by photo, text or both")
-    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory; with --index also an export of one")
-    verb.add_argument("--image", type=Path, metavar="FILE", help="the photo to search with")
+    verb.add_argument("run", type=place, metavar="RUN", help="a run directory; with --index also an export of one")
+    verb.add_argument("--image", type=place, metavar="FILE", help="the photo to search with")
     verb.add_argument("--text", help="the text to search with")
     verb.add_argument("-k", type=int, default=10, help="products to show (10)")
-    verb.add_argument("--index", type=Path, metavar="FILE", help="of moonlib index (default: look at every product)")
+    verb.add_argument("--index", type=place, metavar="FILE", help="of moonlib index (default: look at every product)")
     verb.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the query and what it found")
     verb.add_argument("--new-only", action="store_true", help="only products listed after the end of training")
 
     verb = add_verb(
         verbs, "evaluate", evaluate, "measure a run's encoder on another dataset, beside the same baselines"
     )
-    verb.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    verb.add_argument("run", type=place, metavar="RUN", help="a run directory, or its URL")
     verb.add_argument(
         "--data",
         required=True,
@@ -109,6 +114,7 @@ def search(arguments: argparse.Namespace) -> int:
     from moonlib.inference.searching import search
     from moonlib.runs.run import RunError
     from moonlib.system.console import Terminal
+    from moonlib.system.remote import local_copy
 
     names = ("image", "text", "k", "index", "new_only")
     hits = search(arguments.run, **{name: vars(arguments)[name] for name in names})
@@ -119,7 +125,7 @@ def search(arguments: argparse.Namespace) -> int:
         except RunError as error:
             say(f"note: titles and pictures are left out: {error}", file=sys.stderr)
     if arguments.sheet:
-        image = arguments.image.read_bytes() if arguments.image else None
+        image = local_copy(arguments.image).read_bytes() if arguments.image else None
         say(hits_sheet(image, arguments.text, hits, arguments.sheet))
     return 0
 

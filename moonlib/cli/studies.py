@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from moonlib.cli.arguments import Verbs, add_verb
+from moonlib.cli.arguments import Verbs, add_verb, place
 from moonlib.system.terminal import say
 
 
@@ -20,7 +20,7 @@ def add(verbs: Verbs) -> None:
     verb = add_verb(
         verbs, "exchange", exchange, "what a gain in recall, or another intermediate metric, buys in clicks"
     )
-    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories; the first names the place")
+    verb.add_argument("runs", type=place, nargs="+", metavar="RUN", help="run directories; the first names the place")
     verb.add_argument(
         "--split", choices=("valid", "test"), default="valid", help="days of both metrics; test to report (valid)"
     )
@@ -30,8 +30,8 @@ def add(verbs: Verbs) -> None:
     verb.epilog = (
         "example: moonlib abtest runs/iter3/application.baseline runs/iter1 runs/iter3   against the id-only baseline"
     )
-    verb.add_argument("base", type=Path, metavar="BASE", help="a run directory, or a reference's directory in one")
-    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the same; of the same data")
+    verb.add_argument("base", type=place, metavar="BASE", help="a run directory, or a reference's directory in one")
+    verb.add_argument("runs", type=place, nargs="+", metavar="RUN", help="the same; of the same data")
     verb.add_argument("--requests", type=int, default=6000, metavar="N", help="fresh requests to simulate (6000)")
     verb.add_argument("--seed", type=int, default=0, help="of the requests; another seed draws others (0)")
     verb.add_argument(
@@ -39,7 +39,9 @@ def add(verbs: Verbs) -> None:
     )
 
     verb = add_verb(verbs, "report", report, "write what runs found, and what each adds, on one self-contained page")
-    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, in the order of iterations")
+    verb.add_argument(
+        "runs", type=place, nargs="+", metavar="RUN", help="run directories or their URLs, in the order of iterations"
+    )
     verb.add_argument(
         "--out", type=Path, metavar="FILE.html", help="default: report.html in the run, or beside the first of several"
     )

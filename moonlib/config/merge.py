@@ -21,6 +21,7 @@ from moonlib.config.earlier import present_stages
 from moonlib.config.names import stage_problem
 from moonlib.registry import registry
 from moonlib.registry.moved import present_path
+from moonlib.system.remote import is_url, local_copy
 
 Key = tuple[str, ...]
 
@@ -66,12 +67,15 @@ def find(name: str | Path, folder: Path = Path()) -> Path:
     """The file of a recipe.
 
     Args:
-        name: a path, or the name of a shipped recipe with or without ``.yaml``.
+        name: a path, a URL, or the name of a shipped recipe with or without ``.yaml``.
         folder: what a relative path is relative to.
 
     Raises:
+        RemoteError: the URL can't be read.
         RecipeError: if there is neither such a file nor such a shipped recipe.
     """
+    if is_url(name):
+        return local_copy(name)
     path = folder / name
     if path.is_file():
         return path

@@ -41,6 +41,7 @@ from moonlib.config.merge import (
     source_of,
 )
 from moonlib.config.typing import Construction, class_path, construct, construct_component, written
+from moonlib.system.remote import holds_credentials
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -336,6 +337,10 @@ def _header(merged: Mapping[str, Any]) -> Header:
 
 def _typed(path: Path, merged: Mapping[str, Any]) -> Recipe:
     header, encoder = _header(merged), merged.get("encoder")
+    for key, value in _flat(merged.get("data"), ("data",)).items():
+        if isinstance(value, str) and holds_credentials(value):
+            problem = "a recipe is kept beside its results, and so holds no password and no signed URL"
+            raise RecipeError(f"{problem}; give the URL without, and the credentials by environment variables", key)
     source = construct_component("sources", merged.get("data"), ("data",))  # needs no torch
     if (trainer := merged.get("trainer")) is not None:
         construct(_trainer_class(), trainer, ("trainer",))

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -26,6 +27,7 @@ from moonlib.registry import registry
 from moonlib.registry.deprecation import present_arguments, warn_once
 from moonlib.registry.moved import GONE_IN, present_path
 from moonlib.registry.signature import parameters
+from moonlib.system.remote import without_credentials
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,15 @@ def construct(cls: type, arguments: Any, key: Key) -> Construction:
     """
     leaves: list[tuple[Key, Any, Any]] = []
     expanded = _expand_arguments(cls, arguments, key, leaves)
+    for leaf, annotation, value in leaves:
+        if (
+            isinstance(value, str)
+            and Path in (members := _members(annotation))
+            and str not in members
+            and "://" in value
+        ):
+            shown = without_credentials(value)
+            raise RecipeError(f"expected a local path, got the URL {shown}; copy it to this machine first", leaf)
     try:
         parsed = _parser(cls).parse_object({"value": copy.deepcopy(expanded)})  # it writes into what it is given
     except ArgumentError as error:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 import logging
 import shutil
+import tempfile
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 import moonlib
+from moonlib.artifacts.checksums import SUMS
 from moonlib.artifacts.layout import QUARANTINE
 from moonlib.data import table_files
 from moonlib.data.categories import read_levels
 from moonlib.data.check import empty_splits
+from moonlib.data.cloud_images import in_cloud
 from moonlib.data.dataset import Dataset
 from moonlib.data.defaults import ABSENT, consequences, with_spus
 from moonlib.data.feeds import likely
@@ -29,20 +33,21 @@ from moonlib.data.table_contents import describe, doubts
 from moonlib.data.table_map import read_map, read_mapped
 from moonlib.data.tables import SCHEMAS, Tables, empty, known_columns, refuse_near_misses, users_of, validate
 from moonlib.system.disk import replacing
+from moonlib.system.remote import is_url, local_copy, refuse_occupied, upload
 
 log = logging.getLogger(__name__)
 
 
 def build(
-    tables: Path,
-    images: Path | None,
-    out: Path,
+    tables: str | Path,
+    images: str | Path | None,
+    out: str | Path,
     *,
     splits: Splits | None = None,
     max_side: int = 512,
     workers: int | None = None,
     map: Path | None = None,
-) -> Path:
+) -> str | Path:
     """Build a dataset from tables and images.
 
     Only ``products`` must be there: a missing table is empty, and missing users are those that the events name.
@@ -52,14 +57,16 @@ def build(
 
     Args:
         tables: a folder of ``products.parquet`` or ``products.csv``, and so for queries, users, searches, impressions
-            and histories. Some columns may be absent, see `moonlib.data.defaults`; what follows from it is logged.
-            Levels of a ``category`` may be separated by ``>``, see `moonlib.data.categories`. In CSV, ``attributes``,
-            ``box``, ``images`` and ``item_ids`` are JSON, times ISO 8601, an empty field is a missing value. In
-            Parquet, ``image`` and ``images`` may hold pictures as bytes, or as ``{bytes, path}``: these are moved to a
-            temporary file beside ``out``, so that memory does not hold them.
-        images: the folder that the names in the ``image`` and ``images`` columns start from, or a folder of tars with
-            these images, see `moonlib.data.image_sources.ImageShards`; None where there are no images.
-        out: the dataset's directory; must not exist.
+            and histories; or the URL of such a folder. Some columns may be absent, see `moonlib.data.defaults`; what
+            follows from it is logged. Levels of a ``category`` may be separated by ``>``, see
+            `moonlib.data.categories`. In CSV, ``attributes``, ``box``, ``images`` and ``item_ids`` are JSON, times
+            ISO 8601, an empty field is a missing value. In Parquet, ``image`` and ``images`` may hold pictures as
+            bytes, or as ``{bytes, path}``: these are moved to a temporary file beside ``out``, so that memory does not
+            hold them.
+        images: the folder or the URL that the names in the ``image`` and ``images`` columns start from, a folder of
+            tars with these images, see `moonlib.data.image_sources.ImageShards`, or ``https`` where the names are URLs
+            themselves; None where there are no images.
+        out: the dataset's directory, or its URL; must not exist.
         splits: where behaviour, training, validation and test end; by default `Splits.by_fractions` of the time range
             of searches and impressions, and without any, all products are for training.
         max_side: larger images are scaled down to this side, in pixels.
@@ -75,6 +82,10 @@ def build(
         ValueError: a table doesn't fit its schema, or more than 1 % of the images (and more than one) can't be read;
             their list is then beside ``out``, as ``<out>.quarantine.jsonl``.
     """
+    if is_url(out):
+        options: dict[str, Any] = {"splits": splits, "max_side": max_side, "workers": workers, "map": map}
+        return _build_and_upload(tables, images, str(out), options)
+    tables, out = local_copy(tables, _is_of_table if map is None else _may_be_mapped), Path(out)
     refuse_to_replace(out)
     with stored_images(out) as stored:
         read, files = read_tables(tables, stored) if map is None else read_mapped_tables(tables, map)
@@ -90,7 +101,7 @@ def refuse_to_replace(out: Path) -> None:
 def build_tables(
     read: Tables,
     files: dict[str, str],
-    images: Path | None,
+    images: str | Path | None,
     out: Path,
     stored: StoredImages,
     *,
@@ -135,7 +146,7 @@ def build_tables(
     if checked.products.is_empty():
         raise ValueError(f"{files['products']}: no rows; a dataset needs products")
     source = None
-    if images is None or not images.is_dir():
+    if images is None or not (in_cloud(images) or Path(images).is_dir()):
         _refuse_images(checked, files, images, stored)
     else:
         source = open_images(images)
@@ -164,6 +175,33 @@ def build_tables(
         log.info(line)
     _log(Dataset(out), files)
     return out
+
+
+def _is_of_table(name: str) -> bool:
+    """Whether a file or folder at a URL is one of the tables', by its name relative to it."""
+    return PurePosixPath(name).parts[0].endswith(table_files.SUFFIXES)
+
+
+def _may_be_mapped(name: str) -> bool:
+    """Whether a file or folder at a URL may be one that a map names."""
+    return PurePosixPath(name).parts[0].endswith((*table_files.SUFFIXES, ".tsv", ".txt", ".jsonl", ".ndjson"))
+
+
+def _build_and_upload(tables: str | Path, images: str | Path | None, url: str, options: dict[str, Any]) -> str:
+    """Build a dataset in a temporary folder, and copy it to a URL; ``dataset.json`` goes last."""
+    refuse_occupied(url)
+    with tempfile.TemporaryDirectory(prefix="moonlib-build-") as scratch:
+        folder = Path(scratch, PurePosixPath(url).name)
+        rejected = folder.with_name(f"{folder.name}.{QUARANTINE}")
+        try:
+            build(tables, images, folder, **options)
+        except ValueError as error:
+            if not rejected.exists():
+                raise
+            shutil.copy(rejected, rejected.name)
+            raise ValueError(str(error).replace(str(rejected), rejected.name)) from error
+        upload(folder, url, last=(SUMS, "dataset.json"))
+    return url
 
 
 def default_splits(tables: Tables) -> Splits:
@@ -241,7 +279,7 @@ def complete(frames: dict[str, pl.DataFrame], names: dict[str, str]) -> tuple[Ta
     return Tables(*(tables[table] for table in SCHEMAS)), files
 
 
-def _refuse_images(tables: Tables, files: dict[str, str], images: Path | None, stored: StoredImages) -> None:
+def _refuse_images(tables: Tables, files: dict[str, str], images: str | Path | None, stored: StoredImages) -> None:
     for table in SAMPLE_TABLES:
         if named := stored.lacks(names(tables[table])):
             where = "no image folder was given (--images DIR)" if images is None else f"{images} is no folder"

@@ -29,6 +29,7 @@ from moonlib.data.splits import Split
 from moonlib.data.stream import stream
 from moonlib.data.table_contents import describe, doubts
 from moonlib.data.tables import KEYS, Tables, validate
+from moonlib.system.remote import local_copy
 
 NEEDED: dict[str, tuple[Split, ...]] = {"searches": ("behaviour", "test"), "impressions": ("train", "valid", "test")}
 """The splits that a run reads events from."""
@@ -71,7 +72,7 @@ class DatasetReport:
         return not self.problems
 
 
-def check(directory: Path, sheet: Path | None = None, *, samples: int | None = None) -> DatasetReport:
+def check(directory: str | Path, sheet: Path | None = None, *, samples: int | None = None) -> DatasetReport:
     """Look for what would spoil a run.
 
     Problems are files that are missing or not as they were written, tables that don't fit their schema, samples whose
@@ -85,7 +86,7 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     without checksums, of which nobody can tell whether it is as it was written. Each line says what to do about it.
 
     Args:
-        directory: a dataset's directory.
+        directory: a dataset's directory, or its URL.
         sheet: where to draw a contact sheet, if anywhere.
         samples: how many samples per table to decode, spread evenly; None decodes all, compares every file with its
             checksum, and reads the shards without their index too. Leaks by bytes are found among these only.
@@ -93,6 +94,7 @@ def check(directory: Path, sheet: Path | None = None, *, samples: int | None = N
     Raises:
         ValueError: the directory is no dataset.
     """
+    directory = local_copy(directory)
     damaged, warnings = _compare(directory, samples)
     try:
         dataset = Dataset(directory)

@@ -20,6 +20,8 @@ from moonlib.data.splits import Splits, crossing
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
 from moonlib.system.disk import is_panic
+from moonlib.system.download_cache import origin
+from moonlib.system.remote import local_copy, without_credentials
 from moonlib.system.workers import shortage
 
 REMEDY = "copy the dataset again, or remove it and build it again"
@@ -46,7 +48,7 @@ class Dataset:
         counts: rows of each table that the dataset has.
 
     Args:
-        directory: a dataset's directory.
+        directory: a dataset's directory, or its URL: it is then copied into the cache, see `moonlib.system.remote`.
 
     Raises:
         ValueError: the directory is missing or holds no dataset that this version of moonlib can read.
@@ -54,11 +56,11 @@ class Dataset:
     """
 
     def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
+        self.directory = local_copy(directory)
         file = self.directory / "dataset.json"
         if not file.is_file():
             raise ValueError(
-                f"{self.directory} is no dataset: it has no dataset.json; build one with "
+                f"{without_credentials(str(directory))} is no dataset: it has no dataset.json; build one with "
                 "`moonlib data build TABLES --images DIR --out DIR` or `moonlib data make small --out DIR`"
             )
         try:
@@ -231,7 +233,8 @@ class Dataset:
         return path if path.is_dir() else None
 
     def __repr__(self) -> str:
-        return f"Dataset({str(self.directory)!r}: {self.name} {self.version}, {self.hash[:16]})"
+        where = origin(self.directory.resolve()) or str(self.directory)
+        return f"Dataset({where!r}: {self.name} {self.version}, {self.hash[:16]})"
 
 
 def index_files(directory: Path, table: str) -> list[Path]:

@@ -17,6 +17,7 @@ from moonlib.data.image_sources import stored_images
 from moonlib.data.splits import Splits
 from moonlib.data.table_map import read_file
 from moonlib.data.tables import SCHEMAS
+from moonlib.system.remote import local_only
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +79,13 @@ def build(
     if "products" not in frames:
         raise TypeError("products: expected a frame, a data set or a path, found None; a dataset needs products")
     read, names = complete(frames, {})
-    with stored_images(Path(out)) as stored:
+    directory = local_only(out, "a dataset of frames")
+    with stored_images(directory) as stored:
         return build_tables(
             read,
             names,
-            None if images is None else Path(images),
-            Path(out),
+            images,
+            directory,
             stored,
             splits=_splits(splits),
             max_side=max_side,

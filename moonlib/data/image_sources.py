@@ -21,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import polars as pl
 
 from moonlib.data import table_files
+from moonlib.data.cloud_images import CloudImages, in_cloud
 from moonlib.data.image_lists import IMAGES
 from moonlib.data.jpeg import to_jpeg
 from moonlib.system.disk import writing
@@ -52,16 +53,20 @@ class ReadsAhead(Protocol):
         ...
 
 
-def open_images(place: Path) -> ImageSource:
+def open_images(place: str | Path) -> ImageSource:
     """Open a place of pictures.
 
     Args:
-        place: a folder of files, or of tars with such files in them, as img2dataset and WebDataset write them.
+        place: a folder of files, or of tars with such files in them, as img2dataset and WebDataset write them; or what
+            `moonlib.data.cloud_images.CloudImages` reads.
 
     Raises:
         ValueError: it is no folder, or holds a tar that can't be read and nothing but tars and what belongs to them.
             Where it holds other files, these are read, and a warning names the tar.
     """
+    if in_cloud(place):
+        return CloudImages(str(place))
+    place = Path(place)
     if not place.is_dir():
         raise ValueError(f"{place} is no folder of images")
     visible = [path for path in place.iterdir() if not path.name.startswith(".")]
@@ -104,6 +109,11 @@ class ImageReader:
         if self.source is None:
             raise ValueError("there is no folder of images")
         return self.source.read(name)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether `ahead` reads anything: the source reads many pictures faster than one by one."""
+        return isinstance(self.source, ReadsAhead)
 
     def ahead(self, names: Sequence[str]) -> ImageReader:
         """Return a reader of these pictures, which have been read if the source reads many at once."""

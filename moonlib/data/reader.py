@@ -57,7 +57,7 @@ class SampleReader:
     are compared with the checksum in the index whenever it is read; datasets built before have none.
 
     Args:
-        directory: a dataset's directory.
+        directory: a dataset's directory, or its URL, see `moonlib.data.dataset.Dataset`.
         table: ``products`` or ``queries``.
 
     Raises:
@@ -194,7 +194,7 @@ class SampleReader:
             close(descriptor)
 
 
-def verify(directory: Path) -> None:
+def verify(directory: Path | str) -> None:
     """Check that all files of a dataset are there and as long as they were written, without reading their samples.
 
     Args:
@@ -205,7 +205,7 @@ def verify(directory: Path) -> None:
     """
     dataset = Dataset(directory)
     for table in SAMPLE_TABLES:
-        SampleReader(directory, table)
+        SampleReader(dataset.directory, table)
     for table in dataset.counts:
         if table not in SAMPLE_TABLES:
             dataset.arrow(table)

@@ -53,6 +53,7 @@ from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
 from moonlib.representations.store import Representations
 from moonlib.system.console import progress
 from moonlib.system.disk import is_panic, writing
+from moonlib.system.remote import without_credentials
 from moonlib.system.workers import worker_pool
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ def write_dataset(
         first = bad[0]
         raise ValueError(
             f"{len(bad)} of {len(wanted)} images can't be read, and only {UNREADABLE_LIMIT:.0%} may be; the first is "
-            f"{first['table']} {first['id']}, {first['image']!r}: {first['reason']}"
+            f"{first['table']} {first['id']}, {without_credentials(first['image'])!r}: {first['reason']}"
         )
     for table in EVENT_TABLES:
         _write_events(shards, table, tables[table], content)
@@ -457,7 +458,11 @@ def _read_images(wanted: list[tuple[str, str]], read_image: ReadImage, workers: 
     with worker_pool(workers, _start_worker, read_image) as pool:
         pending: deque[Future[list[bytes | str]]] = deque()
         for task in tasks:
-            pending.append(pool.submit(_read_task, task))
+            if isinstance(read_image, ImageReader) and read_image.reads_ahead:
+                # Connections do not outlive a fork: what reads many images at once does so here, and workers decode.
+                pending.append(pool.submit(_read_all, task, read_image.ahead([image for _, image in task])))
+            else:
+                pending.append(pool.submit(_read_task, task))
             if len(pending) > 2 * workers:
                 yield from pending.popleft().result()
         while pending:

@@ -53,7 +53,7 @@ class TableReader:
         self,
         path: Path,
         table: str,
-        images: Path | None,
+        images: str | Path | None,
         modalities: Modalities,
         quarantine: Path,
         copy: Path,

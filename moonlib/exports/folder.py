@@ -35,7 +35,7 @@ from torch import nn
 import moonlib
 from moonlib.artifacts.checksums import SUMS, Damaged, seal
 from moonlib.artifacts.directories import write_json, write_text
-from moonlib.artifacts.layout import EXPORT, IDENTITY, RECIPE
+from moonlib.artifacts.layout import EXPORT, IDENTITY, RECIPE, is_read
 from moonlib.artifacts.reading import Unreadable, read_json
 from moonlib.config.recipe import spelled
 from moonlib.data.content import Content, Modalities, Side
@@ -45,6 +45,7 @@ from moonlib.encoders.weights import save_weights
 from moonlib.exports.model_card import model_card
 from moonlib.runs.run import Run, RunError, ready
 from moonlib.system.disk import rename, writing
+from moonlib.system.remote import is_url, local_copy, refuse_occupied, upload, without_credentials
 from moonlib.system.versions import DISTRIBUTION, version_hint, versions_of
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Export:
         config: what its config.json says.
 
     Args:
-        directory: the folder.
+        directory: the folder, or its URL.
 
     Raises:
         RunError: it is none, or was written by a later version.
@@ -82,7 +83,8 @@ class Export:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.directory = local_copy(directory, is_read)
+        directory = without_credentials(str(directory))
         file = self.directory / CONFIG
         try:
             config = read_json(file)
@@ -173,7 +175,7 @@ def opened(place: str | Path) -> Run | Export:
     Raises:
         RunError: it is neither.
     """
-    directory = Path(place)
+    directory, place = local_copy(place, is_read), without_credentials(str(place))
     if (directory / CONFIG).is_file():
         return Export(directory)
     if directory.is_dir() and not (directory / RECIPE).is_file():
@@ -189,6 +191,7 @@ def load(place: str | Path) -> Encoder:
 
     Args:
         place: a run directory, or what `moonlib export` wrote; that needs neither the run nor its data nor a network.
+            Or the URL of one.
 
     Returns:
         The encoder in eval mode; `encoder.preprocessor` makes its input.
@@ -205,7 +208,7 @@ def load(place: str | Path) -> Encoder:
     return opened(place).encoder()
 
 
-def export(run: str | Path, out: str | Path, *, license: str = "unknown") -> Path:
+def export(run: str | Path, out: str | Path, *, license: str = "unknown") -> str | Path:
     """Write a run's encoder to a folder of its own that `moonlib.load` opens without the run, its data or a network.
 
     Before the folder takes its name, a process of its own opens it, without a network and without what models from the
@@ -214,7 +217,8 @@ def export(run: str | Path, out: str | Path, *, license: str = "unknown") -> Pat
 
     Args:
         run: a run directory, finished at least up to its representations.
-        out: the folder. If it holds the same already, nothing is done.
+        out: the folder. If it holds the same already, nothing is done. Or a URL at which nothing is yet: the folder is
+            written here first, and ``config.json`` goes last, so that no reader takes a half for an export.
         license: of the weights, for the model card: an identifier of the Hugging Face hub, such as ``apache-2.0``.
 
     Returns:
@@ -226,6 +230,14 @@ def export(run: str | Path, out: str | Path, *, license: str = "unknown") -> Pat
 
     Example: ``export("runs/iter3", "shipped", license="apache-2.0")``
     """
+    if is_url(out):
+        url = str(out)
+        refuse_occupied(url)
+        with tempfile.TemporaryDirectory(prefix="moonlib-export-") as scratch:
+            folder = Path(scratch) / url.rstrip("/").rpartition("/")[2]
+            export(run, folder, license=license)
+            upload(folder, url, last=(SUMS, CONFIG))
+        return url
     source, out = Run(run), Path(out)
     target = out.resolve()
     _refuse_others(out, source)

@@ -19,6 +19,7 @@ from moonlib.artifacts.directories import LOCK, write_json
 from moonlib.artifacts.layout import QUARANTINE
 from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.data import table_files
+from moonlib.data.cloud_images import image_place
 from moonlib.data.content import Side
 from moonlib.data.dataset import Dataset
 from moonlib.data.quarantine import Quarantine
@@ -31,6 +32,8 @@ from moonlib.exports.folder import Export, opened
 from moonlib.representations.store import write_parquet
 from moonlib.runs.run import Run, RunError
 from moonlib.system import lock
+from moonlib.system.download_cache import origin
+from moonlib.system.remote import local_copy, local_only
 from moonlib.system.workers import shortage
 
 if TYPE_CHECKING:
@@ -65,13 +68,15 @@ def embed(
     ``products.quarantine.jsonl``; a row of zeros says that nothing could be represented.
 
     Args:
-        run: a run directory, or an export of one.
+        run: a run directory, or an export of one, or its URL.
         products: a table (``.parquet`` or ``.csv``, a file or a folder of such files, with ``item_id`` and what the
             run's encoder reads of ``title``, ``image``, ``images``, ``category``, ``attributes``, ``box``) or the
-            directory of a dataset. A Parquet table may hold the images itself, as bytes or ``{bytes, path}``.
+            directory of a dataset; or the URL of one. A Parquet table may hold the images itself, as bytes or
+            ``{bytes, path}``.
         out: the directory to write.
         queries: a table (``query_id``, ``text``, ``image``, ``images``, ``box``) or the directory of a dataset.
-        images: folder that the tables' image names start from, or a folder of tars with these images.
+        images: folder or URL that the tables' image names start from, a folder of tars with these images, or
+            ``https``: the names are URLs themselves.
         dim: keep only the first so many dimensions. That is sensible for an encoder trained with Matryoshka
             dimensions, such as iter3's; with others, recall falls by more than it must.
         format: ``npy`` writes ``products.ids.npy`` (int64 [N], ascending) and ``products.npy`` (float32 [N, dim]);
@@ -95,7 +100,7 @@ def embed(
 
     Example: ``embed("runs/iter2", "catalogue.parquet", "vectors", images="photos")``
     """
-    source, out = opened(run), Path(out)
+    source, out = opened(run), local_only(out, "an embedding")
     encoder = source.encoder()
     width = encoder.dim if dim is None else dim
     if not 1 <= width <= encoder.dim:
@@ -105,10 +110,9 @@ def embed(
         raise ValueError(f"batch_size {batch_size}: encode at least 1 row at once")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     workers = _cpus() if workers is None else workers
-    folder = None if images is None else Path(images)
-    if folder is not None and not folder.is_dir():
-        raise ValueError(f"{folder} is no folder of images")
-    tables = {"products": Path(products)} | ({} if queries is None else {"queries": Path(queries)})
+    folder = None if images is None else image_place(images)
+    given = {"products": products} | ({} if queries is None else {"queries": queries})
+    tables = {table: local_copy(place, _read_for(table)) for table, place in given.items()}
     identity: dict[str, Any] = {
         "encoder": source.fingerprint,
         "dim": width,
@@ -132,7 +136,14 @@ def embed(
     return out
 
 
-def _contents(run: Run | Export, table: str, path: Path, images: Path | None, out: Path, batch_size: int) -> Contents:
+def _read_for(table: str) -> Callable[[str], bool]:
+    """Which files of a dataset are read for one of its tables; of a table, all are."""
+    return lambda name: not name.startswith("shards/") or name.startswith(f"shards/{table}-")
+
+
+def _contents(
+    run: Run | Export, table: str, path: Path, images: str | Path | None, out: Path, batch_size: int
+) -> Contents:
     """Contents to encode: a dataset's products or queries, or those of a table."""
     modalities, unreadable = run.modalities(SIDES[table]), out / f"{table}.{QUARANTINE}"
     if _is_dataset(path):
@@ -204,7 +215,11 @@ def _embedding(out: Path, identity: dict[str, Any], run: Run | Export) -> Iterat
                     lines = ", ".join(f"{key} {before.get(key)} (now {identity.get(key)})" for key in keys)
                     raise ValueError(f"{out} holds another embedding: {lines}; choose another place")
             else:
-                about = {"run": str(run.directory), "moonlib": moonlib.__version__, "identity": identity}
+                about = {
+                    "run": origin(run.directory.resolve()) or str(run.directory),
+                    "moonlib": moonlib.__version__,
+                    "identity": identity,
+                }
                 write_json(file, about)
             yield
             if (out / SUMS).is_file():

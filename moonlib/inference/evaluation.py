@@ -21,6 +21,7 @@ from moonlib.runs.run import Run
 from moonlib.runs.runner import quiet
 from moonlib.stages.represent import Represent
 from moonlib.stages.stage import StageContext
+from moonlib.system.remote import is_url, local_only, without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
 
     Args:
         run: a run directory.
-        data: the directory of a dataset, or a source as a recipe's key ``data`` says it (YAML), such as
+        data: the directory of a dataset or its URL, or a source as a recipe's key ``data`` says it (YAML), such as
             ``{class_path: marketplace, init_args: {size: tiny, seed: 7}}``; that is built where `moonlib fit` builds.
         out: the JSON file to write; by default ``evaluations/NAME-HASH.json`` in the run directory.
         workers: processes that read, decode and, on a CPU, encode; has no effect on the result.
@@ -89,6 +90,8 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
         RunError: see `Run.encoder`.
         ValueError: there is no such data, or it holds no search that ended in an order on its validation or test days.
     """
+    if is_url(run) and out is None:
+        raise ValueError(f"{without_credentials(str(run))}: results are not written there; say where, with --out")
     source = Run(run)
     fingerprint, dataset = source.fingerprint, _dataset(data, source.cache)
     stage = source.represent or StageRecipe("represent", {"module": "represent"})
@@ -108,7 +111,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
             f"theirs are {', '.join(columns)}"
         )
     name = f"{dataset.directory.name}-{dataset.hash[:8]}.json"
-    file = Path(out) if out else source.layout.evaluations / name
+    file = local_only(out, "a result") if out else source.layout.evaluations / name
     file.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, float] = {}
     left_out: dict[str, str] = {}
@@ -145,7 +148,7 @@ def evaluate(run: str | Path, data: str | Path, out: str | Path | None = None, *
 
 def _dataset(data: str | Path, cache: Path) -> Dataset:
     """The dataset that a directory or a source names."""
-    if Path(data).is_dir():
+    if is_url(data) or Path(data).is_dir():
         return Dataset(data)
     try:
         value = yaml.safe_load(str(data))

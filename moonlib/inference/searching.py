@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from moonlib.artifacts.layout import is_read
 from moonlib.data.content import Content
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
@@ -21,6 +22,7 @@ from moonlib.inference.hits import Hit
 from moonlib.representations.index import Index, build_index, nearest
 from moonlib.representations.store import Representations
 from moonlib.runs.run import Run, RunError
+from moonlib.system.remote import is_url, local_copy, local_only, without_credentials
 
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
@@ -30,7 +32,7 @@ def index(place: str | Path, kind: Literal["flat", "hnsw", "ivf"] = "hnsw", out:
     """Build a faiss index of the products' vectors, scaled to unit length, and compare it with the exact search.
 
     Args:
-        place: a run directory, or what `embed` wrote as ``npy``.
+        place: a run directory, or what `embed` wrote as ``npy``, or the URL of one.
         kind: see `moonlib.representations.index.build_index`.
         out: the file; by default ``products.KIND.faiss`` in ``place``. Ids and a description are written beside it.
 
@@ -41,7 +43,10 @@ def index(place: str | Path, kind: Literal["flat", "hnsw", "ivf"] = "hnsw", out:
         RunError: the run has no representations.
         ValueError: ``place`` is neither, or holds nothing to index.
     """
-    place = Path(place)
+    if is_url(place) and out is None:
+        raise ValueError(f"{without_credentials(str(place))}: an index is not written there; say where, with --out")
+    out = None if out is None else local_only(out, "an index")
+    place = local_copy(place, is_read)
     queries: Representations | None = None
     if (place / "embedding.json").is_file():
         if (place / "products.parquet").exists():
@@ -55,7 +60,7 @@ def index(place: str | Path, kind: Literal["flat", "hnsw", "ivf"] = "hnsw", out:
     else:
         run = Run(place)
         (products, queries), encoder = run.representations(), run.fingerprint
-    path = Path(out) if out else place / f"products.{kind}.faiss"
+    path = out or place / f"products.{kind}.faiss"
     sample = queries.vectors if queries is not None and len(queries.ids) else None
     return build_index(products, kind, path, encoder=encoder, queries=sample)
 
@@ -89,10 +94,10 @@ def search(
     source = opened(run)
     if k < 1:
         raise ValueError(f"k {k}: ask for at least 1 product")
-    found = None if index is None else Index.open(Path(index))
+    found = None if index is None else Index.open(_local_index(index))
     if found is not None and found.about.encoder != source.fingerprint:
         raise ValueError(f"{index} is an index of another encoder than {run}'s: build one with `moonlib index {run}`")
-    vector = query_vector(source.encoder(), None if image is None else Path(image).read_bytes(), text)
+    vector = query_vector(source.encoder(), None if image is None else local_copy(image).read_bytes(), text)
     try:
         dataset = source.dataset()
     except RunError:
@@ -146,6 +151,14 @@ def _with_rows(hits: list[Hit], named: pl.Series, dataset: Dataset) -> list[Hit]
             hit = replace(hit, row=dataset.ids.row(sample.row, SCHEMAS["products"].names), image=sample.image)
         found.append(hit)
     return found
+
+
+def _local_index(place: str | Path) -> Path:
+    """An index with its ids and its description, which lie beside it."""
+    if not is_url(place):
+        return Path(place)
+    folder, _, name = str(place).rpartition("/")
+    return local_copy(folder, lambda other: other.startswith(name)) / name
 
 
 def query_vector(encoder: Encoder, image: bytes | None, text: str | None) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ from moonlib.runs.ownership import RunExistsError
 from moonlib.system import lock, processes
 from moonlib.system.console import Terminal
 from moonlib.system.fitted_table import FittedTable
+from moonlib.system.remote import local_only
 
 Preset = Literal["overfit", "limit", "profile"]
 
@@ -97,7 +98,7 @@ def debug(
     recipe = recipes.load(config, list(overrides))
     name = run_name(recipe.name if options.get("name") is None else options["name"])
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
-    root = Path(runs) / DEBUG / preset / name
+    root = local_only(runs, "a run") / DEBUG / preset / name
     # A trainer for all stages is one of those that don't train too.
     trained = {name: stage for name, stage in recipe.stages.items() if stage.written["trainer"]}
     shortened = [word for name, stage in trained.items() for word in shorten(preset, name, stage)]

@@ -27,6 +27,7 @@ from moonlib.system import processes
 from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 from moonlib.system.progress import PROGRESS_SECONDS, StageProgress
+from moonlib.system.remote import local_only
 
 __getattr__ = renamed_attributes(
     __name__,
@@ -76,7 +77,7 @@ def fit(
     Example: ``fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])`` returns ``Path("runs/iter1")``.
     """
     recipe = recipes.load(config, list(overrides))
-    runs = Path(runs)
+    runs = local_only(runs, "a run")
     run = RunLayout(runs / run_name(recipe.name if name is None else name), runs)
     console = Terminal()
 

@@ -18,9 +18,11 @@ from moonlib.artifacts.layout import (
     IDENTITY,
     PREPROCESSING,
     RECIPE,
+    STAGES,
     WEIGHTS,
     RunLayout,
     is_finished,
+    is_read,
     stage_of,
 )
 from moonlib.artifacts.reading import Unreadable, read_mapping, read_numbers
@@ -42,6 +44,8 @@ from moonlib.runs.step import seed_of
 from moonlib.sources.shards import Shards
 from moonlib.stages.represent import RepresentData
 from moonlib.stages.stage import Provides, Stage, StageContext
+from moonlib.system.download_cache import origin
+from moonlib.system.remote import RemoteError, is_url, local_copy, without_credentials
 from moonlib.system.versions import version_hint
 
 if TYPE_CHECKING:
@@ -64,16 +68,19 @@ class Run:
         config: the run's recipe, merged and expanded.
 
     Args:
-        directory: for instance ``runs/iter2``.
+        directory: for instance ``runs/iter2``, or a URL: ``s3://bucket/runs/iter2``. What a reader needs of it is then
+            copied into the cache, see `moonlib.system.remote`.
 
     Raises:
         RunError: it is no run directory.
+        RemoteError: the URL can't be read.
 
     Example: ``Run("runs/iter2").encoder()``
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.directory = local_copy(directory, is_read)
+        directory = without_credentials(str(directory))
         if not self.directory.is_dir():
             raise RunError(f"{directory}: there is no such run directory")
         if (self.directory / EXPORT).is_file():
@@ -212,7 +219,8 @@ class Run:
         """
         self._declares_encoder()
         weights = self.weights
-        return fingerprint([self._finished(PREPROCESSING).name, weights.parent.name if weights else None])
+        trained = None if weights is None else _stage_fingerprint(weights.parent)
+        return fingerprint([_stage_fingerprint(self._finished(PREPROCESSING)), trained])
 
     def encoder(self, *, trained: bool = True) -> Encoder:
         """The run's encoder, set up from its fitted preprocessing, in eval mode. The data is not needed.
@@ -247,8 +255,13 @@ class Run:
             source: Source = construct_component("sources", self.config.get("data"), ("data",)).build()
         except RecipeError as error:
             raise self._not_usable(error) from error
-        if isinstance(source, Shards):
-            places = [source.path, *(above / source.path for above in self.directory.resolve().parents)]
+        if isinstance(source, Shards) and is_url(source.path):
+            try:
+                places = [local_copy(source.path)]
+            except (RemoteError, ValueError) as error:
+                raise RunError(f"{self.directory}: its data can't be read: {error}") from error
+        elif isinstance(source, Shards):
+            places = [Path(source.path), *(above / source.path for above in self.directory.resolve().parents)]
         else:
             places = sorted(self.cache.glob("*"))
         hashes = {identity.get("dataset") for identity in self.identities()}
@@ -256,7 +269,8 @@ class Run:
             if (place / "dataset.json").is_file() and (found := Dataset(place)).hash in hashes:
                 return found
         if isinstance(source, Shards):
-            where = source.path if source.path.is_absolute() else f"{source.path}, seen from here or above the run,"
+            known = is_url(source.path) or Path(source.path).is_absolute()
+            where = source.path if known else f"{source.path}, seen from here or above the run,"
         else:
             where = self.cache
         raise RunError(f"{self.directory}: its data is not in {where} any more; {self._command} makes it again")
@@ -322,7 +336,7 @@ class Run:
 
     @property
     def _command(self) -> str:
-        return f"`{fit_command(self.directory)}`"
+        return "`moonlib fit`, where it was made," if origin(self.directory) else f"`{fit_command(self.directory)}`"
 
     def class_of(self, name: str) -> type[Stage]:
         """The class of a stage.
@@ -361,6 +375,22 @@ class Run:
         for identity in self.identities():
             made_with |= identity.get("versions", {})
         return RunError(f"{self.directory}: {error}{version_hint(made_with, 'the run')}")
+
+
+def _stage_fingerprint(directory: Path) -> str:
+    """The fingerprint of a stage: the name of its directory, or, of a copy without links, that of its identity."""
+    if directory.parent.name == STAGES or not (directory / IDENTITY).is_file():
+        return directory.name
+    return fingerprint(_unspelled(read_mapping(directory / IDENTITY)))
+
+
+def _unspelled(value: Any) -> Any:
+    """Undo `moonlib.config.recipe.spelled`."""
+    if isinstance(value, dict):
+        return {key: _unspelled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unspelled(item) for item in value]
+    return float(value.replace(".", "")) if value in (".inf", "-.inf", ".nan") else value
 
 
 def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Path | None) -> Encoder:

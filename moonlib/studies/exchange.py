@@ -31,6 +31,7 @@ from moonlib.studies.rates import Floats, Ints, MetricPairs, resampled_runs
 from moonlib.system import lock
 from moonlib.system.fitted_table import FittedTable
 from moonlib.system.interruption import Interruption
+from moonlib.system.remote import local_only
 
 APPLIED = ("ctr", "retrieval", "relevance")
 """Tasks of downstream models; all others are of intermediate metrics."""
@@ -190,11 +191,11 @@ def exchange(
     """
     if not runs:
         raise ExchangeError("give at least one run directory")
-    opened = [Run(run) for run in runs]
+    opened = [Run(local_only(run, "the evaluation of a run's checkpoints")) for run in runs]
     refuse_other_kinds(opened)
     quiet()
     measured = distinct([measure(run, split) for run in opened])
-    file = Path(out) if out else opened[0].directory.resolve().parent / EXCHANGE
+    file = local_only(out, "the result") if out else opened[0].directory.resolve().parent / EXCHANGE
     found = Exchange(split, measured, *rates(measured, samples, seed), file)
     write_json(file, found.to_json())
     return found

@@ -35,6 +35,7 @@ from moonlib.config.typing import construct
 from moonlib.runs.iteration import fit
 from moonlib.runs.run import Run
 from moonlib.system.interruption import CHECKPOINT_SECONDS
+from moonlib.system.remote import local_only
 
 
 class StudyError(ValueError):
@@ -185,7 +186,7 @@ class Study:
     def __init__(
         self, config: str | Path, overrides: Sequence[str] = (), runs: str | Path = "runs", name: str | None = None
     ) -> None:
-        self.config, self.overrides, self.runs = str(config), tuple(overrides), Path(runs)
+        self.config, self.overrides, self.runs = str(config), tuple(overrides), local_only(runs, "a run")
         self.recipe = recipes.load(config, list(overrides))
         self.scale = scale_section(self.recipe)
         self.name = run_name(self.recipe.name if name is None else name)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RUST = re.compile(r"\(os error (\d+)\)")
 
 
@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else None
         if number is None and (found := _RUST.search(str(error))):
             number = int(found[1])
-        if number in _NO_ROOM:
+        if number in NO_ROOM:
             problem = f"{os.strerror(number)}; make room (df -h shows what is full), then run the same command again"
             raise OSError(number, problem, str(path)) from error
         if number is None or getattr(error, "filename", None) is not None:

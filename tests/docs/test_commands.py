@@ -86,6 +86,7 @@ SUBSTITUTIONS = [
         "no feed lies here",
     ),
     (r"^(moonlib abtest .*)$", r"\1 --requests 60", "seconds in place of a minute"),
+    (r"s3://shop/tables --images s3://shop/photos", r"tables --images photos", "tests/test_clouds.py has a bucket"),
     (r"^pip install (moonlib-embedding)$", r"pip install --no-index --dry-run \1", "it is installed; no network"),
     (r"^pip install 'moonlib-embedding\[(\w+)\]'$", r"grep -q '^\1 = ' pyproject.toml", "an extra; no network"),
     (r"^pip install -e (moonlib-\S+)$", rf"{_TO_SITE} ./\1", _NEEDS),

@@ -11,6 +11,7 @@ from moonlib.artifacts.layout import PREDICTIONS, RECIPE, is_finished, link_name
 from moonlib.runs.run import Run, RunError
 from moonlib.stages.application import Application
 from moonlib.studies.paired import read_predictions
+from moonlib.system.remote import local_only
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Arm:
         Raises:
             RunError: it is neither, or the run has no application.
         """
-        path = Path(path)
+        path = local_only(path, "an A/B test's result, and what it computes again,")
         if path.is_dir() and not (path / RECIPE).is_file() and (path.parent / RECIPE).is_file():
             return cls(Run(path.parent), path.name)
         run = Run(path)

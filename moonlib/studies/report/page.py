@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 import moonlib
 from moonlib.artifacts.directories import write_text
-from moonlib.artifacts.layout import REPORT
+from moonlib.artifacts.layout import REPORT, is_read
 from moonlib.studies.report.evidence import labels, measure, read, telling
 from moonlib.studies.report.figures import Figure
 from moonlib.studies.report.inputs import Report
@@ -19,6 +19,7 @@ from moonlib.studies.report.parts import Card, Table, Tile
 from moonlib.studies.report.sections import sections
 from moonlib.studies.report.sheets import Sheet
 from moonlib.studies.report.verdict import verdict
+from moonlib.system.remote import is_url, local_copy, local_only, without_credentials
 from moonlib.system.terminal import visible
 
 
@@ -31,8 +32,8 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     files give the same bytes.
 
     Args:
-        runs: run directories, in the order of the iterations. A run is compared with the one before it if both are on
-            the same data.
+        runs: run directories or their URLs, in the order of the iterations. A run is compared with the one before it if
+            both are on the same data.
         out: the file; by default ``report.html`` in the run if it is one, and beside the first of several.
 
     Returns:
@@ -44,7 +45,10 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
 
     Example: ``report(["runs/iter2", "runs/iter3"])`` returns ``Path("runs/report.html")``.
     """
-    places = [Path(run) for run in runs]
+    if out is None and (urls := [str(run) for run in runs if is_url(run)]):
+        raise ValueError(f"{without_credentials(urls[0])}: a report is not written there; say where, with --out")
+    out = None if out is None else local_only(out, "a report")
+    places = [local_copy(run, is_read) for run in runs]
     if not places:
         raise ValueError("give at least one run directory")
     resolved = [place.resolve() for place in places]
@@ -54,7 +58,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     found = [read(place, label) for place, label in zip(places, labels(places), strict=True)]
     of_data = {run.dataset: [other for other in found if other.dataset == run.dataset] for run in found}
     told = Report(found, {dataset: measure(of) for dataset, of in of_data.items()}, places[0].parent)
-    path = Path(out) if out else (places[0] if len(places) == 1 else places[0].parent) / REPORT
+    path = out or (places[0] if len(places) == 1 else places[0].parent) / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page(told))
     return path
