@@ -1,8 +1,12 @@
+from .clip.encoder import CLIP
+from .clip.image_tower import CLIPImage
+from .clip.text_tower import CLIPText
 from .convnet import ConvNet
 from .dual import DualEncoder
 from .encoder import ContentBatch, Encoder, Preprocessor
 from .exportable import Exportable
 from .generative import GenerativeEncoder
+from .hf_image import HFImage
 from .hf_text import HFText
 from .mllm.encoder import MLLM
 from .thumbnail import Thumbnail
@@ -12,14 +16,18 @@ from .tower import ImageTower, TextTower
 from .transformer import Transformer
 
 __all__ = [
+    "CLIP",
     "MLLM",
     "BPETokenize",
+    "CLIPImage",
+    "CLIPText",
     "ContentBatch",
     "ConvNet",
     "DualEncoder",
     "Encoder",
     "Exportable",
     "GenerativeEncoder",
+    "HFImage",
     "HFText",
     "ImageTower",
     "Preprocessor",
