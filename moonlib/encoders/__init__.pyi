@@ -9,6 +9,8 @@ from .generative import GenerativeEncoder
 from .hf_image import HFImage
 from .hf_text import HFText
 from .mllm.encoder import MLLM
+from .openclip.image_tower import OpenClipImage
+from .openclip.text_tower import OpenClipText
 from .thumbnail import Thumbnail
 from .timm_tower import TimmTower
 from .tokenizer import BPETokenize, load_or_fit_tokenizer
@@ -30,6 +32,8 @@ __all__ = [
     "HFImage",
     "HFText",
     "ImageTower",
+    "OpenClipImage",
+    "OpenClipText",
     "Preprocessor",
     "TextTower",
     "Thumbnail",

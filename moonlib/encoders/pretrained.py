@@ -25,6 +25,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
+OUT_OF_REACH = "the hub cannot be reached, and this machine has not downloaded the model before"
+
 PATIENCE = 5.0
 """Seconds after which a hub that does not answer counts as out of reach."""
 
@@ -72,6 +74,31 @@ def _answers(endpoint: str) -> bool:
     except Exception:  # of the HTTP library, which differs between versions of the hub's
         return False
     return True
+
+
+@contextmanager
+def asking_the_hub(needed: bool = True) -> Iterator[None]:
+    """Keep libraries that ask the hub by themselves from waiting where it is out of reach: as by HF_HUB_OFFLINE.
+
+    Args:
+        needed: whether they will ask at all; otherwise nothing is done.
+    """
+    if not needed:
+        yield
+        return
+    import huggingface_hub.utils
+    from huggingface_hub import constants
+
+    before, now = constants.HF_HUB_OFFLINE, offline()
+    # Older versions decide when they make a session.
+    renew = getattr(huggingface_hub.utils, "reset_sessions", lambda: None) if before != now else lambda: None
+    constants.HF_HUB_OFFLINE = now
+    renew()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        renew()
 
 
 def options(model: str) -> dict[str, Any]:
@@ -206,10 +233,7 @@ def _reason(model: str, key: dict[str, Any], error: Exception) -> str:
             return f"weights in this folder ({files}) are damaged: {lines[0]}; copy them again"
         return f"{lines[0]} (a local folder; weights must be safetensors)"
     if key["local_files_only"]:
-        return (
-            "the hub cannot be reached, and this machine has not downloaded the model before; give the path of a local "
-            f"folder, or run `hf download {model}` where there is a network (weights must be safetensors)"
-        )
+        return f"{OUT_OF_REACH}; give the path of a local folder, or run `hf download {model}` where there is a network"
     return f"{lines[0]} (give the path of a local folder if there is no network; weights must be safetensors)"
 
 
