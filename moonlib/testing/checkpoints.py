@@ -10,7 +10,7 @@ from typing import Any, Literal
 import moonlib.compat  # noqa: F401
 import torch
 
-Checkpoint = Literal["clip", "siglip", "siglip2", "dinov2", "vit", "convnext", "bert"]
+Checkpoint = Literal["clip", "siglip", "siglip2", "dinov2", "vit", "convnext", "bert", "qwen2_5_vl"]
 
 _NARROW: dict[str, Any] = {
     "hidden_size": 32,
@@ -56,6 +56,8 @@ def _model(kind: Checkpoint, transformers: Any, folder: Path) -> tuple[Any, Any]
     size = {"height": 32, "width": 32}
     cut: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": size}
     pictures: dict[str, Any] = {"image_size": 32, "patch_size": 8}
+    if kind == "qwen2_5_vl":
+        return _qwen(transformers, folder), None
     if kind == "bert":
         (folder / "vocab.txt").write_text("\n".join(_BERT), encoding="utf-8")
         transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
@@ -98,6 +100,25 @@ def _model(kind: Checkpoint, transformers: Any, folder: Path) -> tuple[Any, Any]
         transformers.ConvNextModel(transformers.ConvNextConfig(**widths)),
         transformers.ConvNextImageProcessor(size={"shortest_edge": 32}),
     )
+
+
+def _qwen(transformers: Any, folder: Path) -> Any:
+    """A Qwen2.5-VL of two narrow layers, with a tokenizer of letters and the marks that the family uses."""
+    from moonlib.encoders.mllm.processor import IMAGE, SPECIAL
+    from moonlib.testing.mllm import example_mllm_config
+
+    _fast_tokenizer(folder, "PreTrainedTokenizerFast", byte_fallback=True)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
+    tokenizer.save_pretrained(folder)
+    values = example_mllm_config("qwen2_5_vl_small")
+    text = {**values.pop("text_config"), "vocab_size": len(tokenizer)}
+    text |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    config = transformers.AutoConfig.for_model(
+        values.pop("model_type"),
+        **{**values, "text_config": text, "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE)},
+    )
+    return transformers.AutoModelForImageTextToText.from_config(config)
 
 
 def _clip_tokenizer(folder: Path) -> int:

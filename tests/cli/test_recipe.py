@@ -1,4 +1,4 @@
-"""`moonlib recipe` where the plugin of a shipped recipe is not installed, as after the installation of the wheel alone."""
+"""`moonlib recipe` where the plugin of a shipped recipe is not installed, as it is with the wheel alone."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moonlib.cli import main
 from moonlib.encoders import pretrained
 from moonlib.encoders.clip.encoder import CLIP
 from moonlib.encoders.clip.image_tower import CLIPImage
@@ -23,6 +24,7 @@ from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.hf_image import HFImage
 from moonlib.encoders.hf_text import HFText
 from moonlib.encoders.pretrained import UnusableCheckpoint
+from moonlib.encoders.timm_tower import TimmTower
 from moonlib.fusion.sum import Sum
 from moonlib.testing import example_products
 from moonlib.testing.checkpoints import example_checkpoint
@@ -90,6 +92,49 @@ def test_a_name_that_is_not_there_is_told_at_once(
 def test_offline_by_the_variable_is_not_asked_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.get_session", lambda: pytest.fail("the hub was asked"))
     assert "the hub cannot be reached" in refused("hf_image", "nobody/nothing", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained"), [("test_vit", True), ("hf-hub:nobody/nothing", True), ("hf-hub:nobody/nothing", False)]
+)
+def test_timms_weights_are_not_waited_for_either(model: str, pretrained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    def refuse(endpoint: str) -> bool:
+        return False
+
+    monkeypatch.setattr("moonlib.encoders.pretrained._answers", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    began = time.monotonic()
+    with pytest.raises(UnusableCheckpoint, match=rf"^model: timm cannot load '{model}': the hub cannot be reached"):
+        TimmTower(model, pretrained=pretrained).setup()
+    assert time.monotonic() - began < 20, "it went on asking"
+    assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize(
+    ("encoder", "key"),
+    [
+        ({"class_path": "clip", "init_args": {"model": "nobody/nothing"}}, "encoder.init_args.model"),
+        (
+            {
+                "class_path": "dual",
+                "init_args": {
+                    "fusion": "sum",
+                    "image": {"class_path": "hf_image", "init_args": {"model": "nobody/nothing"}},
+                },
+            },
+            "encoder.init_args.image.init_args.model",
+        ),
+    ],
+)
+def test_a_run_names_the_key_of_its_recipe(
+    encoder: dict[str, object], key: str, data_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".data").symlink_to(data_cache)
+    words = ["--encoder", json.dumps(encoder), "--data.init_args.size", "tiny", "--runs", str(tmp_path)]
+    assert main(["fit", "--config", "iter1", *words]) == 1
+    assert f"{key}: transformers cannot load 'nobody/nothing': the hub cannot be reached" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("component", MAKERS)

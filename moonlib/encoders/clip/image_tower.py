@@ -60,7 +60,7 @@ class CLIPImage(ImageTower):
         whole = clip_model(self.model, self.config, self.pretrained)
         # What is read comes in eval mode, where its dropout would stay off: the mode is the encoder's.
         self.body = whole.vision_model.train(self.training)
-        self.projection = projection(whole, "visual")
+        self.projection = projection(whole, "visual").train(self.training)
         self.out_features = int(getattr(self.projection, "out_features", vision.hidden_size))
 
     def save_architecture(self, directory: Path) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class CLIPText(TextTower):
         whole = clip_model(self.model, self.config, self.pretrained)
         # What is read comes in eval mode, where its dropout would stay off: the mode is the encoder's.
         self.body = whole.text_model.train(self.training)
-        self.projection = projection(whole, "text")
+        self.projection = projection(whole, "text").train(self.training)
         self.out_features = int(getattr(self.projection, "out_features", 0) or text.projection_size)
         # The factor of a cosine, and what is added to it, that the two halves were trained with.
         self.scale = float(whole.logit_scale.detach().exp())
