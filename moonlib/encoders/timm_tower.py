@@ -73,7 +73,7 @@ class TimmTower(ImageTower):
                 raise
             reason = OUT_OF_REACH if offline() else str(error).strip().split("\n")[0]
             raise UnusableCheckpoint(
-                f"timm cannot load '{self.model}': {reason}; give a file of weights as checkpoint if there is no network"
+                f"timm cannot load '{self.model}': {reason}; without a network give a file of weights as checkpoint"
             ) from error
         if self.checkpoint is not None:
             _load(body, self.model, self.checkpoint)

@@ -133,7 +133,7 @@ def test_a_run_names_the_key_of_its_recipe(
 ) -> None:
     (tmp_path / ".data").symlink_to(data_cache)
     words = ["--encoder", json.dumps(encoder), "--data.init_args.size", "tiny", "--runs", str(tmp_path)]
-    assert main(["fit", "--config", "iter1", *words]) == 1
+    assert main(["fit", "--config", "iter1", *words]) == 2
     assert f"{key}: transformers cannot load 'nobody/nothing': the hub cannot be reached" in capsys.readouterr().err
 
 

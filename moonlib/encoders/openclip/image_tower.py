@@ -101,7 +101,7 @@ class OpenClipImage(ImageTower):
 
 
 def _resizing(how: PreprocessCfg) -> Compose:
-    """What open_clip's transform for inference does to the picture before it becomes a normalised tensor."""
+    """The steps of open_clip's transform for inference before a picture becomes a normalised tensor."""
     from open_clip.transform import MaybeConvertMode, MaybeToTensor, image_transform_v2
     from torchvision.transforms import Compose, Normalize
 
