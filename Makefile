@@ -68,7 +68,7 @@ docs: $(INSTALLED)
 # A plugin is installed as a user would install it, next to a moonlib that is already there.
 $(INSTALLED): pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip uninstall -qq --yes moonlib  # what an older checkout called moonlib-embedding
+	$(BIN)/python -m pip uninstall -qq --yes moonlib moonlib-openclip  # what an older checkout called and installed so
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	for plugin in $(PLUGINS); do $(BIN)/python -m pip install --quiet --no-deps --editable $$plugin || exit 1; done
 	touch $@

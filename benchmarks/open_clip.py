@@ -47,8 +47,6 @@ import torch
 import webdataset
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from moonlib_openclip.image_tower import OpenClipImage
-from moonlib_openclip.text_tower import OpenClipText
 from open_clip_train.distributed import init_distributed_device
 from open_clip_train.params import parse_args
 from open_clip_train.scheduler import cosine_lr
@@ -65,6 +63,8 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import empty
 from moonlib.encoders.dual import DualEncoder
+from moonlib.encoders.openclip.image_tower import OpenClipImage
+from moonlib.encoders.openclip.text_tower import OpenClipText
 from moonlib.fusion.fusion import Fusion
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.in_batch import InBatch

@@ -69,7 +69,7 @@ def test_what_would_install_it_is_found(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["pip install -e moonlib-hinge", "pip install ./plugins/moonlib-openclip", "pip install ."]
+    "text", ["pip install -e moonlib-hinge", "pip install ./plugins/moonlib-emoji", "pip install ."]
 )
 def test_a_plugin_or_a_folder_is_not_it(text: str) -> None:
     assert not stranger(text)

@@ -72,6 +72,8 @@ def check(arguments: argparse.Namespace) -> int:
     undeclared = {component.distribution for component in registry.components() if not component.api}
     for distribution in sorted(undeclared - {registry.THIS_PROCESS}):
         say(f"note: {distribution} declares no version of the plugin API (group moonlib.api); it is taken to fit")
+    for distribution, remedy in registry.superseded():
+        say(f"note: {distribution}: {remedy}")
     results = registry.check()
     broken: list[Component] = []
     for component, error in results:

@@ -41,7 +41,25 @@ def list_all(arguments: argparse.Namespace) -> int:
         if about.split(" ")[0].endswith(".yaml"):  # the file's own name, which stands before and behind
             about = about.partition(" ")[2].strip()
         say(f"{name:<16} {about}\n{'':<16} {path}")
+        if (needed := _lacking(path)) is not None:
+            say(f"{'':<16} {needed}")
     return 0
+
+
+def _lacking(path: Path) -> str | None:
+    """Say which plugin a shipped recipe lacks for its source; None if it is there, or is none of a plugin's."""
+    from moonlib.config.merge import read_layers
+    from moonlib.registry import registry
+
+    sources = [layer.content["data"] for layer in read_layers(path) if layer.content.get("data")]
+    name = sources[-1] if sources else None
+    name = name.get("class_path") if isinstance(name, dict) else name
+    try:
+        if ("sources", name) in registry.PLUGINS:
+            registry.find("sources", str(name))
+    except registry.NotInstalled as error:
+        return str(error)
+    return None
 
 
 def cp(arguments: argparse.Namespace) -> int:
@@ -95,8 +113,20 @@ def check(arguments: argparse.Namespace) -> int:
             if recipe.scale is not None:
                 Study(name).check()
         except RecipeError as error:
+            if not arguments.recipes and _not_installed(error):
+                say(f"skipped: {error}")  # nothing is wrong with it
+                continue
             broken += 1
             say(f"broken: {error}")
         else:
             say(f"ok: {name}")
     return 1 if broken else 0
+
+
+def _not_installed(error: BaseException | None) -> bool:
+    """Whether an error comes of a plugin that is not installed."""
+    from moonlib.registry import registry
+
+    while error is not None and not isinstance(error, registry.NotInstalled):
+        error = error.__cause__
+    return error is not None

@@ -15,6 +15,7 @@ from torch.utils.data import get_worker_info
 from moonlib.data.content import Box, Content, Side, View
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.encoders.learning_rates import LearningRates
+from moonlib.encoders.pretrained import keys_within
 from moonlib.encoders.tower import ImageTower, LoadImage, TextTower, Tokenize
 from moonlib.fusion.fusion import Fusion
 
@@ -83,7 +84,7 @@ class DualEncoder(Encoder):
         fusion: joins the two modalities (or projects the only one).
         image: the image tower, ``None`` for an encoder of texts.
         text: the text tower, ``None`` for an encoder of images.
-        dim: width of the representation.
+        dim: width of the representation; 0 for the towers' own.
         crop: what the image tower sees of an image: all of it (``full``), the box around its main subject (``box``; all
             of it where there is no box), or both. One tower then encodes both, and its two outputs stand side by side
             as the image's features (``image_dim`` = 2 ``out_features``), so that the fusion can tell the subject from
@@ -133,11 +134,14 @@ class DualEncoder(Encoder):
         The order (image, text, fusion) is fixed: each draws its weights from torch's global generator.
         """
         if self.image is not None:
-            self.image.setup()
+            with keys_within("image"):
+                self.image.setup()
         if self.text is not None:
-            self.text.setup(products, directory)
+            with keys_within("text"):
+                self.text.setup(products, directory)
         self.image_dim = 0 if self.image is None else len(self.crop) * self.image.out_features
         self.text_dim = 0 if self.text is None else self.text.out_features
+        self.dim = self.dim or self.image_dim or self.text_dim
         self.fusion.setup(self.image_dim, self.text_dim, self.dim)
         self.preprocessor = DualPreprocessor(
             load_image=None if self.image is None else self.image.load_image,

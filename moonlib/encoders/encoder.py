@@ -87,6 +87,16 @@ class Encoder(Exportable, ABC):
         """
         return ("image", "subject") if self.image_dim else ()
 
+    def logit_scale(self) -> tuple[float, float] | None:
+        """Factor of a cosine, and what is added to it, that the weights were trained with; asked after `setup`.
+
+        A loss can start from them, see `moonlib.losses.loss.Loss.start_from`.
+
+        Returns:
+            None for an encoder that has none, such as one with random weights.
+        """
+        return None
+
     def learning_rate_factor(self, name: str) -> float:
         """Factor on the learning rate of a parameter; the same for every call.
 

@@ -12,6 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from moonlib.encoders.pretrained import WEIGHTS, options, read_config, read_tokenizer, reading, require_file
 from moonlib.encoders.tower import TextTower
 
 if TYPE_CHECKING:
@@ -25,19 +26,23 @@ class HFTokenize:
     Attributes:
         tokenizer: as ``AutoTokenizer`` gave it.
         max_length: tokens beyond it are cut off.
+        filled: fill each text up to ``max_length``, on the side that the tokenizer says, for models that were trained
+            so; otherwise to the longest of the batch, on the right.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
+    filled: bool = False
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids int64 [B, T] and mask bool [B, T]; a blank text has an all-False mask."""
         encoded = self.tokenizer(
             list(texts),
-            padding=True,
-            padding_side="right",
+            padding="max_length" if self.filled else True,
+            padding_side=self.tokenizer.padding_side if self.filled else "right",
             truncation=True,
             max_length=self.max_length,
+            return_attention_mask=True,
             return_tensors="pt",
         )
         # The tokenizer's own marks around nothing are not a text.
@@ -57,7 +62,7 @@ class HFText(TextTower):
         max_length: tokens beyond it are cut off.
 
     Raises:
-        ValueError: the model, its tokenizer or its weights cannot be had.
+        UnusableCheckpoint: the model, its tokenizer or its weights cannot be had.
 
     Example:
         >>> tower = HFText("prajjwal1/bert-tiny", pooling="cls")
@@ -76,23 +81,17 @@ class HFText(TextTower):
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Read the tokenizer and the weights; nothing is fitted on ``products``."""
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=False)
+        place = options(self.model)
+        config = read_config(self.model, place)
+        tokenizer = read_tokenizer(self.model, place)
+        with reading(self.model, place):
             if self.pretrained:
-                self.body = AutoModel.from_pretrained(self.model, trust_remote_code=False, use_safetensors=True)
+                require_file(self.model, WEIGHTS, "safetensors weights (others are never loaded)")
+                self.body = AutoModel.from_pretrained(self.model, use_safetensors=True, **place)
             else:
-                config = AutoConfig.from_pretrained(self.model, trust_remote_code=False)
                 self.body = AutoModel.from_config(config, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ValueError(
-                f"transformers cannot load '{self.model}': {reason} (give the path of a local folder if there is no "
-                f"network; weights must be safetensors)"
-            ) from error
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         # Half-precision checkpoints come in half precision; training wants float32 weights. And what is read comes in
         # eval mode, where its dropout would stay off: the mode is the encoder's.
         self.body.float().train(self.training)

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from moonlib.data.images import decode_image
+from moonlib.encoders.pretrained import OUT_OF_REACH, UnusableCheckpoint, asking_the_hub, offline
 from moonlib.encoders.tower import ImageTower
 
-PUBLISHED = ("hf-hub:", "hf_hub:", "local-dir:")
+HUB = ("hf-hub:", "hf_hub:")
+PUBLISHED = (*HUB, "local-dir:")
 """Prefixes of the names of models whose architecture is read from the hub or a folder."""
 
 
@@ -60,11 +62,19 @@ class TimmTower(ImageTower):
             close = get_close_matches(self.model.split(".")[0], timm.list_models(), n=3)
             hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names"
             raise ValueError(f"timm {timm.__version__} has no model '{self.model}'; {hint}")
-        config = timm.models.get_pretrained_cfg(self.model, allow_unregistered=True)
-        # Only models with a fixed grid of positions take the size as an argument; convolutions take any image.
-        fixed = config is not None and config.fixed_input_size and self.requested_size is not None
-        size: dict[str, Any] = {"img_size": self.requested_size} if fixed else {}
-        body: Any = timm.create_model(self.model, pretrained=self.pretrained, num_classes=0, **size)
+        published = self.model.startswith(HUB)
+        try:
+            with asking_the_hub(published or self.pretrained):
+                body = self._body()
+        except UnusableCheckpoint:
+            raise
+        except Exception as error:  # of timm, the hub and the HTTP library, which each raise their own
+            if not published and not self.pretrained:
+                raise
+            reason = OUT_OF_REACH if offline() else str(error).strip().split("\n")[0]
+            raise UnusableCheckpoint(
+                f"timm cannot load '{self.model}': {reason}; without a network give a file of weights as checkpoint"
+            ) from error
         if self.checkpoint is not None:
             _load(body, self.model, self.checkpoint)
         self.body = body
@@ -76,6 +86,16 @@ class TimmTower(ImageTower):
             self.register_buffer(name, 255 * torch.tensor(resolved[name]).view(3, 1, 1), persistent=False)
         # CPUs multiply convolutions faster so than channels first; the values are the same but for rounding.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _body(self) -> Any:
+        """Make timm's model, with its weights where they are asked for."""
+        import timm
+
+        config = timm.models.get_pretrained_cfg(self.model, allow_unregistered=True)
+        # Only models with a fixed grid of positions take the size as an argument; convolutions take any image.
+        fixed = config is not None and config.fixed_input_size and self.requested_size is not None
+        size: dict[str, Any] = {"img_size": self.requested_size} if fixed else {}
+        return timm.create_model(self.model, pretrained=self.pretrained, num_classes=0, **size)
 
     def save_architecture(self, directory: Path) -> dict[str, Any]:
         """Write the configuration of a model that timm itself does not know; see `Encoder.save_architecture`."""

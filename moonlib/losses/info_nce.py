@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moonlib.losses.loss import Loss
+from moonlib.losses.loss import Loss, told
 
 Form = Literal["each", "supcon"]
 
@@ -42,9 +42,11 @@ class InfoNCE(Loss):
     its gradient there.
 
     Args:
-        temperature: t, at the start where it is learnable.
+        temperature: t, at the start where it is learnable; ``encoder`` for the inverse of the logit scale that the
+            encoder was trained with, such as a CLIP's.
         learnable: whether t is learnt with the encoder.
-        min_temperature: bound below a learnable t; CLIP's scale of at most 100 is 0.01. A fixed t ignores it.
+        min_temperature: bound below a learnable t; CLIP's scale of at most 100 is 0.01. A fixed t ignores it. With
+            ``encoder`` it is half of that t at most.
         form: "each" or "supcon", what stands in the denominator.
         label_smoothing: e, in [0, 1).
 
@@ -67,13 +69,16 @@ class InfoNCE(Loss):
 
     def __init__(
         self,
-        temperature: float = 0.07,
+        temperature: float | Literal["encoder"] = 0.07,
         learnable: bool = True,
         min_temperature: float = 0.01,
         form: Form = "each",
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        self.from_encoder = temperature == "encoder"
+        if isinstance(temperature, str):
+            temperature = 0.07  # until the encoder is known
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         if learnable and not 0 <= min_temperature < temperature:
@@ -89,6 +94,16 @@ class InfoNCE(Loss):
         self.log_excess = nn.Parameter(torch.tensor(math.log(temperature - min_temperature))) if learnable else None
         self.form: Form = form
         self.label_smoothing = label_smoothing
+
+    def start_from(self, logit_scale: tuple[float, float] | None) -> None:
+        if not self.from_encoder:
+            return
+        temperature = 1 / told(logit_scale, "temperature")[0]
+        self.fixed_temperature = temperature
+        if self.log_excess is not None:
+            self.min_temperature = min(self.min_temperature, temperature / 2)
+            with torch.no_grad():
+                self.log_excess.fill_(math.log(temperature - self.min_temperature))
 
     @property
     def temperature(self) -> Tensor | float:

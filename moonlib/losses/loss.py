@@ -14,6 +14,19 @@ class Loss(nn.Module, ABC):
     direction and Matryoshka truncation belong to the stage.
     """
 
+    def start_from(self, logit_scale: tuple[float, float] | None) -> None:
+        """Start from the scale and the bias that the encoder was trained with, where a recipe says so.
+
+        A stage calls it once, before training; by default it changes nothing.
+
+        Args:
+            logit_scale: factor of the scores and what is added to them; None for an encoder that has none, see
+                `moonlib.encoders.encoder.Encoder.logit_scale`.
+
+        Raises:
+            ValueError: the recipe says so, and the encoder has none.
+        """
+
     @abstractmethod
     def forward(self, scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
         """Compute one loss per query.
@@ -27,3 +40,14 @@ class Loss(nn.Module, ABC):
         Returns:
             float [Q]; 0 for a query without any positive.
         """
+
+
+def told(logit_scale: tuple[float, float] | None, argument: str) -> tuple[float, float]:
+    """The encoder's scale and bias.
+
+    Raises:
+        ValueError: it has none; ``argument`` asks for it.
+    """
+    if logit_scale is None:
+        raise ValueError(f"loss: {argument}: the encoder was not trained with a logit scale; give a number")
+    return logit_scale

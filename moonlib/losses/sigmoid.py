@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moonlib.losses.loss import Loss
+from moonlib.losses.loss import Loss, told
 
 
 class Sigmoid(Loss):
@@ -27,7 +28,8 @@ class Sigmoid(Loss):
 
     Args:
         scale: factor of the scores, at the start where it is learnable; learnt as its logarithm, it stays above 0.
-        bias: added to the scaled scores, at the start where it is learnable.
+            ``encoder`` for the logit scale and the bias that the encoder was trained with, such as a SigLIP's.
+        bias: added to the scaled scores, at the start where it is learnable; not read where scale is ``encoder``.
         learnable: whether scale and bias are learnt with the encoder.
 
     Raises:
@@ -43,12 +45,22 @@ class Sigmoid(Loss):
         tensor([1.3863])
     """
 
-    def __init__(self, scale: float = 10.0, bias: float = -10.0, learnable: bool = True) -> None:
+    def __init__(self, scale: float | Literal["encoder"] = 10.0, bias: float = -10.0, learnable: bool = True) -> None:
         super().__init__()
+        self.from_encoder = scale == "encoder"
+        if isinstance(scale, str):
+            scale = 10.0  # until the encoder is known
         if scale <= 0:
             raise ValueError(f"scale must be above 0, got {scale}")
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learnable)
         self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learnable)
+
+    def start_from(self, logit_scale: tuple[float, float] | None) -> None:
+        if self.from_encoder:
+            scale, bias = told(logit_scale, "scale")
+            with torch.no_grad():
+                self.log_scale.fill_(math.log(scale))
+                self.bias.fill_(bias)
 
     @property
     def scale(self) -> Tensor:

@@ -6,6 +6,7 @@ from .registry import (
     THIS_PROCESS,
     Component,
     Description,
+    NotInstalled,
     RegistryError,
     Renaming,
     base_class,
@@ -20,6 +21,7 @@ from .registry import (
     problems,
     register,
     renamings,
+    superseded,
 )
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "THIS_PROCESS",
     "Component",
     "Description",
+    "NotInstalled",
     "RegistryError",
     "Renaming",
     "base_class",
@@ -45,4 +48,5 @@ __all__ = [
     "renamed_arguments",
     "renamed_attributes",
     "renamings",
+    "superseded",
 ]

@@ -70,10 +70,12 @@ MOVED = {
     "moonlib.terminal": "moonlib.system.terminal",
     "moonlib.verbs": "moonlib.inference",
     "moonlib.versions": "moonlib.system.versions",
+    "moonlib_openclip": "moonlib.encoders.openclip",
 }
 """Where modules, and packages with all that is in them, were before 0.5, and where they are.
 
-Where the content of one is now in several modules, that is the room that offers it.
+``moonlib_openclip`` was a plugin's. Where the content of one is now in several modules, that is the room that offers
+it.
 """
 
 RENAMED = {
@@ -125,7 +127,7 @@ class _OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        new = moved_to(name) if name.startswith("moonlib.") else None
+        new = moved_to(name) if name.startswith(("moonlib.", "moonlib_openclip")) else None
         if new is None or importlib.util.find_spec(new) is None:
             return None
         return ModuleSpec(name, self, is_package=True)

@@ -75,8 +75,19 @@ ADOPTED: dict[str, tuple[str, str, str]] = {
 class, and the component that takes one, under the name of its argument."""
 
 
+PLUGINS: dict[tuple[str, str], str] = {("sources", "emoji"): "moonlib-emoji"}
+"""Components of the plugins in moonlib's repository, and the distribution that brings each."""
+
+SUPERSEDED = {"moonlib-openclip": "openclip"}
+"""Plugins whose components moonlib has by itself now, and the extra that installs what they need."""
+
+
 class RegistryError(LookupError):
     """A component that is unknown, claimed twice, or broken."""
+
+
+class NotInstalled(RegistryError):
+    """A component of a known plugin that is not installed; the message says how to install it."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +266,11 @@ def problems() -> list[tuple[str, str]]:
     return _installed().problems
 
 
+def superseded() -> list[tuple[str, str]]:
+    """Distributions whose components are left out, because moonlib has them by itself: (distribution, what to do)."""
+    return _installed().superseded
+
+
 def duplicates(listed: Iterable[Component]) -> dict[tuple[str, str], list[Component]]:
     """Those (kind, name) among ``listed`` that several distributions claim, with their claims."""
     claims = defaultdict(list)
@@ -284,6 +300,11 @@ def find(kind: str, name: str) -> Component:
     if claims:
         rivals = " and ".join(f"{claim.distribution} ({claim.value})" for claim in claims)
         raise RegistryError(f"{kind}/{name} is claimed by {rivals}: uninstall one of them")
+    if plugin := PLUGINS.get((kind, name)):
+        raise NotInstalled(
+            f"{kind}/{name} comes with the plugin {plugin}, which is not installed; in a checkout of moonlib: "
+            f"pip install ./plugins/{plugin}"
+        )
     near = get_close_matches(name, [component.name for component in listed], cutoff=0.5)
     shown = [component for component in listed if component.name in near] or listed
     names = ", ".join(f"'{component.name}' ({component.distribution})" for component in shown) or "none is installed"
@@ -421,6 +442,7 @@ class _Metadata:
     components: list[Component] = field(default_factory=list)
     renamings: list[Renaming] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    superseded: list[tuple[str, str]] = field(default_factory=list)
 
 
 def _installed() -> _Metadata:
@@ -437,6 +459,15 @@ def _installed() -> _Metadata:
             if name not in seen:  # of two copies on the path the first counts, as it does for imports
                 seen.add(name)
                 label = f"{distribution.name} {distribution.version}"
+                if extra := SUPERSEDED.get(name):
+                    found.superseded.append(
+                        (
+                            label,
+                            f"its components are moonlib's own now, and its own are left out: pip uninstall {name}; "
+                            f"what they need: pip install '{DISTRIBUTION}[{extra}]'",
+                        )
+                    )
+                    continue
                 _read(distribution, name, label, found)
         except Exception as error:  # files that are missing, not text, or not of the format
             found.problems.append((label, f"its metadata cannot be read ({type(error).__name__}: {error})"))

@@ -34,6 +34,7 @@ from moonlib.config.typing import construct_component
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
 from moonlib.embedding.embed import Views
+from moonlib.encoders.pretrained import keys_within
 from moonlib.encoders.weights import load_weights
 from moonlib.metrics import undefined
 from moonlib.registry import registry
@@ -415,7 +416,8 @@ def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Pa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # A table without columns: preprocessing that is not there must not be fitted on nothing in silence.
-        encoder.setup(pl.DataFrame(), verified(preprocessing))
+        with keys_within("encoder"):
+            encoder.setup(pl.DataFrame(), verified(preprocessing))
     if weights is not None:
         load_weights(encoder, weights)
     return encoder.eval()

@@ -28,6 +28,7 @@ from moonlib.config.fingerprint import made_with
 from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint, spelled
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
+from moonlib.encoders.pretrained import keys_within
 from moonlib.metrics import undefined
 from moonlib.metrics.counts import noted_rows
 from moonlib.runs import loggers
@@ -122,7 +123,8 @@ class Runner:
         encoder = self.recipe.encoder()
         assert encoder is not None
         seed_everything(seed_of(self.recipe.seed, "encoder"), verbose=False)
-        encoder.setup(products, verified(preprocessing))
+        with keys_within("encoder"):
+            encoder.setup(products, verified(preprocessing))
         return encoder
 
     def step(self, stage: StageRecipe, lineage: Lineage, module: Stage | None = None, prefix: str = "") -> Step:

@@ -163,6 +163,7 @@ class Contrastive(Stage):
         self.check_arguments(context)
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
+        self.loss.start_from(self.encoder.logit_scale())
         self.decayed = matrices(self)
         self.pairs = self.pair_source(context.data)
         pairs, searches = self.pairs.pairs(

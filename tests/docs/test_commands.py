@@ -64,7 +64,7 @@ SUBSTITUTIONS = [
         r"moonlib recipe check \1",
         "32 MB come by pip",
     ),
-    (r"^moonlib fit --config (.*recipes/openclip.yaml)$", r"moonlib recipe check \1", "0.6 GB of weights, and a GPU"),
+    (r"^moonlib fit --config (\S*pretrained/\w+\.yaml).*$", r"moonlib recipe check \1", "weights come from the hub"),
     (
         r"^(moonlib scale .*--config \S+).*$",
         r"\1 --print-jobs",

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from moonlib.runs.iteration import fit
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-PLUGIN_RECIPES = sorted(ROOT.glob("plugins/*/recipes/**/*.yaml"))
 EMOJI_PACKAGES = ROOT / "plugins/moonlib-emoji/node_modules"
 
 
@@ -26,7 +24,7 @@ def test_every_recipe_of_the_repository_is_shipped() -> None:
     assert sorted(shipped().values()) == RECIPES
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, *PLUGIN_RECIPES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_says_what_it_is_and_how_to_run_it(recipe: Path) -> None:
     first, *others = recipe.read_text(encoding="utf-8").splitlines()
     assert first.startswith(f"# {recipe.relative_to(ROOT)}  ")
@@ -34,17 +32,6 @@ def test_a_recipe_says_what_it_is_and_how_to_run_it(recipe: Path) -> None:
     assert any(
         line.startswith("#") and f"moonlib {verb} --config {recipe.relative_to(ROOT)}" in line for line in others
     )
-
-
-@pytest.mark.parametrize("recipe", PLUGIN_RECIPES, ids=lambda path: path.stem)
-def test_a_plugin_s_recipe_is_right(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its weights may want a network and a GPU: running it is up to the plugin's own tests."""
-    plugin = recipe.relative_to(ROOT / "plugins").parts[0]
-    try:
-        distribution(plugin)
-    except PackageNotFoundError:
-        pytest.skip(f"{plugin} is not installed")
-    assert main(["recipe", "check", str(recipe)]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -65,6 +52,8 @@ def test_a_recipe_runs(
         return  # its pictures are not there: parsed and constructed is all that can be done
     if recipe.stem == "emoji_pretrained" and not (ROOT / "build/pretrained").is_dir():
         return  # nor are its weights
+    if recipe.parent.name == "pretrained":
+        return  # tests/docs/test_pretrained_recipes.py runs them on small checkpoints
     if recipe.stem == "completejourney":
         return  # tests/data/test_completejourney.py runs it on a miniature of the package
     (tmp_path / ".data").symlink_to(data_cache)

@@ -232,3 +232,28 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize("form", FORMS)
 def test_keeps_the_promises_of_a_loss(form: Form, temperature: float, smoothing: float) -> None:
     check_loss(lambda: InfoNCE(temperature, form=form, label_smoothing=smoothing))
+
+
+@pytest.mark.parametrize("learnable", [True, False])
+@pytest.mark.parametrize("scale", [100.0, 14.3, 117.0])
+def test_it_starts_from_the_scale_that_the_encoder_was_trained_with(scale: float, learnable: bool) -> None:
+    loss = InfoNCE(temperature="encoder", learnable=learnable)
+    loss.start_from((scale, 0.0))
+    assert torch.as_tensor(loss.temperature).item() == pytest.approx(1 / scale, rel=1e-5)
+    for parameter in loss.parameters():
+        loss(
+            torch.tensor([[0.5, 0.1]]), torch.tensor([[True, False]]), torch.zeros(1, 2, dtype=torch.bool)
+        ).sum().backward()
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any()
+
+
+def test_a_number_stays_what_it_is_whatever_the_encoder_was_trained_with() -> None:
+    loss = InfoNCE(temperature=0.2)
+    loss.start_from((100.0, 0.0))
+    loss.start_from(None)
+    assert torch.as_tensor(loss.temperature).item() == pytest.approx(0.2)
+
+
+def test_an_encoder_without_a_scale_is_named() -> None:
+    with pytest.raises(ValueError, match="loss: temperature: the encoder was not trained with a logit scale"):
+        InfoNCE(temperature="encoder").start_from(None)

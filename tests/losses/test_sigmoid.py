@@ -134,3 +134,14 @@ def test_a_scale_that_is_not_positive_is_refused() -> None:
 
 def test_keeps_the_promises_of_a_loss() -> None:
     check_loss(Sigmoid)
+
+
+def test_it_starts_from_the_scale_and_the_bias_that_the_encoder_was_trained_with() -> None:
+    loss = Sigmoid(scale="encoder")
+    loss.start_from((117.0, -12.9))
+    assert float(loss.scale) == pytest.approx(117.0) and float(loss.bias) == pytest.approx(-12.9)
+    with pytest.raises(ValueError, match="loss: scale: the encoder was not trained with a logit scale"):
+        loss.start_from(None)
+    given = Sigmoid(scale=3.0, bias=-1.0)
+    given.start_from((117.0, -12.9))
+    assert float(given.scale) == pytest.approx(3.0) and float(given.bias) == pytest.approx(-1.0)

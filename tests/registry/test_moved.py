@@ -11,7 +11,7 @@ import pytest
 import moonlib
 from moonlib.config.recipe import load
 from moonlib.registry import deprecation
-from moonlib.registry.moved import GONE_IN, MOVED, RENAMED
+from moonlib.registry.moved import GONE_IN, MOVED, RENAMED, _Alias
 from moonlib.testing.processes import run_program
 
 PARTED = ("runner", "step", "lineage")
@@ -28,6 +28,8 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore:.*the old path works until.*:FutureWarning")
 def test_an_old_path_is_the_module_itself(old: str) -> None:
     new, found = import_module(MOVED[old]), import_module(old)
+    if not isinstance(found, _Alias):
+        pytest.skip(f"a distribution brings a {old} of its own")  # an older plugin, which moonlib leaves out
     names = [name for name in dir(new) if not name.startswith("_")]
     assert names == [name for name in dir(found) if not name.startswith("_")]
     assert all(getattr(found, name) is getattr(new, name) for name in names)

@@ -71,6 +71,16 @@ def test_every_kind_with_a_base_class_finds_its_own_base() -> None:
         assert getattr(importlib.import_module(room), name) is found, "plugins import it from its room"
 
 
+def test_a_plugin_that_moonlib_has_become_is_left_out(install: Install) -> None:
+    install("moonlib-openclip", "raise AssertionError('imported')", image_towers_openclip="Tower")
+    listed = [component for component in registry.components("image_towers") if component.name == "openclip"]
+    assert [component.value for component in listed] == ["moonlib.encoders.openclip.image_tower:OpenClipImage"]
+    ((distribution, remedy),) = registry.superseded()
+    assert distribution.startswith("moonlib-openclip ")
+    assert "pip uninstall moonlib-openclip" in remedy and "pip install 'moonlib-embedding[openclip]'" in remedy
+    assert not any("openclip" in problem for problem in registry.problems())
+
+
 def test_moonlibs_own_components_are_sound() -> None:
     results = {found: error for found, error in registry.check() if found.distribution.startswith(f"{DISTRIBUTION} ")}
     assert {str(component) for component in results} >= {"losses/info_nce", "encoders/dual", "stages/represent"}

@@ -22,6 +22,15 @@ from moonlib.encoders.mllm.families import Family, family_of
 from moonlib.encoders.mllm.lora import LoRA, add_lora
 from moonlib.encoders.mllm.presets import PRESETS
 from moonlib.encoders.mllm.processor import IMAGE, SPECIAL, Layout, MLLMProcessor
+from moonlib.encoders.pretrained import (
+    WEIGHTS,
+    UnusableCheckpoint,
+    options,
+    read_config,
+    read_tokenizer,
+    reading,
+    require_file,
+)
 from moonlib.encoders.tokenizer import load_or_fit_tokenizer
 from moonlib.system.versions import DISTRIBUTION
 
@@ -322,16 +331,12 @@ def _new_config(config: str | Mapping[str, Any], tokenizer: Tokenizer) -> Pretra
 
 
 def _read_config(model: str) -> tuple[Tokenizer, PretrainedConfig]:
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(_cannot_load(model, error)) from error
+    place = options(model)
+    config = read_config(model, place)
     family_of(config)  # before anything large is read
+    tokenizer = read_tokenizer(model, place)
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"'{model}' has no fast tokenizer (tokenizer.json), which mllm needs")
+        raise UnusableCheckpoint(f"'{model}' has no fast tokenizer (tokenizer.json), which mllm needs")
     return tokenizer.backend_tokenizer, config
 
 
@@ -343,17 +348,9 @@ def _body(config: PretrainedConfig, model: str | None) -> Any:
         return AutoModelForImageTextToText.from_config(
             config, attn_implementation="sdpa", trust_remote_code=False
         ).float()
-    try:
+    place = options(model)
+    require_file(model, WEIGHTS, "safetensors weights (others are never loaded)")
+    with reading(model, place):
         return AutoModelForImageTextToText.from_pretrained(
-            model, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa", dtype=torch.float32
+            model, use_safetensors=True, attn_implementation="sdpa", dtype=torch.float32, **place
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(_cannot_load(model, error)) from error
-
-
-def _cannot_load(model: str, error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0]
-    return (
-        f"transformers cannot load '{model}': {reason} (give the path of a local folder if there is no network; "
-        "weights must be safetensors)"
-    )

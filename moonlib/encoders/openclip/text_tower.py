@@ -11,12 +11,11 @@ import moonlib.compat  # noqa: F401  (before torchvision, which open_clip import
 import polars as pl
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moonlib.encoders import TextTower
-from moonlib_openclip.model import build, configuration, known_name, tokenizer
+from moonlib.encoders.openclip.model import build, configuration, known_name, library, tokenizer
+from moonlib.encoders.tower import TextTower
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,9 @@ class OpenClipText(TextTower):
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Get the tokenizer, and make, read or download the weights; nothing is fitted, the image half is let go."""
+        library()
+        from open_clip.transformer import TextTransformer
+
         tokenize = tokenizer(self.model)
         self.body = build(self.model, self.pretrained).text
         self.out_features = int(configuration(known_name(self.model))["embed_dim"])

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import moonlib.compat  # noqa: F401  (before torchvision, in a loader worker that unpickles `LoadImage` too)
 import numpy as np
-import open_clip
 import torch
-from open_clip.transform import MaybeConvertMode, MaybeToTensor, PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import Compose, Normalize
 
-from moonlib.data import Box, decode_image
-from moonlib.encoders import ImageTower
-from moonlib_openclip.model import build, configuration, known_name
+from moonlib.data.content import Box
+from moonlib.data.images import decode_image
+from moonlib.encoders.openclip.model import build, configuration, known_name, library
+from moonlib.encoders.tower import ImageTower
+
+if TYPE_CHECKING:
+    from open_clip.transform import PreprocessCfg
+    from torchvision.transforms import Compose
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,13 @@ class OpenClipImage(ImageTower):
 
     def setup(self) -> None:
         """Make, read or download the weights; the text half is let go."""
-        self.body = build(self.model, self.pretrained).visual
+        library()
+        from open_clip.transform import PreprocessCfg
+
+        visual = build(self.model, self.pretrained).visual
         self.out_features = int(configuration(known_name(self.model))["embed_dim"])
-        how = PreprocessCfg(**self.body.preprocess_cfg)  # type: ignore[arg-type]
+        self.body = visual
+        how = PreprocessCfg(**visual.preprocess_cfg)
         size = (how.size, how.size) if isinstance(how.size, int) else tuple(how.size)
         if size[0] != size[1]:
             raise ValueError(f"'{self.model}' reads images of {size[0]} x {size[1]} pixels; moonlib's are square")
@@ -95,11 +101,14 @@ class OpenClipImage(ImageTower):
 
 
 def _resizing(how: PreprocessCfg) -> Compose:
-    """What open_clip's transform for inference does to the picture before it becomes a normalised tensor."""
+    """The steps of open_clip's transform for inference before a picture becomes a normalised tensor."""
+    from open_clip.transform import MaybeConvertMode, MaybeToTensor, image_transform_v2
+    from torchvision.transforms import Compose, Normalize
+
     steps = image_transform_v2(how, is_train=False).transforms
     last = [type(step) for step in steps[-3:]]
     if last != [MaybeConvertMode, MaybeToTensor, Normalize]:
         raise ValueError(
-            f"open_clip {open_clip.__version__} ends its transform with {last}; moonlib-openclip is too old"
+            f"open_clip {library().__version__} ends its transform with {last}, which this moonlib does not know"
         )
     return Compose(steps[:-3])

@@ -7,14 +7,11 @@ import gc
 import io
 import json
 import logging
-import os
 import pickle
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
-
-# Before anything of Hugging Face is imported: offline, a hub call would hang for half a minute.
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import moonlib.compat
 import numpy as np
@@ -24,21 +21,23 @@ from PIL import Image
 
 open_clip = pytest.importorskip("open_clip")
 
-from moonlib_openclip.image_tower import OpenClipImage
-from moonlib_openclip.model import build
-from moonlib_openclip.text_tower import OpenClipText
 from safetensors.torch import load_file, save_file
 
 import moonlib
 from moonlib.config import recipe as recipes
-from moonlib.data import UnreadableImage
-from moonlib.encoders import DualEncoder
-from moonlib.fusion import Sum
-from moonlib.registry import get
+from moonlib.config.typing import class_path
+from moonlib.data.images import UnreadableImage
+from moonlib.encoders.dual import DualEncoder
+from moonlib.encoders.openclip.image_tower import OpenClipImage
+from moonlib.encoders.openclip.model import build
+from moonlib.encoders.openclip.text_tower import OpenClipText
+from moonlib.encoders.pretrained import UnusableCheckpoint
+from moonlib.fusion.sum import Sum
+from moonlib.registry.moved import present_path
+from moonlib.registry.registry import get
 from moonlib.testing import check_encoder, check_image_tower, check_text_tower, example_jpeg, example_products
 
-PLUGIN = Path(__file__).parents[1]
-SMALL = str(PLUGIN / "recipes" / "small.json")
+SMALL = str(Path(__file__).with_name("small.json"))
 TEXTS = ["red cotton t-shirt", "蓝色 马克杯", "wow!!! !", "a long title with a great many words " * 5, "x"]
 VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -371,7 +370,7 @@ def test_weights_from_the_hub_bring_their_normalisation(monkeypatch: pytest.Monk
         assert repository == "owner/name"
         return str(tmp_path / filename)
 
-    monkeypatch.setattr("moonlib_openclip.model.download_pretrained_from_hf", download)
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_hf", download)
     tower = image_tower(SMALL, "hf-hub:owner/name")
     assert torch.equal(tower.mean, 255 * torch.tensor([0.1] * 3).view(3, 1, 1))
     expected = build(SMALL, str(weights)).visual.state_dict()
@@ -395,19 +394,21 @@ def test_the_log_of_open_clip_stays_its_own(caplog: pytest.LogCaptureFixture, tm
 
 
 def test_the_published_recipe_takes_both_halves_of_one_model() -> None:
-    encoder = recipes.load(PLUGIN / "recipes" / "openclip.yaml").encoder()  # makes no weights: nothing is downloaded
+    encoder = recipes.load("pretrained/openclip").encoder()  # makes no weights: nothing is downloaded
     assert isinstance(encoder, DualEncoder)
     for tower, kind in ((encoder.image, OpenClipImage), (encoder.text, OpenClipText)):
         assert isinstance(tower, kind)
         assert tower.pretrained in open_clip.list_pretrained_tags_by_model(tower.model)
 
 
-def test_the_small_recipe_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(PLUGIN.parents[1])  # its paths are those of the repository
-    steps = [word for stage in ("pretrain", "posttrain") for word in (f"--stages.{stage}.trainer.max_steps", "3")]
-    run = moonlib.fit(
-        PLUGIN / "recipes" / "small.yaml", ["--data.init_args.size", "tiny", *steps], runs=tmp_path / "runs"
-    )
+def test_it_trains(tmp_path: Path) -> None:
+    words = ["--data.init_args.size", "tiny"]
+    for stage in ("pretrain", "posttrain"):
+        words += [f"--stages.{stage}.trainer.max_steps", "3", f"--stages.{stage}.data.batch_size", "16"]
+    for tower in ("image", "text"):
+        arguments = {"model": SMALL, "pretrained": "null"}
+        words += [w for key, to in arguments.items() for w in (f"--encoder.init_args.{tower}.init_args.{key}", to)]
+    run = moonlib.fit("pretrained/openclip", words, runs=tmp_path / "runs")
     results = json.loads((run / "results.json").read_text())
     assert 0 <= results["image_search/recall@10"] <= 1 and 0 <= results["ctr/auc"] <= 1
     trained, untrained = (load_file(run / stage / "weights.safetensors") for stage in ("posttrain", "pretrain"))
@@ -415,6 +416,31 @@ def test_the_small_recipe_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert {"image", "text", "fusion"} <= names
 
 
-def test_the_installed_distribution_enters_by_the_entry_points() -> None:
+@pytest.mark.parametrize("make", [image_tower, lambda model: text_tower(Path(), model)])
+def test_without_open_clip_the_extra_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(ValueError, match=r"pip install 'moonlib-embedding\[openclip\]'"):
+        make(SMALL)
+
+
+def test_a_run_of_the_plugin_before_is_read_by_its_class_paths() -> None:
+    assert present_path("moonlib_openclip.image_tower.OpenClipImage") == class_path(OpenClipImage)
+    assert present_path("moonlib_openclip.text_tower.OpenClipText") == class_path(OpenClipText)
+
+
+def test_weights_on_the_hub_are_not_waited_for_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    def nothing() -> Any:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.get_session", nothing)
+    assert constants.HF_HUB_OFFLINE
+    with pytest.raises(UnusableCheckpoint, match=r"^pretrained: .*laion2b_s34b_b79k.*: the hub cannot be reached"):
+        image_tower("ViT-B-32", "laion2b_s34b_b79k")
+    image_tower(SMALL)
+
+
+def test_its_names_are_those_of_the_plugin_before() -> None:
     assert get("image_towers", "openclip") is OpenClipImage
     assert get("text_towers", "openclip") is OpenClipText

@@ -1,1 +1,0 @@
-"""moonlib towers from open_clip: any of its architectures, with or without its weights."""
