@@ -20,14 +20,23 @@ def add(verbs: Verbs) -> None:
         metavar="ID",
         help="of the weights, for the model card, as the Hugging Face hub names it: apache-2.0 (default: unknown)",
     )
+    verb.add_argument(
+        "--to",
+        choices=("onnx", "torch"),
+        help="a program that runs without moonlib, compared with the encoder first: an ONNX model, or torch.export's "
+        "(default: a folder that moonlib opens)",
+    )
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write a run's encoder to a folder of its own."""
     from moonlib.exports.folder import export
 
-    out = export(arguments.run, arguments.out, license=arguments.license)
+    out = export(arguments.run, arguments.out, license=arguments.license, to=arguments.to)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     say(f"{out}, {size / 1e6:.1f} MB; its card: {out / 'README.md'}")
+    if arguments.to:
+        say(f"next: run it without moonlib, as {out / 'README.md'} shows")
+        return 0
     say(f"next: moonlib embed {out} --products TABLE --out DIR, or moonlib.load({str(out)!r})")
     return 0
