@@ -151,6 +151,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", holds.url)
     monkeypatch.setenv("HF_TOKEN", "writer")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", holds.url)  # which is read when it is imported
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     yield holds
@@ -305,9 +306,10 @@ def test_an_export_that_is_damaged_or_none_is_not_pushed(hub: Hub, shipped: Path
 def test_without_a_network_or_the_library_it_says_so(
     hub: Hub, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
-        pull("shop/encoder", tmp_path / "out")
+    if int(huggingface_hub.__version__.split(".")[0]) > 0:  # before, a session kept what it was made with
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+            pull("shop/encoder", tmp_path / "out")
     monkeypatch.setattr("moonlib.exports.hub.find_spec", lambda _: None)
     with pytest.raises(HubError, match=r"push and pull need huggingface_hub: pip install 'moonlib-embedding\[hub\]'"):
         push(shipped, "shop/encoder")
