@@ -2,6 +2,7 @@
 
     model.onnx, model.pt2   the program; its weights are in it, or beside it (model.onnx.data) where they exceed 2 GB
     tokenizer.json          the text tower's tokenizer, which the library tokenizers reads, with its padding and limit
+    preprocessor_config.json    how pictures are resized, where the image tower has an image processor of transformers
     config.json             inputs and outputs, and what else a program that calls it has to know
     recipe.yaml             what it was trained with
     README.md               the model card
@@ -13,6 +14,7 @@ depends on the flags, so every row costs the same. It is compared with the encod
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +48,7 @@ MARK = "moonlib_program"
 """The key of config.json that holds the format."""
 
 FILES: dict[Kind, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
-TOKENIZER = "tokenizer.json"
+TOKENIZER, PROCESSOR = "tokenizer.json", "preprocessor_config.json"
 OUTPUT = "representation"
 
 TOLERANCE = 1e-4
@@ -174,6 +176,8 @@ def write_program(encoder: Encoder, kind: Kind, folder: Path, told: str) -> Prog
     length, padded = (0, False) if encoder.text is None else _length(encoder.text.tokenize)
     if encoder.text is not None:
         _write_tokenizer(encoder.text.tokenize, length, padded, folder / TOKENIZER, told)
+    if (processor := _processor(encoder)) is not None:
+        processor.to_json_file(folder / PROCESSOR)
     wrapper = DualProgram(encoder).eval()
     inputs = inputs_of(encoder, length, padded)
     exported = _followed(wrapper, inputs, length, told)
@@ -182,6 +186,12 @@ def write_program(encoder: Encoder, kind: Kind, folder: Path, told: str) -> Prog
     else:
         run = _torch(exported, folder / FILES[kind])
     return Program(inputs, length, padded, _compared(encoder, inputs, run, kind, told))
+
+
+def _processor(encoder: DualEncoder) -> Any:
+    """The image processor of transformers by which the image tower resizes; None if it does so by itself."""
+    found = None if encoder.image is None else getattr(encoder.image.load_image, "processor", None)
+    return found if hasattr(found, "to_json_file") else None
 
 
 def inputs_of(encoder: DualEncoder, length: int, padded: bool) -> list[Input]:
@@ -236,8 +246,11 @@ def _write_tokenizer(tokenize: Tokenize, length: int, padded: bool, file: Path, 
     fast: Any = Tokenizer.from_str(own.to_str())
     fast.enable_truncation(length)
     ids, mask = tokenize([TEXTS[2], TEXTS[-1]])
-    pad = int(ids[0, -1]) if not mask[0, -1] else (fast.padding or {}).get("pad_id", 0)
-    fast.enable_padding(pad_id=pad, pad_token=fast.id_to_token(pad) or "", length=length if padded else None)
+    padding = ids[0][~mask[0]]
+    pad = int(padding[0]) if len(padding) else 0
+    side = "right" if mask[0, 0] else "left"
+    token = fast.id_to_token(pad) or ""
+    fast.enable_padding(direction=side, pad_id=pad, pad_token=token, length=length if padded else None)
     ids, mask = tokenize(TEXTS)
     found = fast.encode_batch(list(TEXTS))
     for row, text in enumerate(TEXTS):
@@ -277,10 +290,18 @@ def _followed(wrapper: DualProgram, inputs: Sequence[Input], length: int, told: 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what torch warns of on the way: the comparison at the end tells whether it mattered."""
+    """Silence what torch and the converter tell on the way: the comparison at the end says whether it mattered."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 Run = Callable[[Sequence[Tensor]], Tensor]
@@ -451,6 +472,12 @@ def program_use(described: Mapping[str, Any], encoder: Encoder) -> str:
             how = (
                 f"A picture is turned upright (EXIF), laid on white where it is transparent, and resized to {size} × "
                 f"{size} whatever its proportions, bilinear with antialiasing."
+            )
+        elif _processor(encoder) is not None:
+            how = (
+                f"A picture is turned upright (EXIF), laid on white where it is transparent, and then resized and "
+                f"cropped to {size} × {size} as `{PROCESSOR}` says, the image processor of transformers that the tower "
+                "came with; the script resizes it whatever its proportions, which is near and not the same."
             )
         else:
             name = getattr(load, "__qualname__", type(load).__qualname__)
