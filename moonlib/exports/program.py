@@ -424,7 +424,7 @@ def _examples(
 
 
 def program_config(program: Program, kind: Kind, encoder: Encoder) -> dict[str, Any]:
-    """What config.json says of a program, beside what it says of the run."""
+    """Describe a program for config.json, which says of its run, too."""
     inputs = {
         each.name: {"dtype": each.type, "shape": list(each.shape), "meaning": each.meaning} for each in program.inputs
     }
