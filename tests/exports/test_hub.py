@@ -151,7 +151,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", holds.url)
     monkeypatch.setenv("HF_TOKEN", "writer")
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", holds.url)  # which is read when it is imported
+    # Both are read when it is imported.
+    template = f"{holds.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", holds.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     yield holds
