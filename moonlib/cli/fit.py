@@ -11,7 +11,10 @@ def add(verbs: Verbs) -> None:
     """Add the verb."""
     verb = add_verb(verbs, "fit", fit, "run a recipe's stages; resumes a run that was interrupted")
     verb.set_defaults(overrides=[])
-    verb.epilog = "Every key of the recipe is an option too: --seed 1 --stages.posttrain.trainer.max_steps 10"
+    verb.epilog = (
+        "Every key of the recipe is an option too: --seed 1 --stages.posttrain.trainer.max_steps 10. "
+        "--data DIR takes a dataset that `moonlib data build` wrote."
+    )
     verb.add_argument("--config", required=True, metavar="RECIPE", help="a recipe's file, or the name of a shipped one")
     add_runs(verb)
     verb.add_argument("--name", help="of the run (default: the recipe's)")

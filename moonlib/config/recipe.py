@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moonlib.config import data as short_data
 from moonlib.config import spelling
 from moonlib.config.earlier import SCHEDULE
 from moonlib.config.header import Header
@@ -303,7 +304,12 @@ def spelled(value: Any) -> Any:
 def _layers(path: str | Path, overrides: Sequence[str]) -> list[Layer]:
     """Merge the files of a recipe, and the command line."""
     layers = read_layers(find(path))
-    return [*layers, parse_overrides(overrides)] if overrides else layers
+    if overrides:
+        layers = [*layers, parse_overrides(overrides)]
+    for layer in layers:
+        if "data" in layer.content:
+            layer.content["data"] = short_data.source(layer.content["data"])
+    return layers
 
 
 @contextmanager
@@ -331,6 +337,8 @@ def _header(merged: Mapping[str, Any]) -> Header:
     if not merged["stages"]:
         raise RecipeError("a recipe needs at least one stage", ("stages",))
     read_loggers(merged.get("loggers"))
+    if problem := short_data.problem(merged.get("data")):
+        raise RecipeError(problem, ("data",))
     spelling.check(merged)
     return header
 

@@ -1,4 +1,4 @@
-"""A run's encoder as a folder of its own, its model card, and the way back."""
+"""A run's encoder as a folder or as a program of its own, its model card, the hub, and the way back."""
 
 import lazy_loader
 

@@ -43,6 +43,9 @@ from moonlib.embedding.embed import Views
 from moonlib.encoders.exportable import Exportable
 from moonlib.encoders.weights import save_weights
 from moonlib.exports.model_card import model_card
+from moonlib.exports.program import FORMAT as PROGRAM_FORMAT
+from moonlib.exports.program import MARK as PROGRAM
+from moonlib.exports.program import Kind, program_config, program_use, require, write_program
 from moonlib.runs.run import Run, RunError, ready
 from moonlib.system.disk import rename, writing
 from moonlib.system.remote import is_url, local_copy, refuse_occupied, upload, without_credentials
@@ -93,6 +96,11 @@ class Export:
         except (Unreadable, Damaged) as error:
             raise RunError(str(error)) from None
         written = config.get("moonlib_export") if isinstance(config, dict) else None
+        if isinstance(config, dict) and PROGRAM in config:
+            raise RunError(
+                f"{directory} is an export --to {config.get('program')}: its README.md says how to run it without "
+                "moonlib; for a folder that moonlib opens, export the run without --to"
+            )
         if not isinstance(written, int):
             raise RunError(f"{file} was not written by `moonlib export`: it is another kind of model's")
         if written > FORMAT:
@@ -208,8 +216,10 @@ def load(place: str | Path) -> Encoder:
     return opened(place).encoder()
 
 
-def export(run: str | Path, out: str | Path, *, license: str = "unknown") -> str | Path:
+def export(run: str | Path, out: str | Path, *, license: str = "unknown", to: Kind | None = None) -> str | Path:
     """Write a run's encoder to a folder of its own that `moonlib.load` opens without the run, its data or a network.
+
+    With ``to``, write a program instead that runs without moonlib, see `moonlib.exports.program`; dual encoders only.
 
     Before the folder takes its name, a process of its own opens it, without a network and without what models from the
     hub this machine has kept, and must represent a few contents to the same bits as the run's encoder. The same run
@@ -220,12 +230,15 @@ def export(run: str | Path, out: str | Path, *, license: str = "unknown") -> str
         out: the folder. If it holds the same already, nothing is done. Or a URL at which nothing is yet: the folder is
             written here first, and ``config.json`` goes last, so that no reader takes a half for an export.
         license: of the weights, for the model card: an identifier of the Hugging Face hub, such as ``apache-2.0``.
+        to: ``"onnx"`` for a model that onnxruntime runs, ``"torch"`` for a program of `torch.export`; both take the
+            pixels and token ids that the encoder does, with a flag per row for each modality.
 
     Returns:
         ``out``.
 
     Raises:
-        RunError: see `Run.encoder`; or the encoder can't be opened from the folder alone.
+        RunError: see `Run.encoder`; or the encoder can't be opened from the folder alone; or no program can be made of
+            it, or the program's vectors differ from the encoder's by more than 1e-4.
         FileExistsError: ``out`` holds something else, which is never overwritten.
 
     Example: ``export("runs/iter3", "shipped", license="apache-2.0")``
@@ -235,17 +248,26 @@ def export(run: str | Path, out: str | Path, *, license: str = "unknown") -> str
         refuse_occupied(url)
         with tempfile.TemporaryDirectory(prefix="moonlib-export-") as scratch:
             folder = Path(scratch) / url.rstrip("/").rpartition("/")[2]
-            export(run, folder, license=license)
+            export(run, folder, license=license, to=to)
             upload(folder, url, last=(SUMS, CONFIG))
         return url
     source, out = Run(run), Path(out)
     target = out.resolve()
-    _refuse_others(out, source)
+    if to is None:
+        _refuse_others(out, source)
+    else:
+        require(to)
+        if _occupied(out):
+            raise FileExistsError(f"{out} is there already; choose another place")
     encoder = source.encoder()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch, writing(out):
         folder = Path(scratch) / target.name
         folder.mkdir()
+        if to is not None:
+            _write_program(source, encoder, to, folder, license, Path(scratch) / "parts")
+            rename(folder, target)
+            return out
         _write(source, encoder, folder, license)
         expected = represented(encoder)
         del encoder  # the other process holds one too
@@ -325,6 +347,29 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
     write_text(folder / RECIPE, recipe)
     write_text(folder / "README.md", model_card(source, encoder, described, recipe, license))
     seal(folder, [path for path in folder.rglob("*") if path != folder / "README.md"])  # which is for people to edit
+
+
+def _write_program(source: Run, encoder: Encoder, to: Kind, folder: Path, license: str, parts: Path) -> None:
+    program = write_program(encoder, to, folder, str(source.directory))
+    sides: tuple[Side, Side] = ("product", "query")
+    described = {
+        PROGRAM: PROGRAM_FORMAT,
+        "moonlib_version": moonlib.__version__,
+        "fingerprint": source.fingerprint,
+        "encoder": spelled(_detached(source.config["encoder"], encoder, parts / "encoder", parts)),
+        "dim": encoder.dim,
+        "reads": {side: str(source.modalities(side)) for side in sides},
+        "versions": _versions(encoder),
+        **program_config(program, to, encoder),
+    }
+    use = program_use(described, encoder)
+    # Only the model card says where weights came from: nothing here is constructed again.
+    write_json(folder / CONFIG, {key: value for key, value in described.items() if key != "encoder"})
+    recipe = yaml.safe_dump(source.config, sort_keys=False, allow_unicode=True, width=120)
+    write_text(folder / RECIPE, recipe)
+    library = {"onnx": "onnx", "torch": "pytorch"}[to]
+    write_text(folder / "README.md", model_card(source, encoder, described, recipe, license, use, library))
+    seal(folder, [path for path in folder.rglob("*") if path != folder / "README.md"])
 
 
 def _detached(config: Mapping[str, Any], module: nn.Module, place: Path, folder: Path) -> dict[str, Any]:

@@ -35,7 +35,15 @@ CITATION = """\
 }"""
 
 
-def model_card(run: Run, encoder: Encoder, described: Mapping[str, Any], recipe: str, license: str) -> str:
+def model_card(
+    run: Run,
+    encoder: Encoder,
+    described: Mapping[str, Any],
+    recipe: str,
+    license: str,
+    use: str | None = None,
+    library: str = "moonlib",
+) -> str:
     """Write the card.
 
     Args:
@@ -44,6 +52,8 @@ def model_card(run: Run, encoder: Encoder, described: Mapping[str, Any], recipe:
         described: what config.json says.
         recipe: what recipe.yaml says.
         license: identifier of the weights' licence.
+        use: the section that says how to use what is exported; by default that of a folder that moonlib opens.
+        library: that opens it, as the hub calls it.
 
     Returns:
         Markdown with the front matter that the Hugging Face hub reads. What users wrote is escaped.
@@ -52,11 +62,11 @@ def model_card(run: Run, encoder: Encoder, described: Mapping[str, Any], recipe:
         RunError, Unreadable: results.json, legend.json or costs.json can't be read.
     """
     sections = [
-        _front_matter(encoder, license),
+        _front_matter(encoder, license, library),
         f"# {plain(run.name)}",
         _about(run, encoder, described),
         "## Use",
-        _use(encoder, described),
+        use or _use(encoder, described),
         "## Results",
         *_results(run),
         "## Training",
@@ -102,11 +112,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _front_matter(encoder: Encoder, license: str) -> str:
+def _front_matter(encoder: Encoder, license: str, library: str) -> str:
     reads = [name for name, width in (("image", encoder.image_dim), ("text", encoder.text_dim)) if width]
     values = {
         "license": license,
-        "library_name": "moonlib",
+        "library_name": library,
         "pipeline_tag": "feature-extraction",
         "tags": ["moonlib", "product-representation", "e-commerce", *reads],
     }

@@ -43,7 +43,7 @@ class CommonSpace(nn.Module):
 
     def _project(self, projection: nn.Linear | None, values: Tensor, present: Tensor) -> Tensor:
         if projection is None:
-            return values.new_zeros(len(values), self.dim)
+            return values.new_zeros(values.shape[0], self.dim)  # len() would fix the size in an exported program
         present = present.unsqueeze(1)
         # Where, not multiplication: a missing row may hold NaN. Both ways, because the projection has a bias.
         unit = F.normalize(projection(torch.where(present, values, 0)), dim=1)

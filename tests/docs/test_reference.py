@@ -130,16 +130,19 @@ def test_every_verb_and_its_options_are_there(cli: Cli) -> None:
             assert all(option in part for option in re.findall(r"(?<!\S)--[a-z-]+", shown))
 
 
-def test_the_marketplace_page_quotes_only_what_the_readme_says() -> None:
-    page, readme = (
-        (ROOT / path).read_text(encoding="utf-8") for path in ("moonlib/docs/pages/marketplace.md", "README.md")
+def test_the_marketplace_page_and_the_readme_quote_only_what_the_results_say() -> None:
+    page, results, readme = (
+        (ROOT / path).read_text(encoding="utf-8")
+        for path in ("moonlib/docs/pages/marketplace.md", "moonlib/docs/pages/results.md", "README.md")
     )
+    quoted = re.findall(r"^\| .*\|$", readme[: readme.index("## How it flows")], re.MULTILINE)
+    assert len(quoted) == 8 and all(row in results for row in quoted)
     rows = re.findall(r"^\| (seed \d+) \|(.*)$", page, re.MULTILINE)
     assert len(rows) == 6
-    said = {seed: " ".join(re.findall(rf"^\| {seed} \|(.*)$", readme, re.MULTILINE)) for seed, _ in rows}
+    said = {seed: " ".join(re.findall(rf"^\| {seed} \|(.*)$", results, re.MULTILINE)) for seed, _ in rows}
     for seed, figures in rows:
         for figure in re.findall(r"\.\d{4}", figures):
-            assert re.search(rf"(?<!\d){re.escape(figure)}", said[seed]), f"{seed}: {figure} is not in README.md"
+            assert re.search(rf"(?<!\d){re.escape(figure)}", said[seed]), f"{seed}: {figure} is not in results.md"
 
 
 def test_the_click_model_is_the_code_s() -> None:
