@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from moonlib.fusion.common_space import CommonSpace
+from moonlib.fusion.common_space import CommonSpace, Start
 from moonlib.fusion.fusion import Fusion
 
 
@@ -14,12 +14,20 @@ class Sum(Fusion):
     Nothing but the two projections is learned, so a product with image and title lies between its image and its title
     even if training only contrasted the one with the other.
 
+    Args:
+        start: first weights of the projections: ``random``, or ``identity``, which leaves the towers' vectors as they
+            are, see `moonlib.fusion.common_space.CommonSpace`.
+
     Source: score-level fusion of UniIR (Wei et al., 2023, section 4), here with a projection per modality.
     """
 
+    def __init__(self, start: Start = "random") -> None:
+        super().__init__()
+        self.start: Start = start
+
     def setup(self, image_dim: int, text_dim: int, dim: int) -> None:
         """Make the projections."""
-        self.space = CommonSpace(image_dim, text_dim, dim)
+        self.space = CommonSpace(image_dim, text_dim, dim, self.start)
 
     def forward(self, image: Tensor, text: Tensor, has_image: Tensor, has_text: Tensor) -> Tensor:
         """Return float [B, dim]; see `Fusion.forward`."""

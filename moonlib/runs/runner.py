@@ -156,7 +156,10 @@ class Runner:
         """
         directory = self.run.stages / step.fingerprint
         waiting = self.waiting_for(step.link)
-        with costed(self.costs, step.link) as cost, attempt(directory, waiting, but=[layout.CHECKPOINT]) as partial:
+        with (
+            costed(self.costs, step.link) as cost,
+            attempt(directory, waiting, but=[layout.CHECKPOINT, layout.BEST]) as partial,
+        ):
             cost["reused"] = partial is None
             if partial is not None:
                 start = time.perf_counter()
@@ -285,6 +288,9 @@ class Runner:
             interruption=self.interruption,
             checkpoint_seconds=self.checkpoint_seconds,
             snapshot_every=step.recipe.schedule.every if step.recipe.schedule else None,
+            name=step.recipe.name,
+            validate=step.recipe.validate,
+            keep=step.recipe.keep,
         )
 
 
