@@ -163,6 +163,7 @@ class ValidationRecall:
             of_gallery = np.searchsorted(ids, gallery)
             self.tasks.append(
                 _SampledTask(
+                    name.replace(" ", ""),  # as the recipe has it, and as loggers like it
                     task,
                     weight,
                     asked.query_id[rows],
@@ -187,7 +188,7 @@ class ValidationRecall:
         """The names of what is measured, the one that decides first: the mean at the largest K."""
         names = [f"recall@{k}" for k in reversed(self.ks)]
         if len(self.tasks) > 1:
-            names += [f"{_short(sampled.task)}/recall@{k}" for sampled in self.tasks for k in self.ks]
+            names += [f"{sampled.name}/recall@{k}" for sampled in self.tasks for k in self.ks]
         return dict.fromkeys(names, True)
 
     def measure(self, encode: Encode) -> dict[str, float]:
@@ -221,7 +222,7 @@ class ValidationRecall:
             for k in self.ks:
                 value = float(recall_at(found, k, len(sampled.gallery)))
                 values[f"recall@{k}"] += sampled.weight / total * value
-                values[f"{_short(sampled.task)}/recall@{k}"] = value
+                values[f"{sampled.name}/recall@{k}"] = value
         return {name: values[name] for name in self.higher_is_better}
 
 
@@ -229,6 +230,7 @@ class ValidationRecall:
 class _SampledTask:
     """Q queries of a task and the N products that they are asked of, all int64."""
 
+    name: str
     task: Task
     weight: float
     query_id: Ids
@@ -237,8 +239,3 @@ class _SampledTask:
     gallery: Ids
     gallery_spu: Ids
     listed_at: Ids
-
-
-def _short(task: Task) -> str:
-    """A task's name without spaces, as loggers like it."""
-    return f"{task.query}->{task.item}"
