@@ -709,3 +709,34 @@ def test_a_name_leads_nowhere_but_down(name: str) -> None:
     else:
         assert str(place) == os.path.normpath(place) == f"/runs/{name}" and place.is_relative_to("/runs/")
         assert not any(part.startswith((".", "-")) for part in place.parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stages.pretrain.keep=best"], "best is what validation says: set validate.every"),
+        (["--stages.pretrain.keep=first"], "expected one of last, best, got 'first'"),
+        (["--stages.pretrain.validate={evry: 2}"], "evry"),
+        (["--stages.pretrain.validate={every: 0}"], "every must be at least 1, got 0"),
+        (["--stages.pretrain.validate={every: soon}"], "stages.pretrain.validate.every"),
+        (["--stages.represent.validate={every: 2}"], "Represent is not measured while it trains"),
+    ],
+)
+def test_a_wrong_key_of_validation_is_named(words: list[str], message: str) -> None:
+    with pytest.raises(recipe.RecipeError) as error:
+        recipe.load("iter1", words)
+    assert message in str(error.value)
+
+
+def test_validation_is_part_of_what_is_fingerprinted_only_where_it_is_given() -> None:
+    plain, last, best = (
+        recipe.load("iter1", words).stages["pretrain"]
+        for words in (
+            [],
+            ["--stages.pretrain.keep=last"],
+            ["--stages.pretrain.validate.every=5", "--stages.pretrain.keep=best"],
+        )
+    )
+    assert plain.config == last.config and plain.validate is None and plain.keep == "last"
+    assert best.config["keep"] == "best" and best.config["validate"]["every"] == 5
+    assert best.validate is not None and best.validate.every == 5 and best.keep == "best"
