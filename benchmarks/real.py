@@ -24,7 +24,7 @@ ROWS = {
     "text → image, English": ("text_search", "@en"),
     "text → image, Chinese": ("text_search", "@zh"),
 }
-BASELINES = ("untrained", "thumbnail", "chance")
+BASELINES = ("initial", "thumbnail", "chance")
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     console = Console(width=140)
     console.print(table)
     for k in (1, 10):
-        for baseline in ("thumbnail", "untrained"):
+        for baseline in ("thumbnail", "initial"):
             gain = recall_gain(first, first, f"represent.baseline.{baseline}", k=k)
             console.print(f"image → image, recall@{k}, {first.name} - {baseline}: {show(gain)}", highlight=False)
         for run in others:

@@ -27,7 +27,7 @@ def attempt(directory: Path, announce: Callable[[str], None], but: Collection[st
     Args:
         directory: the real name.
         announce: called with who works on it already, before waiting for them.
-        but: names of files that only an unfinished attempt needs; deleted once the directory has its name.
+        but: names of files and folders that only an unfinished attempt needs; deleted once the directory has its name.
 
     Yields:
         Where to write, or None if the directory is finished.
@@ -50,11 +50,15 @@ def attempt(directory: Path, announce: Callable[[str], None], but: Collection[st
         for left in partial.rglob(".*.partial"):  # of an attempt that was killed while it wrote a file
             left.unlink()
         kept = [partial / name for name in but]  # if all else fails from here on, it is not begun anew
-        seal(partial, [path for path in partial.rglob("*") if path not in kept])
+        seal(partial, [path for path in partial.rglob("*") if not any(each in (path, *path.parents) for each in kept)])
         (partial / LOCK).unlink()
         rename(partial, directory)
         for name in but:
-            (directory / name).unlink(missing_ok=True)
+            left = directory / name
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def refuse_links(path: Path, below: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from moonlib.cli.arguments import Verbs, add_verb, place
 from moonlib.system.terminal import say

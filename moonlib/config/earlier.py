@@ -1,4 +1,4 @@
-"""Recipes as earlier versions wrote them, in the words of this one."""
+"""Recipes and results as earlier versions wrote them, in the words of this one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,53 @@ from moonlib.registry.moved import GONE_IN, present_path
 
 SCHEDULE, OLD_SCHEDULE = "checkpoint_evaluation", "probe"
 """A stage's key that says when its encoder is evaluated, and what it was called before 0.5."""
+
+
+OLD_REFERENCES = {"baseline/untrained": ("baseline/initial", "initial weights")}
+"""Prefixes of references until 0.5: what they are called now, and their titles. The weights may be published ones."""
+
+
+def present_reference(prefix: str) -> str:
+    """What the prefix of a reference is called now.
+
+    Example:
+        >>> present_reference("baseline/untrained"), present_reference("oracle")
+        ('baseline/initial', 'oracle')
+    """
+    return OLD_REFERENCES.get(prefix, (prefix, ""))[0]
+
+
+def present_results(results: Mapping[str, float]) -> dict[str, float]:
+    """Results by the keys that they have now; a value that stands under both keys is the one of the new key.
+
+    Example:
+        >>> present_results({"baseline/untrained/valid/ctr/auc": 0.5})
+        {'baseline/initial/valid/ctr/auc': 0.5}
+    """
+    found: dict[str, float] = {}
+    for key, value in results.items():
+        old = next((prefix for prefix in OLD_REFERENCES if key.startswith(f"{prefix}/")), None)
+        if old is None:
+            found[key] = value
+        else:
+            found.setdefault(f"{present_reference(old)}{key.removeprefix(old)}", value)
+    return found
+
+
+def present_references(titles: Mapping[str, str]) -> dict[str, str]:
+    """Titles of references by their prefix, as both are called now.
+
+    Example:
+        >>> present_references({"baseline/untrained": "untrained", "oracle": "oracle"})
+        {'baseline/initial': 'initial weights', 'oracle': 'oracle'}
+    """
+    now = (OLD_REFERENCES.get(prefix, (prefix, title)) for prefix, title in titles.items())
+    return dict(now)
+
+
+def earlier_reference(prefix: str) -> str:
+    """What the prefix of a reference was called in the names of a run's links; itself if it has not changed."""
+    return next((old for old, (now, _) in OLD_REFERENCES.items() if now == prefix), prefix)
 
 
 def present_stages(content: dict[str, Any], *, warn: bool = True) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from moonlib.config import data as short_data
 from moonlib.config import spelling
@@ -42,6 +42,7 @@ from moonlib.config.merge import (
     source_of,
 )
 from moonlib.config.typing import Construction, class_path, construct, construct_component, written
+from moonlib.stages.validation_schedule import Keep, ValidationSchedule
 from moonlib.system.remote import holds_credentials
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class StageRecipe:
     Attributes:
         name: of the stage.
         schedule: when the encoder that the stage trains is evaluated in between; None for never.
+        validate: when its training is measured on validation days; None for never.
+        keep: which weights its training leaves.
         written: what the recipe says, bare names expanded, without defaults.
         config: the same with every default, as plain JSON values: what a fingerprint is made of.
     """
@@ -111,6 +114,31 @@ class StageRecipe:
             self.schedule = schedule.build()
             # Only where it is given: a stage without it keeps the fingerprint that it has.
             self.written[SCHEDULE], self.config[SCHEDULE] = schedule.arguments, schedule.resolved
+        self.validate: ValidationSchedule | None = None
+        self.keep: Keep = "last"
+        self._validation(section, key)
+
+    def _validation(self, section: Mapping[str, Any], key: tuple[str, ...]) -> None:
+        """Type the keys ``validate`` and ``keep``; like a schedule they are material only where they are given."""
+        for name in ("validate", "keep"):
+            if section.get(name) is not None and not self._module.cls.validates:  # type: ignore[attr-defined]
+                raise RecipeError(
+                    f"{self._module.cls.__name__} is not measured while it trains; give it to a stage that trains on "
+                    "pairs, impressions or judged searches",
+                    (*key, name),
+                )
+        if (given := section.get("validate")) is not None:
+            validate = construct(ValidationSchedule, given, (*key, "validate"))
+            self.validate = validate.build()
+            self.written["validate"], self.config["validate"] = validate.arguments, validate.resolved
+        if (keep := section.get("keep")) is not None:
+            if keep not in get_args(Keep):
+                raise RecipeError(f"expected one of {', '.join(get_args(Keep))}, got {keep!r}", (*key, "keep"))
+            if keep == "best" and self.validate is None:
+                raise RecipeError("best is what validation says: set validate.every of this stage too", (*key, "keep"))
+            self.keep = self.written["keep"] = keep
+            if keep != "last":
+                self.config["keep"] = keep
 
     @property
     def provides(self) -> Provides | None:

@@ -156,6 +156,11 @@ class DualEncoder(Encoder):
         """The factor on the stage's learning rate of the parameter of this name."""
         return self.learning_rates.factor(name)
 
+    def is_published(self, name: str) -> bool:
+        """Whether the weight of this name is one of a tower that starts from published weights."""
+        tower = {"image": self.image, "text": self.text}.get(name.partition(".")[0])
+        return tower is not None and tower.is_published
+
     def forward(self, batch: ContentBatch) -> Tensor:
         """Return float32 or wider [B, dim]; see `Encoder.forward`."""
         some = next(iter(batch.values()))

@@ -108,6 +108,16 @@ class Encoder(Exportable, ABC):
         """
         return 1.0
 
+    def is_published(self, name: str) -> bool:
+        """Whether a weight is a published one, which others have trained and this encoder starts from.
+
+        Asked after `setup`. A stage may freeze such weights at first, and average them with their start at the end.
+
+        Args:
+            name: of one of this encoder's parameters or buffers, as ``state_dict`` has it.
+        """
+        return False
+
     @abstractmethod
     def forward(self, batch: ContentBatch) -> Tensor:
         """Encode a batch.

@@ -79,6 +79,11 @@ class HFText(TextTower):
         self.pooling = pooling
         self.max_length = max_length
 
+    @property
+    def is_published(self) -> bool:
+        """See `TextTower.is_published`."""
+        return self.pretrained
+
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Read the tokenizer and the weights; nothing is fitted on ``products``."""
         from transformers import AutoModel

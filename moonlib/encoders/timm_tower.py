@@ -53,6 +53,11 @@ class TimmTower(ImageTower):
         self.requested_size = image_size
         self.checkpoint = checkpoint
 
+    @property
+    def is_published(self) -> bool:
+        """See `ImageTower.is_published`."""
+        return self.pretrained or self.checkpoint is not None
+
     def setup(self) -> None:
         """Make, download or load the weights."""
         import timm

@@ -51,6 +51,11 @@ class ImageTower(Exportable, ABC):
     image_size: int
     load_image: LoadImage
 
+    @property
+    def is_published(self) -> bool:
+        """Whether `setup` reads weights that others have trained, rather than making new ones."""
+        return False
+
     @abstractmethod
     def setup(self) -> None:
         """Make (or load) the weights and `load_image`."""
@@ -78,6 +83,11 @@ class TextTower(Exportable, ABC):
 
     out_features: int
     tokenize: Tokenize
+
+    @property
+    def is_published(self) -> bool:
+        """Whether `setup` reads weights that others have trained, rather than making new ones."""
+        return False
 
     @abstractmethod
     def setup(self, products: pl.DataFrame, directory: Path) -> None:

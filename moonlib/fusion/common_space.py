@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Start = Literal["random", "identity"]
+"""The first weights of projections: drawn at random, or such that the towers' vectors pass through unchanged."""
 
 
 class CommonSpace(nn.Module):
@@ -17,13 +22,29 @@ class CommonSpace(nn.Module):
         image_dim: width of the image vectors (0: no image tower).
         text_dim: width of the text vectors (0: no text tower).
         dim: width of the common space.
+        start: ``random``, or ``identity``: each tower's vector stands in the first dimensions, followed by zeros, so
+            that the cosines of two images, and of two texts, are those of the towers until training moves them.
+
+    Raises:
+        ValueError: ``identity``, and a tower is wider than the space.
     """
 
-    def __init__(self, image_dim: int, text_dim: int, dim: int) -> None:
+    def __init__(self, image_dim: int, text_dim: int, dim: int, start: Start = "random") -> None:
         super().__init__()
         self.dim = dim
         self.image = nn.Linear(image_dim, dim) if image_dim else None
         self.text = nn.Linear(text_dim, dim) if text_dim else None
+        if start == "identity":
+            for name, width, projection in (("image", image_dim, self.image), ("text", text_dim, self.text)):
+                if width > dim:
+                    raise ValueError(
+                        f"fusion: start: identity passes the {name} tower's {width} dimensions on, and the encoder's "
+                        f"dim is {dim}: set encoder.init_args.dim to at least {max(image_dim, text_dim)}, or start: "
+                        "random"
+                    )
+                if projection is not None:
+                    nn.init.eye_(projection.weight)
+                    nn.init.zeros_(projection.bias)
 
     def forward(self, image: Tensor, text: Tensor, has_image: Tensor, has_text: Tensor) -> Tensor:
         """Project.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moonlib.fusion.common_space import CommonSpace
+from moonlib.fusion.common_space import CommonSpace, Start
 from moonlib.fusion.fusion import Fusion
 
 
@@ -17,13 +17,21 @@ class Gated(Fusion):
     W and b start at zero, where the gate is `Sum`'s plain mean; rows with one modality do not move it. So after
     training on single modalities only, a product with both is still represented sensibly.
 
+    Args:
+        start: first weights of the projections: ``random``, or ``identity``, which leaves the towers' vectors as they
+            are, see `moonlib.fusion.common_space.CommonSpace`.
+
     Source: gated multimodal units (Arevalo et al., 2017, section 3.1), with unit vectors in place of tanh and a softmax
     in place of the sigmoid, so that a missing modality leaves all the weight to the other.
     """
 
+    def __init__(self, start: Start = "random") -> None:
+        super().__init__()
+        self.start: Start = start
+
     def setup(self, image_dim: int, text_dim: int, dim: int) -> None:
         """Make the projections and the gate."""
-        self.space = CommonSpace(image_dim, text_dim, dim)
+        self.space = CommonSpace(image_dim, text_dim, dim, self.start)
         self.gate = nn.Linear(2 * dim, 2 * dim)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moonlib.fusion.common_space import CommonSpace
+from moonlib.fusion.common_space import CommonSpace, Start
 from moonlib.fusion.fusion import Fusion
 
 
@@ -19,6 +19,8 @@ class Sum(Fusion):
     Args:
         projection: project each modality into the common space first. False for towers that share one already, such as
             the two halves of a CLIP: then there are no weights, and a row with one modality keeps its direction.
+        start: first weights of the projections: ``random``, or ``identity``, which leaves the towers' vectors as they
+            are, see `moonlib.fusion.common_space.CommonSpace`.
 
     Raises:
         ValueError: without a projection, the modalities and the representation differ in width.
@@ -26,14 +28,15 @@ class Sum(Fusion):
     Source: score-level fusion of UniIR (Wei et al., 2023, section 4), here with a projection per modality.
     """
 
-    def __init__(self, projection: bool = True) -> None:
+    def __init__(self, projection: bool = True, start: Start = "random") -> None:
         super().__init__()
         self.projection = projection
+        self.start: Start = start
 
     def setup(self, image_dim: int, text_dim: int, dim: int) -> None:
         """Make the projections."""
         if self.projection:
-            self.space = CommonSpace(image_dim, text_dim, dim)
+            self.space = CommonSpace(image_dim, text_dim, dim, self.start)
         elif {image_dim, text_dim} - {0, dim}:
             raise ValueError(
                 f"fusion: sum without a projection needs vectors of one width: image {image_dim}, text {text_dim}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import RESULTS, RunLayout
 from moonlib.artifacts.reading import read_numbers
 from moonlib.config import recipe as recipes
+from moonlib.config.earlier import present_results
 from moonlib.config.names import run_name
 from moonlib.config.recipe import Recipe
 from moonlib.data.dataset import Dataset
 from moonlib.metrics import undefined
 from moonlib.registry.deprecation import renamed_attributes
 from moonlib.runs import loggers
+from moonlib.runs.below import below_initial
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
@@ -28,6 +31,8 @@ from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 from moonlib.system.progress import PROGRESS_SECONDS, StageProgress
 from moonlib.system.remote import local_only
+
+log = logging.getLogger(__name__)
 
 __getattr__ = renamed_attributes(
     __name__,
@@ -106,6 +111,9 @@ def fit(
         results, legend = run_stages(runner)
     if processes.is_first():
         console.print(closing_tables(run.directory.name, results, legend, costs))
+        for sentence in below_initial(run, recipe, results):
+            log.warning(sentence)
+            console.print(sentence, soft_wrap=True)
         console.print(f"run: {run.directory}", soft_wrap=True)
         console.print(f"next: {next_command(recipe)}", soft_wrap=True)
     return run.directory
@@ -176,7 +184,7 @@ def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
     recipe, run = runner.recipe, runner.run
     results: dict[str, float] = {}
     legend = Legend()
-    before = read_numbers(run.results) if run.results.exists() else {}
+    before = present_results(read_numbers(run.results)) if run.results.exists() else {}
     before, _ = undefined.parted(before)  # earlier versions wrote NaN
     lineage = runner.begin()
     for stage in recipe.stages.values():

@@ -21,6 +21,7 @@ from moonlib.artifacts.checksums import again
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import LEGEND, RESULTS, reference_of
 from moonlib.artifacts.reading import Unreadable, read_mapping
+from moonlib.config.earlier import present_reference, present_references
 from moonlib.config.typing import construct_component
 from moonlib.metrics.ctr import own_metrics
 from moonlib.metrics.key import MetricKey
@@ -32,7 +33,7 @@ from moonlib.stages.stage import Reference, Stage
 REFERENCES = {
     "baseline/chance": "chance",
     "baseline/thumbnail": "thumbnail",
-    "baseline/untrained": "untrained",
+    "baseline/initial": "initial weights",
     "baseline": "id only",
     "baseline/shuffled": "shuffled",
     "baseline/query": "query only",
@@ -134,7 +135,7 @@ def read_legend(directory: Path) -> Legend | None:
         rows = {str(key): int(n) for key, n in found.get("rows", {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Unreadable(f"{file} is no legend of results ({error}); {again(file)}") from None
-    return Legend(references, metrics, rows)
+    return Legend(present_references(references), metrics, rows)
 
 
 def legend_of_run(run: Path, stages: Iterable[str]) -> Legend:
@@ -149,7 +150,7 @@ def legend_of_run(run: Path, stages: Iterable[str]) -> Legend:
     """
     if legend := read_legend(run):
         return legend
-    found = {reference_of(path.name) for stage in stages for path in run.glob(f"{stage}.*")}
+    found = {present_reference(reference_of(path.name)) for stage in stages for path in run.glob(f"{stage}.*")}
     titles = REFERENCES | {prefix: prefix.rpartition("/")[2] for prefix in sorted(found - REFERENCES.keys())}
     return Legend(titles, {f"ctr/{name_of(metric)}": meaning_of(metric) for metric in own_metrics()})
 

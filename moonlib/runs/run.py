@@ -27,7 +27,7 @@ from moonlib.artifacts.layout import (
 )
 from moonlib.artifacts.reading import Unreadable, read_mapping, read_numbers
 from moonlib.artifacts.remedies import fit_command
-from moonlib.config.earlier import present
+from moonlib.config.earlier import present, present_reference, present_results
 from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint
 from moonlib.config.recipe import load as load_recipe
 from moonlib.config.typing import construct_component
@@ -130,7 +130,7 @@ class Run:
         """
         file = self.layout.results
         try:
-            found, _ = undefined.parted(read_numbers(file))  # earlier versions wrote NaN
+            found, _ = undefined.parted(present_results(read_numbers(file)))  # earlier versions wrote NaN
         except FileNotFoundError:
             raise RunError(f"{self.directory} has no results yet; {self._command} resumes the run") from None
         except Unreadable as error:
@@ -148,7 +148,7 @@ class Run:
         for stage in self.config["stages"]:
             for prefix, link in {"": self.layout.link(stage), **self.layout.references(stage)}.items():
                 reasons = undefined.noted(link.resolve()) if is_finished(link) else {}
-                found |= {beside(key, prefix): why for key, why in reasons.items()}
+                found |= {beside(key, present_reference(prefix)): why for key, why in reasons.items()}
         return found
 
     @cached_property

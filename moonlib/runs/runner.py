@@ -160,7 +160,10 @@ class Runner:
         """
         directory = self.run.stages / step.fingerprint
         waiting = self.waiting_for(step.link)
-        with costed(self.costs, step.link) as cost, attempt(directory, waiting, but=[layout.CHECKPOINT]) as partial:
+        with (
+            costed(self.costs, step.link) as cost,
+            attempt(directory, waiting, but=[layout.CHECKPOINT, layout.BEST]) as partial,
+        ):
             cost["reused"] = partial is None
             if partial is not None:
                 link(self.run.directory / step.link, partial)  # whoever wants to watch finds the log there
@@ -292,6 +295,9 @@ class Runner:
             checkpoint_seconds=self.checkpoint_seconds,
             progress=self.progress,
             snapshot_every=step.recipe.schedule.every if step.recipe.schedule else None,
+            name=step.recipe.name,
+            validate=step.recipe.validate,
+            keep=step.recipe.keep,
         )
 
 

@@ -9,6 +9,8 @@ from .represent import Represent
 from .retrieval import Retrieval
 from .stage import Need, Reference, Stage, StageContext
 from .training import save_encoder, train
+from .validation import Validation
+from .validation_schedule import ValidationSchedule
 
 __all__ = [
     "Application",
@@ -25,6 +27,8 @@ __all__ = [
     "Retrieval",
     "Stage",
     "StageContext",
+    "Validation",
+    "ValidationSchedule",
     "save_encoder",
     "train",
 ]

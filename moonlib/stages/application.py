@@ -31,9 +31,11 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.segments import SEGMENTS, product_segments, segment_columns, segment_label
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
+from moonlib.metrics.auc import AUC
 from moonlib.metrics.counts import note_rows, rows_key
 from moonlib.metrics.ctr import ctr_metrics, own_metrics
 from moonlib.metrics.key import MetricKey
+from moonlib.metrics.log_loss import LogLoss
 from moonlib.metrics.metric import Meaning, meaning_of, name_of, with_metrics
 from moonlib.metrics.undefined import leave_out
 from moonlib.optimizers.adam import AdamFactory, LazyAdamFactory
@@ -51,6 +53,7 @@ from moonlib.stages.clipping import clip_gradients
 from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import row_loader, train
+from moonlib.stages.validation import Validation
 
 ID_STD = 0.01
 """Spread of an id's embedding before it is trained."""
@@ -212,6 +215,7 @@ class Application(Stage):
     """
 
     data_type: ClassVar[type] = ImpressionData
+    validates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -248,6 +252,7 @@ class Application(Stage):
         self.min_count, self.buckets = min_count, buckets
         self.sparse = sparse
         self.metrics = with_metrics(own_metrics(), metrics, "ctr")
+        self.validation: Validation | None = None
 
     def meanings(self) -> dict[str, Meaning]:
         return {f"ctr/{name_of(metric)}": meaning_of(metric) for metric in self.metrics}
@@ -306,6 +311,8 @@ class Application(Stage):
                     key = MetricKey("test" if name == "test" else "valid", "", "ctr", metric, segment)
                     metrics[str(key)], rows_of[rows_key(key)] = value, len(part)
         note_rows(context.directory, rows_of)
+        if self.validation is not None:
+            metrics |= self.validation.report()
         return leave_out(metrics, context.directory)
 
     def fit_and_predict(
@@ -327,11 +334,35 @@ class Application(Stage):
         self.train_impressions, self.context = impressions["train"], context
         self.add_epochs(context.trainer, self.adapter.pretraining_epochs)
         self.decayed = matrices(self)
-        train(self, context)
+        self.validation = self.make_validation(context, rows["valid"], read)
+        train(self, context, self.validation)
         if not context.trainer.is_global_zero:
             return {}
         save_weights(self.model, context.directory / WEIGHTS)
         return {name: self.predict(impressions[name]) for name in EVALUATED}
+
+    def make_validation(
+        self, context: StageContext, rows: pl.DataFrame, read: Callable[[pl.DataFrame], Impressions]
+    ) -> Validation | None:
+        """What measures AUC and log loss while this stage trains; None without the key ``validate``.
+
+        Args:
+            context: what the stage was given.
+            rows: impressions of the validation days.
+            read: reads a table of impressions as the model does.
+        """
+        if context.validate is None:
+            return None
+        if len(rows) > context.validate.rows:
+            drawn = np.random.default_rng([context.seed, 1]).choice(len(rows), context.validate.rows, replace=False)
+            rows = rows[np.sort(drawn)]
+        impressions, metrics = read(rows), [AUC(), LogLoss()]
+
+        def measure() -> dict[str, float]:
+            return ctr_metrics(rows.with_columns(probability=pl.Series(self.predict(impressions))), metrics)
+
+        names = {name_of(metric): bool(metric.higher_is_better) for metric in metrics}
+        return Validation(context, self.model, measure, names)
 
     def score(
         self, context: StageContext, impressions: pl.DataFrame, asked: Representations | None = None

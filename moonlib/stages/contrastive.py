@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -23,7 +25,7 @@ from moonlib.data.content import Modalities, Side, Task
 from moonlib.data.ids import Ids
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
-from moonlib.embedding.embed import Contents, embed
+from moonlib.embedding.embed import Contents, embed, encode
 from moonlib.encoders.weights import load_weights
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import PLANNED_AHEAD, NegativeSampler, TrainingData
@@ -41,8 +43,11 @@ from moonlib.pairs.pairs import Pairs, serviceable
 from moonlib.representations.store import Representations
 from moonlib.stages.contrast import contrastive_loss
 from moonlib.stages.grad_cache import refuse_batch_statistics
+from moonlib.stages.published import PublishedWeights, Share, StartWeights
 from moonlib.stages.stage import Need, Stage, StageContext
-from moonlib.stages.training import save_encoder, train
+from moonlib.stages.training import save_encoder, sharded, train
+from moonlib.stages.validation import Validation
+from moonlib.stages.validation_recall import ValidationRecall, asked_on_validation_days, hold_out
 from moonlib.system.workers import end_at_a_lost_batch
 
 log = logging.getLogger(__name__)
@@ -83,10 +88,18 @@ class Contrastive(Stage):
         hardness: how much more a query counts whose hardest negative comes close to its positive; 0 for all alike.
         grad_cache: rows that are encoded at once, for batches larger than memory; null for the whole batch.
         optimizer: takes the place of AdamW with its three arguments above; null for that.
+        freeze_towers_until: heads first: steps of the optimizer during which published weights stay as they are. A
+            step then costs about a third, because nothing is propagated back through the towers.
+        freeze_batch_norm: let batch normalisation of published weights use its published statistics, and keep them.
+            Batches of a small catalogue say little, and the towers' vectors depend on them.
+        average_with_start: share of the start in the average of start and end that the stage leaves (WiSE-FT, arXiv
+            2109.01903), of published weights, or of all where stages before have trained them; ``auto`` chooses it on
+            validation; null for no average.
     """
 
     data_type: ClassVar[type] = PairData
     provides: ClassVar[Literal["weights", "representations"] | None] = "weights"
+    validates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -100,8 +113,15 @@ class Contrastive(Stage):
         hardness: float = 0.0,
         grad_cache: int | None = None,
         optimizer: OptimizerFactory | None = None,
+        freeze_towers_until: int = 0,
+        freeze_batch_norm: bool = False,
+        average_with_start: float | Literal["auto"] | None = None,
     ) -> None:
         super().__init__()
+        if freeze_towers_until < 0:
+            raise ValueError(f"freeze_towers_until: expected a number of steps, at least 0, got {freeze_towers_until}")
+        if isinstance(average_with_start, float | int) and not 0 <= average_with_start <= 1:
+            raise ValueError(f"average_with_start: expected a share from 0 to 1, or auto, got {average_with_start}")
         if grad_cache is not None and grad_cache < 1:
             raise ValueError(f"grad_cache must be at least 1, got {grad_cache}")
         if matryoshka is not None and not (all(w >= 0 for w in matryoshka.values()) and any(matryoshka.values())):
@@ -120,6 +140,8 @@ class Contrastive(Stage):
         self.matryoshka = matryoshka
         self.hardness = hardness
         self.grad_cache = grad_cache
+        self.freeze_towers_until, self.freeze_batch_norm = freeze_towers_until, freeze_batch_norm
+        self.average_with_start: Share = average_with_start
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -146,9 +168,13 @@ class Contrastive(Stage):
 
     def run(self, context: StageContext) -> dict[str, float]:
         self.prepare(context)
-        train(self, context)
+        validation = self.validation(context)
+        train(self, context, validation)
+        if not context.trainer.is_global_zero:
+            return {}
+        self.average(validation)
         save_encoder(self.encoder, context)
-        return {}
+        return {} if validation is None else validation.report()
 
     def prepare(self, context: StageContext) -> None:
         """Load the weights, choose the pairs and tell the samplers of them: all that comes before the trainer.
@@ -164,11 +190,21 @@ class Contrastive(Stage):
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
         self.loss.start_from(self.encoder.logit_scale())
+        self.published = PublishedWeights(self.encoder, self.freeze_towers_until, self.freeze_batch_norm)
+        self.start = None
+        if self.average_with_start is not None:
+            self.start = StartWeights(self.encoder, trained=context.weights is not None)
+        if self.freeze_towers_until and isinstance(context.trainer.strategy, DDPStrategy):
+            context.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         self.decayed = matrices(self)
         self.pairs = self.pair_source(context.data)
         pairs, searches = self.pairs.pairs(
             PairContext(context.dataset, context.directory, context.trainer.is_global_zero, self.represent)
         )
+        if context.validate is not None:
+            self.asked = asked_on_validation_days(context.dataset, pairs.query_side)
+            if not len(self.asked.query_id):
+                pairs, self.asked = hold_out(pairs, context.seed)
         products = context.dataset.table("products", ("item_id", "spu_id", "category", "listed_at"))
         # A product that a pair names is known, whatever a wrong clock says of the day it was listed.
         named = pl.Series(pairs.positives.ravel()).unique()
@@ -194,6 +230,13 @@ class Contrastive(Stage):
             log.warning("data.augment has no effect: %s has no images to augment", type(self.encoder).__name__)
         if self.grad_cache is not None:
             refuse_batch_statistics(self.encoder)
+        if self.average_with_start == "auto" and context.validate is None:
+            raise ValueError("average_with_start: auto chooses on validation: set validate.every of this stage too")
+        if (self.freeze_towers_until or self.average_with_start is not None) and sharded(context.trainer):
+            raise ValueError(
+                "freeze_towers_until and average_with_start need all weights in every process, and this strategy "
+                "shards them: leave them out"
+            )
         most = (PLANNED_AHEAD - 2) // 2
         if context.data.workers > most and any(sampler.refresh_every for sampler in self.samplers):
             raise ValueError(f"data.workers: at most {most} with negatives that are mined, got {context.data.workers}")
@@ -253,6 +296,7 @@ class Contrastive(Stage):
         due = [s for s in self.samplers if s.refresh_every and valid_from % s.refresh_every == 0]
         if due and valid_from < last:
             self.refresh(due, valid_from)
+        self.published.prepare(self.trainer.global_step)  # after a refresh, which sets modes
 
     def refresh(self, samplers: Sequence[NegativeSampler], step: int) -> None:
         """Let samplers look at what the encoder makes of the data by now, to be made use of from a batch on."""
@@ -307,6 +351,34 @@ class Contrastive(Stage):
                 )
             found.append(stored)
         return found[0], found[1]
+
+    def validation(self, context: StageContext) -> Validation | None:
+        """What measures recall while this stage trains; None without the key ``validate``."""
+        if context.validate is None:
+            return None
+        recall = ValidationRecall(context.dataset, self.asked, context.data.tasks, context.validate, context.seed)
+
+        def vectors(side: Side, ids: Ids, modalities: Modalities) -> NDArray[np.float32]:
+            reader = SampleReader(context.dataset.directory, "products" if side == "product" else "queries")
+            contents = Contents(reader, side, ids, modalities, self.quarantine(), EMBEDDED_AT_ONCE, context.dataset.ids)
+            device = context.trainer.strategy.root_device
+            return np.concatenate(list(encode(self.encoder, contents, device=device, workers=context.data.workers)))
+
+        return Validation(context, self.encoder, lambda: recall.measure(vectors), recall.higher_is_better)
+
+    def average(self, validation: Validation | None) -> None:
+        """Average the weights with their start, where that is asked for; in the first process."""
+        if self.start is None:
+            return
+        if self.average_with_start == "auto":
+            assert validation is not None
+            share, _ = self.start.choose(validation.value, validation.higher_is_better)
+        else:
+            assert isinstance(self.average_with_start, float | int)
+            share = self.average_with_start
+            self.start.average({name: each.clone() for name, each in self.encoder.state_dict().items()}, share)
+        if validation is not None:
+            validation.averaged(share)
 
     def training_step(self, batch: PairBatch, step: int) -> Tensor:
         loss = contrastive_loss(

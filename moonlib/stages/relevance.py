@@ -45,6 +45,7 @@ from moonlib.representations.store import Representations
 from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import row_loader, train
+from moonlib.stages.validation import Validation
 from moonlib.system.disk import writing
 
 log = logging.getLogger(__name__)
@@ -180,6 +181,7 @@ class Relevance(Stage):
     """
 
     data_type: ClassVar[type] = JudgedData
+    validates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -239,10 +241,12 @@ class Relevance(Stage):
             name: Judged(part, worth[name] / worth["train"].max(), products, queries) for name, part in rows.items()
         }
         self.train_pairs, self.context = judged["train"], context
+        validation: Validation | None = None
         if self.score == "predictor":
             self.model = RelevanceModel(self.predictor, products.dim)
             self.decayed = matrices(self)
-            train(self, context)
+            validation = self.make_validation(context, rows["valid"], judged["valid"])
+            train(self, context, validation)
         if not context.trainer.is_global_zero:
             return {}
         if self.score == "predictor":
@@ -267,7 +271,35 @@ class Relevance(Stage):
             split: Literal["test", "valid"] = "valid" if name == "valid" else "test"
             keys = {segment: MetricKey(split, "", "relevance", "", segment) for segment in parts}
             note_rows(context.directory, {rows_key(keys[segment]): len(each) for segment, each in parts.items()})
+        if validation is not None:
+            metrics |= validation.report()
         return leave_out(metrics, context.directory)
+
+    def make_validation(self, context: StageContext, rows: pl.DataFrame, judged: Judged) -> Validation | None:
+        """What measures the stage's metrics while it trains; None without the key ``validate``.
+
+        Args:
+            context: what the stage was given.
+            rows: judged impressions of the validation days, all of which are measured.
+            judged: the same, with their representations.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if context.validate is None:
+            return None
+        if rows.is_empty():
+            raise ValueError(
+                "validate: no impression of the validation days has a relevance label: leave it out of the relevance "
+                "stage (validate: null)"
+            )
+
+        def measure() -> dict[str, float]:
+            columns = self.columns(rows.with_columns(pl.Series("score", self.predict(judged))))
+            return {name_of(metric): measured(metric, columns) for metric in self.metrics}
+
+        names = {name_of(metric): metric.higher_is_better is not False for metric in self.metrics}
+        return Validation(context, self.model, measure, names)
 
     def check(self, rows: dict[Split, pl.DataFrame]) -> dict[Split, Tensor]:
         """Gains of the grades, float64 [n] each; refuse grades that nothing can be learned from, or measured on."""

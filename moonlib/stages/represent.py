@@ -38,9 +38,13 @@ from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, measured, name_of, with_metrics
 from moonlib.metrics.recall import Recall, ranks
 from moonlib.metrics.undefined import leave_out
+from moonlib.registry.deprecation import warn_once
 from moonlib.representations.store import Representations, write_vectors
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.system.disk import writing
+
+INITIAL = "baseline/initial"
+"""Prefix of the results of the encoder with the weights that it started from."""
 
 BLOCK = 8192
 """Searches ranked at once, and vectors drawn at once."""
@@ -89,8 +93,9 @@ class Represent(Stage):
     the stored representation of a query reads ``data.query``.
 
     Args:
-        of: what makes the representations: the trained ``encoder``, the same one ``untrained``, colours alone
-            (``thumbnail``), nothing at all (``chance``), or the true latents of a simulated dataset (``oracle``).
+        of: what makes the representations: the trained ``encoder``, the same one with its ``initial`` weights
+            (published ones as they came, or random), colours alone (``thumbnail``), nothing at all (``chance``), or the
+            true latents of a simulated dataset (``oracle``). ``untrained`` is what ``initial`` was called at first.
         ks: the K of recall@K.
         dims: numbers of leading dimensions of the trained encoder whose recall is reported besides, as in
             ``image_search/recall@10@64d``: what `moonlib embed --dim 64` is worth.
@@ -105,12 +110,15 @@ class Represent(Stage):
 
     def __init__(
         self,
-        of: Literal["encoder", "untrained", "thumbnail", "chance", "oracle"] = "encoder",
+        of: Literal["encoder", "initial", "thumbnail", "chance", "oracle", "untrained"] = "encoder",
         ks: list[int] = [1, 10],  # noqa: B006  (a recipe's default is read, never written)
         dims: list[int] = [],  # noqa: B006
         metrics: list[Metric] = [],  # noqa: B006
     ) -> None:
         super().__init__()
+        if of == "untrained":
+            warn_once("represent: of: 'untrained' is called 'initial' now; the old word works until release 0.7")
+            of = "initial"
         self.of = of
         self.ks = ks
         self.dims = dims if of == "encoder" else []
@@ -124,7 +132,7 @@ class Represent(Stage):
     def needs(self) -> frozenset[Need]:
         needs: dict[str, frozenset[Need]] = {
             "encoder": frozenset({"encoder", "weights"}),
-            "untrained": frozenset({"encoder"}),
+            "initial": frozenset({"encoder"}),
         }
         return needs.get(self.of, frozenset())
 
@@ -133,7 +141,7 @@ class Represent(Stage):
         references = [
             Reference("baseline/chance", "chance", {"of": "chance", "dims": []}),
             Reference("baseline/thumbnail", "thumbnail", {"of": "thumbnail", "dims": []}),
-            Reference("baseline/untrained", "untrained", {"of": "untrained", "dims": []}),
+            Reference(INITIAL, "initial weights", {"of": "initial", "dims": []}),
         ]
         if dataset.truth is not None:
             references.append(Reference("oracle", "oracle", {"of": "oracle", "dims": []}))

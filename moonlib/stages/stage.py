@@ -16,6 +16,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics.metric import Meaning
 from moonlib.stages.position import Position
+from moonlib.stages.validation_schedule import Keep, ValidationSchedule
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 from moonlib.system.progress import StageProgress
 
@@ -47,6 +48,9 @@ class StageContext:
         position: where a training's data resumes, set by `moonlib.stages.training.train`.
         encoder_state: the encoder's whole state dict, set by `moonlib.stages.training.train` where a strategy leaves
             each process a part of the weights (None: all of them are in the encoder).
+        name: of the stage in its recipe; it stands in the keys of what is measured while it trains.
+        validate: when and on how much the training is measured (None: never).
+        keep: which weights the training leaves.
     """
 
     dataset: Dataset
@@ -63,6 +67,9 @@ class StageContext:
     progress: StageProgress = field(default_factory=StageProgress)
     position: Position = field(default_factory=Position)
     encoder_state: dict[str, Tensor] | None = None
+    name: str = "stage"
+    validate: ValidationSchedule | None = None
+    keep: Keep = "last"
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,13 @@ class Stage(LightningModule, ABC):
     Attributes:
         data_type: dataclass whose fields are the keys of the recipe's ``data`` section.
         provides: what later stages may take from this one's directory (``weights.safetensors`` or representations).
+        validates: whether a recipe may give it the keys ``validate`` and ``keep``: its `run` then hands a
+            `moonlib.stages.validation.Validation` to `moonlib.stages.training.train`.
     """
 
     data_type: ClassVar[type]
     provides: ClassVar[Provides | None] = None
+    validates: ClassVar[bool] = False
 
     @property
     @abstractmethod

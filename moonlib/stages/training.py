@@ -12,7 +12,6 @@ they stopped. Lightning alone would restore a stateful loader after it may have 
 from __future__ import annotations
 
 import pickle
-import random
 import signal
 import time
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import moonlib.compat  # noqa: F401
-import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
@@ -34,7 +32,9 @@ from moonlib.artifacts.logs import read_log
 from moonlib.clicks.impressions import BatchRows
 from moonlib.encoders.weights import first_difference, save_state, save_weights
 from moonlib.stages.position import Position
+from moonlib.stages.random_state import generators, set_generators
 from moonlib.stages.training_log import TrainingLog
+from moonlib.stages.validation import Validation, watch_after_validation
 from moonlib.system.disk import rename, replacing, unfinished, writing
 from moonlib.system.interruption import Interruption
 from moonlib.system.workers import end_at_a_lost_batch
@@ -67,7 +67,8 @@ def require_monitored(trainer: Trainer) -> None:
     """
     logged = trainer.callback_metrics
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if getattr(callback, "_check_on_train_epoch_end", None) is False and not trainer.enable_validation:
+        validated = trainer.enable_validation or any(isinstance(each, Validation) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        if getattr(callback, "_check_on_train_epoch_end", None) is False and not validated:
             raise NotLogged(
                 f"{type(trainer.lightning_module).__name__}: trainer.callbacks: {type(callback).__name__} checks after "
                 "validation only, and this training has none: set its check_on_train_epoch_end: true"
@@ -81,7 +82,7 @@ def require_monitored(trainer: Trainer) -> None:
             )
 
 
-def train(stage: Stage, context: StageContext) -> None:
+def train(stage: Stage, context: StageContext, validation: Validation | None = None) -> None:
     """Fit a stage, from its last checkpoint where there is one.
 
     Call it from `Stage.run` in place of ``trainer.fit``. ``context.position`` tells the stage's ``train_dataloader``
@@ -91,6 +92,7 @@ def train(stage: Stage, context: StageContext) -> None:
     Args:
         stage: the module to train.
         context: what the stage was given.
+        validation: measures it on the way, and keeps the best weights where it is to; None for neither.
 
     Raises:
         ValueError: the checkpoint is broken, unsafe to load, or of another architecture.
@@ -108,6 +110,10 @@ def train(stage: Stage, context: StageContext) -> None:
         context.trainer.callbacks.append(  # type: ignore[attr-defined]
             Snapshots(context.encoder, context.directory / SNAPSHOTS, context.snapshot_every)
         )
+    if validation is not None:
+        # Before the checkpoints: one of a step holds what was measured at it.
+        watch_after_validation(context.trainer)
+        context.trainer.callbacks.append(validation)  # type: ignore[attr-defined]
     checkpoints = Checkpoints(
         file, context.checkpoint_seconds, context.interruption, state["random"] if state else None
     )
@@ -129,6 +135,8 @@ def train(stage: Stage, context: StageContext) -> None:
         context.encoder_state = {name.removeprefix(place): each for name, each in gathered if name.startswith(place)}
     if context.trainer.is_global_zero:
         join(log)
+    if validation is not None:
+        validation.finish()
 
 
 def save_encoder(encoder: nn.Module, context: StageContext) -> None:
@@ -370,28 +378,3 @@ def gathered(trainer: Trainer, value: dict[str, Any]) -> list[dict[str, Any]]:
     values: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(values, value)
     return values
-
-
-def generators() -> dict[str, Any]:
-    """State of the global random generators of torch, of every accelerator, of numpy and of Python, as plain values."""
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  (libraries draw from it)
-    return {
-        "torch": torch.get_rng_state().numpy().tobytes(),
-        "cuda": [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()],
-        "numpy": [name, np.asarray(keys).tolist(), *rest],
-        "python": random.getstate(),
-    }
-
-
-def set_generators(state: dict[str, Any]) -> None:
-    """Put the generators back to what `generators` returned."""
-
-    def tensor(data: bytes) -> Tensor:
-        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
-
-    torch.set_rng_state(tensor(state["torch"]))
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([tensor(device) for device in state["cuda"]])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    random.setstate(state["python"])

@@ -264,3 +264,13 @@ def test_what_only_an_attempt_needs_is_there_until_the_directory_has_its_name(
     fill(tmp_path / "stage")
     assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [SUMS, "weights"]
     assert list(sums(tmp_path / "stage")) == ["weights"]
+
+
+def test_a_folder_that_only_an_unfinished_attempt_needs_is_gone_and_has_no_checksums(tmp_path: Path) -> None:
+    with attempt(tmp_path / "made", lambda holder: None, but=["best", "missing"]) as partial:
+        assert partial is not None
+        write_text(partial / "kept.txt", "kept")
+        (partial / "best/3").mkdir(parents=True)
+        write_text(partial / "best/3/weights.safetensors", "x")
+    assert not (tmp_path / "made/best").exists()
+    assert "kept.txt" in (tmp_path / "made" / SUMS).read_text() and "best" not in (tmp_path / "made" / SUMS).read_text()

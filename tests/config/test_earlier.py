@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from moonlib.config import recipe
-from moonlib.config.earlier import present
+from moonlib.config.earlier import earlier_reference, present, present_references, present_results
 from moonlib.registry import deprecation
 from moonlib.runs.ownership import RunExistsError, claim
 
@@ -59,3 +59,23 @@ def test_a_class_of_another_name_now_is_called_by_it() -> None:
     assert present({"probes": [probe]}) == {
         "probes": [{**probe, "class_path": "moonlib.probes.contrastive.HeldOutLoss"}]
     }
+
+
+def test_results_of_a_reference_that_was_renamed_are_read_under_its_new_name() -> None:
+    old = {"baseline/untrained/image_search/recall@10": 0.5, "image_search/recall@10": 0.6}
+    now = {"baseline/initial/image_search/recall@10": 0.5, "image_search/recall@10": 0.6}
+    assert present_results(old) == present_results(now) == now
+    assert present_results({**old, **{key: 2 * value for key, value in now.items()}})[next(iter(now))] == 1.0
+    titles = {"baseline/untrained": "untrained", "baseline/chance": "chance"}
+    assert present_references(titles) == {"baseline/initial": "initial weights", "baseline/chance": "chance"}
+    assert (earlier_reference("baseline/initial"), earlier_reference("oracle")) == ("baseline/untrained", "oracle")
+
+
+def test_the_old_word_for_the_initial_weights_works_in_a_recipe_and_is_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deprecation, "_told", set())
+    loaded = recipe.load("iter1", ["--stages.represent.module.init_args.of=untrained"])
+    with pytest.warns(FutureWarning, match="'untrained' is called 'initial' now"):
+        stage = loaded.stages["represent"].module()
+    assert stage.of == "initial"  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -316,7 +317,7 @@ def test_circles_are_refused_with_their_path(write: Write) -> None:
 
 
 def test_a_missing_recipe_is_named(write: Write) -> None:
-    known = ", ".join(name for name in recipe.shipped() if not name.startswith("studies/"))
+    known = shorten(", ".join(name for name in recipe.shipped() if not name.startswith("studies/")), 200)
     assert message(write("extends: bse.yaml")) == f"child.yaml: extends: 'bse.yaml': no such recipe; known: {known}"
     assert message(Path("iter11.yaml")) == "iter11.yaml: no such recipe; did you mean 'iter1'?"
 
@@ -709,3 +710,34 @@ def test_a_name_leads_nowhere_but_down(name: str) -> None:
     else:
         assert str(place) == os.path.normpath(place) == f"/runs/{name}" and place.is_relative_to("/runs/")
         assert not any(part.startswith((".", "-")) for part in place.parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stages.pretrain.keep=best"], "best is what validation says: set validate.every"),
+        (["--stages.pretrain.keep=first"], "expected one of last, best, got 'first'"),
+        (["--stages.pretrain.validate={evry: 2}"], "evry"),
+        (["--stages.pretrain.validate={every: 0}"], "every must be at least 1, got 0"),
+        (["--stages.pretrain.validate={every: soon}"], "stages.pretrain.validate.every"),
+        (["--stages.represent.validate={every: 2}"], "Represent is not measured while it trains"),
+    ],
+)
+def test_a_wrong_key_of_validation_is_named(words: list[str], message: str) -> None:
+    with pytest.raises(recipe.RecipeError) as error:
+        recipe.load("iter1", words)
+    assert message in str(error.value)
+
+
+def test_validation_is_part_of_what_is_fingerprinted_only_where_it_is_given() -> None:
+    plain, last, best = (
+        recipe.load("iter1", words).stages["pretrain"]
+        for words in (
+            [],
+            ["--stages.pretrain.keep=last"],
+            ["--stages.pretrain.validate.every=5", "--stages.pretrain.keep=best"],
+        )
+    )
+    assert plain.config == last.config and plain.validate is None and plain.keep == "last"
+    assert best.config["keep"] == "best" and best.config["validate"]["every"] == 5
+    assert best.validate is not None and best.validate.every == 5 and best.keep == "best"

@@ -314,8 +314,8 @@ def test_the_card_tells_results_beside_their_baselines_and_nothing_else(exported
     assert front["license"] == "apache-2.0" and front["library_name"] == "moonlib"
     assert {"image", "text"} <= set(front["tags"])
     results, rows = Run(finished_run).results, 0
-    heads = {"this encoder": "", "oracle": "oracle/"} | {
-        name: f"baseline/{name}/" for name in ("chance", "thumbnail", "untrained")
+    heads = {"this encoder": "", "oracle": "oracle/", "initial weights": "baseline/initial/"} | {
+        name: f"baseline/{name}/" for name in ("chance", "thumbnail")
     }
     for table in re.findall(r"\| metric \|.*\n(?:\|.*\n)+", card):
         head, _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]

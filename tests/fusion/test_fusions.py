@@ -94,3 +94,18 @@ def test_after_unimodal_training_only_a_product_with_both_is_found_by_either(mak
     for queries in (fusion(image, text, yes, no), fusion(image, text, no, yes)):
         found = (F.normalize(queries) @ items.T).argmax(dim=1)
         assert (found == torch.arange(64)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("make", [Sum, Gated])
+def test_that_begins_as_the_identity_passes_the_towers_vectors_on(make):
+    fusion = ready(make(start="identity"), dim=8)
+    image, text = inputs()
+    yes, no = torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)
+    for values, has in ((image, (yes, no)), (text, (no, yes))):
+        found, unit = F.normalize(fusion(image, text, *has)), F.normalize(values)
+        torch.testing.assert_close(found @ found.T, unit @ unit.T)
+
+
+def test_an_identity_does_not_fit_into_fewer_dimensions():
+    with pytest.raises(ValueError, match=r"the text tower's 7 dimensions on, and the encoder's dim is 6: .*at least 7"):
+        ready(Gated(start="identity"))

@@ -68,7 +68,7 @@ def test_results_hold_every_number_beside_its_baselines_and_bounds(iter2: Path) 
     found = results(iter2)
     for key in ("image_search/recall@1", "image_search/recall@10", "text_search/recall@10"):
         assert 0 <= found[key] <= 1
-        assert 0 <= found[f"baseline/untrained/{key}"] <= found[f"oracle/{key}"] <= 1
+        assert 0 <= found[f"baseline/initial/{key}"] <= found[f"oracle/{key}"] <= 1
     assert "baseline/thumbnail/image_search/recall@10" in found
     assert "baseline/thumbnail/text_search/recall@10" not in found
     for key in ("auc", "gauc", "logloss", "ne", "pcoc", "ece"):
@@ -85,7 +85,7 @@ def test_iter2_takes_over_what_iter1_finished(iter1: Path, iter2: Path) -> None:
         "preprocessing",
         "pretrain",
         "represent.oracle",
-        "represent.baseline.untrained",
+        "represent.baseline.initial",
         "application.baseline",
     ):
         assert (iter1 / name).resolve() == (iter2 / name).resolve(), name

@@ -62,7 +62,7 @@ TRAIN = {
 STEPS = {"trainer": {"max_steps": 6}}
 PROBED = {**TRAIN, **STEPS, "checkpoint_evaluation": {"every": 2}}
 REPRESENT: dict[str, Any] = {"module": "represent"}
-UNTRAINED: dict[str, Any] = {"module": {"class_path": "represent", "init_args": {"of": "untrained"}}}
+INITIAL: dict[str, Any] = {"module": {"class_path": "represent", "init_args": {"of": "initial"}}}
 TABULATE: dict[str, Any] = {"module": "tabulate"}
 APPLICATION = {"module": {"class_path": "application", "init_args": {"adapter": "vector", "predictor": "mlp"}}}
 ENCODER = {"class_path": "dual", "init_args": {"image": "convnet", "text": "transformer", "fusion": "gated"}}
@@ -176,7 +176,7 @@ def test_a_retraining_after_represent_leaves_the_final_representations_those_of_
     ]
 
 
-@pytest.mark.parametrize("stage", [TABULATE, UNTRAINED], ids=["plugin", "untrained"])
+@pytest.mark.parametrize("stage", [TABULATE, INITIAL], ids=["plugin", "initial"])
 def test_representations_that_read_no_weights_are_a_checkpoint_of_their_own(
     stage: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -229,8 +229,8 @@ def test_a_reference_is_linked_beside_its_stage_and_reads_what_it_needs_itself(t
     lineage, stage = Lineage(tiny.hash, "p", "w"), runner.recipe.stages["represent"]
     references = runner.step(stage, lineage).module.references(tiny)
     steps = {step.link: step for step in (runner.reference_step(stage, each, lineage) for each in references)}
-    assert steps["represent.baseline.untrained"].prefix == "baseline/untrained"
-    assert steps["represent.baseline.untrained"].reads == Lineage(tiny.hash, "p")
+    assert steps["represent.baseline.initial"].prefix == "baseline/initial"
+    assert steps["represent.baseline.initial"].reads == Lineage(tiny.hash, "p")
     assert steps["represent.oracle"].reads == Lineage(tiny.hash)
 
 

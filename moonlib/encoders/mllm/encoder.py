@@ -191,6 +191,10 @@ class MLLM(GenerativeEncoder):
         """The factor on the stage's learning rate of the parameter of this name."""
         return self.learning_rates.factor(name)
 
+    def is_published(self, name: str) -> bool:
+        """Whether the weight of this name was read with the model: all but the projection and adapters of low rank."""
+        return self.model is not None and self.pretrained and name.startswith("body.") and ".lora_" not in name
+
     def learn(self, objective: Objective) -> None:
         # What the other objective alone makes use of: the head that names tokens, unless it is the embedding too.
         head = self.body.get_output_embeddings().weight

@@ -39,6 +39,7 @@ from moonlib.artifacts.layout import (
 )
 from moonlib.artifacts.reading import Unreadable, is_number, read_json, read_mapping
 from moonlib.artifacts.remedies import fit_command
+from moonlib.config.earlier import earlier_reference, present_results
 from moonlib.data.ids import FAMILIES, codes
 from moonlib.data.segments import segment_label
 from moonlib.metrics.auc import AUC
@@ -145,7 +146,7 @@ def read(directory: str | Path, label: str) -> Evidence:
     place = found.run.directory
     with telling(problems.append):
         file = place / RESULTS
-        results = read_mapping(file) if file.is_file() else found.run.results
+        results = present_results(read_mapping(file)) if file.is_file() else found.run.results
         found.results = {
             key: float(value) for key, value in results.items() if is_number(value) and math.isfinite(value)
         }
@@ -214,8 +215,9 @@ def _named(found: Evidence, kind: str, stage: str) -> None:
 def _references(found: Evidence, stage: str) -> None:
     kind = {found.represent: "represent", found.application: "application"}.get(found.run.directory / stage)
     for prefix in found.legend.references:
-        place = found.run.directory / link_name(stage, prefix)
-        if kind and is_finished(place):
+        names = (link_name(stage, name) for name in (prefix, earlier_reference(prefix)))
+        place = next((found.run.directory / name for name in names if is_finished(found.run.directory / name)), None)
+        if kind and place:
             found.references[kind, prefix] = place
 
 

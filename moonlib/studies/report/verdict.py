@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from moonlib.metrics.bootstrap import Interval
 from moonlib.metrics.key import MetricKey
+from moonlib.stages.represent import INITIAL
 from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence
 from moonlib.studies.report.inputs import Report, continued
 from moonlib.studies.report.parts import Tile
@@ -76,7 +77,21 @@ def verdict(report: Report) -> tuple[str, list[Tile]]:
         )
     else:
         sentence = "One run: its numbers stand beside its baselines. Give the run before it too, and they are compared."
-    return sentence, tiles
+    return sentence + _below_initial(report), tiles
+
+
+def _below_initial(report: Report) -> str:
+    """Say where the last run is below the weights that its encoder started from, by an interval."""
+    last, measured = report.last, report.of(report.last)
+    initial = last.reference("represent", INITIAL)
+    keys = [f"{task}/recall@{k}" for task in SEARCH_TASKS for k in (1, 10)]
+    gains = {key: measured.difference(key, last.represent, initial) for key in keys if key in last.results}
+    lower = [
+        f"{key} {signed(gain.estimate)} {ends(gain, sign=True)}"
+        for key, gain in gains.items()
+        if gain and gain.high < 0
+    ]
+    return f" Below the weights that training started from: {_and(lower)}." if lower else ""
 
 
 def _change(gain: Interval | None, previous: Evidence | None, scale: float, digits: int, unit: str) -> str:

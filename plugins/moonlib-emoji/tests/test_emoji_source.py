@@ -13,7 +13,7 @@ import pytest
 from moonlib_emoji.concepts import MEASURED_GROUPS, part_of, read_concepts
 from moonlib_emoji.packages import VERSIONS
 from moonlib_emoji.pictures import Pictures
-from moonlib_emoji.source import SPLITS, Emoji, tables
+from moonlib_emoji.source import SPLITS, Emoji, cut, tables
 from PIL import Image
 
 from moonlib.data import Dataset, SampleReader
@@ -209,6 +209,26 @@ def test_broken_annotations_are_named(packages: Path) -> None:
 def test_a_size_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="size is 0"):
         Emoji(size=0)
+
+
+def test_a_cut_takes_concepts_to_train_on_alone_and_a_smaller_one_is_part_of_a_larger_one(packages: Path) -> None:
+    concepts = read_concepts(packages)
+    some, more = ({c.hexcode for c in cut(concepts, n)} for n in (5, 20))
+    assert cut(concepts, None) == concepts
+    assert some < more < {c.hexcode for c in concepts}
+    others = {c.hexcode for c in concepts if c.part != "train"}
+    assert len(some - others) == 5 and len(more - others) == 20 and others <= some
+    directory = Emoji(packages, size=24, train=5).prepare(packages.parent / "cache")
+    dataset = Dataset(directory)
+    assert len(dataset.splits.known(dataset.products)) == 5
+    assert directory != Emoji(packages, size=24).prepare(packages.parent / "cache")
+
+
+def test_more_concepts_than_there_are_and_fewer_than_one_are_refused(packages: Path) -> None:
+    with pytest.raises(ValueError, match=r"train: 1000 concepts to train on are asked for, and there are \d+"):
+        Emoji(packages, train=1000).prepare(packages.parent / "cache")
+    with pytest.raises(ValueError, match="train is 0"):
+        Emoji(train=0)
 
 
 def test_the_installed_distribution_enters_by_the_entry_point() -> None:

@@ -56,6 +56,11 @@ class Emoji(Source):
     Args:
         packages: the ``node_modules`` folder that holds the published picture sets.
         size: side of the stored pictures, pixels.
+        train: how many concepts to train on, to see what a small catalogue learns; null for all of them. They are drawn
+            by their hash, so that a smaller number is a part of a larger one. The held-out concepts stay the same.
+
+    Raises:
+        ValueError: a number is below 1; in `prepare`, if there are fewer concepts to train on.
 
     Source:
         npm: @lobehub/fluent-emoji-3d, emoji-datasource-google, emojibase-data.
@@ -65,11 +70,16 @@ class Emoji(Source):
         64
     """
 
-    def __init__(self, packages: Path = Path("plugins/moonlib-emoji/node_modules"), size: int = 96) -> None:
+    def __init__(
+        self, packages: Path = Path("plugins/moonlib-emoji/node_modules"), size: int = 96, train: int | None = None
+    ) -> None:
         if size < 1:
             raise ValueError(f"size is {size}; expected the side of the stored pictures in pixels, for instance 96")
+        if train is not None and train < 1:
+            raise ValueError(f"train is {train}; expected a number of concepts, or null for all of them")
         self.packages = Path(packages)
         self.size = size
+        self.train = train
 
     def prepare(self, cache: Path) -> Path:
         """Build the dataset of the installed packages at this size, unless it is there.
@@ -87,13 +97,33 @@ class Emoji(Source):
         version = "-".join([str(REVISION), *installed_versions(self.packages).values()])
 
         def build(directory: Path) -> None:
-            concepts = read_concepts(self.packages)
+            concepts = cut(read_concepts(self.packages), self.train)
             parts = Counter(concept.part for concept in concepts)
             log.info("concepts: %s", ", ".join(f"{parts[part]} {part}" for part in get_args(Part)))
             pictures = Pictures(self.packages, self.size)
             write_dataset(directory, tables(concepts), pictures, SPLITS, name="emoji", version=version)
 
-        return build_once(cache / f"emoji-{version}-{self.size}px", build)
+        part = "" if self.train is None else f"-{self.train}"
+        return build_once(cache / f"emoji-{version}-{self.size}px{part}", build)
+
+
+def cut(concepts: Sequence[Concept], train: int | None) -> list[Concept]:
+    """Keep so many of the concepts to train on, by their hash, and all the others, in their order.
+
+    Args:
+        concepts: all that there are.
+        train: how many; None for all.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    trained = [concept.hexcode for concept in concepts if concept.part == "train"]
+    if train is None:
+        return list(concepts)
+    if train > len(trained):
+        raise ValueError(f"train: {train} concepts to train on are asked for, and there are {len(trained)}")
+    kept = set(sorted(trained, key=lambda hexcode: hashlib.md5(f"cut/{hexcode}".encode()).digest())[:train])
+    return [concept for concept in concepts if concept.part != "train" or concept.hexcode in kept]
 
 
 def tables(concepts: Sequence[Concept]) -> Tables:

@@ -1,0 +1,81 @@
+"""Recall in training: what is asked, what is searched, and what is held out where nothing is asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+
+from moonlib.data.content import Modalities, Side
+from moonlib.data.dataset import Dataset
+from moonlib.data.evaluation import evaluation_searches
+from moonlib.data.ids import Ids
+from moonlib.pairs.pairs import Pairs
+from moonlib.stages.validation_recall import ValidationRecall, asked_on_validation_days, hold_out
+from moonlib.stages.validation_schedule import ValidationSchedule
+
+
+def by_id(side: Side, ids: Ids, modalities: Modalities) -> NDArray[np.float32]:
+    """A vector per id, the same for every modality."""
+    return np.stack([np.random.default_rng([abs(int(i)), side == "query"]).standard_normal(4) for i in ids]).astype(
+        np.float32
+    )
+
+
+def test_recall_equals_a_loop_over_searches(shop: Dataset) -> None:
+    asked = asked_on_validation_days(shop, "query")
+    recall = ValidationRecall(shop, asked, {"image -> image": 1.0}, ValidationSchedule(every=1, ks=[1, 7]), seed=0)
+    found = recall.measure(by_id)
+    searches = evaluation_searches(shop, "valid", "image_search").unique(["query_id", "item_id"], keep="first")
+    products = shop.products.filter(pl.col("image").is_not_null())
+    searches = searches.filter(pl.col("item_id").is_in(products["item_id"].implode()))
+    hits = {1: 0, 7: 0}
+    for row in searches.iter_rows(named=True):
+        listed = products.filter((pl.col("listed_at") <= row["ts"]) | (pl.col("item_id") == row["item_id"]))
+        vectors = by_id("product", listed["item_id"].to_numpy(), Modalities.parse("image"))
+        scores = vectors @ by_id("query", np.array([row["query_id"]]), Modalities.parse("image"))[0]
+        scores /= np.linalg.norm(vectors, axis=1)
+        hit = (listed["spu_id"] == row["spu_id"]).to_numpy()
+        rank = int((scores[~hit] >= scores[hit].max()).sum())
+        for k in hits:
+            hits[k] += rank < k
+    assert len(searches) > 3
+    assert found == {f"recall@{k}": pytest.approx(number / len(searches)) for k, number in hits.items()}
+
+
+def test_samples_are_a_function_of_the_seed_and_hold_what_is_looked_for(shop: Dataset) -> None:
+    asked = asked_on_validation_days(shop, "query")
+    schedule = ValidationSchedule(every=1, rows=2, gallery=20, ks=[3])
+    one, same, other = (
+        ValidationRecall(shop, asked, {"text -> title": 1.0}, schedule, seed).tasks[0] for seed in (1, 1, 2)
+    )
+    assert np.array_equal(one.gallery, same.gallery) and np.array_equal(one.query_id, same.query_id)
+    assert not np.array_equal(one.gallery, other.gallery)
+    assert len(one.query_id) == 2 and len(one.gallery) == 20 and set(one.spu_id) <= set(one.gallery_spu)
+
+
+def test_a_product_does_not_look_for_itself(shop: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    asked = asked_on_validation_days(shop, "product")
+    start, end = shop.splits.window("valid")
+    new = shop.products.filter(pl.col("listed_at") >= start, pl.col("listed_at") < end)
+    assert set(asked.query_id) == set(new["item_id"]) and np.array_equal(asked.query_id, asked.item_id)
+    with pytest.raises(ValueError, match=r"none of the stage's tasks can be measured: 'image -> image' \(a product"):
+        ValidationRecall(shop, asked, {"image -> image": 1.0}, ValidationSchedule(every=1), seed=0)
+
+
+def test_a_gallery_smaller_than_k_is_refused(shop: Dataset) -> None:
+    asked = asked_on_validation_days(shop, "query")
+    with pytest.raises(ValueError, match=r"recall@1000 of 'image -> image' needs a gallery .* set validate\.ks"):
+        ValidationRecall(shop, asked, {"image -> image": 1.0}, ValidationSchedule(every=1, ks=[1000]), seed=0)
+
+
+def test_a_query_is_held_out_with_all_of_its_pairs() -> None:
+    queries, items = np.repeat(np.arange(20), 3), np.arange(60)
+    pairs = Pairs(queries, items, items[:, None], "query")
+    left, asked = hold_out(pairs, seed=0)
+    assert len(np.unique(asked.query_id)) == 2 and not set(left.query_id) & set(asked.query_id)
+    assert sorted([*left.item_id, *asked.item_id]) == list(items)
+    assert np.array_equal(hold_out(pairs, seed=0)[1].query_id, asked.query_id)
+    with pytest.raises(ValueError, match="of one query none can be held out"):
+        hold_out(pairs[np.arange(3)], seed=0)
