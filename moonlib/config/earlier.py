@@ -17,7 +17,7 @@ OLD_REFERENCES = {"baseline/untrained": ("baseline/initial", "initial weights")}
 
 
 def present_reference(prefix: str) -> str:
-    """What the prefix of a reference is called now.
+    """Return what the prefix of a reference is called now.
 
     Example:
         >>> present_reference("baseline/untrained"), present_reference("oracle")
@@ -55,7 +55,7 @@ def present_references(titles: Mapping[str, str]) -> dict[str, str]:
 
 
 def earlier_reference(prefix: str) -> str:
-    """What the prefix of a reference was called in the names of a run's links; itself if it has not changed."""
+    """Return what the prefix of a reference was called in the names of a run's links; itself if it has not changed."""
     return next((old for old, (now, _) in OLD_REFERENCES.items() if now == prefix), prefix)
 
 

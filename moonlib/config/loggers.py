@@ -30,7 +30,7 @@ class LoggerRecipe:
 
     @property
     def name(self) -> str:
-        """What messages call it: its bare name if it has one."""
+        """Name in messages: its bare name if it has one."""
         return next((name for name, path in NAMED.items() if path == self.class_path), self.class_path)
 
 

@@ -18,7 +18,7 @@ import polars as pl
 
 from moonlib.data.table_files import SUFFIXES, header, scan
 from moonlib.data.table_map import delimiter_of
-from moonlib.data.tables import SCHEMAS
+from moonlib.data.tables import SCHEMAS, known_columns
 
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     "products": {
@@ -340,7 +340,7 @@ def _columns(
             notes[column] = "; ".join(part for part in (note, notes.get(column, "")) if part)
     if table == "products":
         more = [plain[name] for name in MORE_IMAGES if name in plain]
-        if more and "images" in SCHEMAS["products"].names and "image" in columns:
+        if more and "image" in columns:
             main = columns.pop("image")
             columns["images"] = {
                 "columns": [main if isinstance(main, str) else main["column"], *more],
@@ -362,7 +362,7 @@ def _columns(
     if table == "impressions" and "position" not in columns:
         columns["position"] = {"constant": 0}
         notes["position"] = "no such column: not known"
-    return {column: columns[column] for column in SCHEMAS[table].names if column in columns}, notes
+    return {column: columns[column] for column in known_columns(table) if column in columns}, notes
 
 
 def _conversion(column: str, source: str, values: pl.Series) -> tuple[Any, str]:

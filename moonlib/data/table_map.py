@@ -35,7 +35,7 @@ import yaml
 
 from moonlib.data import table_files
 from moonlib.data.casts import refuse_row
-from moonlib.data.tables import SCHEMAS
+from moonlib.data.tables import SCHEMAS, known_columns
 
 log = logging.getLogger(__name__)
 
@@ -167,13 +167,13 @@ def _table_map(described: Any, table: str, where: str) -> TableMap:
     if not isinstance(columns, dict) or not columns:
         raise ValueError(f"{where}: columns: expected ours by name, such as item_id: sku, found {columns!r}")
     for column, source in columns.items():
-        if column not in SCHEMAS[table].names:
-            hint = _near(str(column), SCHEMAS[table].names, "its columns are")
+        if column not in known_columns(table):
+            hint = _near(str(column), known_columns(table), "its columns are")
             raise ValueError(f"{where}: columns: {table} has no column {column!r}; {hint}; list one of your own in own")
         _check_source(source, f"{where}: columns: {column}")
     if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
         raise ValueError(f"{where}: own: expected a list of columns, found {own!r}")
-    if taken := [name for name in own if name in SCHEMAS[table].names]:
+    if taken := [name for name in own if name in known_columns(table)]:
         raise ValueError(f"{where}: own: {taken[0]!r} is a column of {table}: name it in columns")
     fill = described.get("fill")
     if fill is not None and (not isinstance(fill, dict) or set(fill) != {"by", "columns"}):

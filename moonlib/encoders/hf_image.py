@@ -62,6 +62,11 @@ class HFImage(ImageTower):
         self.pretrained = pretrained
         self.pooling = pooling
 
+    @property
+    def is_published(self) -> bool:
+        """See `ImageTower.is_published`."""
+        return self.pretrained
+
     def setup(self) -> None:
         """Read the image processor, and make, read or download the weights."""
         from transformers import AutoModel

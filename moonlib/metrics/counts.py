@@ -13,7 +13,7 @@ from moonlib.metrics.key import MetricKey
 
 
 def rows_key(key: MetricKey) -> str:
-    """What the number of rows behind a metric is called: the same for all metrics of a task and a segment.
+    """Key of the number of rows behind a metric: the same for all metrics of a task and a segment.
 
     Example:
         >>> rows_key(MetricKey.parse("baseline/ctr/auc@new", ["baseline"]))

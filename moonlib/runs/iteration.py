@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +30,6 @@ from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 from moonlib.system.progress import PROGRESS_SECONDS, StageProgress
 from moonlib.system.remote import local_only
-
-log = logging.getLogger(__name__)
 
 __getattr__ = renamed_attributes(
     __name__,
@@ -112,7 +109,6 @@ def fit(
     if processes.is_first():
         console.print(closing_tables(run.directory.name, results, legend, costs))
         for sentence in below_initial(run, recipe, results):
-            log.warning(sentence)
             console.print(sentence, soft_wrap=True)
         console.print(f"run: {run.directory}", soft_wrap=True)
         console.print(f"next: {next_command(recipe)}", soft_wrap=True)

@@ -344,7 +344,7 @@ class Application(Stage):
     def make_validation(
         self, context: StageContext, rows: pl.DataFrame, read: Callable[[pl.DataFrame], Impressions]
     ) -> Validation | None:
-        """What measures AUC and log loss while this stage trains; None without the key ``validate``.
+        """Make what measures AUC and log loss while this stage trains; None without the key ``validate``.
 
         Args:
             context: what the stage was given.

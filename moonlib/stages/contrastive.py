@@ -353,7 +353,7 @@ class Contrastive(Stage):
         return found[0], found[1]
 
     def validation(self, context: StageContext) -> Validation | None:
-        """What measures recall while this stage trains; None without the key ``validate``."""
+        """Make what measures recall while this stage trains; None without the key ``validate``."""
         if context.validate is None:
             return None
         recall = ValidationRecall(context.dataset, self.asked, context.data.tasks, context.validate, context.seed)

@@ -276,7 +276,7 @@ class Relevance(Stage):
         return leave_out(metrics, context.directory)
 
     def make_validation(self, context: StageContext, rows: pl.DataFrame, judged: Judged) -> Validation | None:
-        """What measures the stage's metrics while it trains; None without the key ``validate``.
+        """Make what measures the stage's metrics while it trains; None without the key ``validate``.
 
         Args:
             context: what the stage was given.

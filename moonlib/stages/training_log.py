@@ -1,4 +1,4 @@
-"""What a training tells while it goes: metrics for loggers and callbacks, and the line of its progress."""
+"""The log of a training: metrics for loggers and callbacks, and the line of its progress."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Curve:
 
     @property
     def quantities(self) -> list[str]:
-        """What was logged, in the order of panels; learning rates of further groups of parameters left out."""
+        """Metrics that were logged, in the order of panels; learning rates of further groups of parameters left out."""
         logged = [
             name for name in self.log.columns if name not in ("step", "epoch") and self.log[name].is_not_null().any()
         ]

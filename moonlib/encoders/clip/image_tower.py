@@ -43,6 +43,11 @@ class CLIPImage(ImageTower):
         self.model = model
         self.pretrained = pretrained
 
+    @property
+    def is_published(self) -> bool:
+        """See `ImageTower.is_published`."""
+        return self.pretrained
+
     def setup(self) -> None:
         """Read the image processor, and make, read or download the weights; the text half is let go."""
         self.config = clip_config(self.model)

@@ -44,6 +44,11 @@ class CLIPText(TextTower):
         self.model = model
         self.pretrained = pretrained
 
+    @property
+    def is_published(self) -> bool:
+        """See `TextTower.is_published`."""
+        return self.pretrained
+
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Read the tokenizer, and make, read or download the weights; nothing is fitted, the image half is let go."""
         self.config = clip_config(self.model)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from moonlib.data.content import Box
 from moonlib.data.images import decode_image
-from moonlib.encoders.openclip.model import build, configuration, known_name, library
+from moonlib.encoders.openclip.model import build, configuration, has_weights, known_name, library
 from moonlib.encoders.tower import ImageTower
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class OpenClipImage(ImageTower):
         super().__init__()
         self.model = model
         self.pretrained = pretrained
+
+    @property
+    def is_published(self) -> bool:
+        """See `ImageTower.is_published`."""
+        return has_weights(self.model, self.pretrained)
 
     def setup(self) -> None:
         """Make, read or download the weights; the text half is let go."""

@@ -75,6 +75,11 @@ def configuration(name: str) -> dict[str, Any]:
     return found
 
 
+def has_weights(model: str, pretrained: str | None) -> bool:
+    """Whether a model comes with weights that others trained."""
+    return pretrained is not None or model.startswith(PUBLISHED)
+
+
 def build(model: str, pretrained: str | None) -> Any:
     """Make a model with ``visual`` and ``text``, its two halves.
 

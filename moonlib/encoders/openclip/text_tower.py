@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moonlib.encoders.openclip.model import build, configuration, known_name, library, tokenizer
+from moonlib.encoders.openclip.model import build, configuration, has_weights, known_name, library, tokenizer
 from moonlib.encoders.tower import TextTower
 
 
@@ -72,6 +72,11 @@ class OpenClipText(TextTower):
         super().__init__()
         self.model = model
         self.pretrained = pretrained
+
+    @property
+    def is_published(self) -> bool:
+        """See `TextTower.is_published`."""
+        return has_weights(self.model, self.pretrained)
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Get the tokenizer, and make, read or download the weights; nothing is fitted, the image half is let go."""
