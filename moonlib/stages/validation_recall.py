@@ -45,7 +45,7 @@ class Asked:
 
 
 def asked_on_validation_days(dataset: Dataset, side: Side) -> Asked:
-    """Choose what validation days ask: their searches that ended in an order, or else in any action; or their new products.
+    """Choose what validation days ask: searches that ended in an order, else in any action, or new products.
 
     Args:
         dataset: any dataset.

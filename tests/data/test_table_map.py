@@ -187,7 +187,7 @@ def test_a_map_that_is_not_as_it_should_be(folder: Path, tmp_path: Path, text: s
         ({"own": ["conditions"]}, "no column 'conditions'; did you mean 'condition'?"),
         (
             {"columns": {"item_id": "title"}},
-            "feed.tsv .as products.: row 1, column 'item_id': 'Red mug, large' is not an",
+            "orders.csv .as searches.: row 1, column 'item_id': '1' is the item_id of no row in feed.tsv .as products.",
         ),
         (
             {"columns": {"item_id": "id", "price": {"column": "price", "currency": "EUR"}}},
