@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -77,7 +77,7 @@ def bucket(s3_server: str, download_cache: Path, tmp_path: Path, monkeypatch: py
     }.items():
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
-    name = f"bucket-{uuid4().hex}"
+    name = re.sub(r"[^a-z0-9]", "-", tmp_path.name.lower())[:40].strip("-") + f"-{os.getpid()}"
     S3FileSystem().mkdir(name)
     yield f"s3://{name}"
     S3FileSystem.clear_instance_cache()

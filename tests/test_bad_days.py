@@ -352,7 +352,8 @@ def test_a_read_only_directory_is_named(runs: Path, short_iter2: list[str], unbr
 def test_three_seeds_give_one_table_with_their_spread(runs: Path, short_iter2: list[str], cli: Cli) -> None:
     done = cli("fit", "--config", "iter2", "--seeds", "2", "--runs", runs, *short_iter2)
     assert done.returncode == 0, done.stderr
-    header = next(line.split() for line in done.stdout.splitlines() if "spread" in line)
+    assert "mean and spread of 2 runs: iter2-seed0, iter2-seed1" in done.stdout
+    header = next(line.split() for line in done.stdout.splitlines() if line.startswith("test days"))
     assert header == ["test", "days", "mean", "spread", "iter2-seed0", "iter2-seed1"]
     row = next(line.split() for line in reversed(done.stdout.splitlines()) if line.split()[:1] == ["ctr/auc"])
     mean, spread, first, second = map(float, row[1:])

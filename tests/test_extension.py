@@ -174,12 +174,14 @@ def page_of(run: Path) -> str:
 
 
 def the_closing_table_shows_both_beside_their_references(printed: tuple[Path, str]) -> None:
-    lines = [line.split() for line in printed[1].splitlines()]
-    (lengths,) = [line for line in lines if line[:1] == ["lengths/mean"]]
-    assert lengths[-1] == "1.0000" and len(lengths) == 3
-    clicks = next(i for i, line in enumerate(lines) if line[:1] == ["ctr/auc"])
-    (likelihood,) = [line for line in lines if line[:1] == ["ctr/likelihood"]]
-    assert len(likelihood) == len(lines[clicks]) and "–" not in likelihood
+    text = printed[1]
+    lines = [line.split() for line in text.splitlines()]
+    assert "lengths on test days" in text and "ctr on test days" in text
+    (mean,) = [line for line in lines if line[:1] == ["mean"]]
+    assert mean[-1] == "1.0000" and len(mean) == 3
+    clicks = next(line for line in lines if line[:1] == ["auc"])
+    (likelihood,) = [line for line in lines if line[:1] == ["likelihood"]]
+    assert len(likelihood) == len(clicks) and "–" not in likelihood
     assert any("a naive guess" in " ".join(line) for line in lines)
 
 

@@ -183,7 +183,7 @@ def made(loggers: Sequence[LoggerRecipe], step: Step, run: Path, directory: Path
 def named(cls: type[Logger], step: Step, run: Path) -> dict[str, Any]:
     """Arguments that call a logger after the run and the stage, of those that its constructor takes."""
     if issubclass(cls, MLFlowLogger):
-        tags = {"moonlib.run": run.name, "moonlib.stage": step.link, "moonlib.fingerprint": step.fingerprint}
+        tags = {"moonlib_run": run.name, "moonlib_stage": step.link, "moonlib_fingerprint": step.fingerprint}
         # Lightning reads it once, when it is imported.
         uri = os.environ.get("MLFLOW_TRACKING_URI") or "file:./mlruns"
         return {"experiment_name": run.name, "run_name": step.link, "tags": tags, "tracking_uri": uri}

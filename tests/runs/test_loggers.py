@@ -83,7 +83,7 @@ def test_a_run_is_logged_to_wandb_and_mlflow_at_once_and_has_the_same_bits(
     experiment = client.get_experiment_by_name("mine")
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == ("pretrain", "FINISHED")
-    assert run.data.tags["moonlib.run"] == "mine" and run.data.tags["moonlib.fingerprint"] == stage.name
+    assert run.data.tags["moonlib_run"] == "mine" and run.data.tags["moonlib_fingerprint"] == stage.name
     assert [each.step for each in client.get_metric_history(run.info.run_id, "loss")] == [0, 1, 2]
     assert (stage / "csv/metrics.csv").is_file() and not (stage / "logs").exists()  # no tensorboard was asked for
 

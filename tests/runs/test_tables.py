@@ -27,7 +27,7 @@ def words(text: str) -> list[list[str]]:
 
 def everything() -> tuple[dict[str, float], Legend]:
     """Results of every task, with segments and all references that the task's stage has."""
-    searches = ("baseline/chance", "baseline/thumbnail", "baseline/untrained", "oracle")
+    searches = ("baseline/chance", "baseline/thumbnail", "baseline/initial", "oracle")
     of_task = {
         "image_search": (("recall@1", "recall@10"), searches),
         "text_search": (("recall@1", "recall@10"), searches),

@@ -47,11 +47,10 @@ import os, time
 from moonlib.system.workers import worker_pool
 
 def start():
-    os.write(1, f"{os.getpid()}\n".encode())  # at once: print may write the number and the end of the line apart
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: print may write the number and the end of the line apart
 
 with worker_pool(2, start) as pool:
-    list(pool.map(time.sleep, [0.1, 0.1]))
-    time.sleep(60)
+    list(pool.map(time.sleep, [60, 60]))  # long: a process that is free again would get the second one too
 """
 
 
