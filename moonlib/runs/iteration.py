@@ -103,7 +103,9 @@ def fit(
             interruption,
             checkpoint_seconds=checkpoint_seconds,
             show=show,
-            progress=StageProgress(run.directory.name, console=console, show=show, seconds=progress_seconds),
+            progress=StageProgress(run.directory.name, console=console, show=show, seconds=progress_seconds)
+            if processes.is_first()
+            else None,
         )
         results, legend = run_stages(runner)
     if processes.is_first():
