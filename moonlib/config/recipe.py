@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
     from moonlib.sources.source import Source
     from moonlib.stages.stage import Provides, Stage
+
+log = logging.getLogger(__name__)
 
 __all__ = ["NOT_SET", "Recipe", "RecipeError", "StageRecipe", "diff", "fingerprint", "load", "shipped"]
 
@@ -274,8 +277,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: one line with file, key and what was expected.
     """
-    with _told_by_layer(_layers(path, overrides)) as merged:
-        return _typed(find(path), merged)
+    layers = _layers(path, overrides)
+    with _told_by_layer(layers) as merged:
+        recipe = _typed(find(path), merged)
+    if overrides:
+        _warn_of_trainer(layers[-1].content, merged)
+    return recipe
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -395,6 +402,21 @@ def _typed(path: Path, merged: Mapping[str, Any]) -> Recipe:
 def _with(trainer: Mapping[str, Any] | None, section: Mapping[str, Any]) -> Mapping[str, Any]:
     """A stage with the trainer of all stages, over which its own goes."""
     return {**section, "trainer": merge(trainer, section.get("trainer") or {})} if trainer else section
+
+
+def _warn_of_trainer(command_line: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
+    """Say which stages take no notice of a ``--trainer.KEY``, because their own goes over it."""
+    for key, value in (command_line.get("trainer") or {}).items():
+        own = [
+            name
+            for name, section in merged["stages"].items()
+            if key in (trainer := (section or {}).get("trainer") or {}) and trainer[key] != value
+        ]
+        if own:
+            log.warning(
+                "--trainer.%s has no effect on %s, whose own goes over it: give --stages.%s.trainer.%s",
+                *(key, ", ".join(f"stages.{name}" for name in own), own[0], key),
+            )
 
 
 def _trainer_class() -> type[Trainer]:

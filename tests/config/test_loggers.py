@@ -42,6 +42,15 @@ def test_a_recipe_without_them_is_what_it_was(tmp_path: Path) -> None:
     assert {key.partition(".")[0] for key, _, _ in changed} == {"changes"}  # which are of their own file
 
 
+def test_a_trainer_on_the_command_line_says_where_a_stages_own_goes_over_it(caplog: pytest.LogCaptureFixture) -> None:
+    load("iter2", ["--trainer.devices", "1", "--trainer.max_steps", "600"])
+    (record,) = caplog.records  # pretraining takes 600 anyway
+    assert record.getMessage() == (
+        "--trainer.max_steps has no effect on stages.posttrain, whose own goes over it: give "
+        "--stages.posttrain.trainer.max_steps"
+    )
+
+
 def test_loggers_change_no_fingerprint_and_no_run(tmp_path: Path) -> None:
     plain = load(written(tmp_path))
     logged = load(written(tmp_path, loggers=["mlflow"]))
