@@ -380,7 +380,8 @@ def _header(merged: Mapping[str, Any]) -> Header:
 
 def _typed(path: Path, merged: Mapping[str, Any]) -> Recipe:
     header, encoder = _header(merged), merged.get("encoder")
-    for key, value in _flat(merged.get("data"), ("data",)).items():
+    loggers = dict(enumerate(merged.get("loggers") or []))  # by their places, as keys name them: loggers.0
+    for key, value in _flat({"data": merged.get("data"), "loggers": loggers}).items():
         if isinstance(value, str) and holds_credentials(value):
             problem = "a recipe is kept beside its results, and so holds no password and no signed URL"
             raise RecipeError(f"{problem}; give the URL without, and the credentials by environment variables", key)

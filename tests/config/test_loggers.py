@@ -71,11 +71,21 @@ def test_loggers_change_no_fingerprint_and_no_run(tmp_path: Path) -> None:
         ({"loggers": [{"class_path": "wandb", "mode": "x"}]}, r"loggers\.0\.mode: unknown key; a logger has"),
         ({"loggers": [{"class_path": "wandb", "init_args": 3}]}, r"loggers\.0\.init_args: expected a mapping"),
         ({"loggers": ["csv", "csv"]}, r"loggers\.1: csv is named twice"),
+        (
+            {"loggers": ["csv", {"class_path": "mlflow", "init_args": {"tracking_uri": "http://me:hush@host:5000"}}]},
+            r"loggers\.1\.init_args\.tracking_uri: a recipe is kept beside its results, and so holds no password",
+        ),
     ],
 )
 def test_mistakes_name_the_file_and_the_key(content: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=told):
         load(written(tmp_path, **content))
+
+
+def test_a_logger_may_log_to_a_folder(tmp_path: Path) -> None:
+    for uri in ("file:./mlruns", "file:/tmp/mlruns", "sqlite:///mlruns.db", "http://host:5000"):
+        mlflow = {"class_path": "mlflow", "init_args": {"tracking_uri": uri}}
+        assert load(written(tmp_path, loggers=[mlflow])).loggers == [mlflow]
 
 
 def test_a_bare_name_and_its_class_are_one_logger() -> None:
