@@ -9,6 +9,22 @@ import polars as pl
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.reading import Unreadable
 
+VALIDATION = "validation/"
+"""Stands before the names of what is measured while a stage trains, such as ``validation/recall@10``."""
+
+
+def steps_made(metric: str) -> int:
+    """Steps of the optimizer that had been made when a metric was logged, beyond the number of its row.
+
+    Lightning numbers steps from 0: what a step made, such as its loss, stands in the row 0 when one has been made. What
+    is measured between two steps stands in the row of the steps made before it.
+
+    Example:
+        >>> steps_made("loss"), steps_made("validation/recall@10")
+        (1, 0)
+    """
+    return 0 if metric.startswith(VALIDATION) else 1
+
 
 def log_parts(log: Path) -> list[Path]:
     """Files of a log that are there, the oldest first: of attempts that were cut off, and of the last one.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
     from moonlib.sources.source import Source
     from moonlib.stages.stage import Provides, Stage
+
+log = logging.getLogger(__name__)
 
 __all__ = ["NOT_SET", "Recipe", "RecipeError", "StageRecipe", "diff", "fingerprint", "load", "shipped"]
 
@@ -274,8 +277,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: one line with file, key and what was expected.
     """
-    with _told_by_layer(_layers(path, overrides)) as merged:
-        return _typed(find(path), merged)
+    layers = _layers(path, overrides)
+    with _told_by_layer(layers) as merged:
+        recipe = _typed(find(path), merged)
+    if overrides:
+        _warn_of_trainer(layers[-1].content, merged)
+    return recipe
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -373,7 +380,8 @@ def _header(merged: Mapping[str, Any]) -> Header:
 
 def _typed(path: Path, merged: Mapping[str, Any]) -> Recipe:
     header, encoder = _header(merged), merged.get("encoder")
-    for key, value in _flat(merged.get("data"), ("data",)).items():
+    loggers = dict(enumerate(merged.get("loggers") or []))  # by their places, as keys name them: loggers.0
+    for key, value in _flat({"data": merged.get("data"), "loggers": loggers}).items():
         if isinstance(value, str) and holds_credentials(value):
             problem = "a recipe is kept beside its results, and so holds no password and no signed URL"
             raise RecipeError(f"{problem}; give the URL without, and the credentials by environment variables", key)
@@ -395,6 +403,21 @@ def _typed(path: Path, merged: Mapping[str, Any]) -> Recipe:
 def _with(trainer: Mapping[str, Any] | None, section: Mapping[str, Any]) -> Mapping[str, Any]:
     """A stage with the trainer of all stages, over which its own goes."""
     return {**section, "trainer": merge(trainer, section.get("trainer") or {})} if trainer else section
+
+
+def _warn_of_trainer(command_line: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
+    """Say which stages take no notice of a ``--trainer.KEY``, because their own goes over it."""
+    for key, value in (command_line.get("trainer") or {}).items():
+        own = [
+            name
+            for name, section in merged["stages"].items()
+            if key in (trainer := (section or {}).get("trainer") or {}) and trainer[key] != value
+        ]
+        if own:
+            log.warning(
+                "--trainer.%s has no effect on %s, whose own goes over it: give --stages.%s.trainer.%s",
+                *(key, ", ".join(f"stages.{name}" for name in own), own[0], key),
+            )
 
 
 def _trainer_class() -> type[Trainer]:

@@ -51,7 +51,8 @@ class EncoderCheckpoint:
 
     Attributes:
         stage: that trained it; the one that made the representations where none did.
-        step: of the optimizer, in that stage; None at the end of a stage that does not count in steps.
+        step: of the optimizer, in that stage; None at the end of a stage that does not count in steps,
+            or that keeps its best weights in place of the last.
         weights: place of its weights below the folder of all stages, without the file's name; None for first weights,
             and without an encoder.
         representations: name of the directory, in the folder of all stages, that holds its representations already;
@@ -94,7 +95,8 @@ def checkpoints_of(run: RunLayout, recipe: Recipe) -> list[EncoderCheckpoint]:
 
 def _end_of(run: RunLayout, stage: StageRecipe) -> EncoderCheckpoint:
     """The encoder as a stage has trained it."""
-    return EncoderCheckpoint(stage.name, stage.written["trainer"].get("max_steps"), run.fingerprint(stage.name))
+    step = stage.written["trainer"].get("max_steps") if stage.keep == "last" else None
+    return EncoderCheckpoint(stage.name, step, run.fingerprint(stage.name))
 
 
 def _final(run: RunLayout, recipe: Recipe) -> EncoderCheckpoint:

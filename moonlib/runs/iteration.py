@@ -103,7 +103,9 @@ def fit(
             interruption,
             checkpoint_seconds=checkpoint_seconds,
             show=show,
-            progress=StageProgress(run.directory.name, console=console, show=show, seconds=progress_seconds),
+            progress=StageProgress(run.directory.name, console=console, show=show, seconds=progress_seconds)
+            if processes.is_first()
+            else None,
         )
         results, legend = run_stages(runner)
     if processes.is_first():
@@ -111,7 +113,7 @@ def fit(
         for sentence in below_initial(run, recipe, results):
             console.print(sentence, soft_wrap=True)
         console.print(f"run: {run.directory}", soft_wrap=True)
-        console.print(f"next: {next_command(recipe)}", soft_wrap=True)
+        console.print(f"next: {next_command(recipe, overrides)}", soft_wrap=True)
     return run.directory
 
 
@@ -208,8 +210,8 @@ def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
     return results, legend
 
 
-def next_command(recipe: Recipe) -> str:
-    """A command that runs the same recipe under another name and seed."""
+def next_command(recipe: Recipe, overrides: Sequence[str] = ()) -> str:
+    """A command that runs the same recipe, with the same overrides, under another name and seed."""
     seed = recipe.seed + 1
-    words = ("--config", str(recipe.path), "--name", f"{recipe.name}-seed{seed}", "--seed", str(seed))
+    words = ("--config", str(recipe.path), *overrides, "--name", f"{recipe.name}-seed{seed}", "--seed", str(seed))
     return shlex.join(("moonlib", "fit", *words))

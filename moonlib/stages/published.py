@@ -40,7 +40,7 @@ class PublishedWeights:
         freeze_batch_norm: let their batch normalisation use the published statistics, and leave these as they are.
 
     Raises:
-        ValueError: there is something to freeze, and no published weights.
+        ValueError: there is something to freeze, and no published weights; or no others, which would learn meanwhile.
     """
 
     def __init__(self, encoder: Encoder, freeze_until: int = 0, freeze_batch_norm: bool = False) -> None:
@@ -51,6 +51,12 @@ class PublishedWeights:
         named = [(name, parameter) for name, parameter in encoder.named_parameters() if encoder.is_published(name)]
         self.parameters = [parameter for _, parameter in named if parameter.requires_grad]
         published = {id(parameter) for _, parameter in named}
+        if freeze_until and all(id(each) in published for each in encoder.parameters() if each.requires_grad):
+            raise ValueError(
+                f"freeze_towers_until: all weights of this {type(encoder).__name__} are published ones, and nothing of "
+                f"it would learn in the first {freeze_until} steps: give it a fusion with weights of its own, such as "
+                "gated, or leave freeze_towers_until out"
+            )
         # A module is frozen with its weights; one that holds others, such as the encoder itself, is not.
         self.modules = [
             module
@@ -76,11 +82,6 @@ class PublishedWeights:
         if self.freeze_batch_norm:
             for module in self.batch_norms:
                 module.eval()
-
-    def thaw(self) -> None:
-        """Let all of them be trained again, whatever step it is."""
-        for parameter in self.parameters:
-            parameter.requires_grad_(True)
 
 
 class StartWeights:

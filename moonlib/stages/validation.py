@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
+from moonlib.artifacts import logs
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import BEST, VALIDATION, WEIGHTS
 from moonlib.encoders.weights import load_weights, save_weights
@@ -24,9 +25,6 @@ from moonlib.stages.random_state import generators, set_generators
 from moonlib.stages.stage import StageContext
 
 log = logging.getLogger(__name__)
-
-PREFIX = "validation/"
-"""Stands before the names of what is logged, such as ``validation/recall@10``."""
 
 Measure = Callable[[], Mapping[str, float]]
 """Measures a stage as it is: values by name, the same names every time."""
@@ -142,14 +140,14 @@ class Validation(Callback):
     def log_values(self, pl_module: LightningModule, values: Mapping[str, float]) -> None:
         """Log through the module, for callbacks; the loggers get a row of their own, see `add`."""
         for name, value in values.items():
-            pl_module.log(PREFIX + name, value, on_step=True, on_epoch=False, logger=False, batch_size=1)
+            pl_module.log(logs.VALIDATION + name, value, on_step=True, on_epoch=False, logger=False, batch_size=1)
         self.logged = True
 
     def add(self, trainer: Trainer, values: dict[str, float]) -> None:
         """Note what was measured at this step, and keep the weights if they are the best so far."""
         step = trainer.global_step
         for logger in trainer.loggers:
-            logger.log_metrics({PREFIX + name: value for name, value in values.items()}, step=step)
+            logger.log_metrics({logs.VALIDATION + name: value for name, value in values.items()}, step=step)
         self.history.append((step, values))
         if not self.keeps_best or not self.is_better(values):
             return
@@ -239,6 +237,6 @@ def watch_after_validation(trainer: Trainer) -> None:
         if (
             isinstance(callback, EarlyStopping)
             and callback._check_on_train_epoch_end is None
-            and callback.monitor.startswith(PREFIX)
+            and callback.monitor.startswith(logs.VALIDATION)
         ):
             callback._check_on_train_epoch_end = False

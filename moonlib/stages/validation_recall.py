@@ -17,6 +17,7 @@ from moonlib.data.ids import Ids
 from moonlib.metrics.recall import ranks, recall_at
 from moonlib.pairs.pairs import Pairs
 from moonlib.stages.validation_schedule import ValidationSchedule
+from moonlib.system import processes
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def asked_on_validation_days(dataset: Dataset, side: Side) -> Asked:
         searches = dataset.splits.select(dataset.searches, "valid")
         orders = searches.filter(pl.col("action") == "order")
         if orders.is_empty() and not searches.is_empty():
-            log.warning("validate: no search of the validation days ended in an order: all of their actions count")
+            warn("validate: no search of the validation days ended in an order: all of their actions count")
         found = (orders if len(orders) else searches).select("query_id", "item_id", "ts")
         found = found.unique(["query_id", "item_id"], keep="first").sort("query_id", "item_id")
     ts = found["ts"].dt.epoch("us").to_numpy().astype(np.int64)
@@ -89,7 +90,7 @@ def hold_out(pairs: Pairs, seed: int) -> tuple[Pairs, Asked]:
     number = max(1, round(HELD_OUT * len(queries)))
     drawn = np.random.default_rng([seed, 0]).choice(queries, number, replace=False)
     held = np.isin(pairs.query_id, drawn)
-    log.warning(
+    warn(
         "validate: nothing is asked on validation days: %d of %d queries, with %d of %d pairs, are held out of "
         "training and measured instead",
         number,
@@ -176,7 +177,7 @@ class ValidationRecall:
                 )
             )
         if left_out:
-            log.warning("validate: not measured: %s", ", ".join(left_out))
+            warn("validate: not measured: %s", ", ".join(left_out))
         if not self.tasks:
             raise ValueError(
                 f"validate: none of the stage's tasks can be measured: {', '.join(left_out) or 'their weights are 0'}. "
@@ -239,3 +240,9 @@ class _SampledTask:
     gallery: Ids
     gallery_spu: Ids
     listed_at: Ids
+
+
+def warn(message: str, *arguments: object) -> None:
+    """Warn in one of the processes that train together, which all choose the same."""
+    if processes.is_first():
+        log.warning(message, *arguments)

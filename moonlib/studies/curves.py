@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from moonlib.artifacts.layout import LOG, is_finished
-from moonlib.artifacts.logs import read_log
+from moonlib.artifacts.logs import read_log, steps_made
 from moonlib.runs.run import Run
 from moonlib.system.disk import replacing
 from moonlib.system.terminal import visible
@@ -140,7 +140,7 @@ def _panel(panel: Axes, of_stage: Sequence[Curve], quantity: str, runs: Sequence
         points = curve.log.select("step", pl.col(quantity).cast(pl.Float64, strict=False)).drop_nulls()
         few = len(points) < 12
         panel.plot(
-            (points["step"] + 1).to_list(),
+            (points["step"] + steps_made(quantity)).to_list(),
             points[quantity].to_list(),
             color=f"C{runs.index(curve.run) % 10}",
             marker="." if few else None,

@@ -42,6 +42,15 @@ def test_a_recipe_without_them_is_what_it_was(tmp_path: Path) -> None:
     assert {key.partition(".")[0] for key, _, _ in changed} == {"changes"}  # which are of their own file
 
 
+def test_a_trainer_on_the_command_line_says_where_a_stages_own_goes_over_it(caplog: pytest.LogCaptureFixture) -> None:
+    load("iter2", ["--trainer.devices", "1", "--trainer.max_steps", "600"])
+    (record,) = caplog.records  # pretraining takes 600 anyway
+    assert record.getMessage() == (
+        "--trainer.max_steps has no effect on stages.posttrain, whose own goes over it: give "
+        "--stages.posttrain.trainer.max_steps"
+    )
+
+
 def test_loggers_change_no_fingerprint_and_no_run(tmp_path: Path) -> None:
     plain = load(written(tmp_path))
     logged = load(written(tmp_path, loggers=["mlflow"]))
@@ -62,11 +71,21 @@ def test_loggers_change_no_fingerprint_and_no_run(tmp_path: Path) -> None:
         ({"loggers": [{"class_path": "wandb", "mode": "x"}]}, r"loggers\.0\.mode: unknown key; a logger has"),
         ({"loggers": [{"class_path": "wandb", "init_args": 3}]}, r"loggers\.0\.init_args: expected a mapping"),
         ({"loggers": ["csv", "csv"]}, r"loggers\.1: csv is named twice"),
+        (
+            {"loggers": ["csv", {"class_path": "mlflow", "init_args": {"tracking_uri": "http://me:hush@host:5000"}}]},
+            r"loggers\.1\.init_args\.tracking_uri: a recipe is kept beside its results, and so holds no password",
+        ),
     ],
 )
 def test_mistakes_name_the_file_and_the_key(content: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=told):
         load(written(tmp_path, **content))
+
+
+def test_a_logger_may_log_to_a_folder(tmp_path: Path) -> None:
+    for uri in ("file:./mlruns", "file:/tmp/mlruns", "sqlite:///mlruns.db", "http://host:5000"):
+        mlflow = {"class_path": "mlflow", "init_args": {"tracking_uri": uri}}
+        assert load(written(tmp_path, loggers=[mlflow])).loggers == [mlflow]
 
 
 def test_a_bare_name_and_its_class_are_one_logger() -> None:

@@ -22,6 +22,7 @@ from moonlib.cli import main
 from moonlib.exports import program as programs
 from moonlib.exports.folder import Export, export
 from moonlib.runs.run import Run, RunError
+from moonlib.testing.checkpoints import example_checkpoint
 
 Finished = Callable[[dict[str, Any]], Path]
 
@@ -128,6 +129,17 @@ def test_towers_of_timm_and_transformers_in_onnx(finished: Finished, elsewhere: 
     np.testing.assert_allclose(found, expected_of(run, given), atol=1e-4)
     assert "The licences of the weights that training started from apply too." in (out / "README.md").read_text()
     assert json.loads((out / "config.json").read_text())["text"]["max_length"] == 9
+
+
+@needs_onnx
+def test_both_halves_of_one_checkpoint_in_onnx(finished: Finished, tmp_path: Path) -> None:
+    # Without projections: a sum of unit vectors, of halves that are as wide as the representation.
+    model = example_checkpoint("clip", tmp_path / "clip")
+    run = finished({"class_path": "clip", "init_args": {"model": model}})
+    out = export(run, tmp_path / "shipped", to="onnx")
+    found, given = vectors_of(Path(out), 3)
+    np.testing.assert_allclose(found, expected_of(run, given), atol=1e-4)
+    assert (Path(out) / "preprocessor_config.json").is_file()
 
 
 FALSE_TOWER = """

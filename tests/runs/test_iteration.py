@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,11 +13,11 @@ import polars as pl
 import pytest
 import yaml
 
-from moonlib.config.recipe import StageRecipe, spelled
+from moonlib.config.recipe import StageRecipe, load, spelled
 from moonlib.data.build import build
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
-from moonlib.runs.iteration import fit
+from moonlib.runs.iteration import fit, next_command
 from moonlib.runs.ownership import RunExistsError
 from moonlib.runs.run import Run
 from moonlib.stages.application import Application
@@ -227,6 +228,14 @@ def test_the_command_line_runs_a_recipe_and_ends_with_table_path_and_next_comman
     typo = cli("fit", "--config", "iter2", "--stages.posttrain.trainer.max_step", "7")
     assert typo.returncode == 2
     assert typo.stderr.count("\n") == 1 and "max_steps" in typo.stderr
+
+
+def test_the_next_command_keeps_what_the_command_line_said() -> None:
+    overrides = ["--data", "my shop", "--seed=3"]
+    words = shlex.split(next_command(load("iter2", ["--seed=3"]), overrides))
+    assert words[:3] == ["moonlib", "fit", "--config"] and words[4:7] == overrides
+    assert words[7:] == ["--name", "iter2-seed4", "--seed", "4"]  # of two seeds the last one counts
+    assert load(words[3], [*overrides[2:], *words[9:]]).seed == 4
 
 
 def test_infinity_in_a_recipe_is_noted_in_json_that_any_tool_reads(runs: Path) -> None:

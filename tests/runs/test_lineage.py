@@ -167,6 +167,12 @@ def test_the_end_that_is_the_final_representations_is_one_checkpoint(tmp_path: P
     assert [(each.step, each.representations) for each in checkpoints(run)] == [(2, None), (6, None)]
 
 
+def test_the_end_of_a_stage_that_keeps_its_best_weights_is_of_no_step_that_is_known(tmp_path: Path) -> None:
+    best = {**PROBED, "validate": {"every": 2}, "keep": "best"}
+    run = run_of(tmp_path, {"pretrain": best, "represent": REPRESENT}, {"pretrain": [2]})
+    assert [(each.step, each.representations) for each in checkpoints(run)] == [(2, None), (None, "made-represent")]
+
+
 def test_a_retraining_after_represent_leaves_the_final_representations_those_of_before(tmp_path: Path) -> None:
     run = run_of(tmp_path, {"pretrain": TRAIN, "represent": REPRESENT, "refine": PROBED}, {"refine": [2]})
     assert checkpoints(run) == [

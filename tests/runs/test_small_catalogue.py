@@ -48,9 +48,14 @@ def words(runs: Path, overrides: list[str]) -> list[str]:
 def test_two_processes_validate_freeze_and_keep_the_same_best(overrides: list[str], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shared = ["--stages.posttrain.trainer.devices=2", "--stages.posttrain.trainer.strategy=ddp"]
-    process = Program(["-m", "moonlib", *words(runs, [*overrides, *shared, "--stages.represent=null"])])
-    _, told = process.communicate()
+    command = [*words(runs, [*overrides, *shared, "--stages.represent=null"]), "--progress-seconds", "0"]
+    process = Program(["-m", "moonlib", *command])
+    said, told = process.communicate()
     assert process.returncode == 0, told
+    # One process says how far the run is.
+    assert [line.split(" · ")[0] for line in said.splitlines() if " step " in line] == [
+        f"small_catalogue/posttrain  step {step} of 4" for step in (1, 2, 3, 4)
+    ]
     stage = runs / "small_catalogue/posttrain"
     found = json.loads((stage / "validation.json").read_text())
     assert [row["step"] for row in found["history"]] == [0, 2, 4] and found["kept"]["start_share"] == 0.5

@@ -13,17 +13,23 @@ from torch import Tensor, nn
 
 from moonlib.data.dataset import Dataset
 from moonlib.data.images import decode_image
+from moonlib.encoders.clip.encoder import CLIP
 from moonlib.encoders.dual import DualEncoder
+from moonlib.encoders.hf_image import HFImage
 from moonlib.encoders.tower import ImageTower
 from moonlib.encoders.transformer import Transformer
+from moonlib.fusion.fusion import Fusion
+from moonlib.fusion.gated import Gated
 from moonlib.fusion.sum import Sum
 from moonlib.losses.info_nce import InfoNCE
 from moonlib.negatives.in_batch import InBatch
 from moonlib.stages import published
 from moonlib.stages.posttraining import Posttraining, SearchData
-from moonlib.stages.published import StartWeights
+from moonlib.stages.published import PublishedWeights, StartWeights
 from moonlib.stages.stage import StageContext
 from moonlib.stages.validation_schedule import ValidationSchedule
+from moonlib.testing import example_products
+from moonlib.testing.checkpoints import example_checkpoint
 
 STEPS = 4
 
@@ -200,3 +206,38 @@ class FromScratch(Published):
 def test_what_cannot_be_done_is_refused(arguments: dict[str, Any], message: str, shop: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         run(shop, tmp_path, tower=FromScratch(), **arguments)
+
+
+def test_the_halves_of_a_clip_are_frozen_and_what_joins_them_learns(tmp_path: Path) -> None:
+    model = example_checkpoint("clip", tmp_path / "clip")
+
+    def clip(fusion: Fusion | None = None, **arguments: Any) -> CLIP:
+        encoder = CLIP(model, fusion=fusion, **arguments)
+        encoder.setup(example_products(), tmp_path)
+        return encoder
+
+    encoder = clip(Gated(), dim=16)
+    weights = PublishedWeights(encoder.train(), freeze_until=2)
+    weights.prepare(1)
+    learn = {name.partition(".")[0] for name, each in encoder.named_parameters() if each.requires_grad}
+    assert learn == {"fusion"} and not encoder.image.training and not encoder.text.training and encoder.training
+    weights.prepare(2)
+    assert all(each.requires_grad for each in encoder.parameters()) and encoder.image.body.training
+
+    # Alone they have nothing that could learn meanwhile; and without their weights nothing is published.
+    with pytest.raises(ValueError, match=r"freeze_towers_until: all weights of this CLIP are published ones"):
+        PublishedWeights(clip(), freeze_until=2)
+    with pytest.raises(ValueError, match=r"average_with_start: no weight of this CLIP is a published one"):
+        StartWeights(clip(pretrained=False), trained=False)
+
+
+def test_what_a_vision_model_does_not_use_stays_frozen(tmp_path: Path) -> None:
+    tower = HFImage(example_checkpoint("dinov2", tmp_path / "dinov2"))
+    encoder = DualEncoder(Sum(), image=tower, dim=16)
+    encoder.setup(example_products(), tmp_path)
+    unused = {name for name, each in encoder.named_parameters() if not each.requires_grad}
+    assert unused == {"image.body.embeddings.mask_token"}
+    weights = PublishedWeights(encoder, freeze_until=2)
+    for step in (0, 2):
+        weights.prepare(step)
+    assert {name for name, each in encoder.named_parameters() if not each.requires_grad} == unused

@@ -10,6 +10,7 @@ import pytest
 from moonlib.artifacts import layout
 from moonlib.cli import main
 from moonlib.studies.curves import NoLogs, curves, drawn, logged_curves
+from moonlib.studies.report.evidence import curve
 
 
 @pytest.fixture
@@ -43,6 +44,13 @@ def test_a_panel_per_stage_and_quantity_and_a_line_per_run(runs: Path, capsys: p
     assert list(lines) == ["iter1", "going"] and lines["iter1"].get_color() != lines["going"].get_color()
     assert list(lines["going"].get_xdata()) == [1, 2, 3] and list(lines["going"].get_ydata()) == [3.0, 2.4, 2.0]
     assert [line.get_label() for line in panels["pretrain: valid/recall@10"].get_lines()] == ["going"]
+
+    # What is measured between two steps stands at the steps made before it, as in validation.json.
+    (runs / "going/pretrain/csv/metrics.csv").write_text("loss,validation/recall@1,step\n,0.5,0\n2.4,,1\n,0.7,2\n")
+    panels = {panel.get_title(loc="left"): panel for panel in drawn(logged_curves(runs / "going")).axes}
+    assert list(panels["pretrain: validation/recall@1"].get_lines()[0].get_xdata()) == [0, 2]
+    assert list(panels["pretrain: loss"].get_lines()[0].get_xdata()) == [1, 2]
+    assert curve(runs / "going/pretrain/csv/metrics.csv")["validation/recall@1"] == [(0, 0.5), (2, 0.7)]
 
     assert main(["curves", str(runs / "iter1"), str(runs / "going")]) == 0
     assert capsys.readouterr().out.strip() == str(runs / "curves.png")

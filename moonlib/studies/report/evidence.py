@@ -37,6 +37,7 @@ from moonlib.artifacts.layout import (
     link_name,
     stage_of,
 )
+from moonlib.artifacts.logs import steps_made
 from moonlib.artifacts.reading import Unreadable, is_number, read_json, read_mapping
 from moonlib.artifacts.remedies import fit_command
 from moonlib.config.earlier import earlier_reference, present_results
@@ -495,7 +496,7 @@ def curve(file: Path) -> dict[str, list[tuple[float, float]]]:
             for column, value in row.items():
                 if column is None or column in ("epoch", "step") or not value or not row["step"]:
                     continue
-                point = (float(row["step"]) + 1, float(value))
+                point = (float(row["step"]) + steps_made(column), float(value))
                 if all(map(math.isfinite, point)):
                     found.setdefault(column, []).append(point)
     return found

@@ -57,7 +57,7 @@ def training(report: Report) -> Section | None:
                 )
             )
     if not figures:
-        problem = f"no stage kept a {LOG} that can be read: give its trainer no other logger"
+        problem = f"no stage kept a {LOG} that can be read: none of them trains, or has logged anything yet"
         report.missing.append(("Training curves", problem))
         return None
     lead = (
