@@ -11,6 +11,7 @@ import polars as pl
 from moonlib.artifacts.layout import SEARCHES, RunLayout
 from moonlib.artifacts.reading import read_table
 from moonlib.config.recipe import Recipe
+from moonlib.data.ids import codes
 from moonlib.metrics.bootstrap import Interval, paired_mean_difference
 from moonlib.metrics.key import MetricKey
 from moonlib.runs.results import beside
@@ -73,4 +74,4 @@ def recall_difference(stage: Path, other: Path, task: str, k: int) -> Interval |
     if mine.is_empty() or not mine.select(ROW).equals(others.select(ROW)):
         return None
     hits = [(table["rank"] < k).to_numpy().astype(np.float64) for table in tables]
-    return paired_mean_difference(hits[0], hits[1], mine["user_id"].to_numpy())
+    return paired_mean_difference(hits[0], hits[1], codes(mine["user_id"]))

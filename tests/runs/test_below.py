@@ -17,9 +17,9 @@ RECIPE: Any = SimpleNamespace(stages={"posttrain": None, "represent": None})
 RESULTS = {"image_search/recall@10": 0.6, "baseline/initial/image_search/recall@10": 0.9}
 
 
-def searches(place: Path, ranks: list[int]) -> None:
+def searches(place: Path, ranks: list[int], ids: type[pl.DataType] = pl.Int64) -> None:
     place.mkdir(parents=True)
-    rows = np.arange(len(ranks))
+    rows = pl.Series(np.arange(len(ranks))).cast(ids)
     pl.DataFrame({"search_id": rows, "item_id": rows, "user_id": rows, "rank": ranks}).with_columns(
         task=pl.lit("image_search"), split=pl.lit("test")
     ).write_parquet(place / SEARCHES)
@@ -30,9 +30,10 @@ def run(tmp_path: Path) -> RunLayout:
     return RunLayout(tmp_path / "run", tmp_path)
 
 
-def test_it_names_a_recall_whose_interval_is_below_zero(run: RunLayout) -> None:
-    searches(run.link("represent"), [0] * 60 + [50] * 40)
-    searches(run.link("represent", "baseline/initial"), [0] * 90 + [50] * 10)
+@pytest.mark.parametrize("ids", [pl.Int64, pl.String])
+def test_it_names_a_recall_whose_interval_is_below_zero(run: RunLayout, ids: type[pl.DataType]) -> None:
+    searches(run.link("represent"), [0] * 60 + [50] * 40, ids)
+    searches(run.link("represent", "baseline/initial"), [0] * 90 + [50] * 10, ids)
     (sentence,) = below_initial(run, RECIPE, RESULTS)
     assert sentence.startswith("below the initial weights: image_search/recall@10 is 0.600 after training")
     assert "was 0.900 before (-0.300 [" in sentence and "recipes/small_catalogue.yaml" in sentence
