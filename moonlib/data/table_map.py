@@ -35,6 +35,7 @@ import yaml
 
 from moonlib.data import table_files
 from moonlib.data.casts import refuse_row
+from moonlib.data.numbering import IdColumn, are_text
 from moonlib.data.tables import SCHEMAS, known_columns
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,28 @@ def read_mapped(folder: Path, maps: Mapping[str, TableMap]) -> tuple[dict[str, p
     for table, of in maps.items():
         names[table] = f"{of.file} (as {table})"
         frames[table] = _read(folder / of.file, table, of, names[table])
-    return frames, names
+    numbered = [table for table, of in maps.items() if of.columns.get("search_id") == {"row_number": True}]
+    return _with_searches_apart(frames, numbered, names), names
+
+
+def _with_searches_apart(
+    frames: dict[str, pl.DataFrame], numbered: Sequence[str], names: Mapping[str, str]
+) -> dict[str, pl.DataFrame]:
+    """Make searches that are called by row numbers others than those of other tables.
+
+    The numbers follow the ids of those; where these are text, they are text with the name of their table before them.
+    """
+    others = [table for table in frames if table not in numbered and "search_id" in frames[table].columns]
+    given = [IdColumn(names[table], frames[table]["search_id"]) for table in others]
+    if numbered and are_text("search", given):
+        texts = {table: pl.format("{}-{}", pl.lit(table), "search_id").alias("search_id") for table in numbered}
+        return frames | {table: frames[table].with_columns(text) for table, text in texts.items()}
+    last = [column.values.cast(pl.Int64, strict=False).max() for column in given]
+    free = max((each + 1 for each in last if isinstance(each, int)), default=0)
+    for table in numbered:
+        frames = frames | {table: frames[table].with_columns(pl.col("search_id") + free)}
+        free = max(free, frames[table].select(pl.col("search_id").max() + 1).item() or 0)
+    return frames
 
 
 def delimiter_of(path: Path, given: str | None = None) -> str | None:

@@ -107,6 +107,34 @@ def test_events_by_their_values(folder: Path, tmp_path: Path, caplog: pytest.Log
     assert f"{names['searches']}: rows whose value the map leaves out (null): 1 of 3" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("given", "numbered"),
+    [
+        ({"row_number": True}, [2, 4]),
+        ("number", [13, 15]),
+        ("text", ["searches-0", "searches-2"]),
+    ],
+)
+def test_searches_that_are_rows_are_no_searches_of_another_table(
+    folder: Path, tmp_path: Path, given: Any, numbered: list[Any]
+) -> None:
+    (folder / "shown.csv").write_text("number,text,user,item,t\n12,a-1,5,1,1738300000\n1,a-2,6,2,1740900000\n")
+    events = {"user_id": "user", "item_id": "item", "ts": {"column": "t", "unit": "s"}}
+    acted = {"column": "event", "values": {"view": "click", "purchase": "order", "remove": None}}
+    shown = {"search_id": given, **events, "position": {"constant": 0}, "clicked": {"constant": "false"}}
+    maps = {
+        "products": {"file": "items.csv", "columns": {"item_id": "item"}},
+        "impressions": {"file": "shown.csv", "columns": shown},
+        "searches": {"file": "clicks.csv", "columns": {"search_id": {"row_number": True}, **events, "action": acted}},
+    }
+    (folder / "items.csv").write_text("item\n1\n2\n")
+    build(folder, None, tmp_path / "out", map=written(folder, yaml.safe_dump(maps)))
+    dataset = Dataset(tmp_path / "out")
+    assert dataset.ids.decode("search_id", dataset.searches["search_id"]).to_list() == numbered
+    both = [set(table["search_id"]) for table in (dataset.searches, dataset.impressions)]
+    assert both[0].isdisjoint(both[1]) and dataset.sessions.is_empty()
+
+
 def test_rows_that_belong_together(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As Shopify writes them: of a handle's rows the first has the title, and some are of further pictures alone."""
     rows = "Handle,Title,SKU,Price,Image\nmug,Red mug,1,9,a.jpg\nmug,,2,8,\nmug,,,,b.jpg\nlamp,Lamp,3,7,c.jpg\n"
