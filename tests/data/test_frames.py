@@ -132,7 +132,7 @@ def _products(**columns: Any) -> Any:
             _products(title=[None, "a", b"c"]),
             "products: row 3, column 'title': b'c' is bytes, and values before it are",
         ),
-        (_products(item_id=["1", "x", "3"]), "products: row 2, column 'item_id': 'x' is not an int64"),
+        (_products(item_id=["1", " ", "3"]), "products: row 2, column 'item_id': ' ' is a blank id"),
         (_products(item_id=[1, 1, 3]), "products: row 2, column 'item_id': 1 appears a second time"),
         (_products(price=[1.0, float("inf"), 2]), "products: row 2, column 'price': inf is not finite"),
         (_products(shape=[1j, 2j, 3j]), "products: column 'shape': "),
