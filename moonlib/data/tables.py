@@ -316,12 +316,9 @@ def cast_key(frame: pl.DataFrame, table: str, name: str, first: int = 0) -> pl.S
     key = KEYS[table]
     if key not in frame.columns:
         raise ValueError(missing_column(frame.columns, table, key, name))
-    column = IdColumn(name, frame[key])
-    ids = (
-        frame[key].cast(pl.String)
-        if column.first_odd() is not None
-        else cast_column(frame[key], pl.Int64(), name, first)
-    )
+    keys = frame[key].cast(pl.String) if frame[key].dtype in (pl.Categorical, pl.Enum) else frame[key]
+    has_text = IdColumn(name, keys).first_odd() is not None
+    ids = keys if has_text else cast_column(keys, pl.Int64(), name, first)
     refuse_row(frame, name, key, ids.is_null(), "is missing; this column must have a value in every row", first)
     return ids
 
