@@ -101,7 +101,10 @@ class CloudImages:
                 return None
             return "it is no https:// URL; names below a folder or a URL are read with --images DIR"
         if is_url(name) or name.startswith("/") or ".." in PurePosixPath(name).parts:
-            return f"the name leads out of {without_credentials(self.place)}"
+            web = "; URLs are read with --images https" if name.startswith(("https://", "http://")) else ""
+            return f"the name leads out of {without_credentials(self.place)}{web}"
+        if ".tar/" in name:
+            return "it is a member of a tar, and tars are read from a local folder; copy them there"
         return None
 
 
