@@ -253,6 +253,22 @@ def test_a_feed_names_images_by_url(files: Path, shop: str, monkeypatch: pytest.
     assert _Shop.asked["/flaky.jpg"] == 2 and _Shop.agents == {USER_AGENT}
 
 
+def test_lists_of_urls_of_products_whose_ids_are_text(files: Path, shop: str, tmp_path: Path) -> None:
+    products = pl.DataFrame({"item_id": ["A-1", "007"], "images": [[f"{shop}/404.jpg", f"{shop}/b.jpg"], None]})
+    directory = moonlib.build(products, images="https", out=tmp_path / "data")
+    dataset = Dataset(directory)
+    entry = json.loads((dataset.directory / QUARANTINE).read_text())
+    assert (entry["id"], entry["image"]) == ("A-1", f"{shop}/404.jpg")
+    number = dataset.ids["item"].encode(pl.Series(["A-1"])).to_numpy()
+    (sample,) = SampleReader(directory, "products").read(number)
+    assert sample.image == _jpeg(1) and sample.more == () and sample.row["images"] == [f"{shop}/b.jpg"]
+    products.write_parquet(files / "products.parquet")
+    quarantine, copy = tmp_path / "q.jsonl", tmp_path / "copy.arrow"
+    reader = TableReader(files / "products.parquet", "products", "https", Modalities.parse("image"), quarantine, copy)
+    (sample,) = reader.read(number)
+    assert sample.image == _jpeg(1) and list(reader.quarantine.entries()) == [("products", "A-1")]
+
+
 @pytest.mark.parametrize(
     ("name", "why", "asked"),
     [("404.jpg", "there is no such", 1), ("403.jpg", "access was refused", 1), ("302.jpg", "", 2)],
