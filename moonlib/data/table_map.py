@@ -35,6 +35,7 @@ import yaml
 
 from moonlib.data import table_files
 from moonlib.data.casts import refuse_row
+from moonlib.data.image_lists import IMAGES
 from moonlib.data.numbering import IdColumn, are_text
 from moonlib.data.tables import SCHEMAS, known_columns
 
@@ -310,9 +311,7 @@ def _column(frame: pl.DataFrame, column: str, source: Any, name: str) -> pl.Seri
         if column == "attributes":
             texts = frame.select(pl.col(each).cast(pl.String) for each in names)
             return texts.select(pl.struct(names)).to_series()
-        lists = [_texts(frame[each], source.get("separator")) for each in names]
-        joined = pl.DataFrame([each.alias(str(i)) for i, each in enumerate(lists)])
-        return joined.select(pl.concat_list(pl.all().fill_null([]))).to_series()
+        return _joined([_lists(frame[each], source.get("separator"), name) for each in names], column, name)
     series = frame[source["column"]]
     where = f"column {source['column']!r}"
     if "currency" in source:
@@ -342,20 +341,47 @@ def _column(frame: pl.DataFrame, column: str, source: Any, name: str) -> pl.Seri
             )
         return times
     if "separator" in source:
-        return _texts(series, source["separator"])
+        return _lists(series, source["separator"], name)
     if "file_name" in source:
+        _refuse_pictures(series, "file_name", name)
         return series.cast(pl.String).str.split("?").list.first().str.split("#").list.first().str.split("/").list.last()
     return series
 
 
-def _texts(series: pl.Series, separator: str | None) -> pl.Series:
-    """Lists of the texts in a value, without blank ones."""
+def _lists(series: pl.Series, separator: str | None, name: str) -> pl.Series:
+    """Lists of the texts in a value, without blank ones, or of the one picture that it holds."""
     if series.dtype == pl.List:
         return series
+    if separator:
+        _refuse_pictures(series, "separator", name)
+    elif series.dtype in (pl.Binary, pl.Struct):
+        return series.to_frame().select(pl.concat_list(series.name).list.drop_nulls()).to_series()
     parts = series.cast(pl.String).str.split(separator) if separator else series.cast(pl.String).reshape((-1, 1))
     frame = pl.DataFrame({"parts": parts.cast(pl.List(pl.String))})
     stripped = pl.col("parts").list.eval(pl.element().str.strip_chars())
-    return frame.select(stripped.list.eval(pl.element().filter(pl.element() != ""))).to_series()
+    texts = frame.select(stripped.list.eval(pl.element().filter(pl.element() != ""))).to_series()
+    return texts.alias(series.name)
+
+
+def _joined(lists: Sequence[pl.Series], column: str, name: str) -> pl.Series:
+    """Join the lists of each row; a picture that is in several of them is taken once."""
+    for each in lists[1:]:
+        if each.dtype != lists[0].dtype:
+            first, other = ((one.name, one.dtype.inner) for one in (lists[0], each))  # type: ignore[attr-defined]
+            raise ValueError(f"{name}: column {first[0]!r} is {first[1]}, and {other[0]!r} {other[1]}; name one kind")
+    frame = pl.DataFrame([each.alias(str(i)) for i, each in enumerate(lists)])
+    joined = frame.select(pl.concat_list(pl.all().fill_null([])).alias(column)).to_series()
+    if column != IMAGES:
+        return joined
+    once = joined.list.unique(maintain_order=True)
+    if again := int((once.list.len() < joined.list.len()).sum()):
+        log.info(f"{name}: column {column!r}: what stands in more than one column is taken once, in {again:,} rows")
+    return once
+
+
+def _refuse_pictures(series: pl.Series, key: str, name: str) -> None:
+    if series.dtype in (pl.Binary, pl.Struct):
+        raise ValueError(f"{name}: column {series.name!r} is {series.dtype}, and {key} is of text; leave {key} out")
 
 
 def _price(frame: pl.DataFrame, column: str, currency: str, name: str) -> pl.Series:

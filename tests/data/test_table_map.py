@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from PIL import Image
 
 from moonlib.data.build import build
 from moonlib.data.dataset import Dataset
+from moonlib.data.reader import SampleReader
 from moonlib.data.table_map import read_map, read_mapped
 
 FEED = """id\ttitle\timage_link\tprice\tproduct_type\titem_group_id\tbrand\tcolor\tcondition\tlink
@@ -154,6 +157,35 @@ products:
         ("Lamp", "3", "7", "c.jpg"),
     ]
     assert "rows without 'SKU', which are left out: 1 of 4" in caplog.text
+
+
+def test_pictures_in_several_columns(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As bytes they are joined as names are; what a feed names twice is one picture."""
+    data = []
+    for colour in ("red", "blue"):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), colour).save(file, "JPEG")
+        data.append(file.getvalue())
+    shop = {"sku": ["A-1", "007"], "front": [data[0], None], "back": [data[1], data[1]], "link": ["a.jpg", None]}
+    more = {"other": [["a.jpg", "b.jpg"], []], "struct": [{"bytes": data[0], "path": "x"}, None]}
+    pl.DataFrame(shop | more).write_parquet(folder / "shop.parquet")
+
+    def mapped(images: Any, column: str = "images") -> dict[str, pl.DataFrame]:
+        described = {"products": {"file": "shop.parquet", "columns": {"item_id": "sku", column: images}}}
+        return read_mapped(folder, read_map(written(folder, yaml.safe_dump(described))))[0]
+
+    assert mapped({"columns": ["front", "back"]})["products"]["images"].to_list() == [data, data[1:]]
+    build(folder, None, tmp_path / "out", map=folder.parent / "map.yaml")
+    assert SampleReader(tmp_path / "out", "products").pictures.tolist() == [2, 1]
+    with caplog.at_level(logging.INFO, "moonlib"):
+        assert mapped({"columns": ["link", "other"]})["products"]["images"].to_list() == [["a.jpg", "b.jpg"], []]
+    assert "column 'images': what stands in more than one column is taken once, in 1 rows" in caplog.text
+    with pytest.raises(ValueError, match=r"column 'front' is Binary, and 'link' String; name one kind"):
+        mapped({"columns": ["front", "link"]})
+    with pytest.raises(ValueError, match=r"column 'front' is Binary, and separator is of text"):
+        mapped({"column": "front", "separator": ","})
+    with pytest.raises(ValueError, match=r"column 'struct' is Struct.*, and file_name is of text"):
+        mapped({"column": "struct", "file_name": True}, "image")
 
 
 def test_json_lines(folder: Path) -> None:
