@@ -290,7 +290,11 @@ def complete(frames: dict[str, pl.DataFrame], names: dict[str, str]) -> tuple[Ta
 def _refuse_images(tables: Tables, files: dict[str, str], images: str | Path | None, stored: StoredImages) -> None:
     for table in SAMPLE_TABLES:
         if named := stored.lacks(names(tables[table])):
-            where = "no image folder was given (--images DIR)" if images is None else f"{images} is no folder"
+            where = (
+                "no image folder was given (--images DIR, or https where they are URLs)"
+                if images is None
+                else f"{images} is no folder"
+            )
             raise ValueError(f"{files[table]} names {named} images, but {where}")
 
 

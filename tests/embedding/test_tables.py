@@ -86,7 +86,7 @@ def test_mistakes_name_file_row_and_column(catalogue: pl.DataFrame, tmp_path: Pa
     refused(catalogue.drop("item_id"), "column 'item_id' is missing")
     refused(catalogue.rename({"item_id": "itemid"}), "column 'item_id' is missing .*; did you mean 'itemid'?")
     refused(catalogue.rename({"title": "product_title"}), "no column 'title'; did you mean 'product_title'?")
-    refused(catalogue, r"names 4 images, but no image folder was given \(--images DIR\)", images=None)
+    refused(catalogue, r"names 4 images, but no image folder was given \(--images DIR, or https", images=None)
     refused(catalogue.head(0), "no rows")
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"t\.parquet can't be read"):
