@@ -284,7 +284,7 @@ def _read(path: Path, table: str, of: TableMap, name: str) -> pl.DataFrame:
         rows = frame.height
         frame = frame.drop_nulls(of.only_with)
         log.info(f"{name}: rows without {of.only_with!r}, which are left out: {rows - frame.height:,} of {rows:,}")
-    columns = {column: _column(frame, column, source, name) for column, source in of.columns.items()}
+    columns = {column: _converted(frame, column, source, name) for column, source in of.columns.items()}
     kept = pl.Series([True]).new_from_index(0, frame.height)
     for column, source in of.columns.items():
         if isinstance(source, dict) and None in source.get("values", {}).values():
@@ -298,8 +298,17 @@ def _read(path: Path, table: str, of: TableMap, name: str) -> pl.DataFrame:
     return found.hstack(frame.select(of.own).get_columns()).filter(kept)
 
 
+def _converted(frame: pl.DataFrame, column: str, source: Any, name: str) -> pl.Series:
+    """Make one column of ours, or name the types that it can't be made of."""
+    try:
+        return _column(frame, column, source, name)
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        read = sources(TableMap("", {column: source}))
+        types = ", ".join(f"column {each!r} is {frame[each].dtype}" for each in read)
+        raise ValueError(f"{name}: {types}, of which {column} can't be made by {source}") from error
+
+
 def _column(frame: pl.DataFrame, column: str, source: Any, name: str) -> pl.Series:
-    """Make one column of ours."""
     if isinstance(source, str):
         return frame[source]
     if "constant" in source:
@@ -350,8 +359,8 @@ def _column(frame: pl.DataFrame, column: str, source: Any, name: str) -> pl.Seri
 
 def _lists(series: pl.Series, separator: str | None, name: str) -> pl.Series:
     """Lists of the texts in a value, without blank ones, or of the one picture that it holds."""
-    if series.dtype == pl.List:
-        return series
+    if isinstance(series.dtype, pl.List | pl.Array):
+        return series.cast(pl.List(series.dtype.inner))
     if separator:
         _refuse_pictures(series, "separator", name)
     elif series.dtype in (pl.Binary, pl.Struct):

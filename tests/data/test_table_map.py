@@ -184,6 +184,8 @@ def test_pictures_in_several_columns(folder: Path, tmp_path: Path, caplog: pytes
         mapped({"columns": ["front", "link"]})
     with pytest.raises(ValueError, match=r"column 'front' is Binary, and separator is of text"):
         mapped({"column": "front", "separator": ","})
+    with pytest.raises(ValueError, match=r"column 'other' is List\(String\), of which title can't be made by"):
+        mapped({"column": "other", "values": {"a": "b"}}, "title")
     with pytest.raises(ValueError, match=r"column 'struct' is Struct.*, and file_name is of text"):
         mapped({"column": "struct", "file_name": True}, "image")
 
