@@ -32,7 +32,7 @@ def add(verbs: Verbs) -> None:
         "--images",
         type=place,
         metavar="DIR",
-        help="folder or URL of the tables' images, or of tars with them; https: the tables name images by their URLs",
+        help="folder or URL of the tables' images, or local folder of tars with them; https: the tables name URLs",
     )
     verb.add_argument("--out", type=place, required=True, metavar="DIR", help="the dataset's directory, or its URL")
     verb.add_argument(
@@ -42,11 +42,11 @@ def add(verbs: Verbs) -> None:
         metavar=("BEHAVIOUR", "TRAIN", "VALID", "TEST"),
         help="when each part ends, ISO 8601, UTC unless it says otherwise (default: fractions of the time range)",
     )
-    verb.add_argument("--map", type=Path, metavar="FILE.yaml", help="which files and columns are which of ours")
+    verb.add_argument("--map", type=place, metavar="FILE.yaml", help="which files and columns are which of ours")
     verb.add_argument("--max-side", type=int, default=512, metavar="PIXELS", help="scale larger images down (512)")
     verb.add_argument("--workers", type=int, help="processes that read images")
     verb = add_verb(data, "map", map_columns, "say which columns of a feed or a log would be which, as YAML to edit")
-    verb.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".csv, .tsv, .txt, .parquet or .jsonl")
+    verb.add_argument("files", type=place, nargs="+", metavar="FILE", help=".csv, .tsv, .txt, .parquet or .jsonl")
     verb.add_argument("--table", metavar="TABLE", help="which of ours it is: products, queries, users, searches, ...")
     verb = add_verb(data, "check", check, "counts, broken samples, leaks between splits; exit code 1 if any")
     verb.add_argument("directory", type=place, metavar="DIR", help="the dataset's directory, or its URL")
@@ -90,9 +90,10 @@ def build(arguments: argparse.Namespace) -> int:
 def map_columns(arguments: argparse.Namespace) -> int:
     """Print a map of files' columns."""
     from moonlib.data.feeds import suggest
+    from moonlib.system.remote import local_copy
 
     for file in arguments.files:
-        say(suggest(file, arguments.table), end="")
+        say(suggest(local_copy(file), arguments.table), end="")
     return 0
 
 

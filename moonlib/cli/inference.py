@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
         "--images",
         type=place,
         metavar="DIR",
-        help="folder or URL of the tables' images, or of tars with them; https: the tables name images by their URLs",
+        help="folder or URL of the tables' images, or local folder of tars with them; https: the tables name URLs",
     )
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where ids and vectors go")
     verb.add_argument(

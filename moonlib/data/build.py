@@ -6,6 +6,7 @@ import difflib
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -46,7 +47,7 @@ def build(
     splits: Splits | None = None,
     max_side: int = 512,
     workers: int | None = None,
-    map: Path | None = None,
+    map: str | Path | None = None,
 ) -> str | Path:
     """Build a dataset from tables and images.
 
@@ -63,16 +64,16 @@ def build(
             ISO 8601, an empty field is a missing value. In Parquet, ``image`` and ``images`` may hold pictures as
             bytes, or as ``{bytes, path}``: these are moved to a temporary file beside ``out``, so that memory does not
             hold them.
-        images: the folder or the URL that the names in the ``image`` and ``images`` columns start from, a folder of
-            tars with these images, see `moonlib.data.image_sources.ImageShards`, or ``https`` where the names are URLs
-            themselves; None where there are no images.
+        images: the folder or the URL that the names in the ``image`` and ``images`` columns start from, a local folder
+            of tars with these images, see `moonlib.data.image_sources.ImageShards`, or ``https`` where the names are
+            URLs themselves; None where there are no images.
         out: the dataset's directory, or its URL; must not exist.
         splits: where behaviour, training, validation and test end; by default `Splits.by_fractions` of the time range
             of searches and impressions, and without any, all products are for training.
         max_side: larger images are scaled down to this side, in pixels.
         workers: processes that read images; None chooses.
-        map: a YAML file that says which files in ``tables`` and which of their columns are which of ours, see
-            `moonlib.data.table_map`; None where they are called as ours.
+        map: a YAML file, or its URL, that says which files in ``tables`` and which of their columns are which of
+            ours, see `moonlib.data.table_map`; None where they are called as ours.
 
     Returns:
         ``out``.
@@ -85,7 +86,8 @@ def build(
     if is_url(out):
         options: dict[str, Any] = {"splits": splits, "max_side": max_side, "workers": workers, "map": map}
         return _build_and_upload(tables, images, str(out), options)
-    tables, out = local_copy(tables, _is_of_table if map is None else _may_be_mapped), Path(out)
+    map = None if map is None else local_copy(map)
+    tables, out = local_copy(tables, _is_of_table if map is None else _is_named_by(map)), Path(out)
     refuse_to_replace(out)
     with stored_images(out) as stored:
         read, files = read_tables(tables, stored) if map is None else read_mapped_tables(tables, map)
@@ -182,9 +184,15 @@ def _is_of_table(name: str) -> bool:
     return PurePosixPath(name).parts[0].endswith(table_files.SUFFIXES)
 
 
-def _may_be_mapped(name: str) -> bool:
-    """Whether a file or folder at a URL may be one that a map names."""
-    return PurePosixPath(name).parts[0].endswith((*table_files.SUFFIXES, ".tsv", ".txt", ".jsonl", ".ndjson"))
+def _is_named_by(map: Path) -> Callable[[str], bool]:
+    """Whether a file at a URL is of a table that a map names, or a folder leads to one, by its name relative to it."""
+    named = {PurePosixPath(of.file) for of in read_map(map).values()}
+
+    def is_named(name: str) -> bool:
+        path = PurePosixPath(name)
+        return any(file.is_relative_to(path) or path.is_relative_to(file) for file in named)
+
+    return is_named
 
 
 def _build_and_upload(tables: str | Path, images: str | Path | None, url: str, options: dict[str, Any]) -> str:
@@ -282,7 +290,11 @@ def complete(frames: dict[str, pl.DataFrame], names: dict[str, str]) -> tuple[Ta
 def _refuse_images(tables: Tables, files: dict[str, str], images: str | Path | None, stored: StoredImages) -> None:
     for table in SAMPLE_TABLES:
         if named := stored.lacks(names(tables[table])):
-            where = "no image folder was given (--images DIR)" if images is None else f"{images} is no folder"
+            where = (
+                "no image folder was given (--images DIR, or https where they are URLs)"
+                if images is None
+                else f"{images} is no folder"
+            )
             raise ValueError(f"{files[table]} names {named} images, but {where}")
 
 

@@ -86,7 +86,10 @@ def cast_column(series: pl.Series, dtype: pl.DataType, name: str, first: int = 0
         if read is None:
             problem = f"{series.dtype} is not {expected}"
             raise ValueError(f"{name}: column {series.name!r}: {problem}; write it as {_show_type(dtype)}")
-        cast = read(series)
+        try:
+            cast = read(series)
+        except pl.exceptions.PolarsError as error:  # of types within lists and structs
+            raise ValueError(f"{name}: column {series.name!r}: {series.dtype} is not {expected} ({error})") from error
         lost = cast.is_null() & series.is_not_null()
         # A time that is out of range can't be shown as one.
         shown = series.to_physical() if series.dtype.is_temporal() else series

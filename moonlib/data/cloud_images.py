@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from moonlib.data.jpeg import to_jpeg
 from moonlib.system.remote import NotFound, Refused, RemoteError, file_system, is_url, told_of, without_credentials
 
 WEB = "https"
@@ -20,24 +19,19 @@ _SECONDS = 30.0
 
 
 class CloudImages:
-    """Reads images at a URL, many at once; see `ImageFolder`, whose calls it answers for a local folder. Picklable.
+    """Reads images at a URL, many at once; a `moonlib.data.image_sources.ImageSource`. Picklable.
 
     Args:
         place: the URL that names start from, or `WEB`.
-        max_side: the longest side that an image keeps, in pixels; None keeps the size.
 
     Raises:
         RemoteError: what the URL needs is not installed.
         ValueError: it is of no kind that moonlib reads.
     """
 
-    def __init__(self, place: str, max_side: int | None = None) -> None:
-        self.place, self.max_side = place, max_side
+    def __init__(self, place: str) -> None:
+        self.place = place
         file_system(f"{WEB}://" if place == WEB else place)
-
-    def __call__(self, table: str, name: str) -> bytes:
-        """Return an image as a JPEG; it has been decoded once, so it is whole."""
-        return to_jpeg(self.read(name), self.max_side)
 
     def read(self, name: str) -> bytes:
         """Return an image's file as it is.
@@ -49,7 +43,7 @@ class CloudImages:
         return self.prefetched([name]).read(name)
 
     def prefetched(self, names: Sequence[str]) -> Prefetched:
-        """Read the files of some images, and return what `read` and a call take them from.
+        """Read the files of some images, and return what `read` takes them from.
 
         That an image is not there, or that its name leads elsewhere, is said when it is asked for. At URLs of their own
         so is everything else: a hundred servers are never all well.
@@ -61,7 +55,7 @@ class CloudImages:
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             read = self._reader()
             files = dict(zip(wanted, threads.map(read, wanted), strict=True))
-        return Prefetched(files, self.max_side)
+        return Prefetched(files)
 
     def _reader(self) -> Callable[[str], bytes | Exception]:
         # One file system for all threads, which each would else have connections of its own.
@@ -101,19 +95,18 @@ class CloudImages:
                 return None
             return "it is no https:// URL; names below a folder or a URL are read with --images DIR"
         if is_url(name) or name.startswith("/") or ".." in PurePosixPath(name).parts:
-            return f"the name leads out of {without_credentials(self.place)}"
+            web = "; URLs are read with --images https" if name.startswith(("https://", "http://")) else ""
+            return f"the name leads out of {without_credentials(self.place)}{web}"
+        if ".tar/" in name:
+            return "it is a member of a tar, and tars are read from a local folder; copy them there"
         return None
 
 
 class Prefetched:
     """Images that have been read, or the errors in their place; see `CloudImages.prefetched`."""
 
-    def __init__(self, files: dict[str, bytes | Exception], max_side: int | None) -> None:
-        self._files, self._max_side = files, max_side
-
-    def __call__(self, table: str, name: str) -> bytes:
-        """Return an image as a JPEG."""
-        return to_jpeg(self.read(name), self._max_side)
+    def __init__(self, files: dict[str, bytes | Exception]) -> None:
+        self._files = files
 
     def read(self, name: str) -> bytes:
         """Return an image's file as it is.

@@ -109,7 +109,7 @@ def consequences(tables: Mapping[str, pl.DataFrame], files: Mapping[str, str]) -
 
 def _shared_spus(products: pl.DataFrame, name: str) -> list[str]:
     """Say which items without a ``spu_id`` share one with others after all, as their id is the SPU of these."""
-    if not {"item_id", "spu_id"} <= set(products.columns):
+    if not all(column in products.columns and _is_id(products[column].dtype) for column in ("item_id", "spu_id")):
         return []
     named = products["spu_id"].drop_nulls().cast(pl.String)
     alone = products.filter(pl.col("spu_id").is_null())["item_id"].cast(pl.String)

@@ -342,10 +342,10 @@ def _columns(
         more = [plain[name] for name in MORE_IMAGES if name in plain]
         if more and "image" in columns:
             main = columns.pop("image")
-            columns["images"] = {
-                "columns": [main if isinstance(main, str) else main["column"], *more],
-                "separator": ",",
-            }
+            if isinstance(main, dict):
+                main = main["column"]
+                notes["images"] = "addresses: build with --images https, or download the pictures with img2dataset"
+            columns["images"] = {"columns": [main, *more], "separator": ","}
         attributes = [plain[name] for name in ATTRIBUTES if name in plain and plain[name] not in _all(columns)]
         if attributes:
             columns["attributes"] = {"columns": attributes}
@@ -390,7 +390,10 @@ def _conversion(column: str, source: str, values: pl.Series) -> tuple[Any, str]:
             table = {each: ACTIONS.get(re.sub(r"\W+", "_", each.lower())) for each in found}
             return {"column": source, "values": table}, "each becomes click, cart or order; null leaves its rows out"
     if column == "image" and texts.str.contains("^https?://").any():
-        note = "addresses: download the pictures into the folder of --images, by the last part of their address"
+        note = (
+            "addresses: download the pictures into the folder of --images, by the last part of their address; or take "
+            f"the column as it is ({_yaml(source)}) and build with --images https"
+        )
         return {"column": source, "file_name": True}, note
     return source, ""
 

@@ -17,13 +17,13 @@ from moonlib.data.image_sources import stored_images
 from moonlib.data.splits import Splits
 from moonlib.data.table_map import read_file
 from moonlib.data.tables import SCHEMAS
-from moonlib.system.remote import local_only
+from moonlib.system.remote import local_copy, local_only
 
 log = logging.getLogger(__name__)
 
 Frame = Any
 """A table: a frame of polars or pandas, a ``datasets.Dataset``, whatever speaks Arrow's ``__arrow_c_stream__``, or the
-path of a Parquet, CSV or JSON lines file."""
+path or URL of a Parquet, CSV or JSON lines file."""
 
 
 def build(
@@ -43,8 +43,8 @@ def build(
     """Build a dataset from frames, as ``moonlib data build`` does from files, with the same checks.
 
     Args:
-        products: a frame of polars or pandas, a ``datasets.Dataset``, a table of Arrow, or the path of a file; so are
-            the others. Which columns each may have is told in the documentation of data formats.
+        products: a frame of polars or pandas, a ``datasets.Dataset``, a table of Arrow, or the path or URL of a file;
+            so are the others. Which columns each may have is told in the documentation of data formats.
         queries: none if not given.
         users: those whom the events name if not given.
         searches: none if not given.
@@ -106,7 +106,7 @@ def to_frame(value: Frame, table: str) -> pl.DataFrame:
     """
     library = type(value).__module__.partition(".")[0]
     if isinstance(value, str | Path):
-        return read_file(Path(value), SCHEMAS[table].names)
+        return read_file(local_copy(value), SCHEMAS[table].names)
     if isinstance(value, pl.LazyFrame):
         return value.collect()
     if isinstance(value, pl.DataFrame):

@@ -149,7 +149,10 @@ class ImageFolder:
             ValueError: there is no such file below the folder, also not by a link, or it can't be read.
         """
         if "://" in name:
-            raise ValueError("it is a URL; download the pictures, such as with img2dataset, and give that folder")
+            raise ValueError(
+                "it is a URL: read the pictures from the web (--images https), or download them, such as with "
+                "img2dataset, and give that folder"
+            )
         relative = relative_name(self.root, name)
         path = self.root / relative
         try:

@@ -175,9 +175,10 @@ def _plain(frame: pl.DataFrame, columns: Sequence[str], table: str) -> pl.DataFr
         if isinstance(values.dtype, pl.Categorical | pl.Enum):
             frame = frame.with_columns(values.cast(pl.String))
         elif column not in LISTS:
-            continue
-        elif isinstance(values.dtype, pl.Array):
-            frame = frame.with_columns(values.arr.to_list())
+            refuse_nested(values, table)
+        elif isinstance(values.dtype, pl.List | pl.Array):
+            inner = pl.String() if values.dtype.inner in _TEXT else values.dtype.inner
+            frame = frame.with_columns(values.cast(pl.List(inner)))
         elif values.dtype == pl.String and not values.str.contains('"', literal=True).any():
             frame = frame.with_columns(cast_column(values, pl.List(pl.Int64()), table))
         elif values.dtype == pl.String:
@@ -186,6 +187,16 @@ def _plain(frame: pl.DataFrame, columns: Sequence[str], table: str) -> pl.DataFr
             refuse_row(frame, table, column, wrong, 'is not a list of ids, as JSON [1, 2] or ["A1", "B2"]')
             frame = frame.with_columns(lists)
     return frame
+
+
+def refuse_nested(ids: pl.Series, table: str) -> None:
+    """Refuse a column that should hold an id in each row, and holds lists or structs.
+
+    Raises:
+        ValueError: naming the column.
+    """
+    if ids.dtype.is_nested():
+        raise ValueError(f"{table}: column {ids.name!r}: {ids.dtype} is no id; write each as int64 or text")
 
 
 def _texts(value: str | None) -> list[str] | None:
@@ -205,17 +216,27 @@ def numbers_of(column: IdColumn, ids: IdMap) -> pl.Series:
     values = column.values
     if not column.is_text:
         return values
-    numbers, blank = ids.encode(column.ids), column.ids.cast(pl.String).str.strip_chars() == ""
+    refuse_blank(column)
+    numbers = ids.encode(column.ids)
     unknown = numbers.is_null() & column.ids.is_not_null()
     if column.is_nested:
-        numbers, blank, unknown = (_in_lists(flat, values) for flat in (numbers, blank, unknown))
-        blank, unknown = blank.list.any(), unknown.list.any()
-    blank_problem = f"{'holds' if column.is_nested else 'is'} a blank id; an id has at least one character"
-    refuse_row(values.to_frame(), column.table, values.name, blank, blank_problem)
+        numbers, unknown = _in_lists(numbers, values), _in_lists(unknown, values).list.any()
     family = FAMILIES[values.name]
-    unknown_problem = f"{'holds an id that is' if column.is_nested else 'is'} none of the {family} ids of the dataset"
-    refuse_row(values.to_frame(), column.table, values.name, unknown, unknown_problem)
+    problem = f"{'holds an id that is' if column.is_nested else 'is'} none of the {family} ids of the dataset"
+    refuse_row(values.to_frame(), column.table, values.name, unknown, problem)
     return numbers
+
+
+def refuse_blank(column: IdColumn) -> None:
+    """Refuse text ids without a character that can be seen.
+
+    Raises:
+        ValueError: naming the first row with one.
+    """
+    blank = column.ids.cast(pl.String).str.strip_chars() == ""
+    blank = _in_lists(blank, column.values).list.any() if column.is_nested else blank
+    problem = f"{'holds' if column.is_nested else 'is'} a blank id; an id has at least one character"
+    refuse_row(column.values.to_frame(), column.table, column.values.name, blank, problem)
 
 
 def _in_lists(flat: pl.Series, lists: pl.Series) -> pl.Series:

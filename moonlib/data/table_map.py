@@ -35,6 +35,8 @@ import yaml
 
 from moonlib.data import table_files
 from moonlib.data.casts import refuse_row
+from moonlib.data.image_lists import IMAGES
+from moonlib.data.numbering import IdColumn, are_text
 from moonlib.data.tables import SCHEMAS, known_columns
 
 log = logging.getLogger(__name__)
@@ -123,7 +125,28 @@ def read_mapped(folder: Path, maps: Mapping[str, TableMap]) -> tuple[dict[str, p
     for table, of in maps.items():
         names[table] = f"{of.file} (as {table})"
         frames[table] = _read(folder / of.file, table, of, names[table])
-    return frames, names
+    numbered = [table for table, of in maps.items() if of.columns.get("search_id") == {"row_number": True}]
+    return _with_searches_apart(frames, numbered, names), names
+
+
+def _with_searches_apart(
+    frames: dict[str, pl.DataFrame], numbered: Sequence[str], names: Mapping[str, str]
+) -> dict[str, pl.DataFrame]:
+    """Make searches that are called by row numbers others than those of other tables.
+
+    The numbers follow the ids of those; where these are text, they are text with the name of their table before them.
+    """
+    others = [table for table in frames if table not in numbered and "search_id" in frames[table].columns]
+    given = [IdColumn(names[table], frames[table]["search_id"]) for table in others]
+    if numbered and are_text("search", given):
+        texts = {table: pl.format("{}-{}", pl.lit(table), "search_id").alias("search_id") for table in numbered}
+        return frames | {table: frames[table].with_columns(text) for table, text in texts.items()}
+    last = [column.values.cast(pl.Int64, strict=False).max() for column in given]
+    free = max((each + 1 for each in last if isinstance(each, int)), default=0)
+    for table in numbered:
+        frames = frames | {table: frames[table].with_columns(pl.col("search_id") + free)}
+        free = max(free, frames[table].select(pl.col("search_id").max() + 1).item() or 0)
+    return frames
 
 
 def delimiter_of(path: Path, given: str | None = None) -> str | None:
@@ -261,7 +284,7 @@ def _read(path: Path, table: str, of: TableMap, name: str) -> pl.DataFrame:
         rows = frame.height
         frame = frame.drop_nulls(of.only_with)
         log.info(f"{name}: rows without {of.only_with!r}, which are left out: {rows - frame.height:,} of {rows:,}")
-    columns = {column: _column(frame, column, source, name) for column, source in of.columns.items()}
+    columns = {column: _converted(frame, column, source, name) for column, source in of.columns.items()}
     kept = pl.Series([True]).new_from_index(0, frame.height)
     for column, source in of.columns.items():
         if isinstance(source, dict) and None in source.get("values", {}).values():
@@ -275,8 +298,17 @@ def _read(path: Path, table: str, of: TableMap, name: str) -> pl.DataFrame:
     return found.hstack(frame.select(of.own).get_columns()).filter(kept)
 
 
+def _converted(frame: pl.DataFrame, column: str, source: Any, name: str) -> pl.Series:
+    """Make one column of ours, or name the types that it can't be made of."""
+    try:
+        return _column(frame, column, source, name)
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        read = sources(TableMap("", {column: source}))
+        types = ", ".join(f"column {each!r} is {frame[each].dtype}" for each in read)
+        raise ValueError(f"{name}: {types}, of which {column} can't be made by {source}") from error
+
+
 def _column(frame: pl.DataFrame, column: str, source: Any, name: str) -> pl.Series:
-    """Make one column of ours."""
     if isinstance(source, str):
         return frame[source]
     if "constant" in source:
@@ -288,9 +320,7 @@ def _column(frame: pl.DataFrame, column: str, source: Any, name: str) -> pl.Seri
         if column == "attributes":
             texts = frame.select(pl.col(each).cast(pl.String) for each in names)
             return texts.select(pl.struct(names)).to_series()
-        lists = [_texts(frame[each], source.get("separator")) for each in names]
-        joined = pl.DataFrame([each.alias(str(i)) for i, each in enumerate(lists)])
-        return joined.select(pl.concat_list(pl.all().fill_null([]))).to_series()
+        return _joined([_lists(frame[each], source.get("separator"), name) for each in names], column, name)
     series = frame[source["column"]]
     where = f"column {source['column']!r}"
     if "currency" in source:
@@ -320,20 +350,47 @@ def _column(frame: pl.DataFrame, column: str, source: Any, name: str) -> pl.Seri
             )
         return times
     if "separator" in source:
-        return _texts(series, source["separator"])
+        return _lists(series, source["separator"], name)
     if "file_name" in source:
+        _refuse_pictures(series, "file_name", name)
         return series.cast(pl.String).str.split("?").list.first().str.split("#").list.first().str.split("/").list.last()
     return series
 
 
-def _texts(series: pl.Series, separator: str | None) -> pl.Series:
-    """Lists of the texts in a value, without blank ones."""
-    if series.dtype == pl.List:
-        return series
+def _lists(series: pl.Series, separator: str | None, name: str) -> pl.Series:
+    """Lists of the texts in a value, without blank ones, or of the one picture that it holds."""
+    if isinstance(series.dtype, pl.List | pl.Array):
+        return series.cast(pl.List(series.dtype.inner))
+    if separator:
+        _refuse_pictures(series, "separator", name)
+    elif series.dtype in (pl.Binary, pl.Struct):
+        return series.to_frame().select(pl.concat_list(series.name).list.drop_nulls()).to_series()
     parts = series.cast(pl.String).str.split(separator) if separator else series.cast(pl.String).reshape((-1, 1))
     frame = pl.DataFrame({"parts": parts.cast(pl.List(pl.String))})
     stripped = pl.col("parts").list.eval(pl.element().str.strip_chars())
-    return frame.select(stripped.list.eval(pl.element().filter(pl.element() != ""))).to_series()
+    texts = frame.select(stripped.list.eval(pl.element().filter(pl.element() != ""))).to_series()
+    return texts.alias(series.name)
+
+
+def _joined(lists: Sequence[pl.Series], column: str, name: str) -> pl.Series:
+    """Join the lists of each row; a picture that is in several of them is taken once."""
+    for each in lists[1:]:
+        if each.dtype != lists[0].dtype:
+            first, other = ((one.name, one.dtype.inner) for one in (lists[0], each))  # type: ignore[attr-defined]
+            raise ValueError(f"{name}: column {first[0]!r} is {first[1]}, and {other[0]!r} {other[1]}; name one kind")
+    frame = pl.DataFrame([each.alias(str(i)) for i, each in enumerate(lists)])
+    joined = frame.select(pl.concat_list(pl.all().fill_null([])).alias(column)).to_series()
+    if column != IMAGES:
+        return joined
+    once = joined.list.unique(maintain_order=True)
+    if again := int((once.list.len() < joined.list.len()).sum()):
+        log.info(f"{name}: column {column!r}: what stands in more than one column is taken once, in {again:,} rows")
+    return once
+
+
+def _refuse_pictures(series: pl.Series, key: str, name: str) -> None:
+    if series.dtype in (pl.Binary, pl.Struct):
+        raise ValueError(f"{name}: column {series.name!r} is {series.dtype}, and {key} is of text; leave {key} out")
 
 
 def _price(frame: pl.DataFrame, column: str, currency: str, name: str) -> pl.Series:

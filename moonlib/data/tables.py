@@ -14,7 +14,7 @@ from moonlib.data.casts import cast_column, own_column, refuse_row
 from moonlib.data.defaults import BEFORE_EVERYTHING, with_spus
 from moonlib.data.ids import FAMILIES, IdMap, ShopIds
 from moonlib.data.image_lists import IMAGES, encoded, image_lists, refuse_encoded
-from moonlib.data.numbering import IdColumn, are_text, number_ids, numbers_of
+from moonlib.data.numbering import IdColumn, are_text, number_ids, numbers_of, refuse_blank, refuse_nested
 
 ACTIONS = ("click", "cart", "order")
 """Actions of a shopper on an item that a search led to."""
@@ -217,7 +217,12 @@ def users_of(events: Mapping[str, pl.DataFrame], files: Mapping[str, str]) -> pl
         ValueError: a user_id is neither, or some are int64 and others text.
     """
     there = {table: frame["user_id"] for table, frame in events.items() if "user_id" in frame.columns and frame.height}
-    if are_text("user", [IdColumn(files[table], users) for table, users in there.items()]):
+    for table, users in there.items():
+        refuse_nested(users, files[table])
+    columns = [IdColumn(files[table], users) for table, users in there.items()]
+    if are_text("user", columns):
+        for column in columns:
+            refuse_blank(column)
         named = [pl.Series("user_id", dtype=pl.String), *(users.cast(pl.String) for users in there.values())]
     else:
         named = [empty("users")["user_id"], *(to_ids(users, files[table]) for table, users in there.items())]
@@ -316,12 +321,10 @@ def cast_key(frame: pl.DataFrame, table: str, name: str, first: int = 0) -> pl.S
     key = KEYS[table]
     if key not in frame.columns:
         raise ValueError(missing_column(frame.columns, table, key, name))
-    column = IdColumn(name, frame[key])
-    ids = (
-        frame[key].cast(pl.String)
-        if column.first_odd() is not None
-        else cast_column(frame[key], pl.Int64(), name, first)
-    )
+    refuse_nested(frame[key], name)
+    keys = frame[key].cast(pl.String) if frame[key].dtype in (pl.Categorical, pl.Enum) else frame[key]
+    has_text = IdColumn(name, keys).first_odd() is not None
+    ids = keys if has_text else cast_column(keys, pl.Int64(), name, first)
     refuse_row(frame, name, key, ids.is_null(), "is missing; this column must have a value in every row", first)
     return ids
 

@@ -101,7 +101,8 @@ class TableReader:
         if writer is None:
             raise ValueError(f"{path}: no rows; there is nothing to represent")
         if named and images is None:
-            raise ValueError(f"{path} names {named} images, but no image folder was given (--images DIR)")
+            where = "no image folder was given (--images DIR, or https where they are URLs)"
+            raise ValueError(f"{path} names {named} images, but {where}")
         if without:
             log.warning(f"{path}: rows without category: {without:,} of {starts[-1]:,}; the run's modalities read it")
         ids, self.shop_ids = number_keys(keys, str(path), as_text=text_ids and not integers)

@@ -75,7 +75,7 @@ def embed(
             ``{bytes, path}``.
         out: the directory to write.
         queries: a table (``query_id``, ``text``, ``image``, ``images``, ``box``) or the directory of a dataset.
-        images: folder or URL that the tables' image names start from, a folder of tars with these images, or
+        images: folder or URL that the tables' image names start from, a local folder of tars with these images, or
             ``https``: the names are URLs themselves.
         dim: keep only the first so many dimensions. That is sensible for an encoder trained with Matryoshka
             dimensions, such as iter3's; with others, recall falls by more than it must.

@@ -48,6 +48,8 @@ class Asked:
 def asked_on_validation_days(dataset: Dataset, side: Side) -> Asked:
     """Choose what validation days ask: searches that ended in an order, else in any action, or new products.
 
+    What was acted on without a query asks nothing.
+
     Args:
         dataset: any dataset.
         side: ``query`` for searches, ``product`` for products that are paired with themselves.
@@ -61,7 +63,7 @@ def asked_on_validation_days(dataset: Dataset, side: Side) -> Asked:
         new = listed.filter(pl.col("listed_at") >= start, pl.col("listed_at") < end).sort("item_id")
         found = new.select("item_id", query_id="item_id", ts="listed_at")
     else:
-        searches = dataset.splits.select(dataset.searches, "valid")
+        searches = dataset.splits.select(dataset.searches, "valid").drop_nulls("query_id")
         orders = searches.filter(pl.col("action") == "order")
         if orders.is_empty() and not searches.is_empty():
             warn("validate: no search of the validation days ended in an order: all of their actions count")

@@ -248,7 +248,7 @@ def test_a_file_that_is_no_table(folder: Path, image_folder: Path, tmp_path: Pat
 
 
 def test_images_without_a_folder(folder: Path, tmp_path: Path) -> None:
-    message = "products.csv names 2 images, but no image folder was given (--images DIR)"
+    message = "products.csv names 2 images, but no image folder was given (--images DIR, or https where they are URLs)"
     _refused(message, folder, None, tmp_path / "out")
     _refused("names 2 images, but", folder, tmp_path / "nowhere", tmp_path / "out")
 

@@ -15,16 +15,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from PIL import Image
 
+import moonlib
 from moonlib.artifacts.checksums import SUMS
 from moonlib.artifacts.layout import QUARANTINE
+from moonlib.cli.app import main
 from moonlib.data import cloud_images
 from moonlib.data.build import build
 from moonlib.data.check import check
 from moonlib.data.cloud_images import CloudImages, image_place
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
+from moonlib.data.image_sources import ImageFolder
 from moonlib.data.reader import SampleReader
 from moonlib.embedding.tables import TableReader
 from moonlib.sources.shards import Shards
@@ -173,6 +177,28 @@ def test_an_image_that_is_not_there_is_quarantined(files: Path, download_cache: 
     assert SampleReader(dataset.directory, "products").has_image.sum() == 69
 
 
+def test_tables_that_a_map_names_and_frames_come_from_a_url(
+    files: Path, download_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fsspec
+
+    products = pl.read_csv(files / "tables" / "products.csv", infer_schema=False)
+    system = fsspec.filesystem("memory")
+    table = products.rename({"item_id": "sku"}).write_csv(separator="|").encode()
+    system.pipe({"/feeds/daily/feed.dat": table, "/feeds/other/large.dat": b"not downloaded"})
+    columns = {name: "sku" if name == "item_id" else name for name in products.columns}
+    described = {"products": {"file": "daily/feed.dat", "delimiter": "|", "columns": columns}}
+    system.pipe({"/maps/map.yaml": yaml.safe_dump(described).encode(), "/maps/feed.csv": products.write_csv().encode()})
+    local = Dataset(build(files / "tables", files / "images", files / "local"))
+    mapped = Dataset(build("memory://feeds", files / "images", files / "mapped", map="memory://maps/map.yaml"))
+    assert mapped.hash == local.hash
+    assert [path.name for path in download_cache.rglob("*.dat")] == ["feed.dat"]
+    framed = moonlib.build("memory://maps/feed.csv", out=files / "framed", images=files / "images")
+    assert Dataset(framed).hash == local.hash
+    assert main(["data", "map", "memory://maps/feed.csv"]) == 0
+    assert "item_id: item_id" in capsys.readouterr().out
+
+
 def test_a_place_that_refuses_access_ends_the_build(files: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from s3fs import S3FileSystem
 
@@ -193,6 +219,21 @@ def test_names_lead_nowhere_else(name: str, download_cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("https://cdn/a.jpg", "URLs are read with --images https"),
+        ("00000.tar/000000017.jpg", "tars are read from a local folder; copy them there"),
+    ],
+)
+def test_names_that_are_read_elsewhere_say_how(name: str, remedy: str, tmp_path: Path, download_cache: Path) -> None:
+    with pytest.raises(ValueError, match=remedy):
+        CloudImages("memory://photos").read(name)
+    if "://" in name:
+        with pytest.raises(ValueError, match="--images https"):
+            ImageFolder(tmp_path).read(name)
+
+
+@pytest.mark.parametrize(
     "name", ["file:///etc/passwd", "photos/a.jpg", "s3://bucket/a.jpg", "data:image/png;base64,AA"]
 )
 def test_only_web_addresses_are_read_as_urls_of_their_own(name: str) -> None:
@@ -210,6 +251,22 @@ def test_a_feed_names_images_by_url(files: Path, shop: str, monkeypatch: pytest.
     assert not (dataset.directory / QUARANTINE).exists()
     assert SampleReader(dataset.directory, "products").has_image.all()
     assert _Shop.asked["/flaky.jpg"] == 2 and _Shop.agents == {USER_AGENT}
+
+
+def test_lists_of_urls_of_products_whose_ids_are_text(files: Path, shop: str, tmp_path: Path) -> None:
+    products = pl.DataFrame({"item_id": ["A-1", "007"], "images": [[f"{shop}/404.jpg", f"{shop}/b.jpg"], None]})
+    directory = moonlib.build(products, images="https", out=tmp_path / "data")
+    dataset = Dataset(directory)
+    entry = json.loads((dataset.directory / QUARANTINE).read_text())
+    assert (entry["id"], entry["image"]) == ("A-1", f"{shop}/404.jpg")
+    number = dataset.ids["item"].encode(pl.Series(["A-1"])).to_numpy()
+    (sample,) = SampleReader(directory, "products").read(number)
+    assert sample.image == _jpeg(1) and sample.more == () and sample.row["images"] == [f"{shop}/b.jpg"]
+    products.write_parquet(files / "products.parquet")
+    quarantine, copy = tmp_path / "q.jsonl", tmp_path / "copy.arrow"
+    reader = TableReader(files / "products.parquet", "products", "https", Modalities.parse("image"), quarantine, copy)
+    (sample,) = reader.read(number)
+    assert sample.image == _jpeg(1) and list(reader.quarantine.entries()) == [("products", "A-1")]
 
 
 @pytest.mark.parametrize(

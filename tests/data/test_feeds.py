@@ -49,6 +49,7 @@ def test_a_feed_of_google(tmp_path: Path) -> None:
     assert columns["price"] == {"column": "price", "currency": "USD"}
     assert columns["attributes"] == {"columns": ["brand"]}
     text = suggest(tmp_path / "feed.txt")
+    assert "# addresses: build with --images https" in text
     for said in (
         "#   description: no table has a place for long texts",
         "#   sale_price: price is the regular one",

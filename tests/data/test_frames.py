@@ -132,7 +132,7 @@ def _products(**columns: Any) -> Any:
             _products(title=[None, "a", b"c"]),
             "products: row 3, column 'title': b'c' is bytes, and values before it are",
         ),
-        (_products(item_id=["1", "x", "3"]), "products: row 2, column 'item_id': 'x' is not an int64"),
+        (_products(item_id=["1", " ", "3"]), "products: row 2, column 'item_id': ' ' is a blank id"),
         (_products(item_id=[1, 1, 3]), "products: row 2, column 'item_id': 1 appears a second time"),
         (_products(price=[1.0, float("inf"), 2]), "products: row 2, column 'price': inf is not finite"),
         (_products(shape=[1j, 2j, 3j]), "products: column 'shape': "),
@@ -154,6 +154,38 @@ def test_what_would_be_lost_or_is_wrong(tmp_path: Path, frame: Any, message: str
     with pytest.raises(ValueError, match=message):
         moonlib.build(frame, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+_SEEN = {"user_id": ["u", "v"], "item_id": ["a", "b"], "action": "order", "ts": "2025-01-01"}
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "values", "message"),
+    [
+        ("products", "item_id", [["a"], ["b"]], r"products: column 'item_id': List\(String\) is no id; write each as"),
+        ("products", "spu_id", [["a"], ["b"]], r"products: column 'spu_id': List\(String\) is no id"),
+        ("products", "merchant_id", [{"id": 1}, None], r"products: column 'merchant_id': Struct\(.*\) is no id"),
+        ("products", "attributes", [["a"], ["b"]], r"products: column 'attributes': List\(String\) is not a mapping"),
+        ("searches", "user_id", [["u"], ["v"]], r"searches: column 'user_id': List\(String\) is no id"),
+        ("searches", "user_id", ["u", " "], "searches: row 2, column 'user_id': ' ' is a blank id"),
+    ],
+)
+def test_a_column_of_another_type(tmp_path: Path, table: str, column: str, values: Any, message: str) -> None:
+    tables = {
+        "products": pl.DataFrame({"item_id": ["a", "b"]}),
+        "searches": pl.DataFrame({"search_id": [1, 2], **_SEEN}),
+    }
+    tables[table] = tables[table].with_columns(pl.Series(column, values))
+    with pytest.raises(ValueError, match=message):
+        moonlib.build(**tables, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_lists_of_categories(tmp_path: Path) -> None:
+    items = pl.Series([["b", "gone", "a"]], dtype=pl.List(pl.Categorical))
+    histories = pl.DataFrame({"user_id": [1], "ts": ["2025-01-01"], "item_ids": items})
+    dataset = Dataset(moonlib.build(pl.DataFrame({"item_id": ["a", "b"]}), histories=histories, out=tmp_path / "out"))
+    assert dataset.ids.decode("item_id", dataset.histories["item_ids"][0]).to_list() == ["b", "gone", "a"]
 
 
 def test_floats_without_a_value_are_no_trouble(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class TestFolder:
         for name, message in (("gone.jpg", r"gone\.jpg: No such file"), ("sub", "no regular file"), ("pipe", "no reg")):
             with pytest.raises(ValueError, match=message):
                 open_images(root).read(name)
-        with pytest.raises(ValueError, match="it is a URL; download the pictures"):
+        with pytest.raises(ValueError, match="it is a URL: read the pictures from the web"):
             open_images(root).read("https://shop.example/a.jpg")
         with pytest.raises(ValueError, match="nowhere is no folder of images"):
             open_images(tmp_path / "nowhere")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from PIL import Image
 
 from moonlib.data.build import build
 from moonlib.data.dataset import Dataset
+from moonlib.data.reader import SampleReader
 from moonlib.data.table_map import read_map, read_mapped
 
 FEED = """id\ttitle\timage_link\tprice\tproduct_type\titem_group_id\tbrand\tcolor\tcondition\tlink
@@ -107,6 +110,34 @@ def test_events_by_their_values(folder: Path, tmp_path: Path, caplog: pytest.Log
     assert f"{names['searches']}: rows whose value the map leaves out (null): 1 of 3" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("given", "numbered"),
+    [
+        ({"row_number": True}, [2, 4]),
+        ("number", [13, 15]),
+        ("text", ["searches-0", "searches-2"]),
+    ],
+)
+def test_searches_that_are_rows_are_no_searches_of_another_table(
+    folder: Path, tmp_path: Path, given: Any, numbered: list[Any]
+) -> None:
+    (folder / "shown.csv").write_text("number,text,user,item,t\n12,a-1,5,1,1738300000\n1,a-2,6,2,1740900000\n")
+    events = {"user_id": "user", "item_id": "item", "ts": {"column": "t", "unit": "s"}}
+    acted = {"column": "event", "values": {"view": "click", "purchase": "order", "remove": None}}
+    shown = {"search_id": given, **events, "position": {"constant": 0}, "clicked": {"constant": "false"}}
+    maps = {
+        "products": {"file": "items.csv", "columns": {"item_id": "item"}},
+        "impressions": {"file": "shown.csv", "columns": shown},
+        "searches": {"file": "clicks.csv", "columns": {"search_id": {"row_number": True}, **events, "action": acted}},
+    }
+    (folder / "items.csv").write_text("item\n1\n2\n")
+    build(folder, None, tmp_path / "out", map=written(folder, yaml.safe_dump(maps)))
+    dataset = Dataset(tmp_path / "out")
+    assert dataset.ids.decode("search_id", dataset.searches["search_id"]).to_list() == numbered
+    both = [set(table["search_id"]) for table in (dataset.searches, dataset.impressions)]
+    assert both[0].isdisjoint(both[1]) and dataset.sessions.is_empty()
+
+
 def test_rows_that_belong_together(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As Shopify writes them: of a handle's rows the first has the title, and some are of further pictures alone."""
     rows = "Handle,Title,SKU,Price,Image\nmug,Red mug,1,9,a.jpg\nmug,,2,8,\nmug,,,,b.jpg\nlamp,Lamp,3,7,c.jpg\n"
@@ -126,6 +157,37 @@ products:
         ("Lamp", "3", "7", "c.jpg"),
     ]
     assert "rows without 'SKU', which are left out: 1 of 4" in caplog.text
+
+
+def test_pictures_in_several_columns(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As bytes they are joined as names are; what a feed names twice is one picture."""
+    data = []
+    for colour in ("red", "blue"):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), colour).save(file, "JPEG")
+        data.append(file.getvalue())
+    shop = {"sku": ["A-1", "007"], "front": [data[0], None], "back": [data[1], data[1]], "link": ["a.jpg", None]}
+    more = {"other": [["a.jpg", "b.jpg"], []], "struct": [{"bytes": data[0], "path": "x"}, None]}
+    pl.DataFrame(shop | more).write_parquet(folder / "shop.parquet")
+
+    def mapped(images: Any, column: str = "images") -> dict[str, pl.DataFrame]:
+        described = {"products": {"file": "shop.parquet", "columns": {"item_id": "sku", column: images}}}
+        return read_mapped(folder, read_map(written(folder, yaml.safe_dump(described))))[0]
+
+    assert mapped({"columns": ["front", "back"]})["products"]["images"].to_list() == [data, data[1:]]
+    build(folder, None, tmp_path / "out", map=folder.parent / "map.yaml")
+    assert SampleReader(tmp_path / "out", "products").pictures.tolist() == [2, 1]
+    with caplog.at_level(logging.INFO, "moonlib"):
+        assert mapped({"columns": ["link", "other"]})["products"]["images"].to_list() == [["a.jpg", "b.jpg"], []]
+    assert "column 'images': what stands in more than one column is taken once, in 1 rows" in caplog.text
+    with pytest.raises(ValueError, match=r"column 'front' is Binary, and 'link' String; name one kind"):
+        mapped({"columns": ["front", "link"]})
+    with pytest.raises(ValueError, match=r"column 'front' is Binary, and separator is of text"):
+        mapped({"column": "front", "separator": ","})
+    with pytest.raises(ValueError, match=r"column 'other' is List\(String\), of which title can't be made by"):
+        mapped({"column": "other", "values": {"a": "b"}}, "title")
+    with pytest.raises(ValueError, match=r"column 'struct' is Struct.*, and file_name is of text"):
+        mapped({"column": "struct", "file_name": True}, "image")
 
 
 def test_json_lines(folder: Path) -> None:

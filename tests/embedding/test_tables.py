@@ -86,13 +86,27 @@ def test_mistakes_name_file_row_and_column(catalogue: pl.DataFrame, tmp_path: Pa
     refused(catalogue.drop("item_id"), "column 'item_id' is missing")
     refused(catalogue.rename({"item_id": "itemid"}), "column 'item_id' is missing .*; did you mean 'itemid'?")
     refused(catalogue.rename({"title": "product_title"}), "no column 'title'; did you mean 'product_title'?")
-    refused(catalogue, r"names 4 images, but no image folder was given \(--images DIR\)", images=None)
+    refused(catalogue, r"names 4 images, but no image folder was given \(--images DIR, or https", images=None)
     refused(catalogue.head(0), "no rows")
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"t\.parquet can't be read"):
         reader(tmp_path, "t.parquet")
     with pytest.raises(ValueError, match=r"neither a \.parquet nor a \.csv"):
         reader(tmp_path, "t.xlsx")
+
+
+@pytest.mark.parametrize("kind", [pl.String, pl.Categorical])
+@pytest.mark.parametrize("last", ["5", "A-5"])
+def test_ids_are_text_where_one_is_no_int64(
+    catalogue: pl.DataFrame, tmp_path: Path, kind: type[pl.DataType], last: str
+) -> None:
+    ids = ["10", "9", "7", "8", last]
+    catalogue.with_columns(item_id=pl.Series(ids, dtype=kind)).write_parquet(tmp_path / "t.parquet")
+    found = reader(tmp_path, "t.parquet", "title")
+    assert ("item" in found.shop_ids) == (last == "A-5")
+    assert found.shop_ids.decode("item_id", found.ids).cast(pl.String).to_list() == ids
+    titles = [sample.row["title"] for sample in found.read(found.ids)]
+    assert titles == catalogue["title"].to_list()
 
 
 def test_an_id_twice_is_told_with_its_row(catalogue: pl.DataFrame, tmp_path: Path) -> None:

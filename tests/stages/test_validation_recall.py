@@ -44,6 +44,18 @@ def test_recall_equals_a_loop_over_searches(shop: Dataset) -> None:
     assert found == {f"recall@{k}": pytest.approx(number / len(searches)) for k, number in hits.items()}
 
 
+def test_what_had_no_query_asks_nothing(shop: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves the ids of queries int64: as floats they would be others."""
+    searches = shop.searches
+    asked = asked_on_validation_days(shop, "query")
+    feed = searches.with_columns(query_id=pl.lit(None, pl.Int64))
+    monkeypatch.setitem(vars(shop), "searches", pl.concat([feed, searches]))
+    again = asked_on_validation_days(shop, "query")
+    assert again.query_id.dtype == np.int64 and np.array_equal(again.query_id, asked.query_id)
+    monkeypatch.setitem(vars(shop), "searches", pl.concat([feed, searches.with_columns(action=pl.lit("click"))]))
+    assert len(asked_on_validation_days(shop, "query").query_id), "clicks count where no order had a query"
+
+
 def test_samples_are_a_function_of_the_seed_and_hold_what_is_looked_for(shop: Dataset) -> None:
     asked = asked_on_validation_days(shop, "query")
     schedule = ValidationSchedule(every=1, rows=2, gallery=20, ks=[3])
