@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from moonlib.artifacts.directories import write_json
@@ -25,6 +26,9 @@ REASONS = {
     "share_new_gallery": "there is no search",
 }
 """Conditions under which a metric is defined, by its name."""
+
+EMPTY = {reason for reason in REASONS.values() if reason.startswith("there is no")}
+"""Reasons that say that there is nothing to measure."""
 
 SHOWN = 3
 """Keys that a sentence names."""
@@ -91,12 +95,20 @@ def sentences(undefined: Mapping[str, str]) -> Iterator[str]:
         >>> list(sentences({"ctr/pcoc": "it needs a clicked row"}))
         ['not defined, and so not among the results: ctr/pcoc (it needs a clicked row)']
     """
+    # Where a metric of a segment says that there is nothing, that is why no other one of it is defined.
+    empty = {_rows(key): reason for key, reason in undefined.items() if reason in EMPTY}
+    reasons = {key: empty.get(_rows(key), reason) for key, reason in undefined.items()}
     # Those of test days and of all rows are the ones to name.
-    ordered = sorted(undefined, key=lambda key: (is_of_validation(key), is_of_segment(key)))
-    for reason in dict.fromkeys(undefined[key] for key in ordered):
-        keys = [key for key in ordered if undefined[key] == reason]
+    ordered = sorted(reasons, key=lambda key: (is_of_validation(key), is_of_segment(key)))
+    for reason in dict.fromkeys(reasons[key] for key in ordered):
+        keys = [key for key in ordered if reasons[key] == reason]
         more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
         yield f"not defined, and so not among the results: {', '.join(keys[:SHOWN])}{more} ({reason})"
+
+
+def _rows(key: str) -> MetricKey:
+    """Key of the rows that a metric is of."""
+    return replace(MetricKey.parse(key), name="")
 
 
 def is_of_validation(key: str) -> bool:

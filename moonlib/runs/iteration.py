@@ -12,6 +12,7 @@ from moonlib.artifacts.layout import RESULTS, RunLayout
 from moonlib.artifacts.reading import read_numbers
 from moonlib.config import recipe as recipes
 from moonlib.config.earlier import present_results
+from moonlib.config.merge import shipped
 from moonlib.config.names import run_name
 from moonlib.config.recipe import Recipe
 from moonlib.data.dataset import Dataset
@@ -213,5 +214,7 @@ def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
 def next_command(recipe: Recipe, overrides: Sequence[str] = ()) -> str:
     """A command that runs the same recipe, with the same overrides, under another name and seed."""
     seed = recipe.seed + 1
-    words = ("--config", str(recipe.path), *overrides, "--name", f"{recipe.name}-seed{seed}", "--seed", str(seed))
+    by_name = {path: name for name, path in shipped().items()}
+    config = by_name.get(recipe.path, str(recipe.path)) if recipe.path.is_absolute() else str(recipe.path)
+    words = ("--config", config, *overrides, "--name", f"{recipe.name}-seed{seed}", "--seed", str(seed))
     return shlex.join(("moonlib", "fit", *words))

@@ -233,7 +233,7 @@ def test_the_command_line_runs_a_recipe_and_ends_with_table_path_and_next_comman
 def test_the_next_command_keeps_what_the_command_line_said() -> None:
     overrides = ["--data", "my shop", "--seed=3"]
     words = shlex.split(next_command(load("iter2", ["--seed=3"]), overrides))
-    assert words[:3] == ["moonlib", "fit", "--config"] and words[4:7] == overrides
+    assert words[:4] == ["moonlib", "fit", "--config", "iter2"] and words[4:7] == overrides
     assert words[7:] == ["--name", "iter2-seed4", "--seed", "4"]  # of two seeds the last one counts
     assert load(words[3], [*overrides[2:], *words[9:]]).seed == 4
 
