@@ -45,7 +45,8 @@ from moonlib.encoders.weights import save_weights
 from moonlib.exports.model_card import model_card
 from moonlib.exports.program import FORMAT as PROGRAM_FORMAT
 from moonlib.exports.program import MARK as PROGRAM
-from moonlib.exports.program import Kind, program_config, program_use, require, write_program
+from moonlib.exports.program import Kind, program_config, require, write_program
+from moonlib.exports.program_card import program_use
 from moonlib.runs.run import Run, RunError, ready
 from moonlib.system.disk import rename, writing
 from moonlib.system.remote import is_url, local_copy, refuse_occupied, upload, without_credentials

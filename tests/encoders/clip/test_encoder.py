@@ -22,6 +22,7 @@ from moonlib.encoders.clip.text_tower import CLIPText
 from moonlib.fusion.gated import Gated
 from moonlib.testing import check_encoder, check_image_tower, check_text_tower, example_products
 from moonlib.testing.checkpoints import Checkpoint, example_checkpoint
+from moonlib.testing.processes import run_program
 
 KINDS: tuple[Checkpoint, ...] = ("clip", "siglip", "siglip2")
 TEXTS = ["red mug", "a red, red mug!", "wow", "a long title of many words " * 12, "x"]
@@ -141,32 +142,48 @@ def test_siglip2s_own_tokenizer_gives_the_same_tokens(checkpoint: Callable[[Chec
     assert torch.equal(ids, expected["input_ids"]) and torch.equal(mask, expected["attention_mask"].bool())
 
 
+SIGLIPS_TOKENIZER = """
+import sys
+from pathlib import Path
+
+import torch
+from sentencepiece import SentencePieceTrainer
+from transformers import SiglipTokenizer
+
+from moonlib.encoders.clip.text_tower import CLIPText
+from moonlib.testing import check_text_tower, example_products
+
+folder, scratch = map(Path, sys.argv[1:])
+corpus = scratch / "corpus.txt"
+corpus.write_text("\\n".join(["red mug", "a blue mug", "cotton shirt, long", "wow", "title of many words"] * 20))
+SentencePieceTrainer.Train(
+    input=str(corpus), model_prefix=str(scratch / "spiece"), vocab_size=60, hard_vocab_limit=False
+)
+SiglipTokenizer(str(scratch / "spiece.model")).save_pretrained(folder)
+tower = CLIPText(str(folder))
+tower.setup(example_products(), scratch)
+tower.eval()
+reference = SiglipTokenizer.from_pretrained(folder)
+texts = ["Red MUG!", "a long title of many words"]
+ids, mask = tower.tokenize(texts)
+expected = reference(texts, padding="max_length", max_length=64, return_tensors="pt", return_attention_mask=True)
+assert torch.equal(ids, expected["input_ids"]) and torch.equal(mask, expected["attention_mask"].bool())
+assert torch.equal(ids[:1], tower.tokenize(["red mug"])[0])
+check_text_tower(lambda: CLIPText(str(folder)))
+"""
+
+
 def test_siglips_own_tokenizer_is_read(checkpoint: Callable[[Checkpoint], str], tmp_path: Path) -> None:
-    sentencepiece = pytest.importorskip("sentencepiece")
+    """In a process of its own: transformers looks for sentencepiece once, whatever other tests do to modules."""
+    pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
-    from transformers import SiglipTokenizer
-    from transformers.utils import is_sentencepiece_available
-
-    if not is_sentencepiece_available():
-        pytest.skip("transformers was imported when there was no sentencepiece")
-
-    model = sentencepiece.SentencePieceTrainer.Train
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n".join(["red mug", "a blue mug", "cotton shirt, long", "wow", "title of many words"] * 20))
     folder = tmp_path / "model"
     shutil.copytree(checkpoint("siglip"), folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
-    model(input=str(corpus), model_prefix=str(tmp_path / "spiece"), vocab_size=60, hard_vocab_limit=False)
-    SiglipTokenizer(str(tmp_path / "spiece.model")).save_pretrained(folder)
-    tower = ready(CLIPText(str(folder)), tmp_path)
-    reference = SiglipTokenizer.from_pretrained(folder)
-    texts = ["Red MUG!", "a long title of many words"]
-    ids, mask = tower.tokenize(texts)
-    expected = reference(texts, padding="max_length", max_length=64, return_tensors="pt", return_attention_mask=True)
-    assert torch.equal(ids, expected["input_ids"]) and torch.equal(mask, expected["attention_mask"].bool())
-    assert torch.equal(ids[:1], tower.tokenize(["red mug"])[0])
-    check_text_tower(lambda: CLIPText(str(folder)))
+    (tmp_path / "scratch").mkdir()
+    done = run_program(["-c", SIGLIPS_TOKENIZER, folder, tmp_path / "scratch"])
+    assert done.returncode == 0, done.stderr
 
 
 def test_weights_are_the_checkpoints_and_random_ones_follow_the_seed(
