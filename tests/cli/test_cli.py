@@ -75,7 +75,11 @@ def test_plugins_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "show", "losses/info_nce"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("losses/info_nce   moonlib-embedding ")
-    assert "info_nce.py:" in shown and "= 0.07" in shown and "Args:" in shown
+    assert (
+        "info_nce.py:" in shown
+        and "InfoNCE(temperature: Union[float, Literal['encoder']] = 0.07" in shown
+        and "Args:" in shown
+    )
 
 
 @pytest.mark.parametrize(
