@@ -19,8 +19,8 @@ from moonlib.data.dataset import Dataset
 from moonlib.metrics import undefined
 from moonlib.registry.deprecation import renamed_attributes
 from moonlib.runs import loggers
-from moonlib.runs.below import below_initial
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
+from moonlib.runs.initial_weights import below_initial
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
 from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_legend

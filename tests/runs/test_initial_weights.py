@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from moonlib.artifacts.layout import SEARCHES, RunLayout
-from moonlib.runs.below import below_initial, recall_difference
+from moonlib.runs.initial_weights import below_initial, recall_difference
 
 RECIPE: Any = SimpleNamespace(stages={"posttrain": None, "represent": None})
 RESULTS = {"image_search/recall@10": 0.6, "baseline/initial/image_search/recall@10": 0.9}
