@@ -183,6 +183,9 @@ class Session:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(self.site),
             "COLUMNS": "160",
+            # A package that a document's command installed would change what the tests after it find.
+            "PIP_NO_INDEX": "1",
+            "npm_config_offline": "true",
         }
 
     def program(self, words: list[str]) -> tuple[int, str]:
@@ -358,6 +361,12 @@ def test_an_unknown_command_fails(session: Session) -> None:
         session.run("moonlib fit --config iter1 --stages.pretrain.trainer.max_step 3")
     with pytest.raises(AssertionError, match="make"):
         session.run("make nothing-like-this")
+
+
+@pytest.mark.parametrize("command", ["pip install absent-package", "python -m pip install -q absent-package"])
+def test_no_command_installs_a_package_from_the_index(command: str, session: Session) -> None:
+    with pytest.raises(AssertionError, match="No matching distribution found for absent-package"):
+        session.run(command)
 
 
 def test_a_make_around_the_tests_is_none_of_theirs(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

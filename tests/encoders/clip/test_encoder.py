@@ -174,7 +174,7 @@ check_text_tower(lambda: CLIPText(str(folder)))
 
 
 def test_siglips_own_tokenizer_is_read(checkpoint: Callable[[Checkpoint], str], tmp_path: Path) -> None:
-    """In a process of its own: transformers looks for sentencepiece once, whatever other tests do to modules."""
+    """In a process of its own: sentencepiece writes much to the standard error."""
     pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
     folder = tmp_path / "model"
