@@ -1,9 +1,9 @@
-"""Peak memory of `moonlib fit` and `moonlib embed` as the catalogue grows.
+"""Peak memory of `moonlib data build`, `fit` and `embed` as the catalogue grows.
 
-    python benchmarks/memory.py                      10,000 and 100,000 products
+    python benchmarks/memory.py                      20,000 and 200,000 products
 
 The catalogue is the tiny marketplace's products again and again under new ids; queries, searches and impressions stay.
-Measured is RssAnon, what a process has taken and cannot give back, of the main process and of its largest loader
+Measured is RssAnon, what a process has taken and cannot give back, of the main process and of its largest worker
 process, fifty times a second: pages of mapped files are the system's, which drops them where memory is short.
 """
 
@@ -16,18 +16,14 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
-from moonlib.data.shards import write_dataset
-from moonlib.data.tables import Tables
 from moonlib.sources.marketplace.source import Marketplace
 
 FIT = [
@@ -36,43 +32,25 @@ FIT = [
 ]
 
 
-@dataclass
-class Repeated:
-    """Reads the picture that a repeated product shares with the one it repeats; picklable."""
-
-    directory: Path
-    readers: dict[str, SampleReader] = field(default_factory=dict)
-
-    def __call__(self, table: str, image: str) -> bytes:
-        if table not in self.readers:
-            self.readers[table] = SampleReader(self.directory, table)
-        found = self.readers[table].read(np.array([int(image)]))[0].image
-        assert found is not None
-        return found
-
-
-def catalogue(folder: Path, size: int, tiny: Dataset) -> Path:
-    """A dataset of ``size`` products."""
-    directory = folder / f"{size}"
-    if directory.exists():
-        return directory
+def shop(folder: Path, size: int, tiny: Dataset) -> Path:
+    """A folder of tables with ``size`` products, and the pictures that their rows name."""
+    directory = folder / f"shop-{size}"
+    (directory / "photos").mkdir(parents=True)
     tables = {name: tiny.table(name) for name in ("products", "queries", "users", "searches", "impressions")}
     for name, key in (("products", "item_id"), ("queries", "query_id")):
+        reader = SampleReader(tiny.directory, name)
+        for sample in reader.read(reader.ids):
+            if sample.image is not None:
+                (directory / "photos" / f"{name}-{sample.id}.jpg").write_bytes(sample.image)
         there = pl.col("image").is_not_null()
-        tables[name] = tables[name].with_columns(image=pl.when(there).then(pl.col(key).cast(pl.String)))
+        tables[name] = tables[name].with_columns(image=pl.when(there).then(pl.format(f"{name}-{{}}.jpg", key)))
     products = tables["products"]
     first = int(products["item_id"].max()) + 1  # type: ignore[arg-type]
     more = pl.concat([products] * (-(-size // len(products)) - 1)).head(size - len(products)).with_row_index("new")
-    shifted = more.with_columns(
-        item_id=pl.col("new").cast(pl.Int64) + first, spu_id=pl.col("new").cast(pl.Int64) + first
-    )
-    tables["products"] = pl.concat([products, shifted.drop("new")])
-    partial = folder / f"{size}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    write_dataset(
-        partial, Tables(**tables), Repeated(tiny.directory), tiny.splits, name=f"repeated-{size}", version="1"
-    )
-    partial.rename(directory)
+    new = pl.col("new").cast(pl.Int64) + first
+    tables["products"] = pl.concat([products, more.with_columns(item_id=new, spu_id=new).drop("new")])
+    for name, frame in tables.items():
+        frame.write_parquet(directory / f"{name}.parquet")
     return directory
 
 
@@ -115,18 +93,19 @@ def peaks(command: list[str]) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs=2, default=[10_000, 100_000], help="of the catalogue, in products")
+    parser.add_argument("--sizes", type=int, nargs=2, default=[20_000, 200_000], help="of the catalogue, in products")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="moonlib-memory-"))
     tiny = Dataset(Marketplace("tiny").prepare(folder))
-    table = Table("command", "products", "main MB", "largest loader MB", "seconds")
-    own: dict[str, list[float]] = {"fit": [], "embed": []}
+    table = Table("command", "products", "main MB", "largest worker MB", "seconds")
+    own: dict[str, list[float]] = {"build": [], "fit": [], "embed": []}
     for size in arguments.sizes:
-        data = catalogue(folder, size, tiny)
+        tables, data = shop(folder, size, tiny), folder / f"{size}"
         runs = folder / f"runs-{size}"
         moonlib = [sys.executable, "-m", "moonlib"]
         source = f"--data={{class_path: shards, init_args: {{path: {data}}}}}"
         commands = {
+            "build": [*moonlib, "data", "build", str(tables), "--images", str(tables / "photos"), "--out", str(data)],
             "fit": [*moonlib, "fit", "--config", "iter2", "--runs", str(runs), source, *FIT],
             "embed": [
                 *moonlib,
