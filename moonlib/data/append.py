@@ -191,7 +191,7 @@ def _integer_families(base: Dataset) -> set[Family]:
     return {
         FAMILIES[column]
         for table in base.counts
-        for column in base.arrow(table, []).column_names or SCHEMAS[table].names
+        for column in SCHEMAS[table].names
         if column in FAMILIES and FAMILIES[column] not in base.ids and base.table(table, [column])[column].count()
     }
 

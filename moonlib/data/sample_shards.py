@@ -258,6 +258,9 @@ def _write(task: Task, images: Iterator[bytes | str], ids: ShopIds, read_image: 
     inputs = None if task.note is None else _inputs(task, read_image)  # before the pictures are read: they may change
     bad, places, kept, more_sizes, digests = [], [], [], [], []
     content, count = hashlib.sha256(), 0
+    for path in (task.note, *(task.stem.with_suffix(ending) for ending in (".tar", ".arrow"))):
+        if path is not None:
+            path.unlink(missing_ok=True)  # what a killed build left may be a hard link to a file of another dataset
     with task.stem.with_suffix(".tar").open("wb") as tar:
         for row, pictures, unread in as_stored(task.table, task.rows, images):
             count += len(pictures) + len(unread)

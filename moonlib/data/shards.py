@@ -49,6 +49,7 @@ from moonlib.data.tables import KEYS, SAMPLE_TABLES, SCHEMAS, Tables
 from moonlib.representations.store import Representations
 from moonlib.system.disk import NO_ROOM, writing
 from moonlib.system.remote import without_credentials
+from moonlib.system.workers import WorkerKilled
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +95,13 @@ def build_once(directory: Path, build: Callable[[Path], None], *, resume: bool =
 
     The build happens in ``<directory>.partial``, which is renamed when it is complete. Of several builders one works
     and the others wait for it. What a failed build wrote is removed; what a killed one left, or one
-    that failed at its very end, by the next.
+    that failed at its very end, by the next, or it is resumed.
 
     Args:
         directory: where the dataset belongs.
         build: writes a dataset into the empty directory it is given.
-        resume: whether ``build`` goes on with the shards that a killed build left, see `write_dataset`: the directory
-            then holds these, and what is noted about them.
+        resume: whether ``build`` goes on with the shards that a killed or interrupted build left, see `write_dataset`:
+            the directory then holds these, and what is noted about them.
 
     Raises:
         FileExistsError: ``directory`` holds something else.
@@ -123,8 +124,9 @@ def build_once(directory: Path, build: Callable[[Path], None], *, resume: bool =
             _empty(draft, resume)
             try:
                 build(draft)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
+            except BaseException as error:
+                if not resume or (isinstance(error, Exception) and not isinstance(error, WorkerKilled)):
+                    shutil.rmtree(draft, ignore_errors=True)
                 raise
     return directory
 
@@ -218,6 +220,7 @@ def write_dataset(
     if notes is not None:
         notes.mkdir(exist_ok=True)
     written = {table: list(listed) for table, listed in earlier.shards.items()} if earlier else {}
+    linked = {shard.name for listed in written.values() for shard in listed}
     if earlier is not None:
         _link(earlier, directory)
     parts = [
@@ -226,6 +229,11 @@ def write_dataset(
         if tables[table].height or not written.get(table)
         for part in parts_of(shards, table, tables[table], len(written.get(table, ())), samples_per_shard, notes)
     ]
+    if notes is not None:
+        stems = {part.stem.name for part in parts}
+        for path in (*notes.iterdir(), *shards.iterdir()):
+            if path.stem not in stems and path.stem not in linked:  # of a killed build of other tables
+                path.unlink()
     samples, whole = write_samples(parts, read_image, tables.ids, workers)
     if whole:
         log.info(

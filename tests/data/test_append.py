@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,16 +19,18 @@ from hypothesis import strategies as st
 
 import moonlib
 from moonlib.artifacts.checksums import Damaged
+from moonlib.clicks.snapshots import HistorySnapshots
 from moonlib.data import shards
 from moonlib.data.build import build
 from moonlib.data.check import check
 from moonlib.data.contact_sheet import contact_sheet
-from moonlib.data.dataset import Dataset
+from moonlib.data.dataset import BrokenShard, Dataset
 from moonlib.data.reader import SampleReader
 from moonlib.data.splits import Splits
 from moonlib.data.stream import stream
 from moonlib.data.tables import KEYS, SCHEMAS
 from moonlib.testing.data import in_older_format
+from moonlib.testing.processes import run_program
 
 Frames = dict[str, pl.DataFrame]
 
@@ -247,6 +250,27 @@ def test_no_reader_sees_a_superseded_row(place: Path, week1: Frames, week2: Fram
     assert contact_sheet(new, place / "sheet.png").exists()
 
 
+@pytest.mark.parametrize("change", ["flip", "cut", "gone", "another"])
+def test_a_damaged_list_of_superseded_rows_is_noticed(place: Path, week1: Frames, week2: Frames, change: str) -> None:
+    made(place, "week1", week1)
+    new = made(place, "week2", week2, append="week1")
+    file = new.directory / "superseded/products.npy"
+    data = file.read_bytes()
+    if change == "gone":
+        file.unlink()
+    elif change == "another":
+        np.save(file, np.array([1, 0]))
+    else:
+        file.write_bytes(data[:-4] if change == "cut" else data[:-1] + b"\1")
+    for read in (lambda: Dataset(new.directory).products, lambda: SampleReader(new.directory, "products")):
+        with pytest.raises(ValueError, match=r"superseded.products\.npy is (damaged|missing)"):
+            read()
+    assert any("products.npy" in problem for problem in check(new.directory).problems)
+    (new.directory / "moonlib.sha256").unlink()
+    with pytest.raises(BrokenShard, match=r"superseded.products\.npy|of 4 rows of products are there"):
+        _ = Dataset(new.directory).products
+
+
 def test_two_weeks_in_a_row(place: Path, week1: Frames, week2: Frames) -> None:
     week3 = {
         "products": products((1, "lamp", 7.0, "a.jpg"), (4, "mug", 4.5, "r.jpg"), (9, "jug", 1.0, "b.png")),
@@ -291,6 +315,22 @@ def test_days_alone_need_no_products_and_new_users_are_those_whom_the_events_nam
     new = made(place, "week2", events, append="week1", images=None)
     assert new.users["user_id"].to_list() == [5, 77]
     assert new.counts["impressions"] == 12 and new.products.equals(Dataset(place / "week1").products)
+
+
+def test_histories_are_appended(place: Path, week1: Frames) -> None:
+    def histories(*rows: tuple[int, int, list[int]]) -> pl.DataFrame:
+        moments = [(user, day(number), items) for user, number, items in rows]
+        return pl.DataFrame(moments, schema=["user_id", "ts", "item_ids"], orient="row")
+
+    made(place, "week1", week1 | {"histories": histories((5, 3, [1, 2]), (6, 3, [7]))})
+    new = made(place, "week2", {"histories": histories((5, 12, [2, 3, 1]))}, append="week1")
+    assert new.histories["item_ids"].to_list() == [[1, 2], [7], [2, 3, 1]]
+    snapshots = HistorySnapshots(new.arrow("histories"))
+    moment = np.array([int(day(13).timestamp() * 1e6)])
+    places = snapshots.places(np.array([5]), moment, np.array([0]), 3)
+    assert snapshots.ids[places[0]].tolist() == [1, 3, 2]
+    with pytest.raises(ValueError, match=r"histories.parquet: 1 rows .* the first is row 2: user_id 6, 2025-01-03T12"):
+        made(place, "week3", {"histories": histories((5, 13, [1]), (6, 3, [7]))}, append="week2")
 
 
 def test_frames_of_a_program_are_appended(place: Path, week1: Frames, week2: Frames) -> None:
@@ -462,9 +502,8 @@ class TestBadInput:
     def test_too_many_pictures_that_can_not_be_read(self, place: Path, week1: Frames) -> None:
         for name in ("a.jpg", "b.png"):
             (place / "images" / name).write_bytes(b"no picture")
-        with pytest.raises(
-            ValueError, match="2 of 2 images can't be read, .* all are listed in .*week2.quarantine.jsonl"
-        ):
+        message = r"2 of 2 images can't be read, .* all are listed in .*week2\.quarantine\.jsonl"
+        with pytest.raises(ValueError, match=message):
             made(place, "week2", {"products": week1["products"]}, append="week1")
         assert not (place / "week2").exists() and not (place / "week2.partial").exists()
         listed = (place / "week2.quarantine.jsonl").read_text().splitlines()
@@ -501,6 +540,55 @@ searches:
     assert new.searches["search_id"].to_list() == [0, 1, 2, 3]
     assert new.ids.decode("item_id", new.searches["item_id"]).to_list() == ["A1", "B2", "C3", "A1"]
     assert new.ids.decode("user_id", new.users["user_id"]).to_list() == ["u1", "u2", "u3"]
+
+
+KILLED = """
+import os, signal, sys
+from importlib import import_module
+from pathlib import Path
+from moonlib.data import shards
+from moonlib.data.build import build
+
+place, module, name, calls = Path(sys.argv[1]), import_module(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+shards.write_dataset.__kwdefaults__["samples_per_shard"] = 1
+real = getattr(module, name)
+
+def until_killed(*arguments, **options):
+    global calls
+    found = real(*arguments, **options)
+    calls -= 1
+    if calls == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+setattr(module, name, until_killed)
+build(place / "tables-week2", place / "images", place / "week2", append=place / "week1", workers=1)
+"""
+
+MOMENTS = [
+    ("moonlib.data.shards", "_link", 1),
+    ("moonlib.data.sample_shards", "write_json", 2),
+    ("moonlib.data.shards", "write_text", 1),
+    ("moonlib.artifacts.directories", "seal", 1),
+]
+"""When the build is killed: module, function, and after how many calls of it."""
+
+
+def test_an_append_that_is_killed_goes_on_to_the_same_bytes(
+    place: Path, week1: Frames, week2: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(shards.write_dataset.__kwdefaults__, "samples_per_shard", 1)
+    old = made(place, "week1", week1)
+    before = files(old.directory)
+    unbroken = files(made(place, "week2", week2, append="week1").directory)
+    for moment in MOMENTS:
+        shutil.rmtree(place / "week2")
+        killed = run_program(["-c", KILLED, place, *map(str, moment)])
+        assert killed.returncode == -signal.SIGKILL, (moment, killed.stderr)
+        assert not (place / "week2").exists() and (place / "week2.partial").exists()
+        assert files(made(place, "week2", week2, append="week1").directory) == unbroken, moment
+        assert not (place / "week2.partial").exists()
+    assert files(old.directory) == before
 
 
 ROW = st.fixed_dictionaries(
