@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from moonlib.artifacts.checksums import LOCK, SUMS, Damaged, sums, verify_all
-from moonlib.artifacts.layout import IDS, QUARANTINE
+from moonlib.artifacts.layout import IDS, QUARANTINE, SUPERSEDED
 from moonlib.artifacts.reading import reading
 from moonlib.artifacts.remedies import made_again
 from moonlib.data.contact_sheet import contact_sheet
@@ -24,11 +24,10 @@ from moonlib.data.ids import ShopIds
 from moonlib.data.jpeg import to_jpeg
 from moonlib.data.numbering import id_doubts
 from moonlib.data.reader import Sample, SampleReader, verify
-from moonlib.data.shards import SAMPLE_TABLES
 from moonlib.data.splits import Split
 from moonlib.data.stream import stream
 from moonlib.data.table_contents import describe, doubts
-from moonlib.data.tables import KEYS, Tables, validate
+from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables, validate
 from moonlib.system.remote import local_copy
 
 NEEDED: dict[str, tuple[Split, ...]] = {"searches": ("behaviour", "test"), "impressions": ("train", "valid", "test")}
@@ -176,7 +175,7 @@ def _compare(directory: Path, samples: int | None) -> tuple[list[str], list[str]
     if samples is not None:
         parts = "truth, the list of unreadable images and, but for these samples, shards of products and queries"
         warnings.append(f"not compared with their checksums: {parts}; leave out --samples to compare all files")
-    ours = {"dataset.json", QUARANTINE, "shards", "representations", IDS}
+    ours = {"dataset.json", QUARANTINE, "shards", "representations", IDS, SUPERSEDED}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
         if not path.is_file() or path.is_symlink() or name.as_posix() in (*noted, SUMS, LOCK):

@@ -7,15 +7,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from moonlib.artifacts.checksums import Damaged, is_noted, verified
-from moonlib.artifacts.layout import IDS
+from moonlib.artifacts.layout import IDS, SUPERSEDED
 from moonlib.artifacts.reading import Unreadable, read_array, read_mapping
 from moonlib.data.ids import Family, IdMap, ShopIds, read_part
-from moonlib.data.shards import CHECKSUM, FORMATS, MORE_SIZES, OFFSETS, SAMPLE_TABLES
+from moonlib.data.image_lists import IMAGES
+from moonlib.data.sample_shards import DIGEST, INDEX_COLUMNS, OFFSETS, Shard
+from moonlib.data.shards import FORMATS, SAMPLE_TABLES
 from moonlib.data.splits import Splits, crossing
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
@@ -39,13 +45,19 @@ class Dataset:
     which `moonlib.data.reader.SampleReader` compares each sample as it reads it. A dataset that was built before there
     were checksums is validated as far as Arrow can tell.
 
+    A dataset that was appended to (`moonlib.data.append`) holds rows of products, queries and users that a later row
+    of the same id supersedes. No table has them: an id's row stands where its last one was written. Columns that only
+    later rows have are null in the earlier ones.
+
     Attributes:
         directory: where it lies.
         name: what its maker calls it.
         version: of its maker.
-        hash: SHA-256 over its content.
+        hash: SHA-256 over its content, by way of the hashes of its shards.
         splits: when behaviour, training, validation and test end.
-        counts: rows of each table that the dataset has.
+        counts: rows of each table that the dataset has, without those that are superseded.
+        shards: of each table, in their order; None for a dataset of format 1, or of format 2 as it was at first, whose
+            shards are the files that are there.
 
     Args:
         directory: a dataset's directory, or its URL: it is then copied into the cache, see `moonlib.system.remote`.
@@ -77,6 +89,16 @@ class Dataset:
             self._text_ids: dict[Family, int] = {
                 family: about["count"] for family, about in described.get("ids", {}).items()
             }
+            self._superseded: dict[str, int] = dict(described.get("superseded", {}))
+            listed = described.get("shards")
+            self.shards: dict[str, list[Shard]] | None = (
+                None if listed is None else {table: [Shard(**shard) for shard in listed[table]] for table in there}
+            )
+            self.id_parts: dict[Family, list[Shard]] = {
+                family: [Shard(**part) for part in about["parts"]]
+                for family, about in described.get("ids", {}).items()
+                if "parts" in about
+            }
             self.splits = Splits.from_json(described["splits"]).with_sessions(self._sessions)
         except (Damaged, Unreadable):
             raise
@@ -98,38 +120,134 @@ class Dataset:
             BrokenShard: a shard is missing, cut off or damaged.
             Damaged: the content of one is not what was written.
         """
-        arrow = self.arrow(name)
+        arrow = self.arrow(name, columns)
         with _told_of(self.directory / "shards", f"{name}: "):
-            frame = pl.from_arrow(arrow if columns is None else arrow.select(list(columns)), rechunk=False)
+            frame = pl.from_arrow(arrow, rechunk=False)
         assert isinstance(frame, pl.DataFrame)
         return frame
 
-    def arrow(self, name: str) -> pa.Table:
-        """Return what `table` returns, as Arrow maps it; nothing of its content has been looked at."""
+    def arrow(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return what `table` returns, as Arrow maps it; nothing of its content has been looked at.
+
+        Of a shard in which rows are superseded, the other rows are copied, and no other column than those wanted.
+        """
         if name not in SCHEMAS:
             raise KeyError(f"no table {name!r}; the tables are {', '.join(SCHEMAS)}")
         if name not in self.counts:
-            return SCHEMAS[name].empty_table()
+            nothing = SCHEMAS[name].empty_table()
+            return nothing if columns is None else nothing.select(list(columns))
         shards = self.directory / "shards"
         if name in SAMPLE_TABLES:
-            parts = [_without_places(read_index(path)) for path in index_files(self.directory, name)]
+            parts = [_without_places(read_index(path)) for path in self.shard_files(name, ".arrow")]
         else:
-            parts = [part for shard in sorted(shards.glob(f"{name}-*.tar")) for part in _read_events(shard)]
-        rows = sum(map(len, parts))
-        if not parts or rows != self.counts[name]:
-            lost = f"{rows} of {self.counts[name]} rows of {name} are there"
-            raise BrokenShard(f"{shards}: {lost}; shards are missing: {REMEDY}")
+            parts = [part for shard in self.shard_files(name) for part in _read_events(shard)]
+        if name in SAMPLE_TABLES:
+            parts = [with_lists(part, parts) for part in parts]
+        wanted = self._live(name, parts, columns)
         try:
-            table = pa.concat_tables(parts)
+            table = pa.concat_tables(wanted, promote_options="none" if self.shards is None else "default")
         except pa.ArrowException as error:
             problem = f"shards of {name} differ in their columns ({first_line(error)})"
             raise BrokenShard(f"{shards}: {problem}; {REMEDY}") from error
-        if missing := [column for column in SCHEMAS[name].names if column not in table.column_names]:
+        there = {column for part in parts for column in part.column_names}
+        if missing := [column for column in SCHEMAS[name].names if column not in there]:
             raise BrokenShard(f"{shards}: {name}: the shards have no column {missing[0]!r}; {REMEDY}")
+        table = table if columns is None else table.select(list(columns))
         if name == "queries" and self._more is not None:
-            more = self._more.cast(pa.schema([table.schema.field(column) for column in self._more.column_names]))
+            kept = [column for column in self._more.column_names if column in table.column_names]
+            more = self._more.select(kept).cast(pa.schema([table.schema.field(column) for column in kept]))
             return pa.concat_tables([table, more], promote_options="default")
         return table
+
+    def shard_files(self, table: str, ending: Literal[".tar", ".arrow"] = ".tar") -> list[Path]:
+        """The files of a table's shards that are there, in their order.
+
+        Args:
+            table: its name.
+            ending: ``.arrow`` for the indexes of products or queries, which stand beside their tars.
+        """
+        folder = self.directory / "shards"
+        if self.shards is None:
+            return sorted(folder.glob(f"{table}-*{ending}"))
+        return [path for shard in self.shards.get(table, ()) if (path := folder / f"{shard.name}{ending}").is_file()]
+
+    def image_digests(self, table: str) -> pa.ChunkedArray | None:
+        """Digests of the pictures of products or queries, by which changed ones are told from those that stayed.
+
+        Args:
+            table: ``products`` or ``queries``.
+
+        Returns:
+            fixed_size_binary(16), rows as in `arrow`, null where a row has no picture; see
+            `moonlib.data.shards.digest_of`. None for a dataset that was built before there were digests.
+
+        Raises:
+            BrokenShard: as `table`.
+        """
+        indexes = [read_index(path) for path in self.shard_files(table, ".arrow")]
+        if not all(DIGEST in index.column_names for index in indexes):
+            return None
+        live = self._live(table, indexes, (DIGEST,))
+        return pa.chunked_array([chunk for index in live for chunk in index.column(DIGEST).chunks], pa.binary(16))
+
+    def superseded(self, table: str) -> NDArray[np.int64]:
+        """Numbers of the rows that a later row of the same id supersedes, counted over all shards, int64, ascending.
+
+        Raises:
+            BrokenShard: their file is missing or broken.
+            Damaged: its content is not what was written.
+        """
+        expected = self._superseded.get(table, 0)
+        if not expected:
+            return np.empty(0, np.int64)
+        file = self.directory / SUPERSEDED / f"{table}.npy"
+        try:
+            rows = read_array(file)
+        except Damaged:
+            raise
+        except (OSError, ValueError, TypeError) as error:
+            raise BrokenShard(f"{file} is missing or broken ({first_line(error)}); {REMEDY}") from error
+        ascending = rows.ndim == 1 and rows.dtype == np.int64 and (np.diff(rows, prepend=-1) > 0).all()
+        if not ascending or len(rows) != expected:
+            raise BrokenShard(f"{file} does not hold {expected} ascending numbers of rows; {REMEDY}")
+        return rows
+
+    def live(self, table: str, rows: Sequence[int]) -> list[NDArray[np.bool_]]:
+        """Tell which rows of a table's shards are not superseded.
+
+        Args:
+            table: its name.
+            rows: how many each of its shards holds.
+
+        Returns:
+            bool [rows] of each shard.
+
+        Raises:
+            BrokenShard: these are not as many rows as were written.
+        """
+        ends = np.cumsum([0, *rows])
+        superseded = self.superseded(table)
+        there = int(ends[-1]) - len(superseded)
+        if there != self.counts[table] or superseded.max(initial=-1) >= ends[-1]:
+            raise self._lost(table, there)
+        kept = [np.ones(count, np.bool_) for count in rows]
+        for shard, mask in enumerate(kept):
+            first, last = np.searchsorted(superseded, (ends[shard], ends[shard + 1]))
+            mask[superseded[first:last] - ends[shard]] = False
+        return kept
+
+    def _live(self, table: str, parts: list[pa.Table], columns: Sequence[str] | None) -> list[pa.Table]:
+        """The rows of a table that are not superseded, part by part."""
+        if not parts:
+            raise self._lost(table, 0)
+        masks = self.live(table, [len(part) for part in parts])
+        if columns is not None:
+            parts = [part.select([name for name in columns if name in part.column_names]) for part in parts]
+        return [part if mask.all() else part.filter(pa.array(mask)) for part, mask in zip(parts, masks, strict=True)]
+
+    def _lost(self, table: str, rows: int) -> BrokenShard:
+        lost = f"{rows} of {self.counts[table]} rows of {table} are there"
+        return BrokenShard(f"{self.directory / 'shards'}: {lost}; shards are missing: {REMEDY}")
 
     def with_queries(self, queries: pl.DataFrame) -> Dataset:
         """The same dataset as if more had been asked: its table of queries ends with these. Nothing is written.
@@ -192,14 +310,18 @@ class Dataset:
         return ShopIds({family: self._read_ids(family, count) for family, count in self._text_ids.items()})
 
     def _read_ids(self, family: Family, count: int) -> IdMap:
-        files = sorted((self.directory / IDS).glob(f"{family}-*.arrow"))
+        folder = self.directory / IDS
+        if family in self.id_parts:
+            files = [path for part in self.id_parts[family] if (path := folder / f"{part.name}.arrow").is_file()]
+        else:
+            files = sorted(folder.glob(f"{family}-*.arrow"))
         parts = []
         for file in files:
             with _told_of(verified(file)):
                 parts.append(read_part(file, check=not is_noted(file)))
         if (found := sum(map(len, parts))) != count:
             lost = f"{found} of {count} {family} ids are there"
-            raise BrokenShard(f"{self.directory / IDS}: {lost}; files are missing: {REMEDY}")
+            raise BrokenShard(f"{folder}: {lost}; files are missing: {REMEDY}")
         return IdMap(parts, files)
 
     @property
@@ -237,11 +359,6 @@ class Dataset:
         return f"Dataset({where!r}: {self.name} {self.version}, {self.hash[:16]})"
 
 
-def index_files(directory: Path, table: str) -> list[Path]:
-    """Return the indexes of a table's shards, in order; each stands beside its tar."""
-    return sorted((directory / "shards").glob(f"{table}-*.arrow"))
-
-
 def read_index(path: Path) -> pa.Table:
     """Map an index into memory: the rows of one shard, the `OFFSETS` of their members, and mostly their `CHECKSUM`.
 
@@ -254,6 +371,8 @@ def read_index(path: Path) -> pa.Table:
     if missing := [column for column in OFFSETS if column not in table.column_names]:
         raise BrokenShard(f"{path} is no index of a shard (it has no column {missing[0]!r}); {REMEDY}")
     require_integers(path, table, *OFFSETS)
+    if DIGEST in table.column_names and table.column(DIGEST).type != pa.binary(16):
+        raise BrokenShard(f"{path} is no index of a shard (its column {DIGEST!r} is not of 16 bytes); {REMEDY}")
     return table
 
 
@@ -269,8 +388,23 @@ def require_integers(path: Path, table: pa.Table, *columns: str) -> None:
             raise BrokenShard(f"{path} is no index of a shard (its column {name!r} is not all int64); {REMEDY}")
 
 
+def with_lists(part: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
+    """A part of products or queries with the column of several pictures, if other parts have it.
+
+    A part of a dataset that was appended to may be from before any row had several.
+    """
+    kind = next((other.schema.field(IMAGES).type for other in parts if IMAGES in other.column_names), None)
+    if kind is None or IMAGES in part.column_names or "image" not in part.column_names:
+        return part
+    image = part.column("image").combine_chunks()
+    there = image.is_valid()
+    ends = np.cumsum(np.concatenate([[0], there.to_numpy(zero_copy_only=False)]))
+    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), image.drop_null(), mask=pc.invert(there))
+    return part.append_column(IMAGES, lists.cast(kind))
+
+
 def _without_places(index: pa.Table) -> pa.Table:
-    return index.drop_columns([name for name in (*OFFSETS, CHECKSUM, MORE_SIZES) if name in index.column_names])
+    return index.drop_columns([name for name in INDEX_COLUMNS if name in index.column_names])
 
 
 def _read_events(shard: Path) -> list[pa.Table]:
