@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, index_files, read_index, require_integers
+from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, read_index, require_integers
 from moonlib.data.shards import CHECKSUM, MORE_SIZES, OFFSETS, SAMPLE_TABLES
 from moonlib.data.tables import KEYS
 
@@ -74,7 +74,7 @@ class SampleReader:
         self.table = table
         dataset = Dataset(directory)
         self._directory = dataset.directory
-        indexes = index_files(dataset.directory, table)
+        indexes = dataset.shard_files(table, ".arrow")
         parts = [read_index(path) for path in indexes]
         for path, part in zip(indexes, parts, strict=True):
             if KEYS[table] not in part.column_names:
