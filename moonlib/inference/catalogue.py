@@ -24,6 +24,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import KEYS
+from moonlib.embedding.content_hash import DatasetHashes
 from moonlib.embedding.embed import Contents
 from moonlib.embedding.embed import embed as embed_contents
 from moonlib.embedding.tables import TableReader, pictures_beside
@@ -201,9 +202,12 @@ def _contents(
     modalities, unreadable = run.modalities(SIDES[table]), draft.directory / f"{table}.{QUARANTINE}"
     if _is_dataset(path):
         shards = SampleReader(path, table)
-        ids = Dataset(path).ids
+        dataset = Dataset(path)
+        ids = dataset.ids
         quarantine = Quarantine(unreadable, total=len(shards), ids=ids)
-        return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size, ids, run.views)
+        digested = not modalities.image or dataset.image_digests(table) is not None
+        hashes = DatasetHashes(dataset, shards, modalities, run.views) if digested else None
+        return Contents(shards, SIDES[table], shards.ids, modalities, quarantine, batch_size, ids, run.views, hashes)
     text_ids = table in run.text_ids
     rows = TableReader(path, table, images, modalities, unreadable, draft.work / f"{table}.arrow", run.views, text_ids)
     return Contents(rows, SIDES[table], rows.ids, modalities, rows.quarantine, batch_size, rows.shop_ids, run.views)
