@@ -34,7 +34,7 @@ def content_hashes(samples: Sequence[Sample], modalities: Modalities, views: _Vi
         views: which pictures are read.
     """
     hashes = [sample_hash(sample, modalities, views) for sample in samples]
-    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
+    return np.frombuffer(bytearray().join(hashes), np.uint8).reshape(-1, HASH_BYTES)
 
 
 def sample_hash(sample: Sample, modalities: Modalities, views: _Views) -> bytes:
@@ -126,7 +126,7 @@ class DatasetHashes:
             places = np.flatnonzero(np.isin(ids, self._several))
             for place, sample in zip(places.tolist(), self.reader.read(ids[places]), strict=True):
                 found[place] = sample_hash(sample, self.modalities, self.views)
-        return np.frombuffer(b"".join(found), np.uint8).reshape(-1, HASH_BYTES)
+        return np.frombuffer(bytearray().join(found), np.uint8).reshape(-1, HASH_BYTES)
 
     def _hash(self, row: dict[str, Any]) -> bytes:
         if row.get("attributes") is not None:

@@ -21,7 +21,7 @@ from moonlib.artifacts.directories import LOCK, refuse_links, write_json
 from moonlib.artifacts.layout import QUARANTINE, partial
 from moonlib.artifacts.reading import Unreadable, read_json, read_mapping
 from moonlib.system import lock
-from moonlib.system.disk import exchange, restore
+from moonlib.system.disk import exchange, restore, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ ABOUT = "embedding.json"
 WORK = ".work"
 PLAN = "plan.json"
 TABLES = ("products", "queries")
+_HEADER = 128
+"""Bytes of a ``.npy`` file without rows."""
 ENDS = ("npy", "ids.npy", "ids.parquet", "content.npy", "parquet", QUARANTINE)
 """Endings of a table's files."""
 
@@ -102,13 +104,10 @@ def occupied(out: Path) -> Iterator[None]:
 
 def has_vectors(directory: Path) -> bool:
     """Whether a directory holds rows, encoded or hashed, that a resumed call need not do again."""
-    return any(
-        path.is_file()
-        for place in (directory, directory / WORK)
-        for table in TABLES
-        for path in (*place.glob(f"{table}.*"), *place.glob(f".{table}.*.partial"))
-        if path.name.removesuffix(".partial").endswith((".npy", ".parquet"))
-    )
+    names = [f"{table}.{end}" for table in TABLES for end in ("npy", "parquet", "hashes.npy")]
+    places = [place / name for place in (directory, directory / WORK) for name in names]
+    begun = [path for place in places for path in (place, unfinished(place)) if path.is_file()]
+    return any(path.stat().st_size > _HEADER for path in begun)
 
 
 def earlier_of(out: Path, reuse: Path | None, identity: dict[str, Any]) -> Path | None:
