@@ -111,7 +111,11 @@ def exchange(new: Path, old: Path) -> None:
             raise OSError(number, os.strerror(number), str(old))
         aside = _aside(old)
         old.rename(aside)
-        new.rename(old)
+        try:
+            new.rename(old)
+        except OSError:
+            aside.rename(old)
+            raise
         aside.rename(new)
     sync(old.parent)
 
