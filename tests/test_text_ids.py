@@ -259,7 +259,8 @@ def test_products_of_a_shop_with_other_ids_are_not_taken_for_its_own(shops: dict
     built = index(vectors, "flat")
     hits = search(shops["text"].run, text="mug", k=3, index=built.path)
     assert hits and all(isinstance(hit.item_id, int) and not hit.row for hit in hits)
-    assert not search(shops["text"].run, text="mug", k=3, index=built.path, new_only=True)
+    with pytest.raises(ValueError, match="its ids are int64, and those of the run's data are text"):
+        search(shops["text"].run, text="mug", k=3, index=built.path, new_only=True)
 
 
 def test_the_command_line_speaks_the_shops_ids(text: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,12 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "--format", choices=("npy", "parquet"), default="npy", help="of the vectors, which are not normalised (npy)"
     )
+    verb.add_argument(
+        "--reuse",
+        type=place,
+        metavar="DIR",
+        help="take unchanged rows' vectors from this embedding (default: from --out)",
+    )
     verb.add_argument("--batch-size", type=int, metavar="N", help="rows encoded at once (as many as the run did)")
     verb.add_argument("--workers", type=int, metavar="N", help="processes that decode and encode (one per CPU)")
 
@@ -76,7 +82,7 @@ def embed(arguments: argparse.Namespace) -> int:
     from moonlib.inference.catalogue import embed
     from moonlib.system.console import progress
 
-    names = ("run", "products", "out", "queries", "images", "dim", "format", "batch_size", "workers")
+    names = ("run", "products", "out", "queries", "images", "dim", "format", "reuse", "batch_size", "workers")
     bars = progress()
 
     def show(table: str, rows: int, total: int) -> None:

@@ -32,12 +32,14 @@ class Sample:
         row: its row as JSON gives it (times are ISO 8601 text).
         image: its main JPEG, if it has one.
         more: its other JPEGs, in their order.
+        unread: how many pictures its table names that could not be read; a dataset's samples hold what they name.
     """
 
     id: int
     row: dict[str, Any]
     image: bytes | None
     more: tuple[bytes, ...] = ()
+    unread: int = 0
 
     def view(self, number: int) -> Sample:
         """The same product as if one of its pictures were the only one; the box is the main one's alone.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -22,8 +23,9 @@ from moonlib.data.images import UnreadableImage
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample
 from moonlib.data.tables import KEYS
+from moonlib.embedding.content_hash import DatasetHashes, content_hashes
 from moonlib.encoders.encoder import ContentBatch, Encoder
-from moonlib.representations.store import Representations, write_vectors
+from moonlib.representations.store import HASH_BYTES, Chunk, GrowingArray, Representations, write_vectors
 from moonlib.system.workers import end_at_a_lost_batch
 
 Views = Literal["main", "mean"]
@@ -55,6 +57,7 @@ class Contents:
         chunk: rows per chunk.
         shop_ids: the shop's, of which text has its number in ``ids``.
         views: which pictures of those that have several.
+        stored_hashes: hashes contents faster than by reading their samples, where that is possible.
 
     Raises:
         ValueError: an id stands twice.
@@ -70,8 +73,10 @@ class Contents:
         chunk: int,
         shop_ids: ShopIds | None = None,
         views: Views = "main",
+        stored_hashes: DatasetHashes | None = None,
     ) -> None:
         self.reader = reader
+        self.stored_hashes = stored_hashes
         self.shop_ids = shop_ids or ShopIds()
         self.side = side
         self.ids = np.sort(ids)
@@ -85,6 +90,12 @@ class Contents:
 
     def __len__(self) -> int:
         return -(-len(self.ids) // self.chunk)
+
+    def only(self, ids: NDArray[np.int64], chunk: int | None = None) -> Contents:
+        """The same reader's contents of some ids, int64 [n] ascending, in chunks of their own."""
+        part = copy(self)
+        part.ids, part.chunk = ids, chunk or self.chunk
+        return part
 
     def named(self, id: int) -> int | str:
         """An id as the shop writes it."""
@@ -103,7 +114,7 @@ class Contents:
         Raises:
             TooManyUnreadable: the quarantine is full.
         """
-        return self._of_main(encoder, self._read(chunk))
+        return self._of_main(encoder, self.read(chunk))
 
     def preprocessed_views(self, encoder: Encoder, chunk: int) -> tuple[list[ContentBatch], NDArray[np.int64] | None]:
         """Read a chunk and preprocess it for an encoder, of each row the pictures that `views` says.
@@ -117,7 +128,12 @@ class Contents:
         Raises:
             TooManyUnreadable: the quarantine is full.
         """
-        samples = self._read(chunk)
+        return self.preprocessed_samples(encoder, self.read(chunk))
+
+    def preprocessed_samples(
+        self, encoder: Encoder, samples: list[Sample]
+    ) -> tuple[list[ContentBatch], NDArray[np.int64] | None]:
+        """Preprocess samples that have been read; see `preprocessed_views`."""
         if self.views == "main" or not self.modalities.image or not any(sample.more for sample in samples):
             return [self._of_main(encoder, samples)], None
         views = [(row, sample.view(i)) for row, sample in enumerate(samples) for i in range(1 + len(sample.more))]
@@ -135,8 +151,22 @@ class Contents:
         kept = np.flatnonzero(readable | bare)
         return self._in_batches(encoder, [contents[i] for i in kept]), rows[kept]
 
-    def _read(self, chunk: int) -> list[Sample]:
-        return self.reader.read(self.ids[chunk * self.chunk : (chunk + 1) * self.chunk])
+    def hashes(self, chunk: int) -> NDArray[np.uint8]:
+        """Hash what an encoder reads of a chunk, uint8 [rows, 16]; no picture is decoded."""
+        if self.stored_hashes is not None:
+            return self.stored_hashes.hashes(self._ids_of(chunk))
+        return self.hashes_of(self.read(chunk))
+
+    def hashes_of(self, samples: list[Sample]) -> NDArray[np.uint8]:
+        """Hash what an encoder reads of samples, uint8 [N, 16]; see `moonlib.embedding.content_hash`."""
+        return content_hashes(samples, self.modalities, self.views)
+
+    def read(self, chunk: int) -> list[Sample]:
+        """Read the samples of a chunk."""
+        return self.reader.read(self._ids_of(chunk))
+
+    def _ids_of(self, chunk: int) -> NDArray[np.int64]:
+        return self.ids[chunk * self.chunk : (chunk + 1) * self.chunk]
 
     def _in_batches(self, encoder: Encoder, contents: list[Content]) -> list[ContentBatch]:
         parts = [contents[start : start + self.chunk] for start in range(0, len(contents), self.chunk)]
@@ -161,25 +191,49 @@ class Contents:
             return encoder.preprocessor(contents, self.side)
 
 
-_Batches = tuple["list[ContentBatch]", "NDArray[np.int64] | None"]
+class _Chunk(NamedTuple):
+    """A chunk as a worker hands it over: encoded, or preprocessed; of arrays the loader makes tensors."""
+
+    vectors: NDArray[np.float32] | Tensor | None
+    batches: list[ContentBatch]
+    rows: NDArray[np.int64] | Tensor | None
+    hashes: NDArray[np.uint8] | Tensor | None
 
 
-class _Work(TorchDataset["_Batches | NDArray[np.float32] | Exception"]):
+class _Work(TorchDataset["_Chunk | Exception"]):
     """Preprocess a chunk in a worker and, on a CPU, encode it.
 
     A worker that encodes uses one thread, so that w workers keep w cores busy and none waits for another. The value
     of a vector then depends on neither the number of workers nor that of cores.
     """
 
-    def __init__(self, encoder: Encoder, contents: Contents, encodes: bool) -> None:
-        self.encoder, self.contents, self.encodes = encoder, contents, encodes
+    def __init__(self, encoder: Encoder, contents: Contents, encodes: bool, hashed: bool) -> None:
+        self.encoder, self.contents, self.encodes, self.hashed = encoder, contents, encodes, hashed
 
-    def __getitem__(self, chunk: int) -> _Batches | NDArray[np.float32] | Exception:
+    def __getitem__(self, chunk: int) -> _Chunk | Exception:
         try:
-            batches, rows = self.contents.preprocessed_views(self.encoder, chunk)
-            return _vectors(self.encoder, batches, rows) if self.encodes else (batches, rows)
+            samples = self.contents.read(chunk)
+            hashes = self.contents.hashes_of(samples) if self.hashed else None
+            batches, rows = self.contents.preprocessed_samples(self.encoder, samples)
+            if self.encodes:
+                return _Chunk(_vectors(self.encoder, batches, rows), [], None, hashes)
+            return _Chunk(None, batches, rows, hashes)
         except (OSError, ValueError) as error:
             # As a value, because torch would wrap the message in a traceback, where nobody finds it.
+            error.add_note(traceback.format_exc())
+            return error
+
+
+class _Hashing(TorchDataset["NDArray[np.uint8] | Exception"]):
+    """Hash a chunk in a worker."""
+
+    def __init__(self, contents: Contents) -> None:
+        self.contents = contents
+
+    def __getitem__(self, chunk: int) -> NDArray[np.uint8] | Exception:
+        try:
+            return self.contents.hashes(chunk)
+        except (OSError, ValueError) as error:
             error.add_note(traceback.format_exc())
             return error
 
@@ -236,12 +290,20 @@ def encode(
         ValueError: a vector is not finite; the message names its id.
         TooManyUnreadable: more images than tolerated can't be read.
     """
+    for vectors, _ in _encode(encoder, contents, start, device, workers, hashed=False):
+        yield vectors
+
+
+def _encode(
+    encoder: Encoder, contents: Contents, start: int, device: torch.device | str, workers: int, hashed: bool
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8] | None]]:
+    """Encode chunks, and hash what was read of them."""
     device = torch.device(device)
     on_cpu = device.type == "cpu"
     training = encoder.training
     encoder.to(device).eval()
     loader = DataLoader(
-        _Work(encoder, contents, encodes=on_cpu),
+        _Work(encoder, contents, encodes=on_cpu, hashed=hashed),
         sampler=range(start, len(contents)),
         batch_size=None,
         num_workers=min(workers, len(contents) - start),
@@ -253,12 +315,11 @@ def encode(
             for number, found in enumerate(loader, start):
                 if isinstance(found, Exception):
                     raise found
-                if isinstance(found, Tensor):
-                    vectors = found.numpy()
+                if found.vectors is not None:
+                    vectors = found.vectors.numpy()
                 else:
-                    batches, rows = found  # of which the loader has made a tensor
-                    moved = [{k: v.to(device, non_blocking=True) for k, v in batch.items()} for batch in batches]
-                    vectors = _vectors(encoder, moved, None if rows is None else np.asarray(rows))
+                    moved = [{k: v.to(device, non_blocking=True) for k, v in batch.items()} for batch in found.batches]
+                    vectors = _vectors(encoder, moved, None if found.rows is None else np.asarray(found.rows))
                 broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
                 if len(broken):
                     first = contents.named(int(contents.ids[number * contents.chunk + broken[0]]))
@@ -266,9 +327,46 @@ def encode(
                         f"{contents.reader.table}: the representation of {first} is not finite: the encoder's weights "
                         "are broken; train it again, at a smaller learning rate"
                     )
-                yield vectors
+                yield vectors, None if found.hashes is None else np.asarray(found.hashes)
     finally:
         encoder.train(training)
+
+
+def hash_contents(
+    contents: Contents, file: Path, *, workers: int = 0, progress: Callable[[int], None] | None = None
+) -> NDArray[np.uint8]:
+    """Hash the contents of every id into a file, resuming what an earlier call began. No picture is decoded.
+
+    Args:
+        contents: what to hash, N ids.
+        file: the ``.npy`` file to write.
+        workers: processes; has no effect on the result.
+        progress: called with the number of rows that are done.
+
+    Returns:
+        uint8 [N, 16], mapped from the file; see `moonlib.embedding.content_hash`.
+    """
+    growing = GrowingArray(file, "|u1", (len(contents.ids), HASH_BYTES))
+    done = growing.rows
+    if not growing.finished:
+        start = len(contents) if done == len(contents.ids) else done // contents.chunk
+        growing.keep(min(start * contents.chunk, len(contents.ids)))
+        loader = DataLoader(
+            _Hashing(contents),
+            sampler=range(start, len(contents)),
+            batch_size=None,
+            num_workers=min(workers, len(contents) - start),
+            worker_init_fn=end_at_a_lost_batch,
+        )
+        for number, found in enumerate(loader, start + 1):
+            if isinstance(found, Exception):
+                raise found
+            growing.append(np.asarray(found))
+            if progress:
+                progress(min(number * contents.chunk, len(contents.ids)))
+        growing.finish()
+    hashes: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return hashes
 
 
 @contextmanager
@@ -295,6 +393,7 @@ def embed(
     workers: int = 0,
     progress: Callable[[int], None] | None = None,
     named: bool = False,
+    hashed: bool = False,
 ) -> Representations:
     """Represent every id of ``contents`` in files of a directory, resuming what an earlier call began.
 
@@ -311,6 +410,7 @@ def embed(
         workers: processes; has no effect on the result.
         progress: called with the number of rows that are done.
         named: whether ``{name}.ids.parquet`` is written too where the shop's ids are text: these, row by row.
+        hashed: whether ``{name}.content.npy`` is written too: the content hash of each row, of what was read of it.
 
     Returns:
         N vectors, float32 [N, dim], not normalised, mapped from the files.
@@ -321,13 +421,12 @@ def embed(
     """
     width = encoder.dim if dim is None else dim
 
-    def chunks(start: int) -> Iterator[NDArray[np.float32]]:
-        for number, vectors in enumerate(
-            encode(encoder, contents, start=start, device=device, workers=workers), start + 1
-        ):
+    def chunks(start: int) -> Iterator[Chunk]:
+        encoded = _encode(encoder, contents, start, device, workers, hashed)
+        for number, (vectors, hashes) in enumerate(encoded, start + 1):
             if progress:
                 progress(min(number * contents.chunk, len(contents.ids)))
-            yield vectors[:, :width]
+            yield vectors[:, :width] if hashes is None else (vectors[:, :width], hashes)
 
     names = contents.names if named else None
-    return write_vectors(directory, name, contents.ids, width, contents.chunk, chunks, names)
+    return write_vectors(directory, name, contents.ids, width, contents.chunk, chunks, names, hashed=hashed)

@@ -153,17 +153,19 @@ class TableReader:
         if row.get("attributes") is not None:
             row["attributes"] = dict(row["attributes"])
         pictures: list[bytes] = []
+        unread = 0
         for number, name in enumerate(_named(row)):
             try:
                 pictures.append((images if name in ahead else self.images).read(name))
             except ValueError as error:
                 self.quarantine.record(self.table, key, str(error))
+                unread += 1
                 continue
             if len(pictures) == 1 and number > 0:
                 row["box"] = None  # it is of the main image
             if self.views == "main":
                 break
-        return Sample(key, row, pictures[0] if pictures else None, tuple(pictures[1:]))
+        return Sample(key, row, pictures[0] if pictures else None, tuple(pictures[1:]), unread)
 
     def _held(self, path: Path) -> list[str]:
         """The columns of images rather than of their names."""

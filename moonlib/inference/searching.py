@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import SCHEMAS
 from moonlib.exports.folder import opened
-from moonlib.inference.catalogue import embedding_identity
+from moonlib.inference.embedding_folder import ABOUT, embedding_identity, vectors_digest
 from moonlib.inference.hits import Hit
 from moonlib.representations.index import Index, build_index, nearest
 from moonlib.representations.store import Representations
@@ -48,21 +49,24 @@ def index(place: str | Path, kind: Literal["flat", "hnsw", "ivf"] = "hnsw", out:
     out = None if out is None else local_only(out, "an index")
     place = local_copy(place, is_read)
     queries: Representations | None = None
-    if (place / "embedding.json").is_file():
+    path = out or place / f"products.{kind}.faiss"
+    source: dict[str, str] | None = None
+    if (place / ABOUT).is_file():
         if (place / "products.parquet").exists():
             raise ValueError(f"{place} holds Parquet; an index is built from --format npy")
-        encoder = str(embedding_identity(place / "embedding.json").get("encoder"))
+        encoder = str(embedding_identity(place / ABOUT).get("encoder"))
         if not (place / "products.npy").exists():
             raise ValueError(f"{place} is not complete; the `moonlib embed` that wrote it resumes it")
+        if digest := vectors_digest(place):  # before they are opened: newer ones may take their place meanwhile
+            source = {"directory": os.path.relpath(place.resolve(), path.resolve().parent), "sha256": digest}
         products = Representations.open(place, "products")
         if (place / "queries.npy").exists():
             queries = Representations.open(place, "queries")
     else:
         run = Run(place)
         (products, queries), encoder = run.representations(), run.fingerprint
-    path = out or place / f"products.{kind}.faiss"
     sample = queries.vectors if queries is not None and len(queries.ids) else None
-    return build_index(products, kind, path, encoder=encoder, queries=sample)
+    return build_index(products, kind, path, encoder=encoder, queries=sample, source=source)
 
 
 def search(
@@ -89,7 +93,8 @@ def search(
 
     Raises:
         RunError: the run has no representations, or the data that ``new_only`` needs is gone.
-        ValueError: nothing to search for, or an index of another encoder.
+        ValueError: nothing to search for, or an index of another encoder, of vectors that are not there any more, or,
+            with ``new_only``, of ids of another type than those of the data.
     """
     source = opened(run)
     if k < 1:
@@ -97,6 +102,8 @@ def search(
     found = None if index is None else Index.open(_local_index(index))
     if found is not None and found.about.encoder != source.fingerprint:
         raise ValueError(f"{index} is an index of another encoder than {run}'s: build one with `moonlib index {run}`")
+    if found is not None:
+        _refuse_outdated(found)
     vector = query_vector(source.encoder(), None if image is None else local_copy(image).read_bytes(), text)
     try:
         dataset = source.dataset()
@@ -109,7 +116,7 @@ def search(
     if new_only:
         assert dataset is not None
         new = dataset.products.filter(pl.col("listed_at") >= dataset.splits.train_until)
-        among = _ids_of(searched, dataset.ids.decode("item_id", new["item_id"]))
+        among = _ids_of(searched, dataset.ids.decode("item_id", new["item_id"]), str(index or run))
     if isinstance(searched, Index):
         ids, scores = searched.search(vector, k, among)
     else:
@@ -128,11 +135,36 @@ def _named(searched: Representations | Index, ids: NDArray[np.int64]) -> pl.Seri
     return pl.Series(ids) if searched.names is None else searched.names.gather(np.searchsorted(searched.ids, ids))
 
 
-def _ids_of(searched: Representations | Index, named: pl.Series) -> NDArray[np.int64]:
-    """The ids of vectors, as their file has them, which a shop calls so; of another type than its ids, none are."""
+def _ids_of(searched: Representations | Index, named: pl.Series, place: str) -> NDArray[np.int64]:
+    """The ids of vectors, as their file has them, which a shop calls so.
+
+    Raises:
+        ValueError: they are of another type than the shop's.
+    """
+    of_vectors, of_data = (
+        "int64" if integers else "text" for integers in (searched.names is None, named.dtype == pl.Int64)
+    )
+    if of_vectors != of_data:
+        raise ValueError(
+            f"{place}: its ids are {of_vectors}, and those of the run's data are {of_data}: which of its products are "
+            "new is not known; search without --new-only, or embed and index the products under the data's own ids"
+        )
     if searched.names is None:
-        return named.to_numpy() if named.dtype.is_integer() else np.empty(0, np.int64)
-    return searched.ids[searched.names.is_in(named.cast(pl.String).implode()).to_numpy()]
+        return named.to_numpy()
+    return searched.ids[searched.names.is_in(named.implode()).to_numpy()]
+
+
+def _refuse_outdated(index: Index) -> None:
+    """Refuse an index whose vectors were replaced by newer ones since it was built."""
+    source = index.about.source
+    if source is None:
+        return
+    directory = Path(os.path.normpath(index.path.resolve().parent / source["directory"]))
+    if (directory / ABOUT).is_file() and vectors_digest(directory) not in (None, source["sha256"]):
+        raise ValueError(
+            f"{index.path} is an index of vectors that {directory} does not hold any more: build it again with "
+            f"`moonlib index {directory} --kind {index.about.kind}`"
+        )
 
 
 def _with_rows(hits: list[Hit], named: pl.Series, dataset: Dataset) -> list[Hit]:

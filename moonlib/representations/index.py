@@ -105,6 +105,8 @@ class IndexDescription:
         vectors: how many it holds.
         comparison: with the exact search; None where there was no query to compare on.
         sha256: checksums of ``index`` and ``ids``; None for an index of an earlier version.
+        source: the embedding it was built from: its ``directory``, relative to that of the index, and ``sha256``, which
+            tells its vectors from others; None where that is not known.
     """
 
     moonlib: str
@@ -115,6 +117,7 @@ class IndexDescription:
     vectors: int
     comparison: Comparison | None = None
     sha256: dict[str, str] | None = None
+    source: dict[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file: one level, with the parameters and the comparison among the rest."""
@@ -122,7 +125,8 @@ class IndexDescription:
         found |= {**self.parameters, "vectors": self.vectors}
         if self.comparison:
             found |= {name.replace("_at_", "@"): value for name, value in asdict(self.comparison).items()}
-        return found | ({"sha256": self.sha256} if self.sha256 else {})
+        more = {"source": self.source, "sha256": self.sha256}
+        return found | {name: value for name, value in more.items() if value}
 
     @classmethod
     def from_json(cls, found: Any) -> IndexDescription:
@@ -138,9 +142,9 @@ class IndexDescription:
             compared = {name: rest.pop(name.replace("_at_", "@")) for name in names} if "queries" in rest else None
         except (KeyError, TypeError) as error:
             raise ValueError(f"its description lacks {error}") from error
-        sha256 = rest.pop("sha256", None)
+        sha256, source = rest.pop("sha256", None), rest.pop("source", None)
         comparison = Comparison(**compared) if compared else None
-        return cls(moonlib, kind, encoder, dim, rest, vectors, comparison, sha256)
+        return cls(moonlib, kind, encoder, dim, rest, vectors, comparison, sha256, source)
 
 
 @dataclass(frozen=True)
@@ -257,7 +261,13 @@ def _read_names(file: Path) -> tuple[pl.Series, str]:
 
 
 def build_index(
-    store: Representations, kind: IndexKind, path: Path, *, encoder: str, queries: NDArray[np.float32] | None = None
+    store: Representations,
+    kind: IndexKind,
+    path: Path,
+    *,
+    encoder: str,
+    queries: NDArray[np.float32] | None = None,
+    source: dict[str, str] | None = None,
 ) -> Index:
     """Build an index, compare it with the exact search, and write it.
 
@@ -277,6 +287,7 @@ def build_index(
         encoder: tells the encoder of the vectors from any other; kept in the description.
         queries: float [Q, D] to compare with the exact search on; by default vectors of the store, of which each then
             finds itself.
+        source: see `IndexDescription`.
 
     Returns:
         The index; ``about`` tells how it compares with the exact search.
@@ -295,7 +306,9 @@ def build_index(
         for _, vectors in blocks(store):
             index.add(vectors)
         ids = store.ids[represented]
-        about = IndexDescription(moonlib.__version__, kind, encoder, store.dim, parameters, len(represented))
+        about = IndexDescription(
+            moonlib.__version__, kind, encoder, store.dim, parameters, len(represented), source=source
+        )
         sample = store.vectors[represented] if queries is None else queries
         names = None if store.names is None else store.names.gather(represented)
         about = replace(about, comparison=_compare(Index(index, ids, about, path), store, sample))

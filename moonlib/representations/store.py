@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +12,20 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.artifacts.checksums import again, is_noted
-from moonlib.artifacts.reading import Unreadable, read_array, read_table
+from moonlib.artifacts.reading import Unreadable, read_array, read_table, reading
 from moonlib.system.disk import rename, replacing, unfinished, writing
 
 _BLOCK = 16_384
 """Vectors converted at once."""
 
-Chunks = Callable[[int], Iterable[NDArray[np.float32]]]
-"""Number of the first chunk wanted → that chunk of vectors and all after it, float32 [rows, D] each."""
+Chunk = NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.uint8]]
+"""Vectors, float32 [rows, D], by themselves or with the content hashes of their rows, uint8 [rows, 16]."""
+
+Chunks = Callable[[int], Iterable[Chunk]]
+"""Number of the first chunk wanted → that chunk and all after it."""
+
+HASH_BYTES = 16
+"""Of a content hash; see `moonlib.embedding.content_hash`."""
 
 
 def write_array(path: Path, array: NDArray[np.generic]) -> None:
@@ -39,6 +44,83 @@ def _names_file(directory: Path, name: str) -> Path:
     return directory / f"{name}.ids.parquet"
 
 
+class GrowingArray:
+    """An array in a ``.npy`` file that grows by rows, and takes its name when it is complete.
+
+    It is written by appending and not through a memory map, where a full disk would kill the process.
+
+    Args:
+        file: its name when it is complete; until then it is hidden beside it.
+        dtype: of its values, such as ``<f4``.
+        shape: of the complete array; the first number is that of the rows.
+    """
+
+    def __init__(self, file: Path, dtype: str, shape: tuple[int, int]) -> None:
+        self.file, self.partial = file, unfinished(file)
+        self.dtype, self.shape = np.dtype(dtype), shape
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+        self._header = header.getvalue()
+        self._row = self.dtype.itemsize * shape[1]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the complete array is there."""
+        return _starts_with(self.file, self._header)
+
+    @property
+    def rows(self) -> int:
+        """How many whole rows are there."""
+        if self.finished:
+            return self.shape[0]
+        if not _starts_with(self.partial, self._header):
+            return 0
+        return min((self.partial.stat().st_size - len(self._header)) // self._row if self._row else 0, self.shape[0])
+
+    def keep(self, rows: int) -> None:
+        """Go on after so many of the rows that are there; forget the others."""
+        if self.finished:
+            if rows == self.shape[0]:
+                return
+            self.file.unlink()
+        with self.partial.open("r+b" if rows else "wb") as growing:
+            if rows:
+                growing.truncate(len(self._header) + rows * self._row)
+            else:
+                growing.write(self._header)
+
+    def append(self, values: NDArray[np.generic]) -> None:
+        """Append rows.
+
+        Raises:
+            ValueError: they are of another width, or too many.
+        """
+        if values.shape[1:] != self.shape[1:] or self.rows + len(values) > self.shape[0]:
+            place = self.partial.stat().st_size
+            raise ValueError(
+                f"{self.partial}: a chunk of shape {list(values.shape)} does not belong at byte {place}: the whole is "
+                f"{list(self.shape)}"
+            )
+        with writing(self.file), self.partial.open("ab", buffering=0) as growing:
+            left = np.ascontiguousarray(values, dtype=self.dtype).reshape(-1).view(np.uint8).data
+            while left.nbytes:  # of a disk that is nearly full, a first write takes a part
+                left = left[growing.write(left) :]
+
+    def finish(self) -> None:
+        """Give the complete array its name.
+
+        Raises:
+            ValueError: rows are missing.
+        """
+        if self.finished:
+            return
+        if self.rows != self.shape[0]:
+            total = len(self._header) + self.shape[0] * self._row
+            raise ValueError(f"{self.partial}: the rows end at byte {self.partial.stat().st_size}, not at {total}")
+        with writing(self.file):
+            rename(self.partial, self.file)
+
+
 def write_vectors(
     directory: Path,
     name: str,
@@ -47,12 +129,14 @@ def write_vectors(
     chunk: int,
     chunks: Chunks,
     names: pl.Series | None = None,
+    *,
+    hashed: bool = False,
 ) -> Representations:
     """Write representations chunk by chunk, resuming what an earlier call began; one chunk at a time is in memory.
 
-    The vectors grow in ``.{name}.npy.partial`` and take their name when they are complete. It is written by appending
-    and not through a memory map, where a full disk would kill the process. What is there of other ids, another width
-    or another type is begun anew; that the vectors themselves are of the same making is for the caller to know.
+    The vectors grow in ``.{name}.npy.partial`` and take their name when they are complete. What is there of other ids,
+    another width or another type is begun anew; that the vectors themselves are of the same making is for the caller to
+    know.
 
     Args:
         directory: where ``{name}.ids.npy`` and ``{name}.npy`` belong; one process at a time may write there.
@@ -62,6 +146,7 @@ def write_vectors(
         chunk: rows of each chunk but the last.
         chunks: makes the vectors. Chunk i belongs to ``ids[i * chunk : (i + 1) * chunk]``.
         names: the shop's ids [N], where those are text; see `write_names`.
+        hashed: whether each chunk comes with content hashes, which are written to ``{name}.content.npy``.
 
     Returns:
         The representations, opened from disk.
@@ -71,39 +156,64 @@ def write_vectors(
     """
     if np.any(ids[1:] <= ids[:-1]):
         raise ValueError("ids to write vectors of must ascend, each of them once")
-    file = directory / f"{name}.npy"
-    partial = unfinished(file)
-    header = _header(len(ids), dim)
+    # The vectors take their name last: where they are, the rest is.
+    growing = [GrowingArray(content_file(directory, name), "|u1", (len(ids), HASH_BYTES))] if hashed else []
+    growing.append(GrowingArray(directory / f"{name}.npy", "<f4", (len(ids), dim)))
     if names is not None:
         write_names(directory, name, names)
     if not _holds(directory / f"{name}.ids.npy", ids):
-        file.unlink(missing_ok=True)
-        partial.unlink(missing_ok=True)
+        for array in growing:
+            array.file.unlink(missing_ok=True)
+            array.partial.unlink(missing_ok=True)
         write_array(directory / f"{name}.ids.npy", ids)
-    elif file.exists() and _starts_with(file, header):
-        return Representations.open(directory, name)
-    bytes_of = 4 * dim * chunk
-    total = len(header) + 4 * dim * len(ids)
-    done = (partial.stat().st_size - len(header)) // bytes_of if _starts_with(partial, header) else 0
-    with partial.open("r+b" if done > 0 else "wb") as growing:
-        if done > 0:
-            growing.truncate(min(len(header) + done * bytes_of, total))
-            growing.seek(0, os.SEEK_END)
-        else:
-            growing.write(header)
-        place = growing.tell()
-        for vectors in chunks(max(done, 0)) if place < total else ():
-            if vectors.shape != (min(chunk, (total - place) // (4 * dim)), dim):
-                raise ValueError(f"{partial}: a chunk of shape {list(vectors.shape)} does not belong at byte {place}")
-            with writing(file):
-                growing.write(np.ascontiguousarray(vectors, dtype="<f4").data)
-                growing.flush()
-            place = growing.tell()
-        if place != total:
-            raise ValueError(f"{partial}: the vectors end at byte {place}, and should at {total}")
-    with writing(file):
-        rename(partial, file)
+    done = min(array.rows for array in growing)
+    done = done if done == len(ids) else done // chunk * chunk
+    if done < len(ids) or not all(array.finished for array in growing):
+        for array in growing:
+            array.keep(done)
+        for found in chunks(done // chunk) if done < len(ids) else ():
+            parts: list[NDArray[Any]] = [found[1], found[0]] if isinstance(found, tuple) else [found]
+            expected = min(chunk, len(ids) - done)
+            for array, part in zip(growing, parts, strict=True):
+                if len(part) != expected:
+                    raise ValueError(
+                        f"{array.partial}: a chunk of shape {list(part.shape)} does not belong at row {done}, where "
+                        f"{expected} rows were expected"
+                    )
+                array.append(part)
+            done += expected
+        for array in growing:
+            array.finish()
     return Representations.open(directory, name)
+
+
+def content_file(directory: Path, name: str) -> Path:
+    """Where the content hashes of representations are, row by row: uint8 [N, 16]."""
+    return directory / f"{name}.content.npy"
+
+
+def open_content(directory: Path, name: str, rows: int) -> NDArray[np.uint8] | None:
+    """Map the content hashes of representations, uint8 [N, 16]; None where there are none.
+
+    Args:
+        directory: of the representations.
+        name: of their files.
+        rows: how many there are.
+
+    Raises:
+        Damaged: they are not what was written.
+        Unreadable: they are not hashes of so many rows.
+    """
+    file = content_file(directory, name)
+    if not file.exists() and not is_noted(file):
+        return None
+    found = read_array(file)
+    if found.dtype != np.uint8 or found.shape != (rows, HASH_BYTES):
+        raise Unreadable(
+            f"{file} holds {_kind(found)}, expected content hashes, uint8 [{rows}, {HASH_BYTES}], one for each id of "
+            f"{name}.ids.npy; {again(file)}"
+        )
+    return found
 
 
 def write_parquet(directory: Path, name: str, key: str) -> None:
@@ -113,29 +223,80 @@ def write_parquet(directory: Path, name: str, key: str) -> None:
         directory: where ``{name}.ids.npy`` and ``{name}.npy`` lie and ``{name}.parquet`` is written.
         name: of the files.
         key: name of the column of ids, int64, or text where the shop's are; the vectors are the column ``vector``,
-            fixed_size_list<float32>.
+            fixed_size_list<float32>, and their content hashes, where there are any, ``content``,
+            fixed_size_binary(16).
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     store = Representations.open(directory, name)
-    names = store.names
+    names, content = store.names, open_content(directory, name, len(store.ids))
     kind = pa.int64() if names is None else pa.string()
-    schema = pa.schema([(key, kind), ("vector", pa.list_(pa.float32(), store.dim))])
+    fields = [(key, kind), ("vector", pa.list_(pa.float32(), store.dim))]
+    if content is not None:
+        fields.append(("content", pa.binary(HASH_BYTES)))
+    schema = pa.schema(fields)
     with replacing(directory / f"{name}.parquet") as partial, parquet.ParquetWriter(partial, schema) as writer:
-        for start in range(0, len(store.ids), 16_384):
-            block = slice(start, start + 16_384)
+        for start in range(0, len(store.ids), _BLOCK):
+            block = slice(start, start + _BLOCK)
             values = pa.array(np.ascontiguousarray(store.read(block)).reshape(-1))
-            vectors = pa.FixedSizeListArray.from_arrays(values, store.dim)
             ids = store.ids[block] if names is None else names[block].to_list()
-            writer.write_table(pa.table([pa.array(ids, kind), vectors], schema=schema))
+            columns = [pa.array(ids, kind), pa.FixedSizeListArray.from_arrays(values, store.dim)]
+            if content is not None:
+                data = pa.py_buffer(content[block].tobytes())
+                columns.append(pa.FixedSizeBinaryArray.from_buffers(schema.field(2).type, len(ids), [None, data]))
+            writer.write_table(pa.table(columns, schema=schema))
     Representations.remove(directory, name)
 
 
-def _header(rows: int, dim: int) -> bytes:
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
-    return header.getvalue()
+def unpack_parquet(file: Path, directory: Path, key: str) -> None:
+    """Write what `write_parquet` made as the files it was made of, block by block.
+
+    Args:
+        file: ``{name}.parquet``.
+        directory: where ``{name}.ids.npy``, ``{name}.npy`` and, where there are content hashes or the ids are text,
+            ``{name}.content.npy`` and ``{name}.ids.parquet`` are written.
+        key: name of the column of ids.
+
+    Raises:
+        Damaged: the file is not what was written.
+        Unreadable: it is no Parquet file, or its columns are not those.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    name = file.stem
+    with reading(file, "Parquet file"), parquet.ParquetFile(file) as source:
+        schema, rows = source.schema_arrow, source.metadata.num_rows
+        types = {field.name: field.type for field in schema}
+        vector, kind = types.get("vector", pa.null()), types.get(key)
+        if kind not in (pa.int64(), pa.string()) or not pa.types.is_fixed_size_list(vector):
+            raise Unreadable(f"{file} has no column {key!r} of ids and {'vector'!r} of vectors; {again(file)}")
+        content = types.get("content") == pa.binary(HASH_BYTES)
+        arrays = [("vector", GrowingArray(directory / f"{name}.npy", "<f4", (rows, vector.list_size)))]
+        if content:
+            arrays.append(("content", GrowingArray(content_file(directory, name), "|u1", (rows, HASH_BYTES))))
+        for _, array in arrays:
+            array.keep(0)
+        ids = []
+        for batch in source.iter_batches(_BLOCK, columns=[key, *(column for column, _ in arrays)]):
+            if batch.column(0).null_count or batch.column("vector").null_count:
+                raise Unreadable(f"{file} lacks an id or a vector; {again(file)}")
+            ids.append(batch.column(0))
+            values = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
+            arrays[0][1].append(values.reshape(len(batch), -1))
+            if content:
+                # Nulls, which are not ours, have zeros, the hash of nothing.
+                hashes = b"".join(value or bytes(HASH_BYTES) for value in batch.column("content").to_pylist())
+                arrays[1][1].append(np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES))
+        for _, array in arrays:
+            array.finish()
+        column = pl.Series(key, pa.chunked_array(ids, type=kind))
+    if kind == pa.string():
+        write_names(directory, name, column)
+        write_array(directory / f"{name}.ids.npy", np.arange(rows, dtype=np.int64))
+    else:
+        write_array(directory / f"{name}.ids.npy", column.to_numpy())
 
 
 def _starts_with(path: Path, header: bytes) -> bool:
@@ -153,6 +314,15 @@ def _holds(path: Path, ids: NDArray[np.int64]) -> bool:
         return np.array_equal(read_array(path), ids)
     except Unreadable:  # no array, or cut off
         return False
+
+
+def _directory(path: Path) -> tuple[int, int] | None:
+    """Tells a directory from one that took its place; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _kind(array: NDArray[Any]) -> str:
@@ -201,6 +371,7 @@ class Representations:
         self.vectors = vectors
         self.scale = 1 / 127 if vectors.dtype == np.int8 else 1.0
         self._names: pl.Series | Path | None = names
+        self._directory: tuple[int, int] | None = None
 
     @property
     def names(self) -> pl.Series | None:
@@ -213,6 +384,8 @@ class Representations:
         if isinstance(self._names, Path):
             file = self._names
             names = read_table(file).to_series()
+            if _directory(file.parent) != self._directory:
+                raise Unreadable(f"{file} is of newer vectors than were opened: open them again")
             if names.dtype != pl.String or len(names) != len(self.ids) or names.null_count():
                 raise Unreadable(f"{file} does not hold a text for each of {len(self.ids)} ids; {again(file)}")
             self._names = names
@@ -242,6 +415,21 @@ class Representations:
             Damaged: one is not what was written, see `moonlib.artifacts.checksums`.
             Unreadable: one is no ``.npy`` file, or not of ids and their vectors.
         """
+        # A newer embedding takes the place of the directory in one step: all files are then read from the new one.
+        while True:
+            opened = _directory(directory)
+            try:
+                store = cls._open(directory, name)
+            except (OSError, ValueError):
+                if _directory(directory) == opened:
+                    raise
+                continue
+            if _directory(directory) == opened:
+                store._directory = opened
+                return store
+
+    @classmethod
+    def _open(cls, directory: Path, name: str) -> Representations:
         ids_file, vectors_file = directory / f"{name}.ids.npy", directory / f"{name}.npy"
         try:
             ids, vectors = read_array(ids_file), read_array(vectors_file)
@@ -268,8 +456,8 @@ class Representations:
     @staticmethod
     def remove(directory: Path, name: str) -> None:
         """Delete what `save` or `write_vectors` wrote."""
-        for file in (f"{name}.npy", f"{name}.ids.npy", f"{name}.ids.parquet"):
-            (directory / file).unlink(missing_ok=True)
+        for end in ("npy", "ids.npy", "ids.parquet", "content.npy"):
+            (directory / f"{name}.{end}").unlink(missing_ok=True)
 
     def save(self, directory: Path, name: str) -> None:
         """Write ``{name}.ids.npy`` (int64 [N]) and ``{name}.npy`` (float32, float16 or int8 [N, D]).

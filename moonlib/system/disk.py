@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +85,52 @@ def rename(finished: Path, path: Path) -> None:
         sync(finished)
     finished.replace(path)
     sync(path.parent)
+
+
+def exchange(new: Path, old: Path) -> None:
+    """Give a directory the name of another one, and that one its name, in one step.
+
+    Where the file system can't, there are three renames, and a moment without a directory of that name; see `restore`
+    for a process that is killed in it.
+
+    Args:
+        new: a directory of which everything is on the disk.
+        old: a directory beside it; not a mount point.
+
+    Raises:
+        OSError: they can't be renamed.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # not Linux
+        renameat2 = None
+    at_cwd, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE
+    if renameat2 is None or renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(old), swap):
+        number = ctypes.get_errno()
+        if renameat2 is not None and number not in (errno.ENOSYS, *_NO_FOLDERS):
+            raise OSError(number, os.strerror(number), str(old))
+        aside = _aside(old)
+        old.rename(aside)
+        try:
+            new.rename(old)
+        except OSError:
+            aside.rename(old)
+            raise
+        aside.rename(new)
+    sync(old.parent)
+
+
+def restore(directory: Path) -> None:
+    """Give a directory its name back, if a process was killed while `exchange` had no name for it."""
+    aside = _aside(directory)
+    if aside.is_dir() and not directory.exists():
+        aside.rename(directory)
+    elif aside.is_dir():
+        shutil.rmtree(aside)
+
+
+def _aside(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.exchanged")
 
 
 def sync(path: Path) -> None:

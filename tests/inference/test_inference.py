@@ -128,16 +128,16 @@ from pathlib import Path
 from moonlib.cli import main
 from moonlib.embedding import embed
 
-encode = embed.encode
+encode = embed._encode
 
-def encode_and_wait(encoder, contents, **options):
-    for number, vectors in enumerate(encode(encoder, contents, **options)):
+def encode_and_wait(encoder, contents, *arguments, **options):
+    for number, vectors in enumerate(encode(encoder, contents, *arguments, **options)):
         if number == 4 and contents.reader.table == "queries":
             Path("waits").touch()
             time.sleep(600)
         yield vectors
 
-embed.encode = encode_and_wait
+embed._encode = encode_and_wait
 sys.exit(main(sys.argv[1:]))
 """
 """moonlib, waiting to be killed in the midst of the queries: how fast it would go on proves nothing."""

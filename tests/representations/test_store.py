@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from moonlib.representations.index import build_index, nearest
-from moonlib.representations.store import Chunks, Representations, unit, write_parquet, write_vectors
+from moonlib.representations.store import Chunks, Representations, open_content, unit, write_parquet, write_vectors
 
 INT64 = np.iinfo(np.int64)
 
@@ -203,3 +203,34 @@ def test_integers_that_are_not_int8_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((2, 3), np.int16))
     with pytest.raises(ValueError, match=r"x\.npy holds int16 \[2, 3\], expected float32, float16 or int8"):
         Representations.open(tmp_path, "x")
+
+
+@pytest.mark.parametrize("lost", [".x.npy.partial", ".x.content.npy.partial"])
+def test_vectors_and_their_hashes_go_on_together_from_the_shorter_of_the_two(tmp_path: Path, lost: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
+    hashes = np.random.default_rng(1).integers(0, 256, (11, 16), np.uint8)
+
+    def chunks(start: int, stop: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first in range(3 * start, 11, 3):
+            if first == stop:
+                raise OSError(28, "No space left on device")
+            yield vectors[first : first + 3], hashes[first : first + 3]
+
+    with pytest.raises(OSError, match="No space"):
+        write_vectors(tmp_path, "x", np.arange(11), 2, 3, lambda start: chunks(start, 9), hashed=True)
+    cut = (tmp_path / lost).read_bytes()
+    (tmp_path / lost).write_bytes(cut[: 128 + (len(cut) - 128) // 2])
+    asked = []
+
+    def more(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        asked.append(start)
+        return chunks(start)
+
+    store = write_vectors(tmp_path, "x", np.arange(11), 2, 3, more, hashed=True)
+    found = open_content(tmp_path, "x", 11)
+    assert asked == [1] and found is not None
+    np.testing.assert_array_equal(store.vectors, vectors)
+    np.testing.assert_array_equal(found, hashes)
+    (tmp_path / "x.npy").rename(tmp_path / ".x.npy.partial")  # killed before the second of the two took its name
+    write_vectors(tmp_path, "x", np.arange(11), 2, 3, more, hashed=True)
+    assert asked == [1] and (tmp_path / "x.npy").exists()

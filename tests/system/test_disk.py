@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moonlib.system.disk import is_panic, rename, replacing, sync, unfinished, writing
+from moonlib.system.disk import exchange, is_panic, rename, replacing, restore, sync, unfinished, writing
 
 
 class PanicException(BaseException):
@@ -91,3 +91,30 @@ def test_a_full_disk_is_told_with_the_file_also_by_a_library_in_rust(kind: type[
 
 def test_what_is_a_panic() -> None:
     assert is_panic(PanicException()) and not is_panic(KeyboardInterrupt())
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_directories_change_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool) -> None:
+    if not atomic:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    old, new = tmp_path / "old", tmp_path / "new"
+    for place in (old, new):
+        place.mkdir()
+        (place / "is").write_text(place.name)
+    exchange(new, old)
+    assert ((old / "is").read_text(), (new / "is").read_text()) == ("new", "old")
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "new"}
+
+
+def test_a_directory_that_a_kill_left_without_its_name_has_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    old = tmp_path / "old"
+    old.mkdir()
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "missing", old)
+    assert old.is_dir()
+    old.rename(tmp_path / ".old.exchanged")  # as far as a killed process came
+    restore(old)
+    assert [*tmp_path.iterdir()] == [old]
