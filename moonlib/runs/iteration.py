@@ -114,7 +114,7 @@ def fit(
         for sentence in below_initial(run, recipe, results):
             console.print(sentence, soft_wrap=True)
         console.print(f"run: {run.directory}", soft_wrap=True)
-        console.print(f"next: {next_command(recipe, overrides)}", soft_wrap=True)
+        console.print(f"next: {next_command(recipe, overrides, run.directory.relative_to(runs))}", soft_wrap=True)
     return run.directory
 
 
@@ -211,10 +211,17 @@ def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
     return results, legend
 
 
-def next_command(recipe: Recipe, overrides: Sequence[str] = ()) -> str:
-    """A command that runs the same recipe, with the same overrides, under another name and seed."""
+def next_command(recipe: Recipe, overrides: Sequence[str] = (), name: str | Path | None = None) -> str:
+    """A command that runs the same recipe, with the same overrides, under another name and seed.
+
+    Args:
+        recipe: what was run.
+        overrides: of the command line.
+        name: of the run; the recipe's by default.
+    """
     seed = recipe.seed + 1
     by_name = {path: name for name, path in shipped().items()}
     config = by_name.get(recipe.path, str(recipe.path)) if recipe.path.is_absolute() else str(recipe.path)
-    words = ("--config", config, *overrides, "--name", f"{recipe.name}-seed{seed}", "--seed", str(seed))
+    name = str(name or recipe.name).removesuffix(f"-seed{recipe.seed}")
+    words = ("--config", config, *overrides, "--name", f"{name}-seed{seed}", "--seed", str(seed))
     return shlex.join(("moonlib", "fit", *words))
