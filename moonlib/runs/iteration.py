@@ -23,6 +23,7 @@ from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.initial_weights import below_initial
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
+from moonlib.runs.record import begin_record, end_record
 from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_legend
 from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.tables import closing_tables, spread_table
@@ -96,6 +97,8 @@ def fit(
     with Interruption().listening() as interruption, claimed(run.directory, recipe, replace, runs=runs):
         with costed(costs, DATA):
             dataset = Dataset(recipe.source().prepare(run.datasets))
+        if processes.is_first():
+            begin_record(run, recipe, dataset)
         runner = Runner(
             recipe,
             dataset,
@@ -109,6 +112,8 @@ def fit(
             else None,
         )
         results, legend = run_stages(runner)
+        if processes.is_first():
+            end_record(run, costs)
     if processes.is_first():
         console.print(closing_tables(run.directory.name, results, legend, costs))
         for sentence in below_initial(run, recipe, results):
