@@ -175,7 +175,8 @@ def test_a_kill_leaves_nothing_half_under_its_own_name(tmp_path: Path, monkeypat
 
 def test_nobody_links_a_stage_while_others_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage(tmp_path, "forgotten")
-    code = f"from pathlib import Path\nfrom moonlib.system import lock\nprint(lock.holder(Path({str(tmp_path / PRUNE_LOCK)!r})))"
+    file = str(tmp_path / PRUNE_LOCK)
+    code = f"from pathlib import Path\nfrom moonlib.system import lock\nprint(lock.holder(Path({file!r})))"
     told: list[str] = []
     put_away = pruning._put_away
 
