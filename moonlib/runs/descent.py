@@ -33,9 +33,11 @@ class Descent:
         return found if found is not None and self.order.index(found) < self.order.index(run) else None
 
     def depth(self, run: Path) -> int:
-        """How many runs stand before it, one the parent of the next."""
-        parent = self.parent(run)
-        return 0 if parent is None else self.depth(parent) + 1
+        """How many runs stand before it, each the parent of the next."""
+        count = 0
+        while (parent := self.parent(run)) is not None:
+            run, count = parent, count + 1
+        return count
 
 
 def descent_of(runs: Sequence[Run]) -> Descent:

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -139,8 +139,14 @@ def list_runs(folder: str | Path = "runs") -> list[RunSummary]:
         opened += [run] if run is not None else []
     last = datetime.max.replace(tzinfo=UTC)
     by_time = sorted(opened, key=lambda run: (summaries[run.directory].finished or last, run.directory))
-    order = descent_of(by_time).order
-    return [summaries[run] for run in (*order, *(run for run in found if run not in set(order)))]
+    descent = descent_of(by_time)
+    for circle in descent.circles:
+        names = " came from ".join(summaries[run].name for run in (*circle, circle[0]))
+        for run in circle:
+            told = [summaries[run].problem, f"{names}, by its recipe: a circle, which only an edit of one can make"]
+            summaries[run] = replace(summaries[run], problem="; ".join(filter(None, told)))
+    order = dict.fromkeys([*descent.order, *found])  # those that can't be opened come last
+    return [summaries[run] for run in order]
 
 
 def runs_folder(folder: str | Path) -> Path:

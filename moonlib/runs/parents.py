@@ -125,7 +125,7 @@ def _place(given: str, run: Path, noted: str | None) -> Path | None:
         return None
     path = Path(given).expanduser()
     seen = [path] if path.is_absolute() else [path, *(above / path for above in run.resolve().parents)]
-    for place in [*([run.resolve() / noted] if noted else []), *seen]:
+    for place in [*([Path(os.path.normpath(run.resolve() / noted))] if noted else []), *seen]:
         if (whole := _whole(place)) is not None:
             return whole
     return None
