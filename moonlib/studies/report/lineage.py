@@ -123,15 +123,11 @@ def _seconds_spent(report: Report) -> dict[str, float]:
     found: dict[str, float] = {}
     seen: set[str] = set()
     for run in report.runs:
-        total = 0.0
         places = {stage: os.path.realpath(run.run.directory / stage) for stage in run.costs}
-        for stage, cost in run.costs.items():
-            seconds, shared = seconds_of(cost)
-            if not shared or places[stage] not in seen:
-                total += seconds or 0.0
+        own = [run.costs[stage] for stage, place in places.items() if place not in seen]
         seen |= set(places.values())
         if run.costs:
-            found[run.label] = total
+            found[run.label] = sum(seconds_of(cost)[0] or 0.0 for cost in own)
     return found
 
 
