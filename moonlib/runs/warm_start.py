@@ -31,6 +31,7 @@ from moonlib.artifacts.layout import (
 from moonlib.config.merge import Key, RecipeError
 from moonlib.config.recipe import Recipe, StageRecipe, fingerprint
 from moonlib.config.warm_start import FROM, directory_of, encoder_at, stage_at
+from moonlib.runs.lineage import needs_encoder
 from moonlib.runs.run import Run, RunError
 from moonlib.runs.step import StageOrigin
 
@@ -103,12 +104,12 @@ def require_origins(recipe: Recipe) -> None:
         recipe: about to run.
 
     Raises:
-        RecipeError: see `encoder_origin` and `stage_origin`; or a stage trains an encoder and there is none.
+        RecipeError: see `encoder_origin` and `stage_origin`; or a stage needs an encoder and there is none.
     """
     if recipe.encoder_source is not None:
         encoder_origin(recipe.encoder_source)
     for name, stage in recipe.stages.items():
-        if stage.provides == "weights" and not recipe.has_encoder:
+        if needs_encoder(stage.module().needs) and not recipe.has_encoder:
             raise RecipeError(f"{recipe.path}: stages.{name} {NEEDS_ENCODER}")
         stage_origin(stage)
 
