@@ -141,12 +141,12 @@ def list_runs(folder: str | Path = "runs") -> list[RunSummary]:
     by_time = sorted(opened, key=lambda run: (summaries[run.directory].finished or last, run.directory))
     descent = descent_of(by_time)
     for circle in descent.circles:
-        names = " came from ".join(summaries[run].name for run in (*circle, circle[0]))
-        for run in circle:
-            told = [summaries[run].problem, f"{names}, by its recipe: a circle, which only an edit of one can make"]
-            summaries[run] = replace(summaries[run], problem="; ".join(filter(None, told)))
+        names = " came from ".join(summaries[place].name for place in (*circle, circle[0]))
+        for place in circle:
+            told = [summaries[place].problem, f"{names}, by its recipe: a circle, which only an edit of one can make"]
+            summaries[place] = replace(summaries[place], problem="; ".join(filter(None, told)))
     order = dict.fromkeys([*descent.order, *found])  # those that can't be opened come last
-    return [summaries[run] for run in order]
+    return [summaries[place] for place in order]
 
 
 def runs_folder(folder: str | Path) -> Path:
