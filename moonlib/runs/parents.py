@@ -100,7 +100,7 @@ def parents_of(config: Mapping[str, Any], run: Path, noted: Mapping[str, str]) -
 
 
 def parents_record(config: Mapping[str, Any], run: Path, dataset: Dataset) -> dict[str, str]:
-    """What a run notes of its parents, by how; those that are nowhere are left out.
+    """Notes of a run about its parents, by how; those that are nowhere are left out.
 
     Args:
         config: its recipe, with paths as they are seen from here.

@@ -64,7 +64,7 @@ class Prunable:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What was found that no run needs.
+    """Things that no run needs.
 
     Attributes:
         folder: of all runs.
@@ -142,7 +142,7 @@ def prune(folder: str | Path = "runs", *, delete: bool = False, older_than: floa
 
 @dataclass
 class _Needs:
-    """What the runs in a folder need.
+    """Needs of the runs in a folder.
 
     Attributes:
         stages: names of directories in the folder of all stages.
@@ -228,7 +228,7 @@ def _links(folder: Path, apart: set[Path], unread: list[str]) -> Iterator[Path]:
 
 
 def _find(folder: Path, older_than: float) -> tuple[list[Prunable], list[str]]:
-    """What can be deleted, without sizes, and what is left alone, and why."""
+    """Things that can be deleted, without sizes, and sentences about what is left alone."""
     needs = _needs(folder)
     found: list[Prunable] = []
     kept: list[str] = []

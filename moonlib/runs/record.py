@@ -42,7 +42,7 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run notes of itself.
+    """Notes of a run about itself.
 
     Attributes:
         recipe: the name of its recipe's file, without the ending.

@@ -119,7 +119,7 @@ class Run:
 
     @cached_property
     def record(self) -> RunRecord | None:
-        """What the run notes of itself; None for one of an earlier version.
+        """Notes of the run about itself; None for one of an earlier version.
 
         Raises:
             ValueError: the file is damaged, or holds something else.
