@@ -4,10 +4,10 @@ runs/
 .stages/<fingerprint>/            a stage, made once for all runs
 .data/                            datasets that runs have built
 iter3/                            a run
-recipe.yaml  results.json  legend.json  costs.json  points.json
+recipe.yaml  results.json  legend.json  costs.json  run.json  points.json
 preprocessing, pretrain, application, application.baseline, …         links to stages
 points/pretrain-200/represent, …                                      those of evaluated checkpoints
-evaluations/  abtest/
+evaluations/  abtest/  drift/
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ STAGES = ".stages"
 """Folder of all stages, in that of all runs."""
 DATASETS = ".data"
 """Folder of the datasets that runs have built, in that of all runs."""
+
+PRUNE_LOCK = ".prune.lock"
+"""Lock, in the folder of all runs, of who links a stage and of who deletes those that nobody links."""
 
 DEBUG = ".debug"
 """Folder of debug runs: of each preset and name, a folder of all runs of its own."""
@@ -50,6 +53,8 @@ LEGEND = "legend.json"
 """Titles and directions of the metrics, and titles of the references; a stage has one too."""
 COSTS = "costs.json"
 """Seconds and memory of each stage."""
+RECORD = "run.json"
+"""When the run finished, the data that it read, and the runs that it came from."""
 CHECKPOINT_EVALUATIONS = "points.json"
 """The checkpoint evaluations."""
 PREPROCESSING = "preprocessing"
@@ -60,11 +65,17 @@ EVALUATIONS = "evaluations"
 """Folder of what `moonlib evaluate` measured on other data."""
 ABTEST = "abtest"
 """Folder of what `moonlib abtest` found."""
+DRIFT = "drift"
+"""Folder of what `moonlib drift` found."""
 
 REPORT = "report.html"
 """The report of a run; that of several runs is beside the first of them."""
 EXPORT = "config.json"
 """Name that no run directory has: with it, a folder that has a recipe is an export or another model's."""
+EXPORT_WEIGHTS = "model.safetensors"
+"""The weights of an export, under the name that the hub expects."""
+EXPORT_HERE = "${export}"
+"""Stands for an export's folder in the arguments of its encoder."""
 
 # --- in the directory of a stage
 
@@ -80,6 +91,8 @@ COST = "cost.json"
 """Seconds that the stage took when it was made."""
 WEIGHTS = "weights.safetensors"
 """The trained weights, of an encoder or of a click model."""
+INITIAL_WEIGHTS = "initial.safetensors"
+"""Beside fitted preprocessing, the weights that a warm start begins with."""
 SNAPSHOTS = "snapshots"
 """Folder that holds ``<step>/weights.safetensors``, an encoder's checkpoints on the way."""
 CHECKPOINT = "checkpoint.ckpt"
@@ -119,6 +132,26 @@ def is_read(name: str) -> bool:
 def partial(directory: Path) -> Path:
     """Where a directory is made; it takes its own name once everything in it is written."""
     return directory.with_name(f"{directory.name}.partial")
+
+
+def pruned(path: Path) -> Path:
+    """Name of a stage, a dataset or an attempt at one while it is being deleted."""
+    return path.with_name(f".{path.name}.pruned")
+
+
+def is_pruned(path: Path) -> bool:
+    """Whether a name is one of `pruned`."""
+    return path.name.startswith(".") and path.name.endswith(".pruned")
+
+
+def made_as(name: str) -> str:
+    """The name that an attempt at a stage or a dataset will take; that of what is finished is its own.
+
+    Example:
+        >>> made_as("0b1c.partial"), made_as("0b1c")
+        ('0b1c', '0b1c')
+    """
+    return name.removesuffix(".partial")
 
 
 def is_finished(stage: Path) -> bool:
@@ -248,6 +281,11 @@ class RunLayout:
         return self.directory / COSTS
 
     @property
+    def record(self) -> Path:
+        """See `RECORD`."""
+        return self.directory / RECORD
+
+    @property
     def checkpoint_evaluations(self) -> Path:
         """See `CHECKPOINT_EVALUATIONS`."""
         return self.directory / CHECKPOINT_EVALUATIONS
@@ -292,3 +330,11 @@ class RunLayout:
         """
         reference = link.partition(".")[2]
         return self.directory / ABTEST / (f"{reference}.vs.{base}.json" if reference else f"{base}.json")
+
+    def drift(self, old: str) -> Path:
+        """How far the run's vectors are from those of another.
+
+        Args:
+            old: name of the other.
+        """
+        return self.directory / DRIFT / f"{old}.json"

@@ -49,6 +49,8 @@ from moonlib.metrics.ctr import own_metrics
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import name_of, with_metrics
 from moonlib.metrics.recall import Recall
+from moonlib.runs.parents import Parent
+from moonlib.runs.record import RunRecord
 from moonlib.runs.results import REFERENCES, Legend, legend_of_run, named_metrics
 from moonlib.runs.run import Run
 from moonlib.studies.paired import predictions, resampled_ctr, resampled_metrics, searches
@@ -73,6 +75,8 @@ class Evidence:
         named: metrics that the recipe names, by the stages ``represent`` and ``application``.
         costs: of costs.json.
         dataset: hash of its data; empty if unknown.
+        record: what the run notes of itself; None for nothing.
+        parents: the runs that it came from, and other such places.
         represent: directory of the stage whose recall stands in the results.
         application: directory of the stage whose click metrics stand there.
         references: directories of these two stages' references, by stage and prefix.
@@ -87,6 +91,8 @@ class Evidence:
     named: dict[str, list[Metric]] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     dataset: str = ""
+    record: RunRecord | None = None
+    parents: tuple[Parent, ...] = ()
     represent: Path | None = None
     application: Path | None = None
     references: dict[tuple[str, str], Path] = field(default_factory=dict)
@@ -161,6 +167,11 @@ def read(directory: str | Path, label: str) -> Evidence:
     if os.path.lexists(place / COSTS):
         with telling(problems.append):
             found.costs = read_costs(place / COSTS)
+    with telling(problems.append):
+        found.record = found.run.record
+        found.parents = found.run.parents
+        # A stage that is reused may have been made from other data, of which it reads the same.
+        found.dataset = found.record.data.hash if found.record else ""
     for name in found.run.config["stages"]:
         if str(name) not in found.stages:
             again_by = fit_command(found.run.directory)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from moonlib.artifacts.remedies import fit_command
 from moonlib.metrics.bootstrap import Interval
+from moonlib.runs.descent import Descent
 from moonlib.runs.results import Legend
 from moonlib.studies.report.evidence import SEARCH_TASKS, Evidence, Measurements
 from moonlib.studies.report.words import tone
@@ -20,15 +21,17 @@ class Report:
     """The runs, their measurements, and what is missing.
 
     Attributes:
-        runs: in the order given.
+        runs: parents before the runs that came from them, otherwise in the order given.
         measured: by the hash of the dataset.
         beside: the directory where the studies' files lie: the parent of the first run.
+        descent: which of the runs came from which.
         missing: what is not there, and how to get it.
     """
 
     runs: list[Evidence]
     measured: dict[str, Measurements]
     beside: Path
+    descent: Descent = field(default_factory=lambda: Descent({}, ()))
     missing: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -50,11 +53,21 @@ class Report:
         """Whether a difference of a metric is one for the better, see `moonlib.studies.report.words.tone`."""
         return tone(self.legend.meaning(key).higher_is_better, found)
 
-    def previous(self, run: Evidence) -> Evidence | None:
-        """The run before, if it is on the same data."""
+    def parent(self, run: Evidence) -> Evidence | None:
+        """The run that a run continues, if it is here."""
+        place = self.descent.parent(run.run.directory)
+        return next((other for other in self.runs if place is not None and other.run.directory == place), None)
+
+    def before(self, run: Evidence) -> Evidence | None:
+        """The run that a run continues, or else the one before it."""
         place = self.runs.index(run)
-        before = self.runs[place - 1] if place else None
-        return before if before and before.dataset and before.dataset == run.dataset else None
+        return self.parent(run) or (self.runs[place - 1] if place else None)
+
+    def previous(self, run: Evidence) -> Evidence | None:
+        """The run that a run is compared with: the one that it continues, or else the one before, on the same data."""
+        place = self.runs.index(run)
+        others = [self.parent(run), self.runs[place - 1] if place else None]
+        return next((other for other in others if other and other.dataset and other.dataset == run.dataset), None)
 
     def of(self, run: Evidence) -> Measurements:
         """Measurements on the run's data."""

@@ -12,6 +12,7 @@ from markupsafe import Markup
 import moonlib
 from moonlib.artifacts.directories import write_text
 from moonlib.artifacts.layout import REPORT, is_read
+from moonlib.runs.descent import descent_of
 from moonlib.studies.report.evidence import labels, measure, read, telling
 from moonlib.studies.report.figures import Figure
 from moonlib.studies.report.inputs import Report
@@ -32,8 +33,9 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     files give the same bytes.
 
     Args:
-        runs: run directories or their URLs, in the order of the iterations. A run is compared with the one before it if
-            both are on the same data.
+        runs: run directories or their URLs, in the order of the iterations; a run that came from another one here, such
+            as that of the week before, stands behind it in any case. A run is compared with the one that it continues,
+            or else with the one before it, if both are on the same data.
         out: the file; by default ``report.html`` in the run if it is one, and beside the first of several.
 
     Returns:
@@ -56,8 +58,10 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     if twice is not None:
         raise ValueError(f"{twice} is given twice; a run is compared with the one before it")
     found = [read(place, label) for place, label in zip(places, labels(places), strict=True)]
+    descent = descent_of([run.run for run in found])
+    found.sort(key=lambda run: descent.order.index(run.run.directory))
     of_data = {run.dataset: [other for other in found if other.dataset == run.dataset] for run in found}
-    told = Report(found, {dataset: measure(of) for dataset, of in of_data.items()}, places[0].parent)
+    told = Report(found, {dataset: measure(of) for dataset, of in of_data.items()}, places[0].parent, descent)
     path = out or (places[0] if len(places) == 1 else places[0].parent) / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page(told))

@@ -151,10 +151,10 @@ def costs(report: Report) -> Section | None:
             if cost is None:
                 cells.append(TableCell(""))
                 continue
-            seconds, shared = _seconds(cost)
+            seconds, shared = seconds_of(cost)
             cells.append(TableCell(number(seconds, 1), "reused" if shared else ""))
         rows.append((stage, cells))
-    total = [sum(_seconds(cost)[0] or 0.0 for cost in run.costs.values()) for run in newest_first]
+    total = [sum(seconds_of(cost)[0] or 0.0 for cost in run.costs.values()) for run in newest_first]
     peak = [[float(cost["peak_gb"]) for cost in run.costs.values() if "peak_gb" in cost] for run in newest_first]
     ends_ = [
         ("total, s", [TableCell(number(value, 1)) for value in total]),
@@ -167,7 +167,7 @@ def costs(report: Report) -> Section | None:
     return Section("costs", "Costs", "", [table])
 
 
-def _seconds(cost: Mapping[str, Any]) -> tuple[float | None, bool]:
+def seconds_of(cost: Mapping[str, Any]) -> tuple[float | None, bool]:
     """Seconds of a stage when it ran, and whether that was in another run."""
     if not cost.get("reused"):
         return cost.get("seconds"), False

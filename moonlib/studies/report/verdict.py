@@ -70,6 +70,11 @@ def verdict(report: Report) -> tuple[str, list[Tile]]:
         sentence = f"Against {previous.label}, on the same test days: {'; '.join(said)}."
     elif previous:
         sentence = f"Against {previous.label}: nothing that both were measured on."
+    elif (parent := report.parent(last)) is not None:
+        sentence = (
+            f"It continues {parent.label}, whose data is another: no interval compares the two; Lineage has "
+            "the numbers of both."
+        )
     elif len(report.runs) > 1:
         sentence = (
             f"The run before it, {report.runs[-2].label}, is on other data: the two are not compared. "
