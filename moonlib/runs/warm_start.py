@@ -42,7 +42,7 @@ NEEDS_ENCODER = "needs an encoder: declare one, or start from that of a run or a
 
 @dataclass(frozen=True)
 class EncoderOrigin:
-    """What an encoder starts from.
+    """A trained encoder that another one starts from.
 
     Attributes:
         encoder: its class and arguments, without a path of this machine; part of the fingerprint.
@@ -137,9 +137,10 @@ def stage_origin(stage: StageRecipe, reference: str = "", preprocessing: Path | 
         run = Run(directory)
         cls = run.class_of(name)
         made = run.finished(link_name(name, reference))
+        fitted = run.finished(PREPROCESSING) if stage.provides == "weights" else None
     except RunError as error:
         raise RecipeError(f"{error}; or start from another", key) from error
-    if stage.provides != "weights":
+    if fitted is None:
         if cls is not stage.cls:
             problem = f"{directory}/{name} is a {cls.__name__} stage, and this is a {stage.cls.__name__} stage"
             raise RecipeError(f"{problem}: give RUN/STAGE of one", key)
@@ -149,21 +150,16 @@ def stage_origin(stage: StageRecipe, reference: str = "", preprocessing: Path | 
         raise RecipeError(f"{problem}: give RUN/STAGE of one that does", key)
     if not (made / WEIGHTS).is_file():
         raise RecipeError(f"{made / WEIGHTS} is missing: give another run", key)
-    if preprocessing is not None:
-        _require_same(preprocessing, run.finished(PREPROCESSING), directory, key)
-    return StageOrigin(made, _digests([made / WEIGHTS], key)[0])
-
-
-def _require_same(preprocessing: Path, other: Path, run: Path, key: Key) -> None:
-    """Refuse another run's weights where the preprocessing differs: they would mean something else here."""
-    here, there = _preprocessing(preprocessing, key), _preprocessing(other, key)
+    there = _preprocessing(fitted, key)
+    here = there if preprocessing is None else _preprocessing(preprocessing, key)
     for file in sorted({*here, *there}):
         if here.get(file) != there.get(file):
             raise RecipeError(
-                f"the {file} of {run} is not this run's, so that its weights would mean something else here: start the "
-                f"encoder from that run (encoder.from: {run}) and leave {'.'.join(key)} out",
+                f"the {file} of {directory} is not this run's, so that its weights would mean something else here: "
+                f"start the encoder from that run (encoder.from: {directory}) and leave {'.'.join(key)} out",
                 key,
             )
+    return StageOrigin(made, _digests([made / WEIGHTS], key)[0])
 
 
 def _preprocessing(directory: Path, key: Key) -> dict[str, str]:
