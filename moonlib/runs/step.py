@@ -8,6 +8,7 @@ from typing import Any
 
 from moonlib.artifacts.layout import link_name
 from moonlib.config.fingerprint import made_with, material_stage
+from moonlib.config.merge import merge
 from moonlib.config.recipe import StageRecipe, fingerprint
 from moonlib.runs.lineage import Lineage
 from moonlib.stages.stage import Stage
@@ -38,7 +39,15 @@ class Step:
     fingerprint: str
 
 
-def step_of(stage: StageRecipe, module: Stage, lineage: Lineage, *, seed: int, prefix: str = "") -> Step:
+def step_of(
+    stage: StageRecipe,
+    module: Stage,
+    lineage: Lineage,
+    *,
+    seed: int,
+    prefix: str = "",
+    comparable: str | None = None,
+) -> Step:
     """Fingerprint a stage: its configuration, the data and what it reads of the stages before it.
 
     Args:
@@ -47,8 +56,12 @@ def step_of(stage: StageRecipe, module: Stage, lineage: Lineage, *, seed: int, p
         lineage: what the stages before it have left, by fingerprint.
         seed: the recipe's.
         prefix: of the reference that it is, if any.
+        comparable: hash of what the run holds that the stage is to be compatible with, if any, see
+            `moonlib.runs.comparable.content_of`.
     """
     reads, config, own_seed = lineage.read(module.needs), material_stage(stage.config), seed_of(seed, stage.name)
+    if module.compatible_with is not None:  # what the run holds, and not where it lies
+        config = merge(config, {"module": {"init_args": {"compatible_with": comparable}}})
     identity = {"config": config, **asdict(reads), "seed": own_seed, **made_with(config)}
     link = link_name(stage.name, prefix)
     return Step(link, prefix, stage, module, reads, own_seed, identity, fingerprint(identity))

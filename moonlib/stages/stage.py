@@ -15,6 +15,7 @@ from torch import Tensor
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics.metric import Meaning
+from moonlib.stages.comparable import OldRun
 from moonlib.stages.position import Position
 from moonlib.stages.validation_schedule import Keep, ValidationSchedule
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
@@ -51,6 +52,7 @@ class StageContext:
         name: of the stage in its recipe; it stands in the keys of what is measured while it trains.
         validate: when and on how much the training is measured (None: never).
         keep: which weights the training leaves.
+        comparable: representations of an earlier run, where `Stage.compatible_with` names it.
     """
 
     dataset: Dataset
@@ -70,6 +72,7 @@ class StageContext:
     name: str = "stage"
     validate: ValidationSchedule | None = None
     keep: Keep = "last"
+    comparable: OldRun | None = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,14 @@ class Stage(LightningModule, ABC):
         provides: what later stages may take from this one's directory (``weights.safetensors`` or representations).
         validates: whether a recipe may give it the keys ``validate`` and ``keep``: its `run` then hands a
             `moonlib.stages.validation.Validation` to `moonlib.stages.training.train`.
+        compatible_with: a run whose representations of products the stage reads, see `StageContext.comparable` (None:
+            of none). Its fingerprint depends on their content.
     """
 
     data_type: ClassVar[type]
     provides: ClassVar[Provides | None] = None
     validates: ClassVar[bool] = False
+    compatible_with: str | None = None
 
     @property
     @abstractmethod
