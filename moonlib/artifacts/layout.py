@@ -7,7 +7,7 @@ iter3/                            a run
 recipe.yaml  results.json  legend.json  costs.json  points.json
 preprocessing, pretrain, application, application.baseline, …         links to stages
 points/pretrain-200/represent, …                                      those of evaluated checkpoints
-evaluations/  abtest/
+evaluations/  abtest/  drift/
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ EVALUATIONS = "evaluations"
 """Folder of what `moonlib evaluate` measured on other data."""
 ABTEST = "abtest"
 """Folder of what `moonlib abtest` found."""
+DRIFT = "drift"
+"""Folder of what `moonlib drift` found."""
 
 REPORT = "report.html"
 """The report of a run; that of several runs is beside the first of them."""
@@ -286,3 +288,11 @@ class RunLayout:
         """
         reference = link.partition(".")[2]
         return self.directory / ABTEST / (f"{reference}.vs.{base}.json" if reference else f"{base}.json")
+
+    def drift(self, old: str) -> Path:
+        """How far the run's vectors are from those of another.
+
+        Args:
+            old: name of the other.
+        """
+        return self.directory / DRIFT / f"{old}.json"
