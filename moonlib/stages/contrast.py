@@ -31,6 +31,13 @@ A part of 40 MB: blocks above 32 MiB are what glibc gives back to the system as 
 ones leave holes in its heap, 4 GB of them at batch 16384.
 """
 
+STAY = 30.0
+"""How much 1 - cosine counts beside the contrastive part of `Compatibility`, at any weight.
+
+A product that has moved by little costs little: at .05 a quarter of its neighbours are others already, and a contrastive
+loss is 50 times as much. Losses multiply a cosine with an inverse temperature of ten and more for the same reason.
+"""
+
 
 @dataclass(frozen=True)
 class Compatibility:
@@ -75,7 +82,7 @@ def contrastive_loss(
         grad_cache: rows encoded at once, see `moonlib.stages.grad_cache.encode`.
         budget: scores held at once. A larger matrix is computed in parts, twice.
         compatibility: adds, with its weight, the same loss with the old vectors of the products in place of the new
-            ones, and the mean `movement` of the batch's items away from their old vectors; None for neither.
+            ones, and `STAY` times the mean `movement` of the batch's items from their old vectors; None for neither.
 
     Returns:
         The loss, a scalar. Of R processes each returns its share times R, so that their mean, and that of their
@@ -137,7 +144,7 @@ def contrastive_loss(
     alike = torch.cat([every[batch.task], every.all().expand(loaded - own)])
     moved = movement(pool.representations[:loaded], old[:loaded])
     stay = _mean(moved, (known[:loaded] & alike).to(moved.dtype))
-    return total + compatibility.weight * (contrast(old, old[:own], known) + stay)
+    return total + compatibility.weight * (contrast(old, old[:own], known) + STAY * stay)
 
 
 def row_losses(
