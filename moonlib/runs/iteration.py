@@ -27,6 +27,7 @@ from moonlib.runs.ownership import claimed
 from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_legend
 from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.tables import closing_tables, spread_table
+from moonlib.runs.warm_start import require_origins
 from moonlib.system import processes
 from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
@@ -93,6 +94,7 @@ def fit(
     for stage in recipe.stages.values():  # before hours are spent on the stages ahead of it
         if (old := stage.module().compatible_with) is not None:
             old_run(old)
+    require_origins(recipe)
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     if not processes.is_first():
         processes.end_with_parent()

@@ -26,9 +26,11 @@ from moonlib.artifacts.layout import RunLayout
 from moonlib.artifacts.reading import read_json, read_mapping, read_numbers
 from moonlib.config.fingerprint import made_with
 from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint, spelled
+from moonlib.config.warm_start import component
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.pretrained import keys_within
+from moonlib.encoders.weights import grow_weights, load_weights
 from moonlib.metrics import undefined
 from moonlib.metrics.counts import noted_rows
 from moonlib.runs import loggers
@@ -36,6 +38,7 @@ from moonlib.runs.comparable import content_of, old_run
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
 from moonlib.runs.step import Step, seed_of, step_of
+from moonlib.runs.warm_start import NEEDS_ENCODER, EncoderOrigin, encoder_origin, stage_origin
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
@@ -81,7 +84,16 @@ class Runner:
 
     def begin(self) -> Lineage:
         """The lineage of the first stage: the data, and the preprocessing that the encoder has been fitted with."""
-        return Lineage(self.dataset.hash, self.fit_preprocessing())
+        lineage = Lineage(self.dataset.hash, self.fit_preprocessing())
+        for stage in self.recipe.stages.values():
+            if stage.source is not None:  # whatever is wrong with it is told before the stages before it are trained
+                for reference in ("", *(each.prefix for each in stage.module().references(self.dataset))):
+                    stage_origin(stage, reference, self.fitted(lineage))
+        return lineage
+
+    def fitted(self, lineage: Lineage) -> Path | None:
+        """Directory of the encoder's preprocessing; None without an encoder."""
+        return None if lineage.preprocessing is None else self.run.stages / lineage.preprocessing
 
     def fit_preprocessing(self) -> str | None:
         """Fit the encoder's preprocessing (its tokenizer) once, in a directory that later stages load it from.
@@ -92,10 +104,14 @@ class Runner:
         config = self.recipe.config.get("encoder")
         if config is None:
             return None
+        source = self.recipe.encoder_source
+        origin = None if source is None else encoder_origin(source)
+        config = component(config)
         identity = {
-            "encoder": config,
+            "encoder": config if origin is None else origin.encoder,
             "dataset": self.dataset.hash,
             "seed": self.recipe.seed,
+            **({} if origin is None else {"from": origin.digest}),
             **made_with(config),
         }
         name = fingerprint(identity)
@@ -109,13 +125,26 @@ class Runner:
         ):
             cost["reused"] = partial is None
             if partial is not None:
-                self.encoder(partial, self.dataset.splits.known(self.dataset.table("products")))
+                known = self.dataset.splits.known(self.dataset.table("products"))
+                if origin is not None:
+                    self.extend(origin, partial, known)
+                self.encoder(partial, known)
                 write_json(partial / layout.IDENTITY, spelled(identity))
         link(self.run.preprocessing, directory)
         return name
 
+    def extend(self, origin: EncoderOrigin, directory: Path, products: pl.DataFrame) -> None:
+        """Copy preprocessing and weights of a warm start to a directory, with what they lack for these products."""
+        encoder = self.recipe.encoder()
+        assert encoder is not None
+        origin.copy_preprocessing(directory)
+        try:
+            grow_weights(origin.weights, directory / layout.INITIAL_WEIGHTS, encoder.extend(products, directory))
+        except ValueError as error:
+            raise RecipeError(f"encoder.from: {error}") from error
+
     def encoder(self, preprocessing: Path, products: pl.DataFrame) -> Encoder:
-        """A fresh encoder with its first weights, which depend on the recipe's seed and nothing else.
+        """A fresh encoder with its first weights: a warm start's, or those that follow from the recipe's seed alone.
 
         Args:
             preprocessing: where its fitted preprocessing is.
@@ -126,6 +155,8 @@ class Runner:
         seed_everything(seed_of(self.recipe.seed, "encoder"), verbose=False)
         with keys_within("encoder"):
             encoder.setup(products, verified(preprocessing))
+        if (initial := preprocessing / layout.INITIAL_WEIGHTS).is_file():
+            load_weights(encoder, initial)
         return encoder
 
     def step(self, stage: StageRecipe, lineage: Lineage, module: Stage | None = None, prefix: str = "") -> Step:
@@ -144,13 +175,16 @@ class Runner:
         module = module or stage.module()
         needs = module.needs
         if needs_encoder(needs) and lineage.preprocessing is None:
-            raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs an encoder: declare one")
+            raise RecipeError(f"{self.recipe.path}: stages.{stage.name} {NEEDS_ENCODER}")
         # The dataset's own representations are part of its hash, and so of the fingerprint.
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
+        origin = stage_origin(stage, prefix, self.fitted(lineage))
         old = module.compatible_with
         comparable = None if old is None else content_of(old_run(old))
-        return step_of(stage, module, lineage, seed=self.recipe.seed, prefix=prefix, comparable=comparable)
+        return step_of(
+            stage, module, lineage, seed=self.recipe.seed, prefix=prefix, origin=origin, comparable=comparable
+        )
 
     def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:
         """The same stage with a reference's arguments in place of the recipe's."""
@@ -287,13 +321,14 @@ class Runner:
         if reads.representations:
             representations = self.run.stages / reads.representations
         return StageContext(
+            warm_start=step.origin.directory if step.origin else None,
             dataset=self.dataset,
             data=step.recipe.data(),
             trainer=trainer,
             directory=directory,
             seed=step.seed,
             encoder=encoder,
-            weights=self.run.stages / reads.weights / layout.WEIGHTS if reads.weights else None,
+            weights=self.weights(step),
             representations=representations,
             interruption=self.interruption,
             checkpoint_seconds=self.checkpoint_seconds,
@@ -304,6 +339,18 @@ class Runner:
             keep=step.recipe.keep,
             comparable=None if (old := step.module.compatible_with) is None else old_run(old),
         )
+
+    def weights(self, step: Step) -> Path | None:
+        """File of the weights that a stage starts from: another run's, those of the stage before, or a warm start's."""
+        if "weights" not in step.module.needs:
+            return None
+        if step.origin is not None:
+            return step.origin.directory / layout.WEIGHTS
+        if step.reads.weights is not None:
+            return self.run.stages / step.reads.weights / layout.WEIGHTS
+        assert step.reads.preprocessing is not None
+        initial = self.run.stages / step.reads.preprocessing / layout.INITIAL_WEIGHTS
+        return initial if initial.is_file() else None
 
 
 def legend_of(step: Step, dataset: Dataset) -> Legend:

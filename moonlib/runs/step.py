@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from moonlib.artifacts.layout import link_name
@@ -12,6 +13,19 @@ from moonlib.config.merge import merge
 from moonlib.config.recipe import StageRecipe, fingerprint
 from moonlib.runs.lineage import Lineage
 from moonlib.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class StageOrigin:
+    """The stage of another run that a step starts from, see `moonlib.runs.warm_start`.
+
+    Attributes:
+        directory: of the finished stage.
+        digest: of its content, or of the weights alone where these are an encoder's.
+    """
+
+    directory: Path
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,7 @@ class Step:
         seed: what it seeds itself with.
         identity: what its fingerprint is made of.
         fingerprint: name of its directory in that of all stages.
+        origin: the stage of another run that it starts from, if any.
     """
 
     link: str
@@ -37,6 +52,7 @@ class Step:
     seed: int
     identity: dict[str, Any]
     fingerprint: str
+    origin: StageOrigin | None = None
 
 
 def step_of(
@@ -46,6 +62,7 @@ def step_of(
     *,
     seed: int,
     prefix: str = "",
+    origin: StageOrigin | None = None,
     comparable: str | None = None,
 ) -> Step:
     """Fingerprint a stage: its configuration, the data and what it reads of the stages before it.
@@ -56,15 +73,19 @@ def step_of(
         lineage: what the stages before it have left, by fingerprint.
         seed: the recipe's.
         prefix: of the reference that it is, if any.
+        origin: the stage of another run that it starts from, in place of this run's weights.
         comparable: hash of what the run holds that the stage is to be compatible with, if any, see
             `moonlib.runs.comparable.content_of`.
     """
     reads, config, own_seed = lineage.read(module.needs), material_stage(stage.config), seed_of(seed, stage.name)
     if module.compatible_with is not None:  # what the run holds, and not where it lies
         config = merge(config, {"module": {"init_args": {"compatible_with": comparable}}})
-    identity = {"config": config, **asdict(reads), "seed": own_seed, **made_with(config)}
+    if origin is not None:
+        reads = replace(reads, weights=None)
+    started = {} if origin is None else {"from": origin.digest}
+    identity = {"config": config, **asdict(reads), "seed": own_seed, **started, **made_with(config)}
     link = link_name(stage.name, prefix)
-    return Step(link, prefix, stage, module, reads, own_seed, identity, fingerprint(identity))
+    return Step(link, prefix, stage, module, reads, own_seed, identity, fingerprint(identity), origin)
 
 
 def seed_of(seed: int, name: str) -> int:

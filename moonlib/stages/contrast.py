@@ -34,8 +34,8 @@ ones leave holes in its heap, 4 GB of them at batch 16384.
 STAY = 30.0
 """How much 1 - cosine counts beside the contrastive part of `Compatibility`, at any weight.
 
-A product that has moved by little costs little: at .05 a quarter of its neighbours are others already, and a contrastive
-loss is 50 times as much. Losses multiply a cosine with an inverse temperature of ten and more for the same reason.
+A product that has moved by little costs little: at .05 a quarter of its neighbours are others already, and a
+contrastive loss is 50 times as much. Losses multiply cosines with an inverse temperature of ten and more, too.
 """
 
 

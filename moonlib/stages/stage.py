@@ -53,6 +53,8 @@ class StageContext:
         validate: when and on how much the training is measured (None: never).
         keep: which weights the training leaves.
         comparable: representations of an earlier run, where `Stage.compatible_with` names it.
+        warm_start: directory of the finished stage that the recipe's key ``from`` names (None without it). A stage
+            whose weights are the encoder's need not look at it: they are in ``weights`` then.
     """
 
     dataset: Dataset
@@ -73,6 +75,7 @@ class StageContext:
     validate: ValidationSchedule | None = None
     keep: Keep = "last"
     comparable: OldRun | None = None
+    warm_start: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,14 @@ class Stage(LightningModule, ABC):
             `moonlib.stages.validation.Validation` to `moonlib.stages.training.train`.
         compatible_with: a run whose representations of products the stage reads, see `StageContext.comparable` (None:
             of none). Its fingerprint depends on their content.
+        warm_starts: whether a recipe may give it the key ``from``, and so `StageContext.warm_start`.
     """
 
     data_type: ClassVar[type]
     provides: ClassVar[Provides | None] = None
     validates: ClassVar[bool] = False
     compatible_with: str | None = None
+    warm_starts: ClassVar[bool] = False
 
     @property
     @abstractmethod
