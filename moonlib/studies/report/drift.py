@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from moonlib.artifacts.layout import DRIFT
+from moonlib.artifacts.layout import DRIFT, EXPORT, RECIPE
 from moonlib.artifacts.reading import is_number
 from moonlib.studies.drift import CELLS
 from moonlib.studies.report.evidence import Evidence, interval, mapping, typed
@@ -38,13 +38,16 @@ def drift(report: Report) -> Section | None:
 
 
 def began_from(config: Mapping[str, Any]) -> Iterator[str]:
-    """Runs that a recipe names as what it starts from, or stays compatible with."""
+    """Runs that a recipe names as what it starts from or stays compatible with; an export has no vectors."""
     sections = [config.get("encoder"), *(config.get("stages") or {}).values()]
     for section in (each for each in sections if isinstance(each, Mapping)):
         module = section.get("module")
         arguments = module.get("init_args") if isinstance(module, Mapping) else None
         named = arguments.get("compatible_with") if isinstance(arguments, Mapping) else None
-        yield from (str(value) for value in (section.get("from"), named) if isinstance(value, str))
+        for value in (named, section.get("from")):
+            if isinstance(value, str) and not Path(value, EXPORT).is_file():
+                stage = not Path(value, RECIPE).is_file() and Path(value).parent.joinpath(RECIPE).is_file()
+                yield str(Path(value).parent) if stage else value  # RUN/STAGE
 
 
 def _table(run: Evidence, file: Path) -> Table | None:
