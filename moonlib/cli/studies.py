@@ -1,4 +1,4 @@
-"""`moonlib curves`, `exchange`, `abtest` and `report`: what runs found, compared."""
+"""`moonlib curves`, `exchange`, `abtest`, `drift` and `report`: what runs found, compared."""
 
 from __future__ import annotations
 
@@ -36,6 +36,26 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--seed", type=int, default=0, help="of the requests; another seed draws others (0)")
     verb.add_argument(
         "--out", type=Path, metavar="DIR", help="write RUN/BASE.json there (default: abtest/BASE.json in each run)"
+    )
+
+    verb = add_verb(
+        verbs, "drift", drift, "how far vectors of the same products moved, and whether queries of one find the other's"
+    )
+    verb.epilog = "example: moonlib drift runs/week1 runs/week2"
+    verb.add_argument(
+        "old", type=place, metavar="OLD", help="a run directory or what `moonlib embed` wrote, or its URL"
+    )
+    verb.add_argument("new", type=place, metavar="NEW", help="the same")
+    verb.add_argument(
+        "--data", type=place, metavar="DIR", help="dataset of the searches and categories (default: the runs' own)"
+    )
+    verb.add_argument("--k", type=int, default=10, metavar="K", help="neighbours, and the K of recall@K (10)")
+    verb.add_argument(
+        "--sample", type=int, default=5000, metavar="N", help="products whose neighbours are compared, at most (5000)"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    verb.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="default: drift/OLD.json in NEW, where that is a local run"
     )
 
     verb = add_verb(verbs, "report", report, "write what runs found, and what each adds, on one self-contained page")
@@ -78,6 +98,26 @@ def abtest(arguments: argparse.Namespace) -> int:
     Terminal().print(tables(found))
     for each in found:
         say(each.file)
+    return 0
+
+
+def drift(arguments: argparse.Namespace) -> int:
+    """Compare the vectors of two runs, or of two embeddings."""
+    import json
+
+    from moonlib.studies.drift import default_file, drift, drift_tables
+    from moonlib.system.console import Terminal
+
+    old, new = arguments.old, arguments.new
+    out = arguments.out or default_file(old, new)
+    found = drift(old, new, data=arguments.data, k=arguments.k, sample=arguments.sample, out=out)
+    if arguments.json:
+        say(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        return 0
+    for table in drift_tables(found):
+        Terminal().print(table)
+    if out is not None:
+        say(out)
     return 0
 
 

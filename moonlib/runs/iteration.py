@@ -20,6 +20,7 @@ from moonlib.metrics import undefined
 from moonlib.registry.deprecation import renamed_attributes
 from moonlib.runs import loggers
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
+from moonlib.runs.comparable import old_run
 from moonlib.runs.initial_weights import below_initial
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
@@ -91,6 +92,9 @@ def fit(
 
     quiet()
     loggers.require(recipe.logger_recipes)
+    for stage in recipe.stages.values():  # before hours are spent on the stages ahead of it
+        if (old := stage.module().compatible_with) is not None:
+            old_run(old)
     require_origins(recipe)
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     if not processes.is_first():

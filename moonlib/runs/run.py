@@ -198,15 +198,24 @@ class Run:
         except RecipeError as error:
             raise self._not_usable(error) from error
 
-    def representations(self) -> tuple[Representations, Representations]:
-        """Products' and queries' representations, mapped from disk; not normalised.
+    @property
+    def represented(self) -> Path:
+        """Directory of the stage that made the representations.
 
         Raises:
             RunError: the recipe makes none, or the stage has not finished.
         """
         if self.represent is None:
             raise RunError(f"{self.directory}: its recipe has no represent stage, and so it holds no representations")
-        directory = self.finished(self.represent.name)
+        return self.finished(self.represent.name)
+
+    def representations(self) -> tuple[Representations, Representations]:
+        """Products' and queries' representations, mapped from disk; not normalised.
+
+        Raises:
+            RunError: the recipe makes none, or the stage has not finished.
+        """
+        directory = self.represented
         return Representations.open(directory, "products"), Representations.open(directory, "queries")
 
     def modalities(self, side: Side) -> Modalities:
@@ -404,6 +413,11 @@ class Run:
         """
         directory = (self.directory / name).resolve()
         if not is_finished(directory):
+            if (self.directory / name).is_symlink() and directory.suffix != ".partial" and not directory.exists():
+                raise RunError(
+                    f"{self.directory} is not finished: {name} is missing, {directory} was deleted; {self._command} "
+                    "makes it again"
+                )
             raise RunError(f"{self.directory} is not finished: {name} is missing; {self._command} resumes the run")
         return directory
 

@@ -34,6 +34,7 @@ from moonlib.encoders.weights import grow_weights, load_weights
 from moonlib.metrics import undefined
 from moonlib.metrics.counts import noted_rows
 from moonlib.runs import loggers
+from moonlib.runs.comparable import content_of, old_run
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
 from moonlib.runs.step import Step, seed_of, step_of
@@ -170,6 +171,7 @@ class Runner:
 
         Raises:
             RecipeError: the stages before it have not left what it needs.
+            RunError: the run that it is to be compatible with has not, either.
         """
         module = module or stage.module()
         needs = module.needs
@@ -179,7 +181,11 @@ class Runner:
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
         origin = stage_origin(stage, prefix, self.fitted(lineage))
-        return step_of(stage, module, lineage, seed=self.recipe.seed, prefix=prefix, origin=origin)
+        old = module.compatible_with
+        comparable = None if old is None else content_of(old_run(old))
+        return step_of(
+            stage, module, lineage, seed=self.recipe.seed, prefix=prefix, origin=origin, comparable=comparable
+        )
 
     def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:
         """The same stage with a reference's arguments in place of the recipe's."""
@@ -343,6 +349,7 @@ class Runner:
             name=step.recipe.name,
             validate=step.recipe.validate,
             keep=step.recipe.keep,
+            comparable=None if (old := step.module.compatible_with) is None else old_run(old),
         )
 
     def weights(self, step: Step) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from moonlib.artifacts.layout import link_name
 from moonlib.config.fingerprint import made_with, material_stage
+from moonlib.config.merge import merge
 from moonlib.config.recipe import StageRecipe, fingerprint
 from moonlib.runs.lineage import Lineage
 from moonlib.stages.stage import Stage
@@ -62,6 +63,7 @@ def step_of(
     seed: int,
     prefix: str = "",
     origin: StageOrigin | None = None,
+    comparable: str | None = None,
 ) -> Step:
     """Fingerprint a stage: its configuration, the data and what it reads of the stages before it.
 
@@ -72,8 +74,12 @@ def step_of(
         seed: the recipe's.
         prefix: of the reference that it is, if any.
         origin: the stage of another run that it starts from, in place of this run's weights.
+        comparable: hash of what the run holds that the stage is to be compatible with, if any, see
+            `moonlib.runs.comparable.content_of`.
     """
     reads, config, own_seed = lineage.read(module.needs), material_stage(stage.config), seed_of(seed, stage.name)
+    if module.compatible_with is not None:  # what the run holds, and not where it lies
+        config = merge(config, {"module": {"init_args": {"compatible_with": comparable}}})
     if origin is not None:
         reads = replace(reads, weights=None)
     started = {} if origin is None else {"from": origin.digest}

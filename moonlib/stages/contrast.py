@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -12,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from moonlib.batches.loading import PairBatch
 from moonlib.encoders.encoder import Encoder
+from moonlib.losses.compatibility import movement
 from moonlib.losses.loss import Loss
 from moonlib.negatives.gathered import gather
 from moonlib.negatives.masks import positive_and_ignore
@@ -28,6 +31,29 @@ A part of 40 MB: blocks above 32 MiB are what glibc gives back to the system as 
 ones leave holes in its heap, 4 GB of them at batch 16384.
 """
 
+STAY = 30.0
+"""How much 1 - cosine counts beside the contrastive part of `Compatibility`, at any weight.
+
+A product that has moved by little costs little: at .05 a quarter of its neighbours are others already, and a
+contrastive loss is 50 times as much. Losses multiply cosines with an inverse temperature of ten and more, too.
+"""
+
+
+@dataclass(frozen=True)
+class Compatibility:
+    """What keeps new vectors comparable with those that an earlier encoder made of the products.
+
+    Attributes:
+        vectors: item ids int64 [n] → the old vectors, float [n, D] on the same device; zeros for a product that has
+            none, which contributes nothing.
+        weight: of the term, beside the stage's own loss.
+        alike: bool [tasks], whether a task reads its items as the old vectors did. Only these are pulled to them.
+    """
+
+    vectors: Callable[[Tensor], Tensor]
+    weight: float
+    alike: Tensor
+
 
 def contrastive_loss(
     encoder: Encoder,
@@ -40,6 +66,7 @@ def contrastive_loss(
     hardness: float = 0.0,
     grad_cache: int | None = None,
     budget: int = BUDGET,
+    compatibility: Compatibility | None = None,
 ) -> Tensor:
     """Contrast every query of a batch with its items and with whatever the samplers add.
 
@@ -54,39 +81,70 @@ def contrastive_loss(
             for all alike.
         grad_cache: rows encoded at once, see `moonlib.stages.grad_cache.encode`.
         budget: scores held at once. A larger matrix is computed in parts, twice.
+        compatibility: adds, with its weight, the same loss with the old vectors of the products in place of the new
+            ones, and `STAY` times the mean `movement` of the batch's items from their old vectors; None for neither.
 
     Returns:
         The loss, a scalar. Of R processes each returns its share times R, so that their mean, and that of their
         gradients, is the loss of the global batch.
 
-    Source: Kusupati et al., "Matryoshka representation learning" (2022), for ``dims``.
+    Source: Kusupati et al., "Matryoshka representation learning" (2022), for ``dims``; Shen et al., "Towards
+    backward-compatible representation learning" (CVPR 2020), for ``compatibility``.
     """
     queries = _wide(encode(encoder, batch.query, grad_cache))
     pool = Candidates(
         _wide(encode(encoder, batch.item, grad_cache)), batch.item_id, batch.spu_id, batch.category, len(batch.item_id)
     )
     own = len(queries)
-    items = pool.representations[:own]
+    own_items = pool.representations[:own]
     for sampler in negatives:
         pool = sampler.extend(pool)
     weights = dict(dims) if dims else {queries.shape[1]: 1.0}
 
-    def of_queries(rows: slice) -> tuple[Tensor, Tensor]:
-        return positive_and_ignore(batch.positive_ids[rows], batch.positive_spus[rows], pool.item_id, pool.spu_id)
+    @cache
+    def every_query() -> tuple[Tensor, Tensor, Tensor]:
+        """The queries that items are contrasted with, and the ids and SPUs of their positives."""
+        found = (queries, batch.positive_ids, batch.positive_spus)
+        if not any(sampler.spatial for sampler in negatives):
+            return found
+        gathered, ids, spus = (torch.cat(gather(tensor)) for tensor in found)
+        return gathered, ids, spus
 
-    forward = _mean(*row_losses(queries, pool.representations, of_queries, loss, weights, hardness, budget))
-    if not both_directions:
-        return forward
-    every_query, ids, spus = queries, batch.positive_ids, batch.positive_spus
-    if any(sampler.spatial for sampler in negatives):
-        every_query, ids, spus = (torch.cat(gather(tensor)) for tensor in (queries, ids, spus))
+    def contrast(candidates: Tensor, items: Tensor, known: Tensor | None = None) -> Tensor:
+        """The loss with vectors of the pool and of the queries' items; ``known`` bool [N], which of them there are."""
 
-    def of_items(rows: slice) -> tuple[Tensor, Tensor]:
-        positive, ignore = positive_and_ignore(ids, spus, batch.item_id[:own][rows], batch.spu_id[:own][rows])
-        return positive.T, ignore.T
+        def of_queries(rows: slice) -> tuple[Tensor, Tensor]:
+            positive, ignore = positive_and_ignore(
+                batch.positive_ids[rows], batch.positive_spus[rows], pool.item_id, pool.spu_id
+            )
+            return (positive, ignore) if known is None else (positive & known, ignore | ~known)
 
-    reverse = _mean(*row_losses(items, every_query, of_items, loss, weights, hardness, budget))
-    return (forward + reverse) / 2
+        def of_items(rows: slice) -> tuple[Tensor, Tensor]:
+            _, ids, spus = every_query()
+            positive, ignore = positive_and_ignore(ids, spus, batch.item_id[:own][rows], batch.spu_id[:own][rows])
+            return positive.T, ignore.T
+
+        values, shares = row_losses(queries, candidates, of_queries, loss, weights, hardness, budget)
+        if known is not None:
+            shares = shares * torch.isin(batch.positive_ids, pool.item_id[known]).any(dim=1)
+        forward = _mean(values, shares)
+        if not both_directions:
+            return forward
+        values, shares = row_losses(items, every_query()[0], of_items, loss, weights, hardness, budget)
+        reverse = _mean(values, shares if known is None else shares * known[:own])
+        return (forward + reverse) / 2
+
+    total = contrast(pool.representations, own_items)
+    if compatibility is None:
+        return total
+    old = compatibility.vectors(pool.item_id).to(queries.dtype)
+    known, loaded = old.any(dim=1), len(batch.item_id)
+    # An item that came along for another pair is read as that one's task says, which the batch does not tell.
+    every = compatibility.alike.to(batch.task.device)
+    alike = torch.cat([every[batch.task], every.all().expand(loaded - own)])
+    moved = movement(pool.representations[:loaded], old[:loaded])
+    stay = _mean(moved, (known[:loaded] & alike).to(moved.dtype))
+    return total + compatibility.weight * (contrast(old, old[:own], known) + STAY * stay)
 
 
 def row_losses(
@@ -173,9 +231,11 @@ def _wide(vectors: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean over all processes, of which this one returns its part times their number."""
+    """Weighted mean over all processes, of which this one returns its part times their number; 0 if nothing weighs."""
     total = weights.sum()
-    if not (dist.is_available() and dist.is_initialized()):
-        return (values * weights).sum() / total
-    dist.all_reduce(total)
-    return (values * weights).sum() * (dist.get_world_size() / total)
+    distributed = dist.is_available() and dist.is_initialized()
+    if distributed:
+        dist.all_reduce(total)
+    total = torch.where(total > 0, total, 1)
+    weighted = (values * weights).sum()
+    return weighted * (dist.get_world_size() / total) if distributed else weighted / total

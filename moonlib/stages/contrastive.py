@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
@@ -41,7 +42,8 @@ from moonlib.pairs.catalogue import Catalogue
 from moonlib.pairs.pair_source import PairContext, PairSource
 from moonlib.pairs.pairs import Pairs, serviceable
 from moonlib.representations.store import Representations
-from moonlib.stages.contrast import contrastive_loss
+from moonlib.stages.comparable import OldVectors, read_alike
+from moonlib.stages.contrast import Compatibility, contrastive_loss
 from moonlib.stages.grad_cache import refuse_batch_statistics
 from moonlib.stages.published import PublishedWeights, Share, StartWeights
 from moonlib.stages.stage import Need, Stage, StageContext
@@ -97,6 +99,10 @@ class Contrastive(Stage):
         average_with_start: share of the start in the average of start and end that the stage leaves (WiSE-FT, arXiv
             2109.01903), of published weights, or of all where stages before have trained them; ``auto`` chooses it on
             validation; null for no average.
+        compatible_with: an earlier run whose vectors are to stay comparable: its directory, or its URL. New queries
+            are also contrasted with the old vectors of the products, and new vectors of products are pulled to their
+            old ones; what the earlier run did not know is left as it is. null for none.
+        compatibility: weight of that, beside the loss; above 0, and for ``compatible_with`` alone.
     """
 
     data_type: ClassVar[type] = PairData
@@ -119,8 +125,17 @@ class Contrastive(Stage):
         freeze_towers_until: int = 0,
         freeze_batch_norm: bool = False,
         average_with_start: float | Literal["auto"] | None = None,
+        compatible_with: str | None = None,
+        compatibility: float = 1.0,
     ) -> None:
         super().__init__()
+        if compatible_with is None and compatibility != 1:
+            raise ValueError(f"compatibility: {compatibility} weighs what compatible_with asks for: name a run there")
+        if compatible_with is not None and not 0 < compatibility < math.inf:
+            raise ValueError(
+                f"compatibility: expected a weight above 0 beside compatible_with: {compatible_with}, got "
+                f"{compatibility}; leave both out for vectors that need not stay comparable"
+            )
         if freeze_towers_until < 0:
             raise ValueError(f"freeze_towers_until: expected a number of steps, at least 0, got {freeze_towers_until}")
         if isinstance(average_with_start, float | int) and not 0 <= average_with_start <= 1:
@@ -145,6 +160,7 @@ class Contrastive(Stage):
         self.grad_cache = grad_cache
         self.freeze_towers_until, self.freeze_batch_norm = freeze_towers_until, freeze_batch_norm
         self.average_with_start: Share = average_with_start
+        self.compatible_with, self.compatibility = compatible_with, compatibility
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -213,6 +229,7 @@ class Contrastive(Stage):
         named = pl.Series(pairs.positives.ravel()).unique()
         known = (pl.col("listed_at") < context.dataset.splits.train_until) | pl.col("item_id").is_in(named.implode())
         self.catalogue = Catalogue.of(products)
+        self.compatible = self.comparison(context)
         listed = self.catalogue.of_items(products.filter(known)["item_id"])
         self.training_data = TrainingData(pairs, listed, searches, self.encoder.dim)
         for sampler in self.samplers:
@@ -243,6 +260,28 @@ class Contrastive(Stage):
         most = (PLANNED_AHEAD - 2) // 2
         if context.data.workers > most and any(sampler.refresh_every for sampler in self.samplers):
             raise ValueError(f"data.workers: at most {most} with negatives that are mined, got {context.data.workers}")
+
+    def comparison(self, context: StageContext) -> Compatibility | None:
+        """Open the earlier run's vectors; None without ``compatible_with``.
+
+        Raises:
+            ValueError: they can't be compared with what this stage makes.
+        """
+        if context.comparable is None:
+            if self.compatible_with is not None:
+                raise ValueError(f"compatible_with: {self.compatible_with} was not opened: run the stage by a recipe")
+            return None
+        run, tasks = context.comparable, list(context.data.tasks)
+        vectors = OldVectors(run, self.catalogue.item_id, context.dataset.ids, self.encoder.dim)
+        alike = read_alike(run, tasks)
+        count = f"{vectors.known:,} of {len(self.catalogue.item_id):,} products"
+        log.info(f"compatible_with: {count} have a vector in {run.place}")
+        if not alike.any():
+            log.warning(
+                f"compatible_with: the vectors of {run.place} read {run.product} of a product, and none of the tasks "
+                f"({', '.join(tasks)}) does: queries are drawn to them, and the products' own vectors are left free"
+            )
+        return Compatibility(vectors, self.compatibility, alike)
 
     def train_dataloader(self) -> DataLoader[PairBatch]:
         dataset, data, pairs = self.context.dataset, self.context.data, self.training_data.pairs
@@ -394,6 +433,7 @@ class Contrastive(Stage):
             dims=self.matryoshka,
             hardness=self.hardness,
             grad_cache=self.grad_cache,
+            compatibility=self.compatible,
         )
         self.log("loss", loss, prog_bar=True)
         return loss

@@ -15,6 +15,7 @@ from torch import Tensor
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics.metric import Meaning
+from moonlib.stages.comparable import OldRun
 from moonlib.stages.position import Position
 from moonlib.stages.validation_schedule import Keep, ValidationSchedule
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
@@ -51,6 +52,7 @@ class StageContext:
         name: of the stage in its recipe; it stands in the keys of what is measured while it trains.
         validate: when and on how much the training is measured (None: never).
         keep: which weights the training leaves.
+        comparable: representations of an earlier run, where `Stage.compatible_with` names it.
         warm_start: directory of the finished stage that the recipe's key ``from`` names (None without it). A stage
             whose weights are the encoder's need not look at it: they are in ``weights`` then.
     """
@@ -72,6 +74,7 @@ class StageContext:
     name: str = "stage"
     validate: ValidationSchedule | None = None
     keep: Keep = "last"
+    comparable: OldRun | None = None
     warm_start: Path | None = None
 
 
@@ -98,12 +101,15 @@ class Stage(LightningModule, ABC):
         provides: what later stages may take from this one's directory (``weights.safetensors`` or representations).
         validates: whether a recipe may give it the keys ``validate`` and ``keep``: its `run` then hands a
             `moonlib.stages.validation.Validation` to `moonlib.stages.training.train`.
+        compatible_with: a run whose representations of products the stage reads, see `StageContext.comparable` (None:
+            of none). Its fingerprint depends on their content.
         warm_starts: whether a recipe may give it the key ``from``, and so `StageContext.warm_start`.
     """
 
     data_type: ClassVar[type]
     provides: ClassVar[Provides | None] = None
     validates: ClassVar[bool] = False
+    compatible_with: str | None = None
     warm_starts: ClassVar[bool] = False
 
     @property

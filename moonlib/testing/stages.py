@@ -27,6 +27,7 @@ from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning
 from moonlib.registry.signature import parameters
 from moonlib.representations.store import Representations
+from moonlib.stages.comparable import OldRun
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.testing.examples import example_dataset, example_representations
 from moonlib.testing.promises import check_metrics, directory_state, require
@@ -114,7 +115,12 @@ class Bench:
         data: the stage's data.
         trainer: arguments of Lightning's Trainer.
         make_encoder: returns the encoder, not set up.
+
+    Attributes:
+        comparable: representations of an earlier run, for a stage that is to be compatible with them.
     """
+
+    comparable: OldRun | None = None
 
     def __init__(
         self, folder: Path, data: object, trainer: dict[str, Any], make_encoder: Callable[[], Encoder]
@@ -164,6 +170,7 @@ class Bench:
                 weights=self.folder / WEIGHTS if "weights" in needs else None,
                 representations=self.folder / "representations" if "representations" in needs else None,
                 checkpoint_seconds=0.0,
+                comparable=self.comparable,
             )
         )
 

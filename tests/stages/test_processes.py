@@ -25,7 +25,7 @@ from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.negatives.queue import Queue
 from moonlib.pairs.catalogue import Catalogue
 from moonlib.pairs.pairs import Pairs
-from moonlib.stages.contrast import contrastive_loss
+from moonlib.stages.contrast import Compatibility, contrastive_loss
 from moonlib.testing.processes import process_group, run_processes
 
 DIM = 6
@@ -42,12 +42,24 @@ CHAINS: dict[str, Callable[[], list[NegativeSampler]]] = {
     "queue, gathered": lambda: [Queue(7), Gathered()],
     "gathered, queue": lambda: [Gathered(), Queue(50)],
 }
+
+
+def old_vectors(ids: Tensor) -> Tensor:
+    """An earlier run's vectors, float64 [n, DIM]: a function of the id; of every fifth product it had none."""
+    table = torch.randn(30, DIM, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    table[::5] = 0
+    return table[ids]
+
+
+COMPATIBLE = Compatibility(old_vectors, 0.7, torch.tensor([True]))
 OPTIONS: dict[str, dict[str, Any]] = {
     "one direction": {"both_directions": False},
     "both directions": {"both_directions": True},
     "hardness": {"both_directions": False, "hardness": 2.0},
     "matryoshka": {"both_directions": True, "dims": {2: 0.5, 6: 1.0}},
     "cached, in parts": {"both_directions": True, "grad_cache": 2, "budget": 10},
+    "compatible": {"both_directions": True, "compatibility": COMPATIBLE},
+    "compatible, in parts": {"both_directions": False, "compatibility": COMPATIBLE, "grad_cache": 2, "budget": 10},
 }
 
 
@@ -127,6 +139,7 @@ def train(loss: str, chain: str, option: str, rank: int | None) -> dict[str, lis
 CASES = [
     *((loss, "queue, gathered", "one direction") for loss in LOSSES),
     *((loss, "gathered", "both directions") for loss in LOSSES),
+    *((loss, "gathered", "compatible") for loss in LOSSES if loss != "info_nce"),
     *(("info_nce", chain, option) for chain in CHAINS for option in OPTIONS),
 ]
 

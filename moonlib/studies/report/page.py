@@ -28,9 +28,9 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     """Write what runs found, and what each brings over the one before, on one self-contained page.
 
     Read are the runs' own files, their data where it still lies (for pictures and categories), and what the other
-    studies left: ``exchange.json`` and ``*/scale.json`` beside the first run, ``abtest/*.json`` in a run. What is
-    missing is left out, and the page says how to get it; so is what can't be read, and the page says why. The same
-    files give the same bytes.
+    studies left: ``exchange.json`` and ``*/scale.json`` beside the first run, ``abtest/*.json`` and ``drift/*.json`` in
+    a run. What is missing is left out, and the page says how to get it; so is what can't be read, and the page says
+    why. The same files give the same bytes.
 
     Args:
         runs: run directories or their URLs, in the order of the iterations; a run that came from another one here, such

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from moonlib.studies.report.clicks import calibration, categories
+from moonlib.studies.report.drift import drift
 from moonlib.studies.report.evidence import telling
 from moonlib.studies.report.inputs import Report
 from moonlib.studies.report.lineage import lineage
@@ -40,6 +41,7 @@ def retrieval(report: Report) -> Section | None:
 SECTIONS: dict[str, Callable[[Report], Section | None]] = {
     "Metrics": metrics,
     "Lineage": lineage,
+    "Drift": drift,
     "A/B test": abtest,
     "Exchange rate": exchange,
     "Scaling": scaling,

@@ -61,6 +61,12 @@ def studied(lineage: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     test = {"base": "first", "run": "second", "users": 40, "method": "simulation", "lifts": {"all": interval}}
     test |= {"oracle": {"all": interval}, "share_of_oracle": {"all": interval}}
     (place / "second/abtest/first.json").write_text(json.dumps(test))
+    (place / "second/drift").mkdir()
+    moved = {"mean": 0.1, "median": 0.1, "p90": 0.2, "p99": 0.3}
+    part = {"products": 40, "moved": moved, "overlap": interval, "searches": {"new on old": 9}}
+    part |= {"recall": {"new on old": interval}}
+    drift = {"old": "first", "new": "second", "k": 10, "everything": part, "segments": {"new": part}, "added": part}
+    (place / "second/drift/first.json").write_text(json.dumps(drift))
     return place
 
 

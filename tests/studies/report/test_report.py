@@ -11,11 +11,13 @@ from xml.etree import ElementTree
 
 import polars as pl
 import pytest
+import yaml
 
 from moonlib.artifacts.checksums import SUMS, seal
 from moonlib.cli import main
 from moonlib.metrics.bootstrap import Interval
 from moonlib.runs.run import RunError
+from moonlib.studies.drift import drift
 from moonlib.studies.paired import auc_gain, recall_gain
 from moonlib.studies.report import report
 from moonlib.studies.report.sections import SECTIONS
@@ -212,6 +214,30 @@ def test_studies_are_read_where_they_are(runs: list[Path]) -> None:
     assert "moonlib exchange" not in page.text and "moonlib scale" not in page.text
 
 
+def test_drift_is_read_where_it_is_and_asked_for_where_a_run_began_from_another(runs: list[Path]) -> None:
+    assert "moonlib drift" not in Page(report(runs)).text
+    recipe = runs[1] / "recipe.yaml"
+    began = yaml.safe_load(recipe.read_text())
+    began["stages"]["posttrain"]["module"]["init_args"]["compatible_with"] = "runs/week0"
+    recipe.write_text(yaml.safe_dump(began, sort_keys=False))
+    page = Page(report(runs))
+    assert f"no {runs[1]}/drift/*.json: `moonlib drift runs/week0 {runs[1]}`" in page.text
+    found = drift(runs[0], runs[1], out=runs[1] / "drift/week0.json")
+    page = Page(report(runs))
+    assert "moonlib drift" not in page.text
+    (table,) = [rows for caption, rows in page.tables if "recall of one run's queries" in caption]
+    assert [row[0] for row in table] == ["", "all", *found.segments]
+    overlap = found.everything.overlap
+    assert overlap is not None and f"{overlap.estimate:.3f}" in table[1][3]
+    assert f"{found.everything.recall['new on old'].estimate:.3f}" in table[1][5]
+    # The run was made anew since.
+    file = runs[1] / "drift/week0.json"
+    file.write_text(file.read_text().replace(found.versions["new"], "0123456789abcdef"))
+    page = Page(report(runs))
+    assert f"{file} is of vectors that the run does not have any more: `moonlib drift" in page.text
+    assert not [caption for caption, _ in page.tables if "recall of one run's queries" in caption]
+
+
 def test_of_many_rates_those_that_predict_best_are_shown(runs: list[Path]) -> None:
     rates = [
         {"intermediate": f"metric{i}", "downstream": downstream, "estimate": 0.1, "low": 0.05, "high": 0.2}
@@ -229,7 +255,7 @@ def test_of_many_rates_those_that_predict_best_are_shown(runs: list[Path]) -> No
 @pytest.mark.parametrize("content", ["{", "[]", '{"points": 3, "rates": {}, "steer_by": [], "lifts": 5, "fit": []}'])
 def test_a_broken_file_of_a_study_stops_nothing(runs: list[Path], content: str) -> None:
     places = [runs[0].parent / "exchange.json", runs[0].parent / "x/scale.json", runs[1] / "abtest/first.json"]
-    for place in places:
+    for place in (*places, runs[1] / "drift/first.json"):
         place.parent.mkdir(exist_ok=True)
         place.write_text(content)
     page = Page(report(runs))
