@@ -131,6 +131,15 @@ class Dataset:
             return pa.concat_tables([table, more], promote_options="default")
         return table
 
+    def columns(self, name: str) -> list[str]:
+        """Names of the columns of a table."""
+        names: list[str] = self.arrow(name).column_names
+        return names
+
+    def image_digests(self, table: str) -> pa.ChunkedArray | None:
+        """TODO: merged from w21a."""
+        return None
+
     def with_queries(self, queries: pl.DataFrame) -> Dataset:
         """The same dataset as if more had been asked: its table of queries ends with these. Nothing is written.
 

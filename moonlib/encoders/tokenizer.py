@@ -13,9 +13,13 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from moonlib.data.reads import Reads
 from moonlib.system.disk import replacing
 
 FILE_NAME = "tokenizer.json"
+
+CATALOGUE_READS = Reads.of(products=["title", "category", "attributes"]).before("train_until")
+"""What `catalogue_texts` reads."""
 
 
 def catalogue_texts(products: pl.DataFrame) -> list[str]:

@@ -41,7 +41,7 @@ from moonlib.registry import registry
 from moonlib.representations.store import Representations
 from moonlib.runs.lineage import lineage_of, training_stages
 from moonlib.runs.results import beside
-from moonlib.runs.step import seed_of
+from moonlib.runs.step import fingerprint_of, seed_of
 from moonlib.sources.shards import Shards
 from moonlib.stages.represent import RepresentData
 from moonlib.stages.stage import Provides, Stage, StageContext
@@ -382,7 +382,7 @@ def _stage_fingerprint(directory: Path) -> str:
     """The fingerprint of a stage: the name of its directory, or, of a copy without links, that of its identity."""
     if directory.parent.name == STAGES or not (directory / IDENTITY).is_file():
         return directory.name
-    return fingerprint(_unspelled(read_mapping(directory / IDENTITY)))
+    return fingerprint_of(_unspelled(read_mapping(directory / IDENTITY)))
 
 
 def _unspelled(value: Any) -> Any:

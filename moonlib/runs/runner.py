@@ -25,8 +25,11 @@ from moonlib.artifacts.directories import attempt, link, write_json
 from moonlib.artifacts.layout import RunLayout
 from moonlib.artifacts.reading import read_json, read_mapping, read_numbers
 from moonlib.config.fingerprint import made_with
-from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint, spelled
+from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, spelled
 from moonlib.data.dataset import Dataset
+from moonlib.data.digests import digests
+from moonlib.data.reads import Reads
+from moonlib.data.restricted import RestrictedDataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.pretrained import keys_within
 from moonlib.metrics import undefined
@@ -34,7 +37,7 @@ from moonlib.metrics.counts import noted_rows
 from moonlib.runs import loggers
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
-from moonlib.runs.step import Step, seed_of, step_of
+from moonlib.runs.step import Step, fingerprint_of, seed_of, step_of
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
@@ -91,13 +94,17 @@ class Runner:
         config = self.recipe.config.get("encoder")
         if config is None:
             return None
+        encoder = self.recipe.encoder()
+        assert encoder is not None
+        reads = encoder.reads().before("train_until")
         identity = {
             "encoder": config,
             "dataset": self.dataset.hash,
+            "reads": digests(self.dataset, reads),
             "seed": self.recipe.seed,
             **made_with(config),
         }
-        name = fingerprint(identity)
+        name = fingerprint_of(identity)
         directory = self.run.stages / name
         if not processes.is_first():
             self.await_stage(directory)
@@ -108,10 +115,18 @@ class Runner:
         ):
             cost["reused"] = partial is None
             if partial is not None:
-                self.encoder(partial, self.dataset.splits.known(self.dataset.table("products")))
+                self.encoder(partial, self.known_products(reads))
                 write_json(partial / layout.IDENTITY, spelled(identity))
         link(self.run.preprocessing, directory)
         return name
+
+    def known_products(self, reads: Reads) -> pl.DataFrame:
+        """The products that training may see, with the columns that an encoder's preprocessing is fitted to."""
+        if reads.whole:
+            return self.dataset.splits.known(self.dataset.table("products"))
+        if "products" not in reads.tables:
+            return pl.DataFrame()
+        return RestrictedDataset(self.dataset, Reads({"products": reads.tables["products"]}), "encoder").products
 
     def encoder(self, preprocessing: Path, products: pl.DataFrame) -> Encoder:
         """A fresh encoder with its first weights, which depend on the recipe's seed and nothing else.
@@ -143,10 +158,9 @@ class Runner:
         needs = module.needs
         if needs_encoder(needs) and lineage.preprocessing is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs an encoder: declare one")
-        # The dataset's own representations are part of its hash, and so of the fingerprint.
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
-        return step_of(stage, module, lineage, seed=self.recipe.seed, prefix=prefix)
+        return step_of(stage, module, self.dataset, lineage, seed=self.recipe.seed, prefix=prefix)
 
     def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:
         """The same stage with a reference's arguments in place of the recipe's."""
@@ -282,8 +296,9 @@ class Runner:
         representations = self.dataset.representations if "representations" in needs else None
         if reads.representations:
             representations = self.run.stages / reads.representations
+        whole = step.data.whole
         return StageContext(
-            dataset=self.dataset,
+            dataset=self.dataset if whole else RestrictedDataset(self.dataset, step.data, f"stage {step.link}"),
             data=step.recipe.data(),
             trainer=trainer,
             directory=directory,
