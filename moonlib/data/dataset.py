@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pyarrow as pa
@@ -15,7 +16,7 @@ from moonlib.artifacts.checksums import Damaged, is_noted, verified
 from moonlib.artifacts.layout import IDS
 from moonlib.artifacts.reading import Unreadable, read_array, read_mapping
 from moonlib.data.ids import Family, IdMap, ShopIds, read_part
-from moonlib.data.shards import CHECKSUM, FORMATS, MORE_SIZES, OFFSETS, SAMPLE_TABLES
+from moonlib.data.shards import DIGEST, FORMATS, INDEX_COLUMNS, OFFSETS, SAMPLE_TABLES, Shard
 from moonlib.data.splits import Splits, crossing
 from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
@@ -43,9 +44,11 @@ class Dataset:
         directory: where it lies.
         name: what its maker calls it.
         version: of its maker.
-        hash: SHA-256 over its content.
+        hash: SHA-256 over its content, by way of the hashes of its shards.
         splits: when behaviour, training, validation and test end.
         counts: rows of each table that the dataset has.
+        shards: of each table, in their order; None for a dataset of format 1, or of format 2 as it was at first, whose
+            shards are the files that are there.
 
     Args:
         directory: a dataset's directory, or its URL: it is then copied into the cache, see `moonlib.system.remote`.
@@ -76,6 +79,15 @@ class Dataset:
             self._given: dict[str, int] = dict(described.get("representations", {}))
             self._text_ids: dict[Family, int] = {
                 family: about["count"] for family, about in described.get("ids", {}).items()
+            }
+            listed = described.get("shards")
+            self.shards: dict[str, list[Shard]] | None = (
+                None if listed is None else {table: [Shard(**shard) for shard in listed[table]] for table in there}
+            )
+            self._id_parts: dict[Family, list[Shard]] = {
+                family: [Shard(**part) for part in about["parts"]]
+                for family, about in described.get("ids", {}).items()
+                if "parts" in about
             }
             self.splits = Splits.from_json(described["splits"]).with_sessions(self._sessions)
         except (Damaged, Unreadable):
@@ -112,13 +124,12 @@ class Dataset:
             return SCHEMAS[name].empty_table()
         shards = self.directory / "shards"
         if name in SAMPLE_TABLES:
-            parts = [_without_places(read_index(path)) for path in index_files(self.directory, name)]
+            parts = [_without_places(read_index(path)) for path in self.shard_files(name, ".arrow")]
         else:
-            parts = [part for shard in sorted(shards.glob(f"{name}-*.tar")) for part in _read_events(shard)]
+            parts = [part for shard in self.shard_files(name) for part in _read_events(shard)]
         rows = sum(map(len, parts))
         if not parts or rows != self.counts[name]:
-            lost = f"{rows} of {self.counts[name]} rows of {name} are there"
-            raise BrokenShard(f"{shards}: {lost}; shards are missing: {REMEDY}")
+            raise self._lost(name, rows)
         try:
             table = pa.concat_tables(parts)
         except pa.ArrowException as error:
@@ -136,9 +147,42 @@ class Dataset:
         names: list[str] = self.arrow(name).column_names
         return names
 
+    def shard_files(self, table: str, ending: Literal[".tar", ".arrow"] = ".tar") -> list[Path]:
+        """The files of a table's shards that are there, in their order.
+
+        Args:
+            table: its name.
+            ending: ``.arrow`` for the indexes of products or queries, which stand beside their tars.
+        """
+        folder = self.directory / "shards"
+        if self.shards is None:
+            return sorted(folder.glob(f"{table}-*{ending}"))
+        return [path for shard in self.shards.get(table, ()) if (path := folder / f"{shard.name}{ending}").is_file()]
+
     def image_digests(self, table: str) -> pa.ChunkedArray | None:
-        """TODO: merged from w21a."""
-        return None
+        """Digests of the pictures of products or queries, by which changed ones are told from those that stayed.
+
+        Args:
+            table: ``products`` or ``queries``.
+
+        Returns:
+            fixed_size_binary(16), rows as in `arrow`, null where a row has no picture; see
+            `moonlib.data.shards.digest_of`. None for a dataset that was built before there were digests.
+
+        Raises:
+            BrokenShard: as `table`.
+        """
+        indexes = [read_index(path) for path in self.shard_files(table, ".arrow")]
+        if not all(DIGEST in index.column_names for index in indexes):
+            return None
+        rows = sum(map(len, indexes))
+        if rows != self.counts[table]:
+            raise self._lost(table, rows)
+        return pa.chunked_array([chunk for index in indexes for chunk in index.column(DIGEST).chunks], pa.binary(16))
+
+    def _lost(self, table: str, rows: int) -> BrokenShard:
+        lost = f"{rows} of {self.counts[table]} rows of {table} are there"
+        return BrokenShard(f"{self.directory / 'shards'}: {lost}; shards are missing: {REMEDY}")
 
     def with_queries(self, queries: pl.DataFrame) -> Dataset:
         """The same dataset as if more had been asked: its table of queries ends with these. Nothing is written.
@@ -201,14 +245,18 @@ class Dataset:
         return ShopIds({family: self._read_ids(family, count) for family, count in self._text_ids.items()})
 
     def _read_ids(self, family: Family, count: int) -> IdMap:
-        files = sorted((self.directory / IDS).glob(f"{family}-*.arrow"))
+        folder = self.directory / IDS
+        if family in self._id_parts:
+            files = [path for part in self._id_parts[family] if (path := folder / f"{part.name}.arrow").is_file()]
+        else:
+            files = sorted(folder.glob(f"{family}-*.arrow"))
         parts = []
         for file in files:
             with _told_of(verified(file)):
                 parts.append(read_part(file, check=not is_noted(file)))
         if (found := sum(map(len, parts))) != count:
             lost = f"{found} of {count} {family} ids are there"
-            raise BrokenShard(f"{self.directory / IDS}: {lost}; files are missing: {REMEDY}")
+            raise BrokenShard(f"{folder}: {lost}; files are missing: {REMEDY}")
         return IdMap(parts, files)
 
     @property
@@ -246,11 +294,6 @@ class Dataset:
         return f"Dataset({where!r}: {self.name} {self.version}, {self.hash[:16]})"
 
 
-def index_files(directory: Path, table: str) -> list[Path]:
-    """Return the indexes of a table's shards, in order; each stands beside its tar."""
-    return sorted((directory / "shards").glob(f"{table}-*.arrow"))
-
-
 def read_index(path: Path) -> pa.Table:
     """Map an index into memory: the rows of one shard, the `OFFSETS` of their members, and mostly their `CHECKSUM`.
 
@@ -263,6 +306,8 @@ def read_index(path: Path) -> pa.Table:
     if missing := [column for column in OFFSETS if column not in table.column_names]:
         raise BrokenShard(f"{path} is no index of a shard (it has no column {missing[0]!r}); {REMEDY}")
     require_integers(path, table, *OFFSETS)
+    if DIGEST in table.column_names and table.column(DIGEST).type != pa.binary(16):
+        raise BrokenShard(f"{path} is no index of a shard (its column {DIGEST!r} is not of 16 bytes); {REMEDY}")
     return table
 
 
@@ -279,7 +324,7 @@ def require_integers(path: Path, table: pa.Table, *columns: str) -> None:
 
 
 def _without_places(index: pa.Table) -> pa.Table:
-    return index.drop_columns([name for name in (*OFFSETS, CHECKSUM, MORE_SIZES) if name in index.column_names])
+    return index.drop_columns([name for name in INDEX_COLUMNS if name in index.column_names])
 
 
 def _read_events(shard: Path) -> list[pa.Table]:

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moonlib.data.dataset import Dataset, index_files, read_index
+from moonlib.data.dataset import Dataset, read_index
 from moonlib.data.ids import IdMap
 from moonlib.data.reads import Reads
 from moonlib.data.restricted import RestrictedDataset
@@ -171,7 +171,7 @@ class _Content:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The one type that stands for all that hold the same values: texts with 64-bit offsets, no dictionaries or maps."""
+    """The type that stands for all that hold the same values: texts with 64-bit offsets, no dictionaries or maps."""
     if isinstance(kind, pa.BaseExtensionType):
         return _plain(kind.storage_type)
     if pa.types.is_dictionary(kind):
@@ -204,7 +204,7 @@ def _of_pictures(view: RestrictedDataset, table: str) -> str:
     found = view.image_digests(table)
     if found is not None:
         return digest(found)
-    indexes = [read_index(path) for path in index_files(view.directory, table)]
+    indexes = [read_index(path) for path in view.shard_files(table, ".arrow")]
     if all(CHECKSUM in index.column_names for index in indexes) and sum(map(len, indexes)) == view.counts[table]:
         checksums = pa.chunked_array([part for index in indexes for part in index.column(CHECKSUM).chunks], pa.int64())
         return digest(view.cut(checksums, table))

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, index_files, read_index, require_integers
+from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, read_index, require_integers
 from moonlib.data.restricted import RestrictedDataset, Undeclared
 from moonlib.data.shards import CHECKSUM, MORE_SIZES, OFFSETS, SAMPLE_TABLES
 from moonlib.data.tables import KEYS
@@ -153,7 +153,7 @@ class SampleReader:
         self._declared = DeclaredSamples.of(directory, table) if isinstance(directory, RestrictedDataset) else None
         dataset = Dataset(directory.directory if isinstance(directory, Dataset) else directory)
         self._directory = dataset.directory
-        indexes = index_files(dataset.directory, table)
+        indexes = dataset.shard_files(table, ".arrow")
         parts = [read_index(path) for path in indexes]
         for path, part in zip(indexes, parts, strict=True):
             if KEYS[table] not in part.column_names:

@@ -18,7 +18,7 @@ ALWAYS = {
     "impressions": ("search_id", "ts"),
     "histories": ("user_id", "ts"),
 }
-"""Columns that are read of a table wherever anything is: without them its rows can't be told apart, or put in a split."""
+"""Columns that are read of a table if any are: without them its rows can't be told apart, or put in a split."""
 
 
 @dataclass(frozen=True)

@@ -198,9 +198,9 @@ class DeclaredSplits(Splits):
         return [getattr(self, moment) for moment in ALL_MOMENTS if reads.whole or moment in reads.moments]
 
     def __getattribute__(self, name: str) -> Any:
-        if name in MOMENTS and (dataset := vars(self).get("dataset")) is not None:
-            if not dataset.reads.whole and name not in dataset.reads.moments:
-                raise dataset.undeclared(f"the split date {name}")
+        dataset = vars(self).get("dataset") if name in MOMENTS else None
+        if dataset is not None and not dataset.reads.whole and name not in dataset.reads.moments:
+            raise dataset.undeclared(f"the split date {name}")
         return super().__getattribute__(name)
 
 

@@ -2,12 +2,13 @@
 
 A dataset directory holds::
 
-    dataset.json                          name, version, counts, splits, hash; written last
+    dataset.json                          name, version, counts, shards, splits, hash; written last
     moonlib.sha256                        the checksum of every file; `build_once` adds it to what is complete
     quarantine.jsonl                      images that could not be read, one per line; only if there are any
     shards/products-000000.tar            <item_id>.jpg (if it has an image), <item_id>.1.jpg, <item_id>.2.jpg … (if it
                                           has several), <item_id>.json = the row
-    shards/products-000000.arrow          the same rows, where each member's data lies in the tar, and its CRC-32
+    shards/products-000000.arrow          the same rows, where each member's data lies in the tar, its CRC-32, and a
+                                          digest of its pictures
     shards/queries-000000.tar, .arrow     the same for queries
     shards/users-000000.tar               Arrow files of at most 65,536 rows each; so for searches and impressions
     shards/histories-000000.tar           one Arrow file of one batch; only if the tables have histories
@@ -29,8 +30,9 @@ import tempfile
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import asdict, dataclass
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -44,7 +46,7 @@ import pyarrow as pa
 from moonlib.artifacts import layout
 from moonlib.artifacts.directories import LOCK, attempt, write_text
 from moonlib.artifacts.layout import IDS, QUARANTINE
-from moonlib.data.ids import IdMap, ShopIds, write_part
+from moonlib.data.ids import Family, IdMap, ShopIds, write_part
 from moonlib.data.image_lists import IMAGES, names
 from moonlib.data.image_sources import ImageReader
 from moonlib.data.jpeg import MAGIC, to_jpeg
@@ -58,8 +60,12 @@ from moonlib.system.workers import worker_pool
 
 log = logging.getLogger(__name__)
 
-FORMATS = (1, 2)
-"""The versions of this layout: what a version of moonlib that knows the first alone would misread is of the second."""
+FORMAT = 2
+"""The version of this layout that is written."""
+
+FORMATS = (1, FORMAT)
+"""Those that are read. Datasets of the first, and of the second before it listed its shards, have every file in
+``shards/`` and no `DIGEST`."""
 
 EVENT_TABLES = ("users", "searches", "impressions")
 OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
@@ -71,6 +77,12 @@ indexes of older datasets don't have it."""
 MORE_SIZES = "more_jpg_sizes"
 """Another column of the index, where rows have several pictures: the sizes of those after the first, a list of int64.
 They follow one another in the tar, each after a header of its own, and the row's JSON follows the last."""
+
+DIGEST = "image_digest"
+"""Another column of the index: `digest_of` a row's pictures, null where it has none. Older indexes do not have it."""
+
+INDEX_COLUMNS = (*OFFSETS, CHECKSUM, MORE_SIZES, DIGEST)
+"""The columns of an index that are not the table's."""
 
 UNREADABLE_LIMIT = 0.01
 """The share of images that may be unreadable."""
@@ -86,16 +98,38 @@ _BATCHES_PER_SHARD = 16
 _IMAGES_PER_TASK = 64
 
 
-def format_of(tables: Tables) -> int:
-    """Version of the layout that tables need: 2 where an earlier moonlib, which reads 1, would misread them.
+@dataclass(frozen=True)
+class Shard:
+    """A shard as ``dataset.json`` lists it; a part of the text ids likewise.
 
-    Of the second are ids that are text, rows with several pictures, and nulls where the first has none: a product
-    without a category, an event without a query.
+    Attributes:
+        name: of its files, without their endings.
+        rows: that it holds.
+        sha256: of its content: of samples, the members of the tar; of other tables, their rows as JSON; of ids, the
+            texts. It does not depend on the versions of the libraries that write the files.
     """
-    gaps = (("products", "category"), ("searches", "query_id"), ("impressions", "query_id"))
-    several = any(IMAGES in tables[table].columns for table in SAMPLE_TABLES)
-    missing = any(tables[table][column].null_count() for table, column in gaps)
-    return 2 if tables.ids or several or missing else 1
+
+    name: str
+    rows: int
+    sha256: str
+
+
+def digest_of(pictures: Sequence[bytes]) -> bytes | None:
+    """BLAKE2b-128 of a row's pictures, of each its length as 8 bytes (little endian) and its bytes; None for none.
+
+    Example:
+        >>> digest_of([b"picture"]).hex()
+        'ddded6c217f89728d437dc287d5ac628'
+        >>> digest_of([]) is None
+        True
+    """
+    if not pictures:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for picture in pictures:
+        digest.update(len(picture).to_bytes(8, "little"))
+        digest.update(picture)
+    return digest.digest()
 
 
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
@@ -185,9 +219,8 @@ def write_dataset(
     ``quarantine.jsonl``, and its row is kept without it. If it is the main one of several, the next that can be read
     takes its place, without the ``box``, which was not made for it.
 
-    The dataset's hash is the SHA-256 of the splits, of every sample's members in order, of the other tables' rows as
-    JSON, of the lists of histories and the given representations as their bytes, and of the text ids; it does not
-    depend on the size of the shards.
+    The dataset's hash is the SHA-256 of the splits, of the shards' own hashes in their order (see `Shard`), of the
+    given representations as their bytes, and of the hashes of the text ids.
 
     Args:
         directory: where to write; see `build_once` for a whole that appears at once.
@@ -205,17 +238,19 @@ def write_dataset(
         ValueError: more than 1 % of the images (and more than one) can't be read; the list is in ``quarantine.jsonl``.
     """
     for table in SAMPLE_TABLES:
-        if taken := {*OFFSETS, CHECKSUM, MORE_SIZES} & set(tables[table].columns):
+        if taken := set(INDEX_COLUMNS) & set(tables[table].columns):
             raise ValueError(f"{table}: column {min(taken)!r}: this name is taken by the shards' index; rename it")
     shards = directory / "shards"
     shards.mkdir(parents=True, exist_ok=True)
     wanted = [(table, image) for table in SAMPLE_TABLES for image in names(tables[table])]
-    content = hashlib.sha256(_json(splits.to_json()))
     bad: list[dict[str, Any]] = []
     images = _shown(_read_images(wanted, read_image, workers), len(wanted))
+    written: dict[str, list[Shard]] = {table: [] for table in SAMPLE_TABLES}
     for table in SAMPLE_TABLES:
         for number, rows in enumerate(_parts(tables[table], samples_per_shard)):
-            bad += _write_samples(shards / f"{table}-{number:06d}", table, rows, images, content, tables.ids)
+            shard, unread = _write_samples(shards / f"{table}-{number:06d}", table, rows, images, tables.ids)
+            written[table].append(shard)
+            bad += unread
     if bad:
         (directory / QUARANTINE).write_bytes(b"".join(_json(line) + b"\n" for line in bad))
     if len(bad) > max(1, UNREADABLE_LIMIT * len(wanted)):
@@ -225,28 +260,41 @@ def write_dataset(
             f"{first['table']} {first['id']}, {without_credentials(first['image'])!r}: {first['reason']}"
         )
     for table in EVENT_TABLES:
-        _write_events(shards, table, tables[table], content)
-    written = [*SAMPLE_TABLES, *EVENT_TABLES]
+        written[table] = _write_events(shards, table, tables[table])
     if tables.histories.height:
-        _write_histories(shards, tables.histories, content)
-        written.append("histories")
+        written["histories"] = [_write_histories(shards, tables.histories)]
+    content = hashlib.sha256()
     for given, store in sorted((representations or {}).items()):
         _write_representations(directory / "representations", given, store, content)
-    for family, ids in sorted(tables.ids.items()):
-        _write_ids(directory / IDS, family, ids, content)
+    ids = {family: _write_ids(directory / IDS, family, known) for family, known in sorted(tables.ids.items())}
     described = {
-        "format": format_of(tables),
+        "format": FORMAT,
         "name": name,
         "version": version,
-        "hash": content.hexdigest(),
+        "hash": _hash(splits, written, ids, content.digest() if representations else b""),
         "counts": {table: tables[table].height for table in written},
         "splits": splits.to_json(),
+        "shards": {table: [asdict(shard) for shard in listed] for table, listed in written.items()},
     }
     if representations:
         described["representations"] = {given: len(store.ids) for given, store in sorted(representations.items())}
-    if tables.ids:
-        described["ids"] = {family: {"kind": "text", "count": len(ids)} for family, ids in sorted(tables.ids.items())}
+    if ids:
+        described["ids"] = {
+            family: {"kind": "text", "count": sum(part.rows for part in parts), "parts": [asdict(p) for p in parts]}
+            for family, parts in ids.items()
+        }
     write_text(directory / "dataset.json", json.dumps(described, indent=2) + "\n")
+
+
+def _hash(
+    splits: Splits, shards: Mapping[str, Sequence[Shard]], ids: Mapping[Family, Sequence[Shard]], representations: bytes
+) -> str:
+    """SHA-256 of a dataset; see `write_dataset`."""
+    content = hashlib.sha256(_json(splits.to_json()))
+    content.update(_json({table: [[shard.rows, shard.sha256] for shard in listed] for table, listed in shards.items()}))
+    content.update(representations)
+    content.update(_json({family: [[part.rows, part.sha256] for part in parts] for family, parts in ids.items()}))
+    return content.hexdigest()
 
 
 def _shown(images: Iterator[bytes | str], total: int) -> Iterator[bytes | str]:
@@ -262,11 +310,12 @@ def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
 
 
 def _write_samples(
-    stem: Path, table: str, rows: pl.DataFrame, images: Iterator[bytes | str], content: hashlib._Hash, ids: ShopIds
-) -> list[dict[str, Any]]:
+    stem: Path, table: str, rows: pl.DataFrame, images: Iterator[bytes | str], ids: ShopIds
+) -> tuple[Shard, list[dict[str, Any]]]:
     """Write one shard of samples and its index; return what could not be read."""
     key, several = KEYS[table], IMAGES in rows.columns
-    bad, places, kept, more_sizes = [], [], [], []
+    bad, places, kept, more_sizes, digests = [], [], [], [], []
+    content = hashlib.sha256()
     with stem.with_suffix(".tar").open("wb") as tar:
         for row in rows.iter_rows(named=True):
             pictures = []
@@ -291,6 +340,7 @@ def _write_samples(
             jpg = (start + tarfile.BLOCKSIZE, sizes[0]) if sizes else (-1, 0)
             places.append((*jpg, end - len(text), len(text), zlib.crc32(sample)))
             more_sizes.append(sizes[1:])
+            digests.append(digest_of([image for _, _, image in pictures]))
             tar.write(sample + _padding(sample))
         tar.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar, which fills a whole record
         tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE))
@@ -302,8 +352,11 @@ def _write_samples(
     else:
         readable = pl.Series([one["image"] is not None for one in kept], dtype=pl.Boolean)
         rows = rows.with_columns(image=pl.when(readable).then("image"))
-    stem.with_suffix(".arrow").write_bytes(_arrow(rows.hstack(index)))
-    return bad
+    table_of = rows.hstack(index).rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    digest = pa.array(digests, pa.binary(16))
+    with pa.ipc.new_file(stem.with_suffix(".arrow"), table_of.schema.append(pa.field(DIGEST, digest.type))) as writer:
+        writer.write_table(table_of.append_column(DIGEST, digest))
+    return Shard(stem.name, rows.height, content.hexdigest()), bad
 
 
 def _member(name: str, data: bytes, content: hashlib._Hash) -> bytes:
@@ -320,10 +373,11 @@ def _padding(written: bytes) -> bytes:
     return bytes(-len(written) % tarfile.BLOCKSIZE)
 
 
-def _write_events(shards: Path, table: str, frame: pl.DataFrame, content: hashlib._Hash) -> None:
-    content.update(_json([table, {column: str(dtype) for column, dtype in frame.schema.items()}]))
+def _write_events(shards: Path, table: str, frame: pl.DataFrame) -> list[Shard]:
+    written = []
     for number, rows in enumerate(_parts(frame, _ROWS_PER_BATCH * _BATCHES_PER_SHARD)):
-        with tarfile.open(shards / f"{table}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        content, name = _begun(table, frame), f"{table}-{number:06d}"
+        with tarfile.open(shards / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for i, batch in enumerate(_parts(rows, _ROWS_PER_BATCH)):
                 data = _arrow(batch)
                 member = tarfile.TarInfo(f"{number * _BATCHES_PER_SHARD + i:09d}.arrow")
@@ -331,11 +385,18 @@ def _write_events(shards: Path, table: str, frame: pl.DataFrame, content: hashli
                 tar.addfile(member, io.BytesIO(data))
                 # Arrow's own bytes change with the library's version; rows as JSON do not.
                 content.update(batch.with_columns(cs.temporal().to_physical()).write_ndjson().encode())
+        written.append(Shard(name, rows.height, content.hexdigest()))
+    return written
 
 
-def _write_histories(shards: Path, frame: pl.DataFrame, content: hashlib._Hash) -> None:
+def _begun(table: str, frame: pl.DataFrame) -> hashlib._Hash:
+    """The hash of a shard that is no sample's, after the names and types of its columns."""
+    return hashlib.sha256(_json([table, {column: str(dtype) for column, dtype in frame.schema.items()}]))
+
+
+def _write_histories(shards: Path, frame: pl.DataFrame) -> Shard:
     """Write all histories as one batch, so that their lists are one array wherever they are mapped into memory."""
-    content.update(_json(["histories", {column: str(dtype) for column, dtype in frame.schema.items()}]))
+    content, name = _begun("histories", frame), "histories-000000"
     for rows in _parts(frame.drop("item_ids"), _ROWS_PER_BATCH):
         content.update(rows.with_columns(cs.temporal().to_physical()).write_ndjson().encode())
     for lists in _parts(frame.select("item_ids"), _ROWS_PER_BATCH):
@@ -347,8 +408,9 @@ def _write_histories(shards: Path, frame: pl.DataFrame, content: hashlib._Hash) 
         member = tarfile.TarInfo("000000000.arrow")
         member.size = file.tell()
         file.seek(0)
-        with tarfile.open(shards / "histories-000000.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        with tarfile.open(shards / f"{name}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
             tar.addfile(member, file)
+    return Shard(name, frame.height, content.hexdigest())
 
 
 def _write_representations(directory: Path, name: str, store: Representations, content: hashlib._Hash) -> None:
@@ -361,14 +423,17 @@ def _write_representations(directory: Path, name: str, store: Representations, c
     store.save(directory, name)
 
 
-def _write_ids(directory: Path, family: str, ids: IdMap, content: hashlib._Hash) -> None:
+def _write_ids(directory: Path, family: Family, ids: IdMap) -> list[Shard]:
     """Write the texts of a family."""
-    content.update(_json(["ids", family, len(ids)]))
     directory.mkdir(exist_ok=True)
+    written = []
     for number, part in enumerate(ids.parts):
+        content, name = hashlib.sha256(), f"{family}-{number:06d}"
         for start in range(0, len(part), _ROWS_PER_BATCH):
             content.update(_json(part.slice(start, _ROWS_PER_BATCH).to_pylist()))
-        write_part(directory / f"{family}-{number:06d}.arrow", part)
+        write_part(directory / f"{name}.arrow", part)
+        written.append(Shard(name, len(part), content.hexdigest()))
+    return written
 
 
 def _arrow(frame: pl.DataFrame) -> bytes:

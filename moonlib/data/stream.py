@@ -8,7 +8,7 @@ from typing import Any
 
 import webdataset
 
-from moonlib.data.dataset import Dataset, index_files
+from moonlib.data.dataset import Dataset
 from moonlib.data.ids import ShopIds
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import SCHEMAS
@@ -38,14 +38,15 @@ def stream(directory: Path | str, table: str = "products", *, shuffle: int = 0, 
     Example: ``for sample in stream("data/mine").decode("pil"): print(sample["json"]["title"])``
     """
     SampleReader(directory, table)  # whether all shards are there and whole
-    shards = [str(path.with_suffix(".tar")) for path in index_files(Path(directory), table)]
+    described = Dataset(directory)
+    shards = [str(path) for path in described.shard_files(table)]
     dataset = webdataset.WebDataset(
         shards,
         shardshuffle=len(shards) if shuffle else False,
         nodesplitter=webdataset.split_by_node,
         seed=seed,
     )
-    if Dataset(directory).ids:
+    if described.ids:
         dataset = dataset.map(_ShopsRow(Path(directory), table))
     return dataset.shuffle(shuffle, seed=seed) if shuffle else dataset
 

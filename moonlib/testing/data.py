@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from unittest import mock
 
 import polars as pl
 
-from moonlib.artifacts.checksums import SUMS
+from moonlib.artifacts.checksums import SUMS, seal
 from moonlib.data import shards
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
@@ -67,8 +68,28 @@ def forget_checksums(directory: Path) -> Path:
     """
     (directory / SUMS).unlink(missing_ok=True)
     for index in (directory / "shards").glob("*.arrow"):
-        rows = pl.read_ipc(index.read_bytes()).drop(shards.CHECKSUM, strict=False)
+        rows = pl.read_ipc(index.read_bytes()).drop(shards.CHECKSUM, shards.DIGEST, strict=False)
         rows.write_ipc(index, compat_level=pl.CompatLevel.oldest())
+    return directory
+
+
+def in_older_format(directory: Path) -> Path:
+    """Make of a dataset what moonlib built before a dataset listed its shards and knew digests of its pictures.
+
+    Args:
+        directory: a dataset's, without text ids or several pictures; its checksums are noted anew.
+
+    Returns:
+        ``directory``.
+    """
+    for index in (directory / "shards").glob("*.arrow"):
+        rows = pl.read_ipc(index.read_bytes()).drop(shards.DIGEST)
+        rows.write_ipc(index, compat_level=pl.CompatLevel.oldest())
+    file = directory / "dataset.json"
+    described = json.loads(file.read_text())
+    del described["shards"]
+    file.write_text(json.dumps(described | {"format": 1}))
+    seal(directory)
     return directory
 
 

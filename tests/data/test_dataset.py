@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from moonlib.artifacts.checksums import Damaged, seal
@@ -17,12 +18,12 @@ from moonlib.data.build import ImageFolder
 from moonlib.data.check import check
 from moonlib.data.dataset import BrokenShard, Dataset, _read_events
 from moonlib.data.reader import SampleReader
-from moonlib.data.shards import Given, _to_arrow, write_dataset
+from moonlib.data.shards import Given, _to_arrow, digest_of, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import SCHEMAS, Tables, validate
 from moonlib.representations.store import Representations
 from moonlib.sources.shards import Shards
-from moonlib.testing.data import forget_checksums
+from moonlib.testing.data import forget_checksums, in_older_format
 
 
 @pytest.fixture
@@ -46,6 +47,43 @@ def test_identity_and_splits(directory: Path, splits: Splits) -> None:
     assert dataset.splits == splits
     assert dataset.counts == {"products": 4, "queries": 3, "users": 2, "searches": 3, "impressions": 4}
     assert "shop 7" in repr(dataset)
+
+
+def test_the_description_lists_the_shards(directory: Path) -> None:
+    described = json.loads((directory / "dataset.json").read_text())
+    assert described["format"] == 2
+    for table, listed in described["shards"].items():
+        assert [shard["name"] for shard in listed] == [path.stem for path in Dataset(directory).shard_files(table)]
+        assert sum(shard["rows"] for shard in listed) == described["counts"][table]
+        assert all(len(shard["sha256"]) == 64 for shard in listed)
+    assert [shard["rows"] for shard in described["shards"]["products"]] == [3, 1]
+
+
+def test_a_shard_that_is_not_listed_is_not_read(directory: Path, shop: Tables) -> None:
+    for ending in ("tar", "arrow"):
+        copied = (directory / f"shards/products-000001.{ending}").read_bytes()
+        (directory / f"shards/products-000002.{ending}").write_bytes(copied)
+    assert Dataset(directory).products.equals(shop.products)
+    assert len(SampleReader(directory, "products")) == 4
+
+
+def test_digests_are_of_the_stored_pictures(directory: Path, shop: Tables) -> None:
+    digests = Dataset(directory).image_digests("products")
+    assert digests is not None and digests.type == pa.binary(16)
+    samples = SampleReader(directory, "products").read(shop.products["item_id"].to_numpy())
+    assert digests.to_pylist() == [digest_of([s.image, *s.more] if s.image else []) for s in samples]
+    assert digests[3].as_py() is None and digests[0].as_py() != digests[1].as_py()
+
+
+def test_a_dataset_of_an_older_format_is_read_as_it_was(directory: Path, shop: Tables) -> None:
+    ids = shop.products["item_id"].to_numpy()
+    samples = SampleReader(directory, "products").read(ids)
+    in_older_format(directory)
+    dataset = Dataset(directory)
+    assert dataset.shards is None and dataset.image_digests("products") is None
+    assert dataset.products.equals(shop.products) and dataset.impressions.equals(shop.impressions)
+    assert SampleReader(directory, "products").read(ids) == samples
+    assert check(directory).ok
 
 
 def test_truth_is_there_only_for_simulations(directory: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -110,7 +109,6 @@ def test_what_follows_is_said_at_build(
     for (table, column), follows in ABSENT.items():
         assert f"{table}.parquet has no {column}: {follows}" in caplog.messages
     dataset = Dataset(tmp_path / "out")
-    assert json.loads((tmp_path / "out/dataset.json").read_text())["format"] == 2
     assert dataset.products["category"].null_count() == 4
     assert dataset.impressions["query_id"].null_count() == 4
     assert not product_segments(dataset)["new"].any()
@@ -150,20 +148,6 @@ def test_an_item_that_is_called_as_an_spu_of_others_is_told() -> None:
     assert line.startswith(
         "feed.csv: items without spu_id whose item_id is the spu_id of other items: 1 (A); they count"
     )
-
-
-def test_tables_without_a_gap_are_of_the_first_format(shop: Tables, splits: Splits, tmp_path: Path) -> None:
-    """An older moonlib reads them; it must refuse what it would misread, and that is of the second."""
-    full = {table: shop[table].drop("image", "box", strict=False) for table in SCHEMAS}
-    cases = {(): 1, ("spu_id",): 1, ("listed_at",): 1, ("category",): 2}
-    for columns, format in cases.items():
-        tables = full | {"products": full["products"].drop(*columns)}
-        name = "-".join(("shop", *columns))
-        build(folder_of(tables, tmp_path / f"of-{name}"), None, tmp_path / name, splits=splits)
-        assert json.loads((tmp_path / name / "dataset.json").read_text())["format"] == format
-    gap = with_gap(shop, "impressions", "query_id", 0).impressions
-    build(folder_of(full | {"impressions": gap}, tmp_path / "of-gap"), None, tmp_path / "gap", splits=splits)
-    assert json.loads((tmp_path / "gap/dataset.json").read_text())["format"] == 2
 
 
 def test_a_value_that_is_no_id_is_still_refused(shop: Tables) -> None:

@@ -106,14 +106,10 @@ def test_webdataset_reads_the_shards(dataset: Dataset, pictures: dict[str, bytes
     assert names[:4] == [f"{id}.jpg", f"{id}.1.jpg", f"{id}.2.jpg", f"{id}.json"]
 
 
-def test_only_a_dataset_with_several_pictures_says_format_2(
-    dataset: Dataset, shop: Tables, pictures: dict[str, bytes], splits: Splits, tmp_path: Path
+def test_only_a_dataset_with_several_pictures_has_their_sizes_in_its_index(
+    shop: Tables, pictures: dict[str, bytes], splits: Splits, tmp_path: Path
 ) -> None:
-    def written(directory: Path) -> int:
-        return int(json.loads((directory / "dataset.json").read_text())["format"])
-
     single = write(shop, tmp_path / "single", pictures, splits)
-    assert (written(single.directory), written(dataset.directory)) == (1, 2)
     index = pa.ipc.open_file(next(single.directory.glob("shards/products-*.arrow"))).read_all()
     assert MORE_SIZES not in index.column_names
 
@@ -138,14 +134,14 @@ def test_lists_of_one_picture_make_the_same_dataset_to_the_bit(
         assert (one.directory / file).read_bytes() == (other.directory / file).read_bytes(), file
 
 
-def test_the_number_of_workers_and_the_size_of_shards_change_nothing(
+def test_the_number_of_workers_changes_nothing_and_the_size_of_shards_no_sample(
     dataset: Dataset, several: Tables, pictures: dict[str, bytes], splits: Splits, tmp_path: Path
 ) -> None:
     again = write(several, tmp_path / "again", pictures, splits, workers=2)
     for file in (path for path in dataset.directory.rglob("*") if path.is_file()):
         assert (again.directory / file.relative_to(dataset.directory)).read_bytes() == file.read_bytes()
     small = write(several, tmp_path / "small", pictures, splits, samples_per_shard=1)
-    assert small.hash == dataset.hash
+    assert small.products.equals(dataset.products)
     reader = SampleReader(small.directory, "products")
     assert [len(sample.more) for sample in reader.read(reader.ids)] == [2, 0, 1, 0]
 
