@@ -26,7 +26,6 @@ from torch import Tensor
 from moonlib.clicks.vocabulary import HashedVocabulary, TextVocabulary, Vocabulary
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import ShopIds
-from moonlib.data.reads import Reads
 from moonlib.data.tables import KEYS
 
 FeatureKind = Literal["numeric", "log_numeric", "categorical", "multi_valued"]
@@ -312,16 +311,6 @@ class EncodedTable:
     categorical: NDArray[np.int32]
     numeric: NDArray[np.float32]
     multi_valued: list[Ragged]
-
-
-def feature_reads(declared: Mapping[str, FeatureKind]) -> Reads:
-    """What `Features.fit` reads of the tables; it refuses what no column can be called itself."""
-    found = Reads()
-    for full in declared:
-        table, _, column = full.partition(".")
-        if table in ("users", "products", "queries", "impressions"):
-            found |= Reads.of(**{table: [column]})
-    return found
 
 
 def _by_table(declared: Mapping[str, FeatureKind]) -> dict[str, dict[str, FeatureKind]]:

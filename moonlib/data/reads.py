@@ -80,6 +80,16 @@ class Reads:
         return cls(named, frozenset(moments), truth)
 
     @classmethod
+    def named(cls, names: Iterable[str]) -> Reads:
+        """The columns that a recipe names, ``table.column`` each; what is of no table is left out."""
+        found = cls()
+        for name in names:
+            table, _, column = name.partition(".")
+            if table in ALWAYS:
+                found |= cls({table: TableReads(frozenset((*ALWAYS[table], column)))})
+        return found
+
+    @classmethod
     def content(cls, table: str, modalities: Iterable[Modalities]) -> Reads:
         """What an encoder is shown of the rows of a table.
 

@@ -77,16 +77,6 @@ def segment_label(value: object) -> str:
     return str(value).replace("@", "%40")
 
 
-def segment_reads(declared: Sequence[str]) -> Reads:
-    """What `segment_columns` reads; a name that it refuses is left out."""
-    found = Reads()
-    for full in declared:
-        table, _, column = full.partition(".")
-        if table in ("users", "products"):
-            found |= Reads.of(**{table: [column]})
-    return found
-
-
 def segment_columns(dataset: Dataset, declared: Sequence[str]) -> dict[str, pl.DataFrame]:
     """Look up the columns of users and products that part impressions into segments.
 

@@ -56,8 +56,8 @@ class SearchPairs(PairSource):
         columns = ["query_id", "item_id", "action", *(["user_id"] if self.filters else [])]
         found = Reads.of(searches=columns, moments=["behaviour_until", until]).before(until)
         if self.filters:
-            events = {"impressions": ["query_id", "item_id"]}
-            tables = Reads.of(products=["listed_at"], queries=[], moments=["train_until"], **events)
+            shown = ["query_id", "item_id"]
+            tables = Reads.of(products=["listed_at"], queries=[], impressions=shown, moments=["train_until"])
             found |= tables.before("train_until") | Reads.of(users=[])
         for each in self.filters:
             found |= each.reads().before("behaviour_until")  # of the rows that are read anyway

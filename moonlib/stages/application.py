@@ -25,7 +25,7 @@ from torchmetrics import Metric
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.id_features import id_features
 from moonlib.artifacts.layout import PREDICTIONS, WEIGHTS
-from moonlib.clicks.features import FeatureKind, Features, FeatureSizes, feature_reads
+from moonlib.clicks.features import FeatureKind, Features, FeatureSizes
 from moonlib.clicks.impressions import CLICK_READS, BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.data.dataset import Dataset
 from moonlib.data.reads import Reads
@@ -35,7 +35,6 @@ from moonlib.data.segments import (
     product_segments,
     segment_columns,
     segment_label,
-    segment_reads,
 )
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
@@ -275,8 +274,7 @@ class Application(Stage):
         return (
             CLICK_READS
             | SEGMENT_READS
-            | segment_reads(data.segments)
-            | feature_reads(self.features)
+            | Reads.named([*data.segments, *self.features])
             | Reads.of(truth=self.representation in ("oracle", "truth"))
         )
 
