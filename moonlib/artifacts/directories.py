@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moonlib.artifacts import layout
 from moonlib.artifacts.checksums import LOCK, SUMS, seal
-from moonlib.artifacts.layout import STAGES
+from moonlib.artifacts.layout import PRUNE_LOCK, STAGES
 from moonlib.system import lock
 from moonlib.system.disk import rename, replacing, sync, unfinished
 
@@ -81,6 +81,23 @@ def refuse_links(path: Path, below: Path) -> None:
 def links_to_stage(path: Path) -> bool:
     """Whether a path is a link of a run to one of its stages."""
     return path.is_symlink() and path.readlink().parent.name == STAGES
+
+
+@contextmanager
+def linking(runs: Path) -> Iterator[None]:
+    """Hold the lock of who links stages, and of who deletes those that nobody links; it is held for a moment only.
+
+    Args:
+        runs: the folder of all runs. Whoever may write there may hold it.
+    """
+    file = runs / PRUNE_LOCK
+    if not os.path.lexists(file):
+        runs.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        with suppress(OSError):  # somebody else made it in between
+            file.chmod(runs.stat().st_mode & 0o666)
+    with lock.awaited(file, lambda holder: None):
+        yield
 
 
 def link(path: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ runs/
 .stages/<fingerprint>/            a stage, made once for all runs
 .data/                            datasets that runs have built
 iter3/                            a run
-recipe.yaml  results.json  legend.json  costs.json  points.json
+recipe.yaml  results.json  legend.json  costs.json  run.json  points.json
 preprocessing, pretrain, application, application.baseline, …         links to stages
 points/pretrain-200/represent, …                                      those of evaluated checkpoints
 evaluations/  abtest/
@@ -21,6 +21,9 @@ STAGES = ".stages"
 """Folder of all stages, in that of all runs."""
 DATASETS = ".data"
 """Folder of the datasets that runs have built, in that of all runs."""
+
+PRUNE_LOCK = ".prune.lock"
+"""Lock, in the folder of all runs, of who links a stage and of who deletes those that nobody links."""
 
 DEBUG = ".debug"
 """Folder of debug runs: of each preset and name, a folder of all runs of its own."""
@@ -44,6 +47,8 @@ LEGEND = "legend.json"
 """Titles and directions of the metrics, and titles of the references; a stage has one too."""
 COSTS = "costs.json"
 """Seconds and memory of each stage."""
+RECORD = "run.json"
+"""When the run finished, the data that it read, and the runs that it came from."""
 CHECKPOINT_EVALUATIONS = "points.json"
 """The checkpoint evaluations."""
 PREPROCESSING = "preprocessing"
@@ -113,6 +118,26 @@ def is_read(name: str) -> bool:
 def partial(directory: Path) -> Path:
     """Where a directory is made; it takes its own name once everything in it is written."""
     return directory.with_name(f"{directory.name}.partial")
+
+
+def pruned(path: Path) -> Path:
+    """Name of a stage, a dataset or an attempt at one while it is being deleted."""
+    return path.with_name(f".{path.name}.pruned")
+
+
+def is_pruned(path: Path) -> bool:
+    """Whether a name is one of `pruned`."""
+    return path.name.startswith(".") and path.name.endswith(".pruned")
+
+
+def made_as(name: str) -> str:
+    """The name that an attempt at a stage or a dataset will take; that of what is finished is its own.
+
+    Example:
+        >>> made_as("0b1c.partial"), made_as("0b1c")
+        ('0b1c', '0b1c')
+    """
+    return name.removesuffix(".partial")
 
 
 def is_finished(stage: Path) -> bool:
@@ -240,6 +265,11 @@ class RunLayout:
     def costs(self) -> Path:
         """See `COSTS`."""
         return self.directory / COSTS
+
+    @property
+    def record(self) -> Path:
+        """See `RECORD`."""
+        return self.directory / RECORD
 
     @property
     def checkpoint_evaluations(self) -> Path:

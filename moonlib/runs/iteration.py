@@ -23,6 +23,7 @@ from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.initial_weights import below_initial
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
+from moonlib.runs.record import begin_record, end_record
 from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_legend
 from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.tables import closing_tables, spread_table
@@ -96,6 +97,8 @@ def fit(
     with Interruption().listening() as interruption, claimed(run.directory, recipe, replace, runs=runs):
         with costed(costs, DATA):
             dataset = Dataset(recipe.source().prepare(run.datasets))
+        if processes.is_first():
+            begin_record(run, recipe, dataset)
         runner = Runner(
             recipe,
             dataset,
@@ -109,12 +112,14 @@ def fit(
             else None,
         )
         results, legend = run_stages(runner)
+        if processes.is_first():
+            end_record(run, costs)
     if processes.is_first():
         console.print(closing_tables(run.directory.name, results, legend, costs))
         for sentence in below_initial(run, recipe, results):
             console.print(sentence, soft_wrap=True)
         console.print(f"run: {run.directory}", soft_wrap=True)
-        console.print(f"next: {next_command(recipe, overrides)}", soft_wrap=True)
+        console.print(f"next: {next_command(recipe, overrides, run.directory.relative_to(runs))}", soft_wrap=True)
     return run.directory
 
 
@@ -211,10 +216,17 @@ def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
     return results, legend
 
 
-def next_command(recipe: Recipe, overrides: Sequence[str] = ()) -> str:
-    """A command that runs the same recipe, with the same overrides, under another name and seed."""
+def next_command(recipe: Recipe, overrides: Sequence[str] = (), name: str | Path | None = None) -> str:
+    """A command that runs the same recipe, with the same overrides, under another name and seed.
+
+    Args:
+        recipe: what was run.
+        overrides: of the command line.
+        name: of the run; the recipe's by default.
+    """
     seed = recipe.seed + 1
     by_name = {path: name for name, path in shipped().items()}
     config = by_name.get(recipe.path, str(recipe.path)) if recipe.path.is_absolute() else str(recipe.path)
-    words = ("--config", config, *overrides, "--name", f"{recipe.name}-seed{seed}", "--seed", str(seed))
+    name = str(name or recipe.name).removesuffix(f"-seed{recipe.seed}")
+    words = ("--config", config, *overrides, "--name", f"{name}-seed{seed}", "--seed", str(seed))
     return shlex.join(("moonlib", "fit", *words))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from moonlib.artifacts.directories import LOCK, links_to_stage, refuse_links, write_text
+from moonlib.artifacts.directories import LOCK, linking, links_to_stage, refuse_links, write_text
 from moonlib.artifacts.layout import (
     CHECKPOINT_EVALUATIONS,
     CHECKPOINT_LINKS,
@@ -18,6 +18,7 @@ from moonlib.artifacts.layout import (
     LEGEND,
     PREPROCESSING,
     RECIPE,
+    RECORD,
     RESULTS,
 )
 from moonlib.config import recipe as recipes
@@ -66,6 +67,8 @@ def claimed(run: Path, recipe: Recipe, replace: bool, *, runs: Path) -> Iterator
     try:
         with lock.held(run / LOCK):
             claim(run, recipe, replace)
+            with linking(runs):
+                pass  # whoever deletes what no run needs has seen this run, or has ended
             yield
     except lock.InUse as holder:
         raise RunExistsError(
@@ -106,7 +109,7 @@ def is_run(directory: Path) -> bool:
 
 def clear(run: Path) -> None:
     """Delete what a run has found, and its links to stages; what else is in its directory is left alone."""
-    for name in (RESULTS, LEGEND, COSTS, CHECKPOINT_EVALUATIONS):
+    for name in (RESULTS, LEGEND, COSTS, RECORD, CHECKPOINT_EVALUATIONS):
         (run / name).unlink(missing_ok=True)
     points = run / CHECKPOINT_LINKS
     below = [] if points.is_symlink() else sorted(points.rglob("*"), reverse=True)  # the deepest first

@@ -49,6 +49,10 @@ TASKS = ("image_search", "text_search", "search", "ctr", "retrieval", "relevance
 """Tasks that moonlib's own metrics measure, in the order that tables show them."""
 
 
+MAIN = ("recall@10", "auc")
+"""Metrics that a run is first judged by, in tasks that have one of them."""
+
+
 @dataclass(frozen=True)
 class Legend:
     """Meaning of the keys and values of results.
@@ -85,6 +89,26 @@ class Legend:
         """The keys of a run's own results of test or validation days, without those of its references."""
         keys = {text: self.key(text) for text in results}
         return {text: key for text, key in keys.items() if key.split == split and not key.reference}
+
+    def main(self, results: Iterable[str]) -> list[str]:
+        """The keys that a run is first judged by: of each task one of `MAIN`, or else the first that the legend has.
+
+        Args:
+            results: keys of ``results.json``.
+
+        Example:
+            >>> Legend().main(["baseline/ctr/auc", "ctr/auc", "ctr/ne", "image_search/recall@10", "valid/ctr/auc"])
+            ['image_search/recall@10', 'ctr/auc']
+        """
+        tasks: dict[str, list[str]] = {}
+        for text, key in self.own(results).items():
+            if not key.segment:
+                tasks.setdefault(key.task, []).append(text)
+        known, found = list(self.metrics), []
+        for task in sorted(tasks, key=lambda task: TASKS.index(task) if task in TASKS else len(TASKS)):
+            keys = sorted(tasks[task], key=lambda text: known.index(text) if text in known else len(known))
+            found.append(next((text for name in MAIN for text in keys if self.key(text).name == name), keys[0]))
+        return found
 
     def meaning(self, key: MetricKey | str) -> Meaning:
         """The title and the direction of a metric; its name and none, where nothing is said of it."""

@@ -40,6 +40,8 @@ from moonlib.metrics import undefined
 from moonlib.registry import registry
 from moonlib.representations.store import Representations
 from moonlib.runs.lineage import lineage_of, training_stages
+from moonlib.runs.parents import Parent, parents_of
+from moonlib.runs.record import RunRecord, read_record
 from moonlib.runs.results import beside
 from moonlib.runs.step import fingerprint_of, seed_of
 from moonlib.sources.shards import Shards
@@ -112,6 +114,38 @@ class Run:
     def name(self) -> str:
         """The directory's own name."""
         return self.directory.resolve().name
+
+    @cached_property
+    def record(self) -> RunRecord | None:
+        """What the run notes of itself; None for one of an earlier version.
+
+        Raises:
+            ValueError: the file is damaged, or holds something else.
+        """
+        return read_record(self.layout)
+
+    @cached_property
+    def parents(self) -> tuple[Parent, ...]:
+        """The runs, exports and datasets that the run came from, where they are now; one may be there no longer.
+
+        Raises:
+            ValueError: the run's record is damaged.
+
+        Example: ``[str(parent) for parent in Run("runs/week2").parents]`` returns ``["runs/week1"]``.
+        """
+        return parents_of(self.config, self.directory, self.record.parents if self.record else {})
+
+    @property
+    def recipe_name(self) -> str:
+        """The name of the recipe's file, without its ending; that of the run where it is not noted."""
+        return self.record.recipe if self.record and self.record.recipe else self.name
+
+    @property
+    def data_place(self) -> Path | None:
+        """Where the run noted that its data is; None where it noted nothing, or the data is not there."""
+        noted = self.record.data.place if self.record else ""
+        place = self.directory.resolve() / noted
+        return place if noted and (place / "dataset.json").is_file() else None
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -266,7 +300,9 @@ class Run:
         else:
             places = sorted(self.cache.glob("*"))
         hashes = {identity.get("dataset") for identity in self.identities()}
-        for place in places:
+        if self.record is not None:
+            hashes.add(self.record.data.hash)
+        for place in [*([self.data_place] if self.data_place else []), *places]:
             if (place / "dataset.json").is_file() and (found := Dataset(place)).hash in hashes:
                 return found
         if isinstance(source, Shards):

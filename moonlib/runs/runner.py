@@ -21,7 +21,7 @@ from lightning import Trainer, seed_everything
 
 from moonlib.artifacts import layout
 from moonlib.artifacts.checksums import verified
-from moonlib.artifacts.directories import attempt, link, write_json
+from moonlib.artifacts.directories import attempt, link, linking, write_json
 from moonlib.artifacts.layout import RunLayout
 from moonlib.artifacts.reading import read_json, read_mapping, read_numbers
 from moonlib.config.fingerprint import made_with
@@ -109,6 +109,7 @@ class Runner:
         if not processes.is_first():
             self.await_stage(directory)
             return name
+        self.claim_stage(self.run.preprocessing, directory)
         with (
             costed(self.costs, layout.PREPROCESSING) as cost,
             attempt(directory, self.waiting_for(layout.PREPROCESSING)) as partial,
@@ -174,6 +175,7 @@ class Runner:
         """
         directory = self.run.stages / step.fingerprint
         waiting = self.waiting_for(step.link)
+        self.claim_stage(self.run.directory / step.link, directory)
         with (
             costed(self.costs, step.link) as cost,
             attempt(directory, waiting, but=[layout.CHECKPOINT, layout.BEST]) as partial,
@@ -246,6 +248,16 @@ class Runner:
                     step.module.run(self.context(step, trainer, partial))
                     break
         self.await_stage(directory)
+
+    def claim_stage(self, path: Path, directory: Path) -> None:
+        """Link the run to a stage that is about to be reused or made: what is linked, `moonlib runs prune` leaves.
+
+        Args:
+            path: the link.
+            directory: of the stage, whether it is finished or not.
+        """
+        with linking(self.run.runs):
+            link(path, directory if directory.exists() else layout.partial(directory))
 
     def await_stage(self, directory: Path) -> None:
         """Wait until the first process has finished a directory."""

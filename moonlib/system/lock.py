@@ -6,6 +6,8 @@ import errno
 import fcntl
 import os
 import socket
+import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ def held(path: Path) -> Iterator[None]:
 
     Raises:
         InUse: another process holds it.
+        FileNotFoundError: its directory is missing, or was renamed meanwhile.
         OSError: it is a link; what that leads to is not written.
     """
     with _opened(path) as file:
@@ -42,10 +45,52 @@ def held(path: Path) -> Iterator[None]:
                 raise InUse(file.read().strip() or "another process") from None
             if error.errno not in NO_LOCKS:
                 raise
+        found = os.fstat(file.fileno())
+        if not os.path.samestat(found, path.stat()):  # who held it before has moved it, and it locks nothing here
+            raise FileNotFoundError(errno.ENOENT, "the lock was moved", str(path))
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        _own.add((found.st_dev, found.st_ino))
+        try:
+            yield
+        finally:
+            _own.discard((found.st_dev, found.st_ino))
+
+
+_own: set[tuple[int, int]] = set()
+"""Files of the locks that this process holds, by device and number."""
+
+
+def holder(path: Path) -> str | None:
+    """Who holds a lock, without taking it; None if nobody does, or there is no such file.
+
+    Args:
+        path: see `held`.
+
+    Raises:
+        OSError: the file can't be opened.
+
+    Example: ``holder(Path("runs/iter3/.lock"))`` returns ``"process 4321 on node7"`` or None.
+    """
+    try:
+        found = path.stat()
+        if (found.st_dev, found.st_ino) in _own:  # to close a file of ours would end the lock on it
+            return f"process {os.getpid()} on {socket.gethostname()}"
+        with path.open(encoding="utf-8", errors="replace") as file:
+            # The system's struct flock, of the whole file: who would keep us from writing it?
+            order = "qqihh" if sys.platform == "darwin" else "hhqqi4x"
+            whole = (0, 0, 0, fcntl.F_WRLCK, 0) if sys.platform == "darwin" else (fcntl.F_WRLCK, 0, 0, 0, 0)
+            answer = struct.unpack(order, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(order, *whole)))
+            if answer[3 if sys.platform == "darwin" else 0] == fcntl.F_UNLCK:
+                return None
+            return file.read().strip() or "another process"
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return None
+        raise
 
 
 def _opened(path: Path) -> TextIO:

@@ -236,6 +236,8 @@ def test_the_next_command_keeps_what_the_command_line_said() -> None:
     assert words[:4] == ["moonlib", "fit", "--config", "iter2"] and words[4:7] == overrides
     assert words[7:] == ["--name", "iter2-seed4", "--seed", "4"]  # of two seeds the last one counts
     assert load(words[3], [*overrides[2:], *words[9:]]).seed == 4
+    again = shlex.split(next_command(load("iter2", ["--seed=3"]), overrides, "autumn/mine-seed3"))
+    assert again[7:] == ["--name", "autumn/mine-seed4", "--seed", "4"]  # the run's own name, not the recipe's
 
 
 def test_infinity_in_a_recipe_is_noted_in_json_that_any_tool_reads(runs: Path) -> None:
