@@ -58,14 +58,24 @@ def step_of(
         prefix: of the reference that it is, if any.
     """
     reads, config, own_seed = lineage.read(module.needs), material_stage(stage.config), seed_of(seed, stage.name)
-    # By its class: a stage of another's may call an attribute of its own so.
-    data = type(module).reads(module, stage.data(), stage.validate is not None)
+    data = data_of(stage, module)
     found = digests(dataset, data)
-    if "representations" in module.needs and reads.representations is None and dataset.representations is not None:
+    if "representations" in module.needs and reads.representations is None:
         found |= given_representations(dataset)
     identity = {"config": config, **asdict(reads), "reads": found, "seed": own_seed, **made_with(config)}
     link = link_name(stage.name, prefix)
     return Step(link, prefix, stage, module, reads, data, own_seed, identity, fingerprint_of(identity))
+
+
+def data_of(stage: StageRecipe, module: Stage) -> Reads:
+    """What a stage reads of the dataset.
+
+    Args:
+        stage: its part of the recipe.
+        module: the stage itself.
+    """
+    # By its class: a plugin's stage may have an attribute of this name.
+    return type(module).reads(module, stage.data(), stage.validate is not None)
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:
