@@ -91,19 +91,11 @@ class Runner:
         Returns:
             Its fingerprint; None without an encoder.
         """
-        config = self.recipe.config.get("encoder")
-        if config is None:
-            return None
         encoder = self.recipe.encoder()
-        assert encoder is not None
+        if encoder is None:
+            return None
         reads = encoder.reads().before("train_until")
-        identity = {
-            "encoder": config,
-            "dataset": self.dataset.hash,
-            "reads": digests(self.dataset, reads),
-            "seed": self.recipe.seed,
-            **made_with(config),
-        }
+        identity = self.preprocessing_identity(reads)
         name = fingerprint_of(identity)
         directory = self.run.stages / name
         if not processes.is_first():
@@ -120,6 +112,21 @@ class Runner:
                 write_json(partial / layout.IDENTITY, spelled(identity))
         link(self.run.preprocessing, directory)
         return name
+
+    def preprocessing_identity(self, reads: Reads) -> dict[str, Any]:
+        """All that the fingerprint of the fitted preprocessing is made of.
+
+        Args:
+            reads: what it is fitted to.
+        """
+        config = self.recipe.config["encoder"]
+        return {
+            "encoder": config,
+            "dataset": self.dataset.hash,
+            "reads": digests(self.dataset, reads),
+            "seed": self.recipe.seed,
+            **made_with(config),
+        }
 
     def known_products(self, reads: Reads) -> pl.DataFrame:
         """The products that training may see, with the columns that an encoder's preprocessing is fitted to."""
