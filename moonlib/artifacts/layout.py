@@ -37,6 +37,12 @@ SCALE = "scale.json"
 IDS = "ids"
 """Folder of the shop's own ids, of the families that are text."""
 
+SUPERSEDED = "superseded"
+"""Folder of the numbers of the rows that a later row of the same id supersedes, in a dataset that was appended to."""
+
+WHOLE_SHARDS = "whole"
+"""Folder of notes about the shards that are whole, in an unfinished dataset."""
+
 # --- in a run directory
 
 RECIPE = "recipe.yaml"

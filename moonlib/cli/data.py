@@ -36,11 +36,18 @@ def add(verbs: Verbs) -> None:
     )
     verb.add_argument("--out", type=place, required=True, metavar="DIR", help="the dataset's directory, or its URL")
     verb.add_argument(
+        "--append",
+        type=place,
+        metavar="DATASET",
+        help="a dataset to which these tables are new days, new and changed products; its shards are linked into DIR",
+    )
+    verb.add_argument(
         "--splits",
         type=moment,
         nargs=4,
         metavar=("BEHAVIOUR", "TRAIN", "VALID", "TEST"),
-        help="when each part ends, ISO 8601, UTC unless it says otherwise (default: fractions of the time range)",
+        help="when each part ends, ISO 8601, UTC unless it says otherwise (default: fractions of the time range; with "
+        "--append, those of DATASET moved on)",
     )
     verb.add_argument("--map", type=place, metavar="FILE.yaml", help="which files and columns are which of ours")
     verb.add_argument("--max-side", type=int, default=512, metavar="PIXELS", help="scale larger images down (512)")
@@ -82,6 +89,7 @@ def build(arguments: argparse.Namespace) -> int:
             max_side=arguments.max_side,
             workers=arguments.workers,
             map=arguments.map,
+            append=arguments.append,
         )
     say(f"{out} is ready: moonlib data check {out}")
     return 0

@@ -18,6 +18,7 @@ import moonlib
 from moonlib.artifacts.checksums import SUMS
 from moonlib.artifacts.layout import QUARANTINE
 from moonlib.data import table_files
+from moonlib.data.append import Comparison, checked_after, first_free_search, grow, open_base, refuse_lost_columns
 from moonlib.data.categories import read_levels
 from moonlib.data.check import empty_splits
 from moonlib.data.cloud_images import in_cloud
@@ -48,6 +49,7 @@ def build(
     max_side: int = 512,
     workers: int | None = None,
     map: str | Path | None = None,
+    append: str | Path | None = None,
 ) -> str | Path:
     """Build a dataset from tables and images.
 
@@ -74,24 +76,34 @@ def build(
         workers: processes that read images; None chooses.
         map: a YAML file, or its URL, that says which files in ``tables`` and which of their columns are which of
             ours, see `moonlib.data.table_map`; None where they are called as ours.
+        append: a dataset's directory: ``out`` holds its rows and, after them, those of ``tables``, as
+            `moonlib.data.append` has it. No table must be there then, and the default splits are those of that dataset,
+            moved on.
 
     Returns:
         ``out``.
 
     Raises:
         FileExistsError: ``out`` exists.
-        ValueError: a table doesn't fit its schema, or more than 1 % of the images (and more than one) can't be read;
-            their list is then beside ``out``, as ``<out>.quarantine.jsonl``.
+        ValueError: a table doesn't fit its schema, or what it is appended to; or more than 1 % of the images (and more
+            than one) can't be read: their list is then beside ``out``, as ``<out>.quarantine.jsonl``.
     """
     if is_url(out):
-        options: dict[str, Any] = {"splits": splits, "max_side": max_side, "workers": workers, "map": map}
+        options: dict[str, Any] = {"splits": splits, "max_side": max_side, "workers": workers}
+        options |= {"map": map, "append": append}
         return _build_and_upload(tables, images, str(out), options)
     map = None if map is None else local_copy(map)
     tables, out = local_copy(tables, _is_of_table if map is None else _is_named_by(map)), Path(out)
+    base = None if append is None else open_base(append, out)
     refuse_to_replace(out)
     with stored_images(out) as stored:
-        read, files = read_tables(tables, stored) if map is None else read_mapped_tables(tables, map)
-        return build_tables(read, files, images, out, stored, splits=splits, max_side=max_side, workers=workers)
+        if map is None:
+            frames, names = read_frames(tables, stored, needed=base is None)
+        else:
+            frames, names = read_mapped_frames(tables, map, base)
+        return build_frames(
+            frames, names, images, out, stored, splits=splits, max_side=max_side, workers=workers, base=base
+        )
 
 
 def refuse_to_replace(out: Path) -> None:
@@ -100,9 +112,9 @@ def refuse_to_replace(out: Path) -> None:
         raise FileExistsError(f"{out} exists; remove it or choose another place")
 
 
-def build_tables(
-    read: Tables,
-    files: dict[str, str],
+def build_frames(
+    frames: dict[str, pl.DataFrame],
+    names: dict[str, str],
     images: str | Path | None,
     out: Path,
     stored: StoredImages,
@@ -110,18 +122,20 @@ def build_tables(
     splits: Splits | None = None,
     max_side: int = 512,
     workers: int | None = None,
+    base: Dataset | None = None,
 ) -> Path:
     """Build a dataset from tables in memory; see `build`.
 
     Args:
-        read: the tables, not yet validated.
-        files: what to call each of them in errors and in the log.
+        frames: the tables that there are, not yet validated.
+        names: what to call each of them in errors and in the log.
         images: see `build`; so are the others.
         out: the dataset's directory.
         stored: where pictures that the tables hold as bytes go; see `moonlib.data.image_sources.stored_images`.
         splits: where its parts end.
         max_side: of images.
         workers: processes that read images.
+        base: the dataset that the tables are appended to, see `moonlib.data.append`.
 
     Returns:
         ``out``.
@@ -131,9 +145,12 @@ def build_tables(
         ValueError: see `build`.
     """
     refuse_to_replace(out)
-    columns = {table: read[table].columns for table in SCHEMAS}
+    read, files = complete(frames, names, with_users=base is None)
+    columns = {table: frame.columns for table, frame in (frames if base else {t: read[t] for t in SCHEMAS}).items()}
+    if base is not None:
+        refuse_lost_columns(base, columns, files)
     products, said = read_levels(read.products, files["products"])
-    said += consequences({table: read[table] for table in SCHEMAS}, files)
+    said += consequences({table: read[table] for table in columns}, files)
     said += [
         f"{files[table]} has {near!r}: if it is the {column}, call it so, or build with --map (moonlib data map)"
         for table, column in ABSENT
@@ -142,10 +159,10 @@ def build_tables(
     read = replace(read, products=with_spus(products, files["products"]))
     products, queries = (stored.take(read[table], files[table]) for table in SAMPLE_TABLES)
     read = replace(read, products=products, queries=queries)
-    checked = validate(read, files)
+    checked = validate(read, files) if base is None else checked_after(base, read, frames, files)
     for table, header in columns.items():
         refuse_near_misses(header, table, files[table])
-    if checked.products.is_empty():
+    if base is None and checked.products.is_empty():
         raise ValueError(f"{files['products']}: no rows; a dataset needs products")
     source = None
     if images is None or not (in_cloud(images) or Path(images).is_dir()):
@@ -153,17 +170,24 @@ def build_tables(
     else:
         source = open_images(images)
     rejected = out.with_name(f"{out.name}.{QUARANTINE}")
+    read_image = ImageReader(source, stored, max_side)
 
     def write(draft: Path) -> None:
         try:
+            growth = None
+            if base is not None:
+                growth = grow(base, checked, files, Comparison(read_image, workers, splits, draft / QUARANTINE))
+                said.extend(growth.said)
             write_dataset(
                 draft,
-                checked,
-                ImageReader(source, stored, max_side),
-                splits or default_splits(checked),
+                growth.tables if growth else checked,
+                read_image,
+                growth.splits if growth else splits or default_splits(checked),
                 name=out.name,
                 version=moonlib.__version__,
                 workers=workers,
+                earlier=growth.earlier if growth else None,
+                resume=True,
             )
         except ValueError as error:
             if (draft / QUARANTINE).exists():
@@ -172,10 +196,10 @@ def build_tables(
                 raise ValueError(f"{error}; all are listed in {rejected}") from error
             raise
 
-    build_once(out, write)
+    build_once(out, write, resume=True)
     for line in said:
         log.info(line)
-    _log(Dataset(out), files)
+    _log(Dataset(out), files if base is None else {table: f"{out}: {table}" for table in SCHEMAS})
     return out
 
 
@@ -219,11 +243,19 @@ def default_splits(tables: Tables) -> Splits:
 
 
 def read_tables(folder: Path, stored: StoredImages | None = None) -> tuple[Tables, dict[str, str]]:
+    """Read what tables a folder has, and add those that it lacks; see `read_frames` and `complete`."""
+    return complete(*read_frames(folder, stored))
+
+
+def read_frames(
+    folder: Path, stored: StoredImages | None = None, needed: bool = True
+) -> tuple[dict[str, pl.DataFrame], dict[str, str]]:
     """Read what tables a folder has.
 
     Args:
         folder: holds one Parquet or CSV file per table, or a folder of such files; see `moonlib.data.table_files`.
         stored: takes the pictures that Parquet tables hold, and leaves their names; None leaves them in the tables.
+        needed: whether products must be there; else any table will do.
 
     Returns:
         The tables, not yet validated, and the file name of each, for `moonlib.data.tables.validate`.
@@ -247,41 +279,51 @@ def read_tables(folder: Path, stored: StoredImages | None = None) -> tuple[Table
         if paths:
             reader = stored.read_table if stored is not None and table in SAMPLE_TABLES else table_files.read
             frames[table], names[table] = reader(paths[0], known_columns(table)), paths[0].name
-    if "products" not in frames:
+    if "products" not in frames and (needed or not frames):
         has = ", ".join(path.name for path in found) or "no table"
-        raise ValueError(f"{folder} holds no products.parquet or products.csv (it has {has})")
-    return complete(frames, names)
+        lacks = "products.parquet or products.csv" if needed else "table to append, such as searches.parquet"
+        raise ValueError(f"{folder} holds no {lacks} (it has {has})")
+    return frames, names
 
 
-def read_mapped_tables(folder: Path, map: Path) -> tuple[Tables, dict[str, str]]:
+def read_mapped_frames(
+    folder: Path, map: Path, base: Dataset | None = None
+) -> tuple[dict[str, pl.DataFrame], dict[str, str]]:
     """Read the tables that a map names; see `moonlib.data.table_map`.
 
+    Args:
+        folder: that its files are relative to.
+        map: the YAML file.
+        base: the dataset that the tables are appended to: searches that are called by row numbers go on after its own.
+
     Returns:
-        As `read_tables`.
+        As `read_frames`.
 
     Raises:
-        ValueError: the map has no products, or it or a table is not as it should be.
+        ValueError: the map has no products, and there is no ``base``; or it or a table is not as it should be.
     """
     maps = read_map(map)
-    if "products" not in maps:
+    if base is None and "products" not in maps:
         raise ValueError(f"{map}: no products; a dataset needs products")
-    frames, names = read_mapped(folder, maps)
-    return complete(frames, names)
+    return read_mapped(folder, maps) if base is None else read_mapped(folder, maps, lambda: first_free_search(base))
 
 
-def complete(frames: dict[str, pl.DataFrame], names: dict[str, str]) -> tuple[Tables, dict[str, str]]:
+def complete(
+    frames: dict[str, pl.DataFrame], names: dict[str, str], *, with_users: bool = True
+) -> tuple[Tables, dict[str, str]]:
     """Add the tables that are absent: empty ones, and the users that the events name.
 
     Args:
         frames: by table.
         names: what to call each of these.
+        with_users: whether users who are not given are those that the events name; else there are none.
 
     Returns:
         All tables, and what to call each.
     """
     files = {table: names.get(table, table) for table in SCHEMAS}
     tables = {table: frames.get(table, empty(table)) for table in SCHEMAS}
-    if "users" not in frames:
+    if "users" not in frames and with_users:
         events = {table: tables[table] for table in ("searches", "impressions", "histories")}
         tables["users"] = users_of(events, files)
     return Tables(*(tables[table] for table in SCHEMAS)), files

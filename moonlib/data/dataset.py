@@ -9,16 +9,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from moonlib.artifacts.checksums import Damaged, is_noted, verified
-from moonlib.artifacts.layout import IDS
+from moonlib.artifacts.layout import IDS, SUPERSEDED
 from moonlib.artifacts.reading import Unreadable, read_array, read_mapping
 from moonlib.data.ids import Family, IdMap, ShopIds, read_part
-from moonlib.data.shards import DIGEST, FORMATS, INDEX_COLUMNS, OFFSETS, SAMPLE_TABLES, Shard
+from moonlib.data.image_lists import IMAGES
+from moonlib.data.sample_shards import DIGEST, INDEX_COLUMNS, OFFSETS, Shard
+from moonlib.data.shards import FORMATS, SAMPLE_TABLES
 from moonlib.data.splits import Splits, crossing
-from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
+from moonlib.data.tables import KEYS, OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
 from moonlib.system.disk import is_panic
 from moonlib.system.download_cache import origin
@@ -40,13 +45,17 @@ class Dataset:
     which `moonlib.data.reader.SampleReader` compares each sample as it reads it. A dataset that was built before there
     were checksums is validated as far as Arrow can tell.
 
+    A dataset that was appended to (`moonlib.data.append`) holds rows of products, queries and users that a later row
+    of the same id supersedes. No table has them: an id's row stands where its last one was written. Columns that only
+    later rows have are null in the earlier ones.
+
     Attributes:
         directory: where it lies.
         name: what its maker calls it.
         version: of its maker.
         hash: SHA-256 over its content, by way of the hashes of its shards.
         splits: when behaviour, training, validation and test end.
-        counts: rows of each table that the dataset has.
+        counts: rows of each table that the dataset has, without those that are superseded.
         shards: of each table, in their order; None for a dataset of format 1, or of format 2 as it was at first, whose
             shards are the files that are there.
 
@@ -76,15 +85,17 @@ class Dataset:
             there = [table for table in SCHEMAS if table not in OPTIONAL_TABLES or table in counts]
             self.counts: dict[str, int] = {table: counts[table] for table in there}
             self._more: pa.Table | None = None
+            self._columns: dict[str, list[str]] = {}
             self._given: dict[str, int] = dict(described.get("representations", {}))
             self._text_ids: dict[Family, int] = {
                 family: about["count"] for family, about in described.get("ids", {}).items()
             }
+            self._superseded: dict[str, int] = dict(described.get("superseded", {}))
             listed = described.get("shards")
             self.shards: dict[str, list[Shard]] | None = (
                 None if listed is None else {table: [Shard(**shard) for shard in listed[table]] for table in there}
             )
-            self._id_parts: dict[Family, list[Shard]] = {
+            self.id_parts: dict[Family, list[Shard]] = {
                 family: [Shard(**part) for part in about["parts"]]
                 for family, about in described.get("ids", {}).items()
                 if "parts" in about
@@ -110,42 +121,69 @@ class Dataset:
             BrokenShard: a shard is missing, cut off or damaged.
             Damaged: the content of one is not what was written.
         """
-        arrow = self.arrow(name)
+        arrow = self.arrow(name, columns)
         with _told_of(self.directory / "shards", f"{name}: "):
-            frame = pl.from_arrow(arrow if columns is None else arrow.select(list(columns)), rechunk=False)
+            frame = pl.from_arrow(arrow, rechunk=False)
         assert isinstance(frame, pl.DataFrame)
         return frame
 
-    def arrow(self, name: str) -> pa.Table:
-        """Return what `table` returns, as Arrow maps it; nothing of its content has been looked at."""
+    def arrow(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return what `table` returns, as Arrow maps it; nothing of its content has been looked at.
+
+        Of a shard in which rows are superseded, the other rows are copied, and no other column than those wanted.
+        """
         if name not in SCHEMAS:
             raise KeyError(f"no table {name!r}; the tables are {', '.join(SCHEMAS)}")
         if name not in self.counts:
-            return SCHEMAS[name].empty_table()
+            nothing = SCHEMAS[name].empty_table()
+            return nothing if columns is None else nothing.select(list(columns))
         shards = self.directory / "shards"
         if name in SAMPLE_TABLES:
             parts = [_without_places(read_index(path)) for path in self.shard_files(name, ".arrow")]
         else:
             parts = [part for shard in self.shard_files(name) for part in _read_events(shard)]
-        rows = sum(map(len, parts))
-        if not parts or rows != self.counts[name]:
-            raise self._lost(name, rows)
+        if name in SAMPLE_TABLES:
+            parts = [with_lists(part, parts) for part in parts]
+        wanted = self._live(name, parts, columns)
         try:
-            table = pa.concat_tables(parts)
+            table = pa.concat_tables(wanted, promote_options="none" if self.shards is None else "default")
         except pa.ArrowException as error:
             problem = f"shards of {name} differ in their columns ({first_line(error)})"
             raise BrokenShard(f"{shards}: {problem}; {REMEDY}") from error
-        if missing := [column for column in SCHEMAS[name].names if column not in table.column_names]:
+        there = {column for part in parts for column in part.column_names}
+        if missing := [column for column in SCHEMAS[name].names if column not in there]:
             raise BrokenShard(f"{shards}: {name}: the shards have no column {missing[0]!r}; {REMEDY}")
+        table = table if columns is None else table.select(list(columns))
         if name == "queries" and self._more is not None:
-            more = self._more.cast(pa.schema([table.schema.field(column) for column in self._more.column_names]))
+            kept = [column for column in self._more.column_names if column in table.column_names]
+            more = self._more.select(kept).cast(pa.schema([table.schema.field(column) for column in kept]))
             return pa.concat_tables([table, more], promote_options="default")
         return table
 
     def columns(self, name: str) -> list[str]:
         """Names of the columns of a table."""
-        names: list[str] = self.arrow(name).column_names
-        return names
+        if name not in self._columns:
+            self._columns[name] = self.arrow(name).column_names
+        return list(self._columns[name])
+
+    def order(self, table: str) -> NDArray[np.int64] | None:
+        """The order in which ids were first written, of products, queries or users that later rows supersede.
+
+        In it a dataset that was appended to has its rows where the one before it had them, and new ids after them.
+
+        Returns:
+            int64 [rows], numbers of rows of `arrow`; None where they are in that order.
+        """
+        if table not in KEYS or not self._superseded.get(table, 0):
+            return None
+        if table in SAMPLE_TABLES:
+            parts = [read_index(path) for path in self.shard_files(table, ".arrow")]
+        else:
+            parts = [part for shard in self.shard_files(table) for part in _read_events(shard)]
+        keys = np.concatenate([part.column(KEYS[table]).to_numpy() for part in parts])
+        ids, first = np.unique(keys, return_index=True)
+        there = keys[np.concatenate(self.live(table, [len(part) for part in parts]))]
+        return np.argsort(first[np.searchsorted(ids, there)], kind="stable")
 
     def shard_files(self, table: str, ending: Literal[".tar", ".arrow"] = ".tar") -> list[Path]:
         """The files of a table's shards that are there, in their order.
@@ -175,10 +213,63 @@ class Dataset:
         indexes = [read_index(path) for path in self.shard_files(table, ".arrow")]
         if not all(DIGEST in index.column_names for index in indexes):
             return None
-        rows = sum(map(len, indexes))
-        if rows != self.counts[table]:
-            raise self._lost(table, rows)
-        return pa.chunked_array([chunk for index in indexes for chunk in index.column(DIGEST).chunks], pa.binary(16))
+        live = self._live(table, indexes, (DIGEST,))
+        return pa.chunked_array([chunk for index in live for chunk in index.column(DIGEST).chunks], pa.binary(16))
+
+    def superseded(self, table: str) -> NDArray[np.int64]:
+        """Numbers of the rows that a later row of the same id supersedes, counted over all shards, int64, ascending.
+
+        Raises:
+            BrokenShard: their file is missing or broken.
+            Damaged: its content is not what was written.
+        """
+        expected = self._superseded.get(table, 0)
+        if not expected:
+            return np.empty(0, np.int64)
+        file = self.directory / SUPERSEDED / f"{table}.npy"
+        try:
+            rows = read_array(file)
+        except Damaged:
+            raise
+        except (OSError, ValueError, TypeError) as error:
+            raise BrokenShard(f"{file} is missing or broken ({first_line(error)}); {REMEDY}") from error
+        ascending = rows.ndim == 1 and rows.dtype == np.int64 and (np.diff(rows, prepend=-1) > 0).all()
+        if not ascending or len(rows) != expected:
+            raise BrokenShard(f"{file} does not hold {expected} ascending numbers of rows; {REMEDY}")
+        return rows
+
+    def live(self, table: str, rows: Sequence[int]) -> list[NDArray[np.bool_]]:
+        """Tell which rows of a table's shards are not superseded.
+
+        Args:
+            table: its name.
+            rows: how many each of its shards holds.
+
+        Returns:
+            bool [rows] of each shard.
+
+        Raises:
+            BrokenShard: these are not as many rows as were written.
+        """
+        ends = np.cumsum([0, *rows])
+        superseded = self.superseded(table)
+        there = int(ends[-1]) - len(superseded)
+        if there != self.counts[table] or superseded.max(initial=-1) >= ends[-1]:
+            raise self._lost(table, there)
+        kept = [np.ones(count, np.bool_) for count in rows]
+        for shard, mask in enumerate(kept):
+            first, last = np.searchsorted(superseded, (ends[shard], ends[shard + 1]))
+            mask[superseded[first:last] - ends[shard]] = False
+        return kept
+
+    def _live(self, table: str, parts: list[pa.Table], columns: Sequence[str] | None) -> list[pa.Table]:
+        """The rows of a table that are not superseded, part by part."""
+        if not parts:
+            raise self._lost(table, 0)
+        masks = self.live(table, [len(part) for part in parts])
+        if columns is not None:
+            parts = [part.select([name for name in columns if name in part.column_names]) for part in parts]
+        return [part if mask.all() else part.filter(pa.array(mask)) for part, mask in zip(parts, masks, strict=True)]
 
     def _lost(self, table: str, rows: int) -> BrokenShard:
         lost = f"{rows} of {self.counts[table]} rows of {table} are there"
@@ -246,8 +337,8 @@ class Dataset:
 
     def _read_ids(self, family: Family, count: int) -> IdMap:
         folder = self.directory / IDS
-        if family in self._id_parts:
-            files = [path for part in self._id_parts[family] if (path := folder / f"{part.name}.arrow").is_file()]
+        if family in self.id_parts:
+            files = [path for part in self.id_parts[family] if (path := folder / f"{part.name}.arrow").is_file()]
         else:
             files = sorted(folder.glob(f"{family}-*.arrow"))
         parts = []
@@ -321,6 +412,21 @@ def require_integers(path: Path, table: pa.Table, *columns: str) -> None:
         column = table.column(name)
         if column.type != pa.int64() or column.null_count:
             raise BrokenShard(f"{path} is no index of a shard (its column {name!r} is not all int64); {REMEDY}")
+
+
+def with_lists(part: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
+    """A part of products or queries with the column of several pictures, if other parts have it.
+
+    A part of a dataset that was appended to may be from before any row had several.
+    """
+    kind = next((other.schema.field(IMAGES).type for other in parts if IMAGES in other.column_names), None)
+    if kind is None or IMAGES in part.column_names or "image" not in part.column_names:
+        return part
+    image = part.column("image").combine_chunks()
+    there = image.is_valid()
+    ends = np.cumsum(np.concatenate([[0], there.to_numpy(zero_copy_only=False)]))
+    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), image.drop_null(), mask=pc.invert(there))
+    return part.append_column(IMAGES, lists.cast(kind))
 
 
 def _without_places(index: pa.Table) -> pa.Table:

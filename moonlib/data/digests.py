@@ -16,7 +16,7 @@ from moonlib.data.dataset import Dataset, read_index
 from moonlib.data.ids import IdMap
 from moonlib.data.reads import Reads
 from moonlib.data.restricted import RestrictedDataset
-from moonlib.data.shards import CHECKSUM
+from moonlib.data.sample_shards import CHECKSUM
 
 LENGTH = 32
 """Hexadecimal digits of a SHA-256 that a digest keeps."""

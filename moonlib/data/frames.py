@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute
 
-from moonlib.data.build import build_tables, complete
+from moonlib.data.append import open_base
+from moonlib.data.build import build_frames
 from moonlib.data.image_sources import stored_images
 from moonlib.data.splits import Splits
 from moonlib.data.table_map import read_file
@@ -27,7 +28,7 @@ path or URL of a Parquet, CSV or JSON lines file."""
 
 
 def build(
-    products: Frame,
+    products: Frame = None,
     queries: Frame = None,
     users: Frame = None,
     searches: Frame = None,
@@ -39,6 +40,7 @@ def build(
     splits: Splits | Sequence[datetime | str] | None = None,
     max_side: int = 512,
     workers: int | None = None,
+    append: str | Path | None = None,
 ) -> Path:
     """Build a dataset from frames, as ``moonlib data build`` does from files, with the same checks.
 
@@ -56,6 +58,8 @@ def build(
             default fractions of the events' time range.
         max_side: larger images are scaled down to this side, in pixels.
         workers: processes that read images; None chooses.
+        append: a dataset's directory: ``out`` holds its rows and, after them, those of the frames, of which any may be
+            left out then; see the documentation of data formats.
 
     Returns:
         ``out``.
@@ -76,20 +80,23 @@ def build(
         "histories": histories,
     }
     frames = {table: to_frame(value, table) for table, value in given.items() if value is not None}
-    if "products" not in frames:
+    if "products" not in frames and (append is None or not frames):
+        if append is not None:
+            raise TypeError("expected a table to append, such as searches, found none")
         raise TypeError("products: expected a frame, a data set or a path, found None; a dataset needs products")
-    read, names = complete(frames, {})
     directory = local_only(out, "a dataset of frames")
+    base = None if append is None else open_base(append, directory)
     with stored_images(directory) as stored:
-        return build_tables(
-            read,
-            names,
+        return build_frames(
+            frames,
+            {},
             images,
             directory,
             stored,
             splits=_splits(splits),
             max_side=max_side,
             workers=workers,
+            base=base,
         )
 
 

@@ -80,6 +80,19 @@ class IdMap:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def extended(self, texts: Iterable[pl.Series]) -> IdMap:
+        """The same ids with the same numbers, and a part more with the texts that are none of them yet.
+
+        Example:
+            >>> ids = IdMap.of([pl.Series(["B7", "C1"])]).extended([pl.Series(["A1", "B7"])])
+            >>> ids.encode(pl.Series(["A1", "B7", "C1"])).to_list()
+            [2, 0, 1]
+        """
+        columns = [column.cast(pl.String).drop_nulls().unique().alias("") for column in texts]
+        new = [column.filter(self.encode(column).is_null()) for column in columns]
+        (part,) = IdMap.of(new).parts
+        return IdMap([*self.parts, part]) if len(part) else self
+
     def encode(self, texts: pl.Series) -> pl.Series:
         """Number of each text: int64 [N], null for a text that is no id, and for null."""
         numbers = [pl.Series(dtype=pl.Int64)]

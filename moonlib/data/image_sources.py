@@ -110,6 +110,18 @@ class ImageReader:
             raise ValueError("there is no folder of images")
         return self.source.read(name)
 
+    def identity(self, name: str) -> list[Any] | None:
+        """Tell a picture from another of the same name: where it lies, its size and when it was last changed.
+
+        Returns:
+            Values that JSON has words for; None where a look at the picture itself is needed.
+        """
+        if self.stored is not None and name in self.stored:
+            return [name, self.max_side]  # which is made of its content
+        if not isinstance(self.source, ImageFolder | ImageShards):
+            return None
+        return [name, self.max_side, *self.source.identity(name)]
+
     @property
     def reads_ahead(self) -> bool:
         """Whether `ahead` reads anything: the source reads many pictures faster than one by one."""
@@ -138,6 +150,15 @@ class ImageFolder:
     def __call__(self, table: str, name: str) -> bytes:
         """Return an image as a JPEG; it has been decoded once, so it is whole."""
         return to_jpeg(self.read(name), self.max_side)
+
+    def identity(self, name: str) -> list[Any]:
+        """See `ImageReader.identity`."""
+        try:
+            path = (self.root / relative_name(self.root, name)).resolve(strict=True)
+            found = path.stat()
+        except (OSError, ValueError, RuntimeError) as error:
+            return [str(error)]
+        return [str(path), found.st_size, found.st_mtime_ns]
 
     def read(self, name: str) -> bytes:
         """Return an image's file as it is.
@@ -253,6 +274,17 @@ class ImageShards:
         if len(data) != size:
             raise ValueError(f"{self._tars[tar]} has become shorter while it was read")
         return data
+
+    def identity(self, name: str) -> list[Any]:
+        """See `ImageReader.identity`."""
+        name = str(relative_name(self.root, name)) if name.startswith(f"{self.root}") else name
+        place = self._find(name)
+        in_tar: list[Any] = []
+        if place is not None:
+            tar, offset, size = self._places[place].tolist()
+            found = Path(self._tars[tar]).stat()
+            in_tar = [self._tars[tar], found.st_size, found.st_mtime_ns, offset, size, self._why[place].as_py()]
+        return [*ImageFolder(self.root).identity(name), *in_tar]
 
     def _find(self, name: str) -> int | None:
         place = bisect.bisect_left(range(len(self._names)), name, key=lambda i: str(self._names[i].as_py()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, get_args
 
@@ -164,6 +164,52 @@ def number_ids(
         for (table, column), read in found.items():
             frames[table] = frames[table].with_columns(numbers_of(read, maps[family]).alias(column))
     return frames, ShopIds(maps)
+
+
+def more_ids(
+    tables: Mapping[str, pl.DataFrame],
+    columns: Mapping[str, Sequence[str]],
+    names: Mapping[str, str],
+    known: ShopIds,
+    integers: Collection[Family],
+    base: str,
+) -> ShopIds:
+    """Number the text ids that tables have beyond those of a dataset, which keep their numbers.
+
+    Args:
+        tables: as they were read, by name.
+        columns: of each table, those of ids.
+        names: what to call each table in errors.
+        known: the families of the dataset that are text.
+        integers: those of the dataset that are int64.
+        base: what to call the dataset in errors.
+
+    Returns:
+        The families that are text, each with what came on.
+
+    Raises:
+        ValueError: the ids of a family are text here and int64 there, or the other way round.
+    """
+    frames = {table: _plain(frame, columns[table], names[table]) for table, frame in tables.items()}
+    maps = dict(known)
+    for family in get_args(Family):
+        found = [
+            IdColumn(names[table], frames[table][column])
+            for table in frames
+            for column in columns[table]
+            if FAMILIES[column] == family and column in frames[table].columns and frames[table].height
+        ]
+        found = [column for column in found if column.count]
+        if family in maps:
+            if other := next((column for column in found if not column.is_text), None):
+                where = f"{other.table}: column {other.values.name!r} is {other.values.dtype}"
+                raise ValueError(f"{where}, and the {family} ids of {base} are text; write them as text here too")
+            maps[family] = maps[family].extended(column.ids for column in found)
+        elif family in integers:
+            for column in found:
+                if column.first_odd() is not None:
+                    _refuse_odd(column, f", and the {family} ids of {base} are int64: ids of a family keep their type")
+    return ShopIds(maps)
 
 
 def _plain(frame: pl.DataFrame, columns: Sequence[str], table: str) -> pl.DataFrame:

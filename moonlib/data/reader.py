@@ -6,7 +6,7 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, read_index, require_integers
+from moonlib.data.image_lists import IMAGES
 from moonlib.data.restricted import RestrictedDataset, Undeclared
-from moonlib.data.shards import CHECKSUM, MORE_SIZES, OFFSETS, SAMPLE_TABLES
-from moonlib.data.tables import KEYS
+from moonlib.data.sample_shards import CHECKSUM, INDEX_COLUMNS, MORE_SIZES, OFFSETS
+from moonlib.data.tables import KEYS, SAMPLE_TABLES
 
 _OPEN_FILES = 256
 
@@ -153,37 +154,39 @@ class SampleReader:
         self._declared = DeclaredSamples.of(directory, table) if isinstance(directory, RestrictedDataset) else None
         dataset = Dataset(directory.directory if isinstance(directory, Dataset) else directory)
         self._directory = dataset.directory
+        # Of a dataset that was appended to, rows that later ones supersede are left out here.
         indexes = dataset.shard_files(table, ".arrow")
         parts = [read_index(path) for path in indexes]
         for path, part in zip(indexes, parts, strict=True):
             if KEYS[table] not in part.column_names:
                 raise BrokenShard(f"{path} is no index of {table} (it has no column {KEYS[table]!r}); {REMEDY}")
             require_integers(path, part, KEYS[table])
-        self.ids: NDArray[np.int64] = _column(parts, KEYS[table])
+        masks = dataset.live(table, [len(part) for part in parts])
+        live = np.concatenate([np.empty(0, np.bool_), *masks])
+        self.ids: NDArray[np.int64] = _column(parts, KEYS[table])[live]
         """The ids in the order of the shards, int64 [N]."""
-        if len(self.ids) != dataset.counts[table]:
-            lost = f"{len(self.ids)} of {dataset.counts[table]} {table} are there"
-            raise BrokenShard(f"{dataset.directory / 'shards'}: {lost}; shards are missing: {REMEDY}")
-        self.has_image: NDArray[np.bool_] = _column(parts, "jpg_size") > 0
+        self.has_image: NDArray[np.bool_] = _column(parts, "jpg_size")[live] > 0
         """Which of them have an image, bool [N]."""
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
-        self._shard = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        self._image_start, self._image_size = _column(parts, "jpg_offset"), _column(parts, "jpg_size")
-        self._row_start, self._row_size = _column(parts, "json_offset"), _column(parts, "json_size")
+        self._shard = np.repeat(np.arange(len(parts)), [len(part) for part in parts])[live]
+        self._image_start, self._image_size, self._row_start, self._row_size = (
+            _column(parts, name)[live] for name in OFFSETS
+        )
         self._checksum: NDArray[np.int64] = np.concatenate(
             [np.empty(0, np.int64), *(_checksums(path, part) for path, part in zip(indexes, parts, strict=True))]
-        )
+        )[live]
         more = [_more_sizes(path, part) for path, part in zip(indexes, parts, strict=True)]
         counts, sizes = ([part[i] for part in more] for i in (0, 1))
-        # The sizes of a row's pictures after the first are those from its number in `_more` to the next row's.
-        self._more = np.cumsum(np.concatenate([np.zeros(1, np.int64), *counts]))
+        more_ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *counts]))
+        self._more_start, self._more_end = more_ends[:-1][live], more_ends[1:][live]
         self._more_size = np.concatenate([np.empty(0, np.int64), *sizes])
-        self.pictures: NDArray[np.int64] = self.has_image.astype(np.int64) + np.diff(self._more)
+        self.pictures: NDArray[np.int64] = self.has_image.astype(np.int64) + self._more_end - self._more_start
         """How many pictures each of them has, int64 [N]."""
         self._files = [str(path.with_suffix(".tar")) for path in indexes]
         for file, path, part in zip(self._files, indexes, parts, strict=True):
             _check_size(file, path, part)
+        self._absent = absent_columns(parts)
         self._open: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -212,7 +215,8 @@ class SampleReader:
         image_size, end = self._image_size[rows], self._row_start[rows] + self._row_size[rows]
         start = np.where(image_size > 0, self._image_start[rows], self._row_start[rows]) - tarfile.BLOCKSIZE
         columns = (ids, self._shard[rows], start, end - start, image_size, self._row_size[rows], self._checksum[rows])
-        more = [self._more_size[a:b].tolist() for a, b in zip(self._more[rows], self._more[rows + 1], strict=True)]
+        ends = zip(self._more_start[rows], self._more_end[rows], strict=True)
+        more = [self._more_size[first:last].tolist() for first, last in ends]
         values = zip(*(column.tolist() for column in columns), more, strict=True)
         if self._declared is not None:
             self._declared.check(ids)
@@ -254,6 +258,7 @@ class SampleReader:
             picture = header + tarfile.BLOCKSIZE
             pictures.append(data[picture : picture + length])
             header = picture + _blocks(length)
+        row = complete_row(row, self._absent[shard])
         return Sample(id, row, pictures[0] if pictures else None, tuple(pictures[1:]))
 
     def _broken(self, id: int, shard: int, problem: str) -> BrokenShard:
@@ -276,6 +281,19 @@ class SampleReader:
         # While the interpreter ends, modules are gone before the last reader is.
         for descriptor in getattr(self, "_open", {}).values():
             close(descriptor)
+
+
+def absent_columns(indexes: Sequence[Any]) -> list[tuple[str, ...]]:
+    """Columns that each shard's rows lack and others' have: it is older than they are, see `moonlib.data.append`."""
+    every = dict.fromkeys(name for index in indexes for name in index.column_names if name not in INDEX_COLUMNS)
+    return [tuple(name for name in every if name not in index.column_names) for index in indexes]
+
+
+def complete_row(row: dict[str, Any], absent: Sequence[str]) -> dict[str, Any]:
+    """A sample's row with the columns that its shard lacks: null, and of several pictures a list of the one it has."""
+    for name in absent:
+        row[name] = [row["image"]] if name == IMAGES and row["image"] is not None else None
+    return row
 
 
 def verify(directory: Path | str) -> None:

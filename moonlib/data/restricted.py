@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from moonlib.data.dataset import Dataset
 from moonlib.data.reads import ALL_MOMENTS, Moment, Reads
@@ -50,19 +52,29 @@ class RestrictedDataset(Dataset):
         self.counts = {table: rows for table, rows in dataset.counts.items() if reads.whole or table in reads.tables}
         self.splits = DeclaredSplits.of(self)
         self._kept: dict[str, slice | pa.BooleanArray | None] = {}
+        self._orders: dict[str, NDArray[np.int64] | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopened, (self.directory, self.reads, self.reader))
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return the rows of a table that are read, with some or all of its declared columns; see `Dataset.table`."""
-        frame = pl.from_arrow(self._arrow(name, columns), rechunk=False)
+        frame = pl.from_arrow(self.arrow(name, columns), rechunk=False)
         assert isinstance(frame, pl.DataFrame)
         return frame
 
-    def arrow(self, name: str) -> pa.Table:
+    def arrow(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Return what `table` returns, as Arrow."""
-        return self._arrow(name, None)
+        there = self._dataset.columns(name)
+        if not self.reads.whole:
+            declared = self.declared(name).columns
+            if declared is not None:
+                if columns is None:
+                    columns = [column for column in there if column in declared]
+                for column in columns:
+                    if column in there and column not in declared:
+                        raise self.undeclared(f"the column {column!r} of {name}")
+        return self._cut(self._whole(name, there if columns is None else columns), name)
 
     def columns(self, name: str) -> list[str]:
         """Names of all columns of a table, declared or not."""
@@ -70,14 +82,17 @@ class RestrictedDataset(Dataset):
 
     def column(self, table: str, column: str) -> pa.ChunkedArray:
         """One column of the rows of a table that are read."""
-        return self._arrow(table, [column]).column(column)
+        return self.arrow(table, [column]).column(column)
 
     def image_digests(self, table: str) -> pa.ChunkedArray | None:
         """Digests of the pictures of the rows that are read; see `Dataset.image_digests`."""
         if not self.reads.whole and not self.declared(table).pictures:
             raise self.undeclared(f"the pictures of {table}")
         found = self._dataset.image_digests(table)
-        return None if found is None else self.cut(found, table)
+        if found is None:
+            return None
+        order = self._order(table)
+        return self.cut(found if order is None else found.take(pa.array(order)), table)
 
     def cut(self, column: pa.ChunkedArray, table: str) -> pa.ChunkedArray:
         """Of a column with a value for every row of a table, those of the rows that are read."""
@@ -122,17 +137,17 @@ class RestrictedDataset(Dataset):
         """Make the error of reading something."""
         return Undeclared.of(self.reader, what)
 
-    def _arrow(self, name: str, columns: Sequence[str] | None) -> pa.Table:
-        whole = self._dataset.arrow(name)
+    def _whole(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """All rows of a table, in the order of `Dataset.order`: an id whose row changed keeps its place."""
+        table, order = self._dataset.arrow(name, columns), self._order(name)
+        return table if order is None else table.take(pa.array(order))
+
+    def _order(self, name: str) -> NDArray[np.int64] | None:
         if self.reads.whole:
-            return whole if columns is None else whole.select(list(columns))
-        declared = self.declared(name).columns
-        if columns is None:
-            columns = [column for column in whole.column_names if declared is None or column in declared]
-        for column in columns:
-            if declared is not None and column not in declared and column in whole.column_names:
-                raise self.undeclared(f"the column {column!r} of {name}")
-        return self._cut(whole.select(list(columns)), name)
+            return None
+        if name not in self._orders:
+            self._orders[name] = self._dataset.order(name)
+        return self._orders[name]
 
     def _cut(self, table: pa.Table, name: str) -> pa.Table:
         rows = self._rows(name)
@@ -151,20 +166,24 @@ class RestrictedDataset(Dataset):
         if until is None or name not in self._dataset.counts:
             return None
         if name in (*EVENTS, "histories"):
-            return self._dataset.table(name, ("ts",)).select(pl.col("ts") < self._end(until)).to_series()
+            return self._frame(name, "ts").select(pl.col("ts") < self._end(until)).to_series()
         key = KEYS[name]
         named = pl.col(key).is_in(self._named(key).implode())
         if name == "products":
             named |= pl.col("listed_at") < self._end(until)
-        columns = (key, "listed_at") if name == "products" else (key,)
-        return self._dataset.table(name, columns).select(named).to_series()
+        return self._frame(name, key, *(["listed_at"] if name == "products" else [])).select(named).to_series()
+
+    def _frame(self, name: str, *columns: str) -> pl.DataFrame:
+        frame = pl.from_arrow(self._whole(name, columns), rechunk=False)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
 
     def _named(self, key: str) -> pl.Series:
         """The ids that the events that are read name."""
         found = [pl.Series(key, dtype=pl.Int64)]
         for name in EVENTS:
             if name in self.reads.tables:
-                table = self._cut(self._dataset.arrow(name).select([key]), name)
+                table = self._cut(self._dataset.arrow(name, [key]), name)
                 found.append(pl.Series(key, table.column(key)).drop_nulls().unique())
         return pl.concat(found).unique()
 

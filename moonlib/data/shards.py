@@ -13,6 +13,7 @@ A dataset directory holds::
     shards/users-000000.tar               Arrow files of at most 65,536 rows each; so for searches and impressions
     shards/histories-000000.tar           one Arrow file of one batch; only if the tables have histories
     ids/item-000000.arrow                 the shop's ids of a family that is text, of which the tables hold the numbers
+    superseded/products.npy               numbers of rows that a later one of the same id supersedes; only if any are
     representations/products.ids.npy, .npy, queries.ids.npy, .npy   only if representations were given
 """
 
@@ -22,19 +23,13 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 import shutil
 import tarfile
 import tempfile
 import threading
-import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from datetime import date, time
-from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -42,21 +37,18 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from moonlib.artifacts import layout
 from moonlib.artifacts.directories import LOCK, attempt, write_text
-from moonlib.artifacts.layout import IDS, QUARANTINE
+from moonlib.artifacts.layout import IDS, QUARANTINE, SUPERSEDED, WHOLE_SHARDS
 from moonlib.data.ids import Family, IdMap, ShopIds, write_part
-from moonlib.data.image_lists import IMAGES, names
-from moonlib.data.image_sources import ImageReader
-from moonlib.data.jpeg import MAGIC, to_jpeg
+from moonlib.data.sample_shards import INDEX_COLUMNS, ReadImage, Shard, as_json, parts_of, write_samples
 from moonlib.data.splits import Splits
-from moonlib.data.tables import KEYS, SAMPLE_TABLES, Tables
+from moonlib.data.tables import KEYS, SAMPLE_TABLES, SCHEMAS, Tables
 from moonlib.representations.store import Representations
-from moonlib.system.console import progress
-from moonlib.system.disk import is_panic, writing
+from moonlib.system.disk import NO_ROOM, writing
 from moonlib.system.remote import without_credentials
-from moonlib.system.workers import worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -68,71 +60,36 @@ FORMATS = (1, FORMAT)
 ``shards/`` and no `DIGEST`."""
 
 EVENT_TABLES = ("users", "searches", "impressions")
-OFFSETS = ("jpg_offset", "jpg_size", "json_offset", "json_size")
-"""Columns that an index adds to the table's: where a member's data starts in the tar and its bytes; -1, 0: no image."""
-CHECKSUM = "sample_crc32"
-"""Another column of the index: the CRC-32 of a sample, from the header of its first member to the end of its last. The
-indexes of older datasets don't have it."""
-
-MORE_SIZES = "more_jpg_sizes"
-"""Another column of the index, where rows have several pictures: the sizes of those after the first, a list of int64.
-They follow one another in the tar, each after a header of its own, and the row's JSON follows the last."""
-
-DIGEST = "image_digest"
-"""Another column of the index: `digest_of` a row's pictures, null where it has none. Older indexes do not have it."""
-
-INDEX_COLUMNS = (*OFFSETS, CHECKSUM, MORE_SIZES, DIGEST)
-"""The columns of an index that are not the table's."""
-
 UNREADABLE_LIMIT = 0.01
 """The share of images that may be unreadable."""
 
 Given = Literal["products", "queries"]
 """Tables whose rows may have representations."""
 
-ReadImage = Callable[[str, str], bytes]
-"""(table, image name) → the encoded picture. Raises OSError or ValueError for one that can't be read."""
-
 _ROWS_PER_BATCH = 65_536
 _BATCHES_PER_SHARD = 16
-_IMAGES_PER_TASK = 64
 
 
 @dataclass(frozen=True)
-class Shard:
-    """A shard as ``dataset.json`` lists it; a part of the text ids likewise.
+class Earlier:
+    """What a dataset is appended to, see `moonlib.data.append`.
 
     Attributes:
-        name: of its files, without their endings.
-        rows: that it holds.
-        sha256: of its content: of samples, the members of the tar; of other tables, their rows as JSON; of ids, the
-            texts. It does not depend on the versions of the libraries that write the files.
+        directory: where it lies.
+        shards: of each of its tables.
+        id_parts: the parts of its text ids, of each family.
+        superseded: numbers of the rows that later ones supersede in the whole, over all shards, int64, ascending.
+        quarantine: the lines about images that can't be read, of the rows that are not superseded.
     """
 
-    name: str
-    rows: int
-    sha256: str
+    directory: Path
+    shards: Mapping[str, Sequence[Shard]]
+    id_parts: Mapping[Family, Sequence[Shard]]
+    superseded: Mapping[str, NDArray[np.int64]]
+    quarantine: bytes
 
 
-def digest_of(pictures: Sequence[bytes]) -> bytes | None:
-    """BLAKE2b-128 of a row's pictures, of each its length as 8 bytes (little endian) and its bytes; None for none.
-
-    Example:
-        >>> digest_of([b"picture"]).hex()
-        'ddded6c217f89728d437dc287d5ac628'
-        >>> digest_of([]) is None
-        True
-    """
-    if not pictures:
-        return None
-    digest = hashlib.blake2b(digest_size=16)
-    for picture in pictures:
-        digest.update(len(picture).to_bytes(8, "little"))
-        digest.update(picture)
-    return digest.digest()
-
-
-def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
+def build_once(directory: Path, build: Callable[[Path], None], *, resume: bool = False) -> Path:
     """Return a dataset's directory, building it first if it isn't there.
 
     The build happens in ``<directory>.partial``, which is renamed when it is complete. Of several builders one works
@@ -142,6 +99,8 @@ def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     Args:
         directory: where the dataset belongs.
         build: writes a dataset into the empty directory it is given.
+        resume: whether ``build`` goes on with the shards that a killed build left, see `write_dataset`: the directory
+            then holds these, and what is noted about them.
 
     Raises:
         FileExistsError: ``directory`` holds something else.
@@ -158,9 +117,10 @@ def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     if _is_foreign(partial):
         raise FileExistsError(f"{partial} is in the way of the build and was not made by one; move it elsewhere")
     # The lock is between processes; the threads of one take turns.
-    with writing(directory), _building, attempt(directory, _announce(directory)) as draft:
+    notes = (WHOLE_SHARDS,) if resume else ()
+    with writing(directory), _building, attempt(directory, _announce(directory), but=notes) as draft:
         if draft is not None:
-            _empty(draft)
+            _empty(draft, resume)
             try:
                 build(draft)
             except BaseException:
@@ -176,13 +136,20 @@ def _announce(directory: Path) -> Callable[[str], None]:
     return lambda holder: log.warning(f"{directory} is being built by {holder}: waiting for it")
 
 
-def _empty(draft: Path) -> None:
-    """Remove what a killed build left."""
+def _empty(draft: Path, resume: bool) -> None:
+    """Remove what a killed build left, but for shards that are noted as whole, if it is to be resumed."""
     for path in draft.iterdir():
-        if path.is_dir():
+        if resume and path.name in ("shards", WHOLE_SHARDS) and path.is_dir() and not path.is_symlink():
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != LOCK:
             path.unlink()
+    if resume:
+        noted = {path.stem for path in (draft / WHOLE_SHARDS).glob("*.json")}
+        for path in (draft / "shards").glob("*"):
+            if path.stem not in noted:
+                path.unlink()
 
 
 def _is_foreign(partial: Path) -> bool:
@@ -212,6 +179,8 @@ def write_dataset(
     representations: Mapping[Given, Representations] | None = None,
     workers: int | None = None,
     samples_per_shard: int = 4096,
+    earlier: Earlier | None = None,
+    resume: bool = False,
 ) -> None:
     """Write the shards of validated tables. The bytes depend on neither the number of workers nor the clock.
 
@@ -233,6 +202,9 @@ def write_dataset(
             queries; a run without an encoder reads them. Where the ids are text, they are by their numbers.
         workers: processes that read images; None takes one per CPU where there is enough to do.
         samples_per_shard: products or queries in one tar.
+        earlier: what the rows are appended to; None for a dataset of its own.
+        resume: whether to leave out shards of products and queries that a killed build has left whole, and to note
+            which are, for the next one; see `build_once`.
 
     Raises:
         ValueError: more than 1 % of the images (and more than one) can't be read; the list is in ``quarantine.jsonl``.
@@ -240,67 +212,148 @@ def write_dataset(
     for table in SAMPLE_TABLES:
         if taken := set(INDEX_COLUMNS) & set(tables[table].columns):
             raise ValueError(f"{table}: column {min(taken)!r}: this name is taken by the shards' index; rename it")
-    shards = directory / "shards"
+    shards, earlier_parts = directory / "shards", earlier.id_parts if earlier else {}
     shards.mkdir(parents=True, exist_ok=True)
-    wanted = [(table, image) for table in SAMPLE_TABLES for image in names(tables[table])]
-    bad: list[dict[str, Any]] = []
-    images = _shown(_read_images(wanted, read_image, workers), len(wanted))
-    written: dict[str, list[Shard]] = {table: [] for table in SAMPLE_TABLES}
-    for table in SAMPLE_TABLES:
-        for number, rows in enumerate(_parts(tables[table], samples_per_shard)):
-            shard, unread = _write_samples(shards / f"{table}-{number:06d}", table, rows, images, tables.ids)
-            written[table].append(shard)
-            bad += unread
-    if bad:
-        (directory / QUARANTINE).write_bytes(b"".join(_json(line) + b"\n" for line in bad))
-    if len(bad) > max(1, UNREADABLE_LIMIT * len(wanted)):
-        first = bad[0]
-        raise ValueError(
-            f"{len(bad)} of {len(wanted)} images can't be read, and only {UNREADABLE_LIMIT:.0%} may be; the first is "
-            f"{first['table']} {first['id']}, {without_credentials(first['image'])!r}: {first['reason']}"
+    notes = directory / WHOLE_SHARDS if resume else None
+    if notes is not None:
+        notes.mkdir(exist_ok=True)
+    written = {table: list(listed) for table, listed in earlier.shards.items()} if earlier else {}
+    if earlier is not None:
+        _link(earlier, directory)
+    parts = [
+        part
+        for table in SAMPLE_TABLES
+        if tables[table].height or not written.get(table)
+        for part in parts_of(shards, table, tables[table], len(written.get(table, ())), samples_per_shard, notes)
+    ]
+    samples, whole = write_samples(parts, read_image, tables.ids, workers)
+    if whole:
+        log.info(
+            f"resumed: {whole:,} of {len(parts):,} shards of products and queries were whole, and are not made again"
         )
+    for part, sample in zip(parts, samples, strict=True):
+        written.setdefault(part.table, []).append(sample.shard)
+    bad = [_with_id(line, tables.ids) for sample in samples for line in sample.bad]
+    refuse_unreadable(bad, sum(sample.images for sample in samples), directory / QUARANTINE)
+    if lines := (earlier.quarantine if earlier else b"") + b"".join(as_json(line) + b"\n" for line in bad):
+        (directory / QUARANTINE).write_bytes(lines)
     for table in EVENT_TABLES:
-        written[table] = _write_events(shards, table, tables[table])
+        if tables[table].height or not written.get(table):
+            first = len(written.setdefault(table, []))
+            written[table] += _write_events(shards, table, tables[table], first)
     if tables.histories.height:
-        written["histories"] = [_write_histories(shards, tables.histories)]
+        first = len(written.setdefault("histories", []))
+        written["histories"].append(_write_histories(shards, tables.histories, first))
+    written = {table: written[table] for table in SCHEMAS if table in written}
+    superseded = {table: rows for table, rows in (earlier.superseded if earlier else {}).items() if len(rows)}
+    if superseded:
+        (directory / SUPERSEDED).mkdir(exist_ok=True)
+        for table, rows in superseded.items():
+            np.save(directory / SUPERSEDED / f"{table}.npy", rows.astype("<i8"))
     content = hashlib.sha256()
     for given, store in sorted((representations or {}).items()):
         _write_representations(directory / "representations", given, store, content)
-    ids = {family: _write_ids(directory / IDS, family, known) for family, known in sorted(tables.ids.items())}
-    described = {
+    ids = {
+        family: [
+            *earlier_parts.get(family, ()),
+            *_write_ids(directory / IDS, family, known, len(earlier_parts.get(family, ()))),
+        ]
+        for family, known in sorted(tables.ids.items())
+    }
+    counts = {
+        table: sum(shard.rows for shard in listed) - len(superseded.get(table, ())) for table, listed in written.items()
+    }
+    described: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
         "version": version,
-        "hash": _hash(splits, written, ids, content.digest() if representations else b""),
-        "counts": {table: tables[table].height for table in written},
+        "hash": _hash(splits, written, ids, superseded, content.digest() if representations else b""),
+        "counts": counts,
         "splits": splits.to_json(),
         "shards": {table: [asdict(shard) for shard in listed] for table, listed in written.items()},
     }
+    if superseded:
+        described["superseded"] = {table: len(rows) for table, rows in superseded.items()}
     if representations:
         described["representations"] = {given: len(store.ids) for given, store in sorted(representations.items())}
     if ids:
         described["ids"] = {
-            family: {"kind": "text", "count": sum(part.rows for part in parts), "parts": [asdict(p) for p in parts]}
-            for family, parts in ids.items()
+            family: {"kind": "text", "count": sum(part.rows for part in listed), "parts": [asdict(p) for p in listed]}
+            for family, listed in ids.items()
         }
     write_text(directory / "dataset.json", json.dumps(described, indent=2) + "\n")
 
 
+def _with_id(line: Mapping[str, Any], ids: ShopIds) -> dict[str, Any]:
+    """What is said of an image that can't be read, with the shop's id of its row."""
+    return {**line, "id": ids.value(KEYS[line["table"]], line["id"])}
+
+
+def _link(earlier: Earlier, directory: Path) -> None:
+    """Link the files of what is appended to; where the file system has no hard links, copy them, and say so."""
+    endings = {table: (".tar", ".arrow") if table in SAMPLE_TABLES else (".tar",) for table in earlier.shards}
+    wanted = [
+        Path("shards", f"{shard.name}{ending}")
+        for table, listed in earlier.shards.items()
+        for shard in listed
+        for ending in endings[table]
+    ]
+    wanted += [Path(IDS, f"{part.name}.arrow") for listed in earlier.id_parts.values() for part in listed]
+    copied = 0
+    for name in wanted:
+        source, place = (earlier.directory / name).resolve(), directory / name
+        place.parent.mkdir(exist_ok=True)
+        place.unlink(missing_ok=True)  # of a build that was killed
+        try:
+            os.link(source, place)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            shutil.copyfile(source, place)
+            copied += 1
+    if copied:
+        log.warning(
+            f"warning: {copied:,} of {len(wanted):,} files of {earlier.directory} were copied and take room a second "
+            "time: the file system has no hard links from there to here"
+        )
+
+
 def _hash(
-    splits: Splits, shards: Mapping[str, Sequence[Shard]], ids: Mapping[Family, Sequence[Shard]], representations: bytes
+    splits: Splits,
+    shards: Mapping[str, Sequence[Shard]],
+    ids: Mapping[Family, Sequence[Shard]],
+    superseded: Mapping[str, NDArray[np.int64]],
+    representations: bytes,
 ) -> str:
     """SHA-256 of a dataset; see `write_dataset`."""
-    content = hashlib.sha256(_json(splits.to_json()))
-    content.update(_json({table: [[shard.rows, shard.sha256] for shard in listed] for table, listed in shards.items()}))
+    content = hashlib.sha256(as_json(splits.to_json()))
+    content.update(
+        as_json({table: [[shard.rows, shard.sha256] for shard in listed] for table, listed in shards.items()})
+    )
+    content.update(as_json({table: rows.tolist() for table, rows in superseded.items()}))
     content.update(representations)
-    content.update(_json({family: [[part.rows, part.sha256] for part in parts] for family, parts in ids.items()}))
+    content.update(as_json({family: [[part.rows, part.sha256] for part in parts] for family, parts in ids.items()}))
     return content.hexdigest()
 
 
-def _shown(images: Iterator[bytes | str], total: int) -> Iterator[bytes | str]:
-    """Hand images on, and show how many there were."""
-    with progress() as bars:
-        yield from bars.track(images, total=total, description="Writing images")
+def refuse_unreadable(bad: Sequence[Mapping[str, Any]], images: int, file: Path) -> None:
+    """List the images that can't be read, and refuse too many of them.
+
+    Args:
+        bad: what is said of each.
+        images: how many there are in all.
+        file: where to list them if they are too many.
+
+    Raises:
+        ValueError: they are more than `UNREADABLE_LIMIT` and more than one.
+    """
+    if len(bad) > max(1, UNREADABLE_LIMIT * images):
+        file.write_bytes(b"".join(as_json(line) + b"\n" for line in bad))
+        first = bad[0]
+        raise ValueError(
+            f"{len(bad)} of {images} images can't be read, and only {UNREADABLE_LIMIT:.0%} may be; the first is "
+            f"{first['table']} {first['id']}, {without_credentials(first['image'])!r}: {first['reason']}"
+        )
 
 
 def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
@@ -309,73 +362,9 @@ def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
         yield frame.slice(start, rows)
 
 
-def _write_samples(
-    stem: Path, table: str, rows: pl.DataFrame, images: Iterator[bytes | str], ids: ShopIds
-) -> tuple[Shard, list[dict[str, Any]]]:
-    """Write one shard of samples and its index; return what could not be read."""
-    key, several = KEYS[table], IMAGES in rows.columns
-    bad, places, kept, more_sizes, digests = [], [], [], [], []
-    content = hashlib.sha256()
-    with stem.with_suffix(".tar").open("wb") as tar:
-        for row in rows.iter_rows(named=True):
-            pictures = []
-            for number, name in enumerate((row[IMAGES] or []) if several else [row["image"]]):
-                image = None if name is None else next(images)
-                if isinstance(image, str):
-                    bad.append({"table": table, "id": ids.value(key, row[key]), "image": name, "reason": image})
-                elif image is not None:
-                    pictures.append((number, name, image))
-            row["image"] = pictures[0][1] if pictures else None
-            if several:
-                row[IMAGES] = [name for _, name, _ in pictures] or None
-                row["box"] = row["box"] if not pictures or pictures[0][0] == 0 else None
-            kept.append({column: row[column] for column in ("image", "box", IMAGES) if column in row})
-            start, sizes, sample = tar.tell(), [len(image) for _, _, image in pictures], b""
-            for number, (_, _, image) in enumerate(pictures):
-                member = _member(f"{row[key]}.{number}.jpg" if number else f"{row[key]}.jpg", image, content)
-                sample += member + _padding(member)
-            text = _row_as_json(row, table, ids)
-            sample += _member(f"{row[key]}.json", text, content)
-            end = start + len(sample)
-            jpg = (start + tarfile.BLOCKSIZE, sizes[0]) if sizes else (-1, 0)
-            places.append((*jpg, end - len(text), len(text), zlib.crc32(sample)))
-            more_sizes.append(sizes[1:])
-            digests.append(digest_of([image for _, _, image in pictures]))
-            tar.write(sample + _padding(sample))
-        tar.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar, which fills a whole record
-        tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE))
-    index = pl.DataFrame(places, schema=dict.fromkeys((*OFFSETS, CHECKSUM), pl.Int64), orient="row")
-    if several:
-        index = index.with_columns(pl.Series(MORE_SIZES, more_sizes, dtype=pl.List(pl.Int64)))
-        schema = {column: rows.schema[column] for column in ("image", "box", IMAGES)}
-        rows = rows.with_columns(pl.DataFrame(kept, schema=schema, orient="row"))
-    else:
-        readable = pl.Series([one["image"] is not None for one in kept], dtype=pl.Boolean)
-        rows = rows.with_columns(image=pl.when(readable).then("image"))
-    table_of = rows.hstack(index).rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-    digest = pa.array(digests, pa.binary(16))
-    with pa.ipc.new_file(stem.with_suffix(".arrow"), table_of.schema.append(pa.field(DIGEST, digest.type))) as writer:
-        writer.write_table(table_of.append_column(DIGEST, digest))
-    return Shard(stem.name, rows.height, content.hexdigest()), bad
-
-
-def _member(name: str, data: bytes, content: hashlib._Hash) -> bytes:
-    """The header and the data of a tar's member. Nothing of the clock or the user goes into it."""
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    content.update(f"{name}:{len(data)}:".encode())
-    content.update(data)
-    return member.tobuf(tarfile.USTAR_FORMAT) + data
-
-
-def _padding(written: bytes) -> bytes:
-    """Padding of a tar's last block."""
-    return bytes(-len(written) % tarfile.BLOCKSIZE)
-
-
-def _write_events(shards: Path, table: str, frame: pl.DataFrame) -> list[Shard]:
+def _write_events(shards: Path, table: str, frame: pl.DataFrame, first: int) -> list[Shard]:
     written = []
-    for number, rows in enumerate(_parts(frame, _ROWS_PER_BATCH * _BATCHES_PER_SHARD)):
+    for number, rows in enumerate(_parts(frame, _ROWS_PER_BATCH * _BATCHES_PER_SHARD), first):
         content, name = _begun(table, frame), f"{table}-{number:06d}"
         with tarfile.open(shards / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for i, batch in enumerate(_parts(rows, _ROWS_PER_BATCH)):
@@ -391,12 +380,12 @@ def _write_events(shards: Path, table: str, frame: pl.DataFrame) -> list[Shard]:
 
 def _begun(table: str, frame: pl.DataFrame) -> hashlib._Hash:
     """The hash of a shard that is no sample's, after the names and types of its columns."""
-    return hashlib.sha256(_json([table, {column: str(dtype) for column, dtype in frame.schema.items()}]))
+    return hashlib.sha256(as_json([table, {column: str(dtype) for column, dtype in frame.schema.items()}]))
 
 
-def _write_histories(shards: Path, frame: pl.DataFrame) -> Shard:
+def _write_histories(shards: Path, frame: pl.DataFrame, number: int) -> Shard:
     """Write all histories as one batch, so that their lists are one array wherever they are mapped into memory."""
-    content, name = _begun("histories", frame), "histories-000000"
+    content, name = _begun("histories", frame), f"histories-{number:06d}"
     for rows in _parts(frame.drop("item_ids"), _ROWS_PER_BATCH):
         content.update(rows.with_columns(cs.temporal().to_physical()).write_ndjson().encode())
     for lists in _parts(frame.select("item_ids"), _ROWS_PER_BATCH):
@@ -414,7 +403,7 @@ def _write_histories(shards: Path, frame: pl.DataFrame) -> Shard:
 
 
 def _write_representations(directory: Path, name: str, store: Representations, content: hashlib._Hash) -> None:
-    content.update(_json(["representations", name, list(store.vectors.shape), store.vectors.dtype.name]))
+    content.update(as_json(["representations", name, list(store.vectors.shape), store.vectors.dtype.name]))
     content.update(np.ascontiguousarray(store.ids, dtype="<i8").data)
     for start in range(0, len(store.ids), _ROWS_PER_BATCH):
         rows = store.vectors[start : start + _ROWS_PER_BATCH]
@@ -423,14 +412,14 @@ def _write_representations(directory: Path, name: str, store: Representations, c
     store.save(directory, name)
 
 
-def _write_ids(directory: Path, family: Family, ids: IdMap) -> list[Shard]:
-    """Write the texts of a family."""
+def _write_ids(directory: Path, family: Family, ids: IdMap, first: int) -> list[Shard]:
+    """Write the texts of a family, from one of their parts on."""
     directory.mkdir(exist_ok=True)
     written = []
-    for number, part in enumerate(ids.parts):
+    for number, part in enumerate(ids.parts[first:], first):
         content, name = hashlib.sha256(), f"{family}-{number:06d}"
         for start in range(0, len(part), _ROWS_PER_BATCH):
-            content.update(_json(part.slice(start, _ROWS_PER_BATCH).to_pylist()))
+            content.update(as_json(part.slice(start, _ROWS_PER_BATCH).to_pylist()))
         write_part(directory / f"{name}.arrow", part)
         written.append(Shard(name, len(part), content.hexdigest()))
     return written
@@ -448,87 +437,3 @@ def _to_arrow(frame: pl.DataFrame, out: IO[bytes]) -> None:
     table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     with pa.ipc.new_file(out, table.schema) as writer:
         writer.write_table(table)
-
-
-def _json(value: Any) -> bytes:
-    def plain(other: Any) -> str:
-        if isinstance(other, date | time | Decimal):
-            return str(other) if isinstance(other, Decimal) else other.isoformat()
-        raise ValueError(
-            f"a value of type {type(other).__name__} can't be kept as JSON; make its column text or numbers"
-        )
-
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=plain, allow_nan=False).encode()
-
-
-def _row_as_json(row: dict[str, Any], table: str, ids: ShopIds) -> bytes:
-    """Return a row as strict JSON, in which NaN, also within lists and structs, is null."""
-    try:
-        return _json(row)
-    except ValueError:
-        kept = _without_nan(row)
-    try:
-        return _json(kept)
-    except ValueError as error:
-        raise ValueError(f"{table}: {KEYS[table]} {ids.value(KEYS[table], row[KEYS[table]])}: {error}") from error
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-_read_image: ReadImage
-"""The reader of this worker process: sent once, because it may hold much."""
-
-
-def _start_worker(read_image: ReadImage) -> None:
-    global _read_image
-    _read_image = read_image
-
-
-def _read_task(task: list[tuple[str, str]]) -> list[bytes | str]:
-    return _read_all(task, _read_image)
-
-
-def _read_all(task: list[tuple[str, str]], read_image: ReadImage) -> list[bytes | str]:
-    """Read images; in place of one that can't be read, the reason."""
-    results: list[bytes | str] = []
-    if isinstance(read_image, ImageReader):
-        read_image = read_image.ahead([image for _, image in task])
-    for table, image in task:
-        try:
-            data = read_image(table, image)
-            results.append(data if data.startswith(MAGIC) else to_jpeg(data))
-        except BaseException as error:
-            if not isinstance(error, OSError | ValueError) and not is_panic(error):
-                raise
-            results.append(str(error))
-    return results
-
-
-def _read_images(wanted: list[tuple[str, str]], read_image: ReadImage, workers: int | None) -> Iterator[bytes | str]:
-    """Yield images in order. Only a few tasks are under way at a time, so memory stays bounded."""
-    tasks = [wanted[i : i + _IMAGES_PER_TASK] for i in range(0, len(wanted), _IMAGES_PER_TASK)]
-    if workers is None:
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(cpus, len(tasks) // 4)  # starting a process costs as much as a few tasks
-    if workers <= 1:
-        for task in tasks:
-            yield from _read_all(task, read_image)
-        return
-    with worker_pool(workers, _start_worker, read_image) as pool:
-        pending: deque[Future[list[bytes | str]]] = deque()
-        for task in tasks:
-            if isinstance(read_image, ImageReader) and read_image.reads_ahead:
-                # Connections do not outlive a fork: what reads many images at once does so here, and workers decode.
-                pending.append(pool.submit(_read_all, task, read_image.ahead([image for _, image in task])))
-            else:
-                pending.append(pool.submit(_read_task, task))
-            if len(pending) > 2 * workers:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()

@@ -108,12 +108,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_mapped(folder: Path, maps: Mapping[str, TableMap]) -> tuple[dict[str, pl.DataFrame], dict[str, str]]:
+def read_mapped(
+    folder: Path, maps: Mapping[str, TableMap], first: Callable[[], int] = lambda: 0
+) -> tuple[dict[str, pl.DataFrame], dict[str, str]]:
     """Read the tables that a map names.
 
     Args:
         folder: that files are relative to.
         maps: by table.
+        first: returns the least search_id that a search may have which is called by a row number.
 
     Returns:
         The tables, not yet validated, and what to call each in errors.
@@ -126,11 +129,11 @@ def read_mapped(folder: Path, maps: Mapping[str, TableMap]) -> tuple[dict[str, p
         names[table] = f"{of.file} (as {table})"
         frames[table] = _read(folder / of.file, table, of, names[table])
     numbered = [table for table, of in maps.items() if of.columns.get("search_id") == {"row_number": True}]
-    return _with_searches_apart(frames, numbered, names), names
+    return _with_searches_apart(frames, numbered, names, first() if numbered else 0), names
 
 
 def _with_searches_apart(
-    frames: dict[str, pl.DataFrame], numbered: Sequence[str], names: Mapping[str, str]
+    frames: dict[str, pl.DataFrame], numbered: Sequence[str], names: Mapping[str, str], first: int
 ) -> dict[str, pl.DataFrame]:
     """Make searches that are called by row numbers others than those of other tables.
 
@@ -143,6 +146,7 @@ def _with_searches_apart(
         return frames | {table: frames[table].with_columns(text) for table, text in texts.items()}
     last = [column.values.cast(pl.Int64, strict=False).max() for column in given]
     free = max((each + 1 for each in last if isinstance(each, int)), default=0)
+    free = max(free, first)
     for table in numbered:
         frames = frames | {table: frames[table].with_columns(pl.col("search_id") + free)}
         free = max(free, frames[table].select(pl.col("search_id").max() + 1).item() or 0)

@@ -152,7 +152,9 @@ class Tables:
         return frame
 
 
-def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
+def validate(
+    tables: Tables, files: Mapping[str, str] | None = None, earlier: Mapping[str, pl.Series] | None = None
+) -> Tables:
     """Cast every table to its schema and check what the schema can't say.
 
     A product without ``spu_id`` or ``listed_at`` gets its default, see `moonlib.data.defaults`.
@@ -164,6 +166,7 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     Args:
         tables: the tables as read or made.
         files: the name to call a table by in errors, such as ``products.csv``; by default its own.
+        earlier: the keys of products, queries and users that are there already, which events may name too.
 
     Returns:
         The tables with the schema's columns first, missing optional columns filled with nulls, and extra columns last.
@@ -175,6 +178,7 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
             ``histories`` are free), or two histories of one user as of one moment.
     """
     names = {table: (files or {}).get(table, table) for table in SCHEMAS}
+    earlier = earlier or {}
     tables = replace(tables, products=with_spus(tables.products, names["products"]))
     columns = {table: [name for name in SCHEMAS[table].names if name in FAMILIES] for table in SCHEMAS}
     frames, ids = number_ids({table: tables[table] for table in SCHEMAS}, columns, names, tables.ids)
@@ -185,7 +189,7 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
         _check_boxes(cast[table], names[table])
     for table in ("searches", "impressions"):
         for owner, key in KEYS.items():
-            known = cast[table][key].is_in(cast[owner][key].implode())
+            known = cast[table][key].is_in(_keys(cast, owner, earlier).implode())
             _refuse_id(cast, names, table, key, ~known, f"is the {key} of no row in {names[owner]}")
     action = cast.searches["action"]
     refuse_row(cast.searches, names["searches"], "action", ~action.is_in(ACTIONS), f"is none of {', '.join(ACTIONS)}")
@@ -193,8 +197,14 @@ def validate(tables: Tables, files: Mapping[str, str] | None = None) -> Tables:
     refuse_row(cast.impressions, names["impressions"], "position", position < 0, "is negative")
     outside = (propensity <= 0) | (propensity > 1)
     refuse_row(cast.impressions, names["impressions"], "propensity", outside, "is not a probability above 0")
-    _check_histories(cast, names)
+    _check_histories(cast, names, earlier)
     return cast
+
+
+def _keys(tables: Tables, table: str, earlier: Mapping[str, pl.Series]) -> pl.Series:
+    """The keys of a table's rows, and of those that are there already."""
+    keys = tables[table][KEYS[table]]
+    return pl.concat([keys, earlier[table]]) if table in earlier else keys
 
 
 def _refuse_id(tables: Tables, names: Mapping[str, str], table: str, key: str, bad: pl.Series, problem: str) -> None:
@@ -406,9 +416,9 @@ def _check_boxes(frame: pl.DataFrame, name: str, first: int = 0) -> None:
     refuse_row(frame, name, "box", bad, "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1", first)
 
 
-def _check_histories(tables: Tables, names: Mapping[str, str]) -> None:
+def _check_histories(tables: Tables, names: Mapping[str, str], earlier: Mapping[str, pl.Series]) -> None:
     frame, name = tables.histories, names["histories"]
-    known = frame["user_id"].is_in(tables.users["user_id"].implode())
+    known = frame["user_id"].is_in(_keys(tables, "users", earlier).implode())
     _refuse_id(tables, names, "histories", "user_id", ~known, f"is the user_id of no row in {names['users']}")
     again = frame.select(~pl.struct("user_id", "ts").is_first_distinct()).to_series()
     _refuse_id(tables, names, "histories", "user_id", again, "appears a second time with the same ts")

@@ -12,7 +12,7 @@ from unittest import mock
 import polars as pl
 
 from moonlib.artifacts.checksums import SUMS, seal
-from moonlib.data import shards
+from moonlib.data import sample_shards, shards
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import FAMILIES, LISTS, Family
@@ -68,7 +68,7 @@ def forget_checksums(directory: Path) -> Path:
     """
     (directory / SUMS).unlink(missing_ok=True)
     for index in (directory / "shards").glob("*.arrow"):
-        rows = pl.read_ipc(index.read_bytes()).drop(shards.CHECKSUM, shards.DIGEST, strict=False)
+        rows = pl.read_ipc(index.read_bytes()).drop(sample_shards.CHECKSUM, sample_shards.DIGEST, strict=False)
         rows.write_ipc(index, compat_level=pl.CompatLevel.oldest())
     return directory
 
@@ -83,7 +83,7 @@ def in_older_format(directory: Path) -> Path:
         ``directory``.
     """
     for index in (directory / "shards").glob("*.arrow"):
-        rows = pl.read_ipc(index.read_bytes()).drop(shards.DIGEST)
+        rows = pl.read_ipc(index.read_bytes()).drop(sample_shards.DIGEST)
         rows.write_ipc(index, compat_level=pl.CompatLevel.oldest())
     file = directory / "dataset.json"
     described = json.loads(file.read_text())

@@ -18,7 +18,8 @@ from moonlib.data.build import ImageFolder
 from moonlib.data.check import check
 from moonlib.data.dataset import BrokenShard, Dataset, _read_events
 from moonlib.data.reader import SampleReader
-from moonlib.data.shards import Given, _to_arrow, digest_of, write_dataset
+from moonlib.data.sample_shards import digest_of
+from moonlib.data.shards import Given, _to_arrow, write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import SCHEMAS, Tables, validate
 from moonlib.representations.store import Representations

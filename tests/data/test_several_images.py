@@ -18,7 +18,8 @@ from moonlib.data.build import build
 from moonlib.data.check import check
 from moonlib.data.dataset import BrokenShard, Dataset
 from moonlib.data.reader import SampleReader
-from moonlib.data.shards import MORE_SIZES, OFFSETS, write_dataset
+from moonlib.data.sample_shards import MORE_SIZES, OFFSETS
+from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables, validate
 
