@@ -57,12 +57,6 @@ class RestrictedDataset(Dataset):
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopened, (self.directory, self.reads, self.reader))
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """Return the rows of a table that are read, with some or all of its declared columns; see `Dataset.table`."""
-        frame = pl.from_arrow(self.arrow(name, columns), rechunk=False)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
-
     def arrow(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Return what `table` returns, as Arrow."""
         there = self._dataset.columns(name)

@@ -14,11 +14,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+import moonlib
 import moonlib.docs
 from moonlib.artifacts import layout
 from moonlib.artifacts.layout import IDENTITY, PREDICTIONS, WEIGHTS, RunLayout
-from moonlib.config.recipe import load
+from moonlib.config.recipe import Recipe, load
+from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
+from moonlib.data.digests import digests
+from moonlib.data.reads import Reads
+from moonlib.data.restricted import RestrictedDataset
 from moonlib.data.shards import write_dataset
 from moonlib.data.splits import Splits
 from moonlib.data.tables import Tables
@@ -132,28 +137,36 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Dataset]:
     return build
 
 
-def fingerprints(dataset: Dataset, folder: Path, recipe: str, overrides: list[str]) -> dict[str, str]:
-    """The fingerprints of the preprocessing, of all stages and of their references; nothing is run."""
-    loaded = load(recipe, overrides)
-    runner = Runner(loaded, dataset, RunLayout(folder / "run", folder), {}, Interruption())
-    encoder = loaded.encoder()
+@cache
+def recipe_of(name: str, overrides: tuple[str, ...]) -> Recipe:
+    """A shipped recipe; typing it takes longer than all else here."""
+    return load(name, list(overrides))
+
+
+@cache
+def fingerprints(dataset: Dataset, recipe: Recipe, references: bool) -> dict[str, str]:
+    """The fingerprints of the preprocessing and of all stages, and of their references; nothing is run."""
+    runner = Runner(recipe, dataset, RunLayout(Path("run"), Path()), {}, Interruption())
+    encoder = recipe.encoder()
     assert encoder is not None
     found = {"preprocessing": fingerprint_of(runner.preprocessing_identity(encoder.reads().before("train_until")))}
     lineage = Lineage(dataset.hash, found["preprocessing"])
-    for name, stage in loaded.stages.items():
+    for name, stage in recipe.stages.items():
         step = runner.step(stage, lineage)
         found[name] = step.fingerprint
-        for reference in step.module.references(dataset):
+        for reference in step.module.references(dataset) if references else []:
             each = runner.reference_step(stage, reference, lineage)
             found[each.link] = each.fingerprint
         lineage = lineage.after(stage.provides, step.fingerprint)
     return found
 
 
-def anew(built: Callable[[str], Dataset], change: str, folder: Path, recipe: str, overrides: list[str]) -> set[str]:
+def anew(
+    built: Callable[[str], Dataset], change: str, recipe: str, *overrides: str, references: bool = False
+) -> set[str]:
     """The stages whose fingerprint a change has changed."""
-    before = fingerprints(built(""), folder, recipe, overrides)
-    after = fingerprints(built(change), folder, recipe, overrides)
+    loaded = recipe_of(recipe, overrides)
+    before, after = (fingerprints(built(each), loaded, references) for each in ("", change))
     return {name for name, fingerprint in before.items() if after[name] != fingerprint}
 
 
@@ -174,26 +187,30 @@ def test_the_page_has_a_row_for_every_change() -> None:
     assert list(said) == list(CHANGES)
 
 
-@pytest.mark.parametrize("recipe", ["iter3", "iter5"])
+NAMED = ("--stages.application.module.init_args.features", json.dumps(FEATURES))
+
+
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_the_page_says_is_made_anew(
-    change: str, recipe: str, built: Callable[[str], Dataset], tmp_path: Path
-) -> None:
+def test_what_the_page_says_is_made_anew(change: str, built: Callable[[str], Dataset]) -> None:
     stages, said = table()
-    features = json.dumps(FEATURES)
-    found = anew(built, change, tmp_path, recipe, ["--stages.application.module.init_args.features", features])
-    assert found.intersection(stages) == said[change]
+    assert anew(built, change, "iter3", *NAMED).intersection(stages) == said[change]
 
 
-def test_a_feature_that_no_recipe_names_changes_nothing(built: Callable[[str], Dataset], tmp_path: Path) -> None:
-    assert anew(built, "a feature of a user", tmp_path, "iter3", []) == set()
+@pytest.mark.parametrize(
+    "change", ["a price", "a picture", "an attribute", "a day after the last", "`behaviour_until`"]
+)
+def test_the_page_is_true_of_iter5(change: str, built: Callable[[str], Dataset]) -> None:
+    assert anew(built, change, "iter5", *NAMED) == table()[1][change]
 
 
-def test_references_read_what_they_need(built: Callable[[str], Dataset], tmp_path: Path) -> None:
-    found = anew(built, "a price", tmp_path, "iter3", [])
-    clicks = {"application", "application.baseline", "application.baseline.shuffled"}
-    assert found == clicks
-    found = anew(built, "a picture", tmp_path, "iter3", [])
+def test_a_feature_that_no_recipe_names_changes_nothing(built: Callable[[str], Dataset]) -> None:
+    assert anew(built, "a feature of a user", "iter3") == set()
+
+
+def test_references_read_what_they_need(built: Callable[[str], Dataset]) -> None:
+    found = anew(built, "a price", "iter3", references=True)
+    assert found == {"application", "application.baseline", "application.baseline.shuffled"}
+    found = anew(built, "a picture", "iter3", references=True)
     assert "represent.baseline.thumbnail" in found and "represent.baseline.initial" in found
     assert not found & {"represent.baseline.chance", "application.baseline"}
 
@@ -212,10 +229,9 @@ def test_references_read_what_they_need(built: Callable[[str], Dataset], tmp_pat
     ],
 )
 def test_an_encoder_with_a_published_tokenizer(
-    change: str, expected: set[str], built: Callable[[str], Dataset], tmp_path: Path
+    change: str, expected: set[str], built: Callable[[str], Dataset]
 ) -> None:
-    found = anew(built, change, tmp_path, "small_catalogue", [])
-    assert {name for name in found if "." not in name} == expected
+    assert anew(built, change, "small_catalogue") == expected
 
 
 STEPS = 3
@@ -251,3 +267,24 @@ def test_a_changed_price_makes_the_click_model_anew_and_all_else_is_reused_to_th
     assert context.dataset.hash == built("a price").hash and stage.provides == "representations"
     with pytest.raises(RunError, match="but from other data"):
         Run(week2).reopen("application", built(""))
+
+
+def test_a_price_that_is_appended_leaves_the_rows_where_they_were(
+    built: Callable[[str], Dataset], tmp_path: Path
+) -> None:
+    before = built("")
+    tables = shop()
+    row = tables.products.filter(pl.col("item_id") == KNOWN).with_columns(price=pl.lit(4.0))
+    (name,) = row["image"].to_list()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / name).write_bytes(example_picture("products", name))
+    out = moonlib.build(row, images=tmp_path / "images", append=before.directory, out=tmp_path / "week2", workers=1)
+    grown = Dataset(out)
+    assert grown.products["item_id"][-1] == KNOWN
+    reads = Reads.of(products=["title", "price"])
+    old, new = (RestrictedDataset(each, reads, "a test").products for each in (before, grown))
+    assert new["item_id"].to_list() == old["item_id"].to_list() and not new.equals(old)
+    assert new.drop("price").equals(old.drop("price"))
+    shown = Reads.content("products", [Modalities.parse("rich+image")])
+    assert digests(grown, shown) == digests(before, shown)
+    assert digests(grown, reads) != digests(before, reads)
