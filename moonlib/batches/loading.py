@@ -16,6 +16,7 @@ from moonlib.batches.augment import augment
 from moonlib.batches.planner import BatchPlan
 from moonlib.batches.views import drawn
 from moonlib.data.content import Content, Modalities, Side, Task, compose
+from moonlib.data.dataset import Dataset as ShopDataset
 from moonlib.data.ids import Ids
 from moonlib.data.images import UnreadableImage
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
@@ -67,7 +68,7 @@ class PairDataset(Dataset[PairBatch]):
     or the positive, alone if it is an extra negative.
 
     Args:
-        dataset_directory: a dataset's directory.
+        dataset: a dataset, or its directory.
         preprocessor: the encoder's.
         pairs: the pairs the plans refer to.
         tasks: in the order of the planner's.
@@ -79,7 +80,7 @@ class PairDataset(Dataset[PairBatch]):
 
     def __init__(
         self,
-        dataset_directory: Path,
+        dataset: ShopDataset | Path,
         preprocessor: Preprocessor,
         pairs: Pairs,
         tasks: Sequence[Task],
@@ -88,9 +89,9 @@ class PairDataset(Dataset[PairBatch]):
         augment: float = 0.0,
         augmented_inputs: Sequence[str] = ("image", "subject"),
     ) -> None:
-        self._products = SampleReader(dataset_directory, "products")
+        self._products = SampleReader(dataset, "products")
         self._side: Side = pairs.query_side
-        self._queries = self._products if self._side == "product" else SampleReader(dataset_directory, "queries")
+        self._queries = self._products if self._side == "product" else SampleReader(dataset, "queries")
         self._preprocessor = preprocessor
         self._pairs = pairs
         self._tasks = list(tasks)

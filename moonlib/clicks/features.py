@@ -180,7 +180,7 @@ class Features:
         frames: dict[str, pl.DataFrame] = {}
         taken = {"categorical": 0, "multi_valued": 0}
         for table, kinds in _by_table(declared).items():
-            _check_names(table, kinds, train.columns if table == "impressions" else dataset.arrow(table).column_names)
+            _check_names(table, kinds, dataset.columns(table))
             if table == "impressions":
                 frame, counts = train, np.ones(len(train), dtype=np.int64)
             else:

@@ -20,6 +20,7 @@ from moonlib.clicks.snapshots import HistorySnapshots
 from moonlib.clicks.vocabulary import HashedVocabulary, Vocabulary
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import Ids
+from moonlib.data.reads import ALL_MOMENTS, Reads
 from moonlib.representations.similarity_topk import similarity_topk
 from moonlib.representations.store import Representations
 
@@ -70,6 +71,17 @@ class ImpressionBatch:
             return self
         moved: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in vars(self).items()}
         return ImpressionBatch(**moved)
+
+
+CLICK_READS = Reads.of(
+    products=["category", "merchant_id", "price", "listed_at"],
+    queries=["text", "image"],
+    searches=["user_id", "query_id", "item_id"],
+    impressions=["user_id", "query_id", "item_id", "clicked"],
+    histories=["item_ids"],
+    moments=ALL_MOMENTS,
+)
+"""What a click model reads of the tables, beside the features and the segments that a recipe names."""
 
 
 @dataclass(frozen=True)

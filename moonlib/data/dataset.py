@@ -23,7 +23,7 @@ from moonlib.data.image_lists import IMAGES
 from moonlib.data.sample_shards import DIGEST, INDEX_COLUMNS, OFFSETS, Shard
 from moonlib.data.shards import FORMATS, SAMPLE_TABLES
 from moonlib.data.splits import Splits, crossing
-from moonlib.data.tables import OPTIONAL_TABLES, SCHEMAS
+from moonlib.data.tables import KEYS, OPTIONAL_TABLES, SCHEMAS
 from moonlib.representations.store import Representations
 from moonlib.system.disk import is_panic
 from moonlib.system.download_cache import origin
@@ -85,6 +85,7 @@ class Dataset:
             there = [table for table in SCHEMAS if table not in OPTIONAL_TABLES or table in counts]
             self.counts: dict[str, int] = {table: counts[table] for table in there}
             self._more: pa.Table | None = None
+            self._columns: dict[str, list[str]] = {}
             self._given: dict[str, int] = dict(described.get("representations", {}))
             self._text_ids: dict[Family, int] = {
                 family: about["count"] for family, about in described.get("ids", {}).items()
@@ -158,6 +159,31 @@ class Dataset:
             more = self._more.select(kept).cast(pa.schema([table.schema.field(column) for column in kept]))
             return pa.concat_tables([table, more], promote_options="default")
         return table
+
+    def columns(self, name: str) -> list[str]:
+        """Names of the columns of a table."""
+        if name not in self._columns:
+            self._columns[name] = self.arrow(name).column_names
+        return list(self._columns[name])
+
+    def order(self, table: str) -> NDArray[np.int64] | None:
+        """The order in which ids were first written, of products, queries or users that later rows supersede.
+
+        In it a dataset that was appended to has its rows where the one before it had them, and new ids after them.
+
+        Returns:
+            int64 [rows], numbers of rows of `arrow`; None where they are in that order.
+        """
+        if table not in KEYS or not self._superseded.get(table, 0):
+            return None
+        if table in SAMPLE_TABLES:
+            parts = [read_index(path) for path in self.shard_files(table, ".arrow")]
+        else:
+            parts = [part for shard in self.shard_files(table) for part in _read_events(shard)]
+        keys = np.concatenate([part.column(KEYS[table]).to_numpy() for part in parts])
+        ids, first = np.unique(keys, return_index=True)
+        there = keys[np.concatenate(self.live(table, [len(part) for part in parts]))]
+        return np.argsort(first[np.searchsorted(ids, there)], kind="stable")
 
     def shard_files(self, table: str, ending: Literal[".tar", ".arrow"] = ".tar") -> list[Path]:
         """The files of a table's shards that are there, in their order.

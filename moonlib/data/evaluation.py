@@ -10,11 +10,20 @@ import polars as pl
 import torch
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.reads import Reads
 from moonlib.data.splits import Split
 
 log = logging.getLogger(__name__)
 
 SearchTask = Literal["image_search", "text_search"]
+EVALUATION_READS = Reads.of(
+    products=["spu_id"],
+    queries=["text", "image"],
+    searches=["user_id", "query_id", "item_id", "action"],
+    moments=["train_until", "valid_until", "test_until"],
+)
+"""What `evaluation_searches` reads."""
+
 EVALUATED: tuple[Split, ...] = ("valid", "test")
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moonlib.data.dataset import REMEDY, BrokenShard, Dataset, read_index, require_integers
 from moonlib.data.image_lists import IMAGES
+from moonlib.data.restricted import RestrictedDataset, Undeclared
 from moonlib.data.sample_shards import CHECKSUM, INDEX_COLUMNS, MORE_SIZES, OFFSETS
 from moonlib.data.tables import KEYS, SAMPLE_TABLES
 
@@ -52,6 +53,84 @@ class Sample:
         return Sample(self.id, self.row | {"box": None}, self.more[number - 1])
 
 
+class DeclaredRow(dict[str, Any]):
+    """The declared columns of a row; asking for another one raises `Undeclared`."""
+
+    def __init__(self, values: Mapping[str, Any], declared: Collection[str], table: str, reader: str) -> None:
+        super().__init__({name: value for name, value in values.items() if name in declared})
+        self.declared, self.table, self.reader = declared, table, reader
+
+    def __missing__(self, name: str) -> Any:
+        if name in self.declared:
+            raise KeyError(name)
+        raise Undeclared.of(self.reader, f"the column {name!r} of {self.table}")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a column, or a default where the row does not have it."""
+        return self[name] if name in self or name not in self.declared else default
+
+    def __or__(self, other: Mapping[str, Any]) -> DeclaredRow:  # type: ignore[override]
+        return DeclaredRow({**self, **other}, self.declared, self.table, self.reader)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DeclaredRow, (dict(self), self.declared, self.table, self.reader)
+
+
+class UndeclaredPicture:
+    """Stands where a picture is that is not declared to be read; no decoder takes it."""
+
+
+@dataclass(frozen=True)
+class DeclaredSamples:
+    """What a `RestrictedDataset` shows of the samples of a table.
+
+    Attributes:
+        table: ``products`` or ``queries``.
+        reader: who declared it.
+        columns: those that are declared; None for all.
+        pictures: whether the pictures are.
+        ids: the rows that are, int64, ascending; None for all.
+    """
+
+    table: str
+    reader: str
+    columns: frozenset[str] | None
+    pictures: bool
+    ids: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, dataset: RestrictedDataset, table: str) -> DeclaredSamples | None:
+        """What a dataset declares of a table; None for everything."""
+        if dataset.reads.whole:
+            return None
+        declared = dataset.declared(table)
+        ids = None
+        if declared.until is not None:
+            ids = np.sort(dataset.table(table, (KEYS[table],))[KEYS[table]].to_numpy())
+        return cls(table, dataset.reader, declared.columns, declared.pictures, ids)
+
+    def check(self, ids: NDArray[np.int64]) -> None:
+        """Refuse rows that are not read."""
+        if self.ids is None:
+            return
+        place = np.searchsorted(self.ids, ids).clip(max=max(len(self.ids) - 1, 0))
+        there = self.ids[place] == ids if len(self.ids) else np.zeros(len(ids), bool)
+        if not there.all():
+            raise Undeclared.of(
+                self.reader, f"{KEYS[self.table]} {ids[~there][0]} of {self.table}, a row of later days"
+            )
+
+    def sample(self, sample: Sample) -> Sample:
+        """A sample without what is not declared."""
+        row = sample.row
+        if self.columns is not None:
+            row = DeclaredRow(row, self.columns, self.table, self.reader)
+        if self.pictures or sample.image is None:
+            return Sample(sample.id, row, sample.image, sample.more)
+        hidden: Any = UndeclaredPicture()
+        return Sample(sample.id, row, hidden)
+
+
 class SampleReader:
     """Reads samples with one ``pread`` each, where the index says; no tar is parsed.
 
@@ -60,20 +139,22 @@ class SampleReader:
     are compared with the checksum in the index whenever it is read; datasets built before have none.
 
     Args:
-        directory: a dataset's directory, or its URL, see `moonlib.data.dataset.Dataset`.
+        directory: a dataset, its directory, or its URL, see `moonlib.data.dataset.Dataset`. Of a restricted one, see
+            `moonlib.data.restricted`, samples hold what is declared, and reading anything else is an error.
         table: ``products`` or ``queries``.
 
     Raises:
         BrokenShard: a shard is missing or cut off, or an index is not of its tar.
 
-    Example: ``SampleReader(directory, "products").read(np.array([42]))[0].row["title"]``
+    Example: ``SampleReader(dataset, "products").read(np.array([42]))[0].row["title"]``
     """
 
-    def __init__(self, directory: Path | str, table: str) -> None:
+    def __init__(self, directory: Dataset | Path | str, table: str) -> None:
         if table not in SAMPLE_TABLES:
             raise ValueError(f"{table!r} has no samples; expected one of {', '.join(SAMPLE_TABLES)}")
         self.table = table
-        dataset = Dataset(directory)
+        self._declared = DeclaredSamples.of(directory, table) if isinstance(directory, RestrictedDataset) else None
+        dataset = Dataset(directory.directory if isinstance(directory, Dataset) else directory)
         self._directory = dataset.directory
         # Of a dataset that was appended to, rows that later ones supersede are left out here.
         indexes = dataset.shard_files(table, ".arrow")
@@ -139,7 +220,10 @@ class SampleReader:
         ends = zip(self._more_start[rows], self._more_end[rows], strict=True)
         more = [self._more_size[first:last].tolist() for first, last in ends]
         values = zip(*(column.tolist() for column in columns), more, strict=True)
-        return [self._sample(*value) for value in values]
+        if self._declared is not None:
+            self._declared.check(ids)
+        samples = [self._sample(*value) for value in values]
+        return samples if self._declared is None else [self._declared.sample(sample) for sample in samples]
 
     def _sample(
         self,

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 import polars as pl
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.reads import Reads
 from moonlib.data.tables import KEYS, SCHEMAS
 
 SEGMENTS = ("new", "tail")
@@ -15,6 +16,13 @@ SEGMENTS = ("new", "tail")
 
 ASKED = ("photo", "text", "both")
 """Contents of a query, see `query_contents`; each is a segment of metrics of search."""
+
+
+SEGMENT_READS = Reads.of(products=["listed_at"], searches=["item_id"], impressions=["item_id"], moments=["train_until"])
+"""What `product_segments` reads."""
+
+CONTENT_READS = Reads.of(queries=["text", "image"])
+"""What `query_contents` reads."""
 
 
 def product_segments(dataset: Dataset) -> pl.DataFrame:
@@ -87,7 +95,7 @@ def segment_columns(dataset: Dataset, declared: Sequence[str]) -> dict[str, pl.D
         table, _, column = full.partition(".")
         if table not in ("users", "products") or not column:
             raise ValueError(f"segments: {full!r} is no column of users or products, such as users.region")
-        columns = dataset.arrow(table).column_names
+        columns = dataset.columns(table)
         if column not in columns:
             near = get_close_matches(column, columns, n=1) or columns
             raise ValueError(f"segments: {table} has no column {column!r}; it has {', '.join(near)}")

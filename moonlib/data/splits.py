@@ -113,12 +113,15 @@ class Splits:
 
     def window(self, split: Split) -> tuple[datetime | None, datetime]:
         """Return a split's start (None: no bound) and end."""
-        return {
-            "behaviour": (None, self.behaviour_until),
-            "train": (self.behaviour_until, self.train_until),
-            "valid": (self.train_until, self.valid_until),
-            "test": (self.valid_until, self.test_until),
-        }[split]
+        if split == "behaviour":
+            return None, self.behaviour_until
+        starts = {"train": "behaviour_until", "valid": "train_until", "test": "valid_until"}
+        return getattr(self, starts[split]), getattr(self, f"{split}_until")
+
+    @property
+    def moments(self) -> list[datetime]:
+        """The four moments, in their order."""
+        return [getattr(self, name) for name in MOMENTS]
 
     def select(self, events: pl.DataFrame, split: Split) -> pl.DataFrame:
         """Return the events of a split, in their order; there may be none."""
@@ -135,7 +138,7 @@ class Splits:
     def _may_be_late(self, crossing: pl.DataFrame) -> pl.Expr:
         """Whether an event is so soon after a moment that it may be of a session from before."""
         late = pl.lit(False)
-        for moment in {getattr(self, name) for name in MOMENTS}:
+        for moment in set(self.moments):
             ended = crossing.filter(pl.col("began") < moment)["ended"].max()
             late |= pl.col("ts").is_between(moment, ended) if ended is not None else pl.lit(False)
         return late

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from moonlib.data.content import Box, Content, Side, View
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.encoders.learning_rates import LearningRates
 from moonlib.encoders.pretrained import keys_within
@@ -127,6 +128,10 @@ class DualEncoder(Encoder):
         self.dim = dim
         self.crop = tuple(crop)
         self.learning_rates = LearningRates(learning_rates)
+
+    def reads(self) -> Reads:
+        """What the text tower fits its tokenizer to; see `Encoder.reads`."""
+        return NOTHING if self.text is None else self.text.reads()
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Set up the towers, then the fusion; see `Encoder.setup`.

@@ -17,6 +17,7 @@ from torch import Tensor
 from moonlib.data.content import Content, Side
 from moonlib.data.images import UnreadableImage
 from moonlib.data.pixels import to_rgb
+from moonlib.data.reads import Declaring, Reads, TableReads
 from moonlib.encoders.exportable import Exportable
 
 ImageLike = bytes | str | os.PathLike[str] | Image.Image
@@ -30,6 +31,10 @@ batch can be concatenated, sliced and moved without knowing the encoder. Dual en
 - where they look at the main subject too, ``subject`` and ``has_subject`` alike: the crop, missing without a box
 - ``text`` int64 [B, T] token ids and ``text_mask`` bool [B, T] (all False where missing)
 """
+
+
+ALL_COLUMNS = Reads({"products": TableReads()}).before("train_until")
+"""All columns of the products that training may see."""
 
 
 class Preprocessor(Protocol):
@@ -48,7 +53,7 @@ class Preprocessor(Protocol):
         ...
 
 
-class Encoder(Exportable, ABC):
+class Encoder(Exportable, Declaring, ABC):
     """Encodes the image and text of a product or a query into one vector.
 
     A constructor takes the recipe's arguments and stays cheap: no download, no weights. `setup` fits (or loads)
@@ -66,13 +71,22 @@ class Encoder(Exportable, ABC):
     text_dim: int
     preprocessor: Preprocessor
 
+    def reads(self) -> Reads:
+        """What `setup` fits the preprocessing to: columns of the products listed before the end of training.
+
+        A change of those fits it anew, and trains anew all that starts from it. By default it is all columns, also for
+        a class that derives from another encoder and does not say it again. What the encoder is shown of products and
+        queries later is no part of it.
+        """
+        return ALL_COLUMNS
+
     @abstractmethod
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Load the preprocessing from ``directory``, or fit it on ``products`` and write it there; make the weights.
 
         Args:
-            products: the products table's rows listed before the end of training (columns as in
-                `moonlib.data.tables`); read only when ``directory`` holds no fitted preprocessing.
+            products: the products table's rows listed before the end of training, with the columns that `reads`
+                declares (as in `moonlib.data.tables`); read only when ``directory`` holds no fitted preprocessing.
             directory: where the fitted preprocessing (for instance ``tokenizer.json``) lives.
         """
 

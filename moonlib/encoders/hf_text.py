@@ -12,6 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.encoders.pretrained import WEIGHTS, options, read_config, read_tokenizer, reading, require_file
 from moonlib.encoders.tower import TextTower
 
@@ -83,6 +84,10 @@ class HFText(TextTower):
     def is_published(self) -> bool:
         """See `TextTower.is_published`."""
         return self.pretrained
+
+    def reads(self) -> Reads:
+        """Nothing: the tokenizer is the published one."""
+        return NOTHING
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Read the tokenizer and the weights; nothing is fitted on ``products``."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moonlib.data.content import Content, Side
 from moonlib.data.images import decode_image
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.encoders.encoder import ContentBatch, Encoder
 
 
@@ -42,6 +43,10 @@ class Thumbnail(Encoder):
         self.size = size
         self.dim = self.image_dim = 3 * size * size
         self.text_dim = 0
+
+    def reads(self) -> Reads:
+        """Nothing."""
+        return NOTHING
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """There is nothing to fit."""

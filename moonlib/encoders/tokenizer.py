@@ -13,6 +13,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from moonlib.data.reads import Reads
 from moonlib.system.disk import replacing
 
 FILE_NAME = "tokenizer.json"
@@ -22,6 +23,8 @@ MIN_FREQUENCY = 2
 """How often two pieces stand side by side in the texts at least, to become one."""
 BATCH = 4096
 """Texts that are encoded at once."""
+CATALOGUE_READS = Reads.of(products=["title", "category", "attributes"]).before("train_until")
+"""What `catalogue_texts` reads."""
 
 
 def catalogue_texts(products: pl.DataFrame) -> list[str]:

@@ -11,6 +11,7 @@ import polars as pl
 from torch import Tensor
 
 from moonlib.data.content import Box
+from moonlib.data.reads import Declaring, Reads, TableReads
 from moonlib.encoders.exportable import Exportable
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
@@ -73,7 +74,7 @@ class ImageTower(Exportable, ABC):
         """
 
 
-class TextTower(Exportable, ABC):
+class TextTower(Exportable, Declaring, ABC):
     """Encodes texts. `setup` fits or loads the tokenizer, then makes the weights.
 
     Attributes:
@@ -88,6 +89,10 @@ class TextTower(Exportable, ABC):
     def is_published(self) -> bool:
         """Whether `setup` reads weights that others have trained, rather than making new ones."""
         return False
+
+    def reads(self) -> Reads:
+        """What the tokenizer is fitted to; see `moonlib.encoders.encoder.Encoder.reads`."""
+        return Reads({"products": TableReads()}).before("train_until")
 
     @abstractmethod
     def setup(self, products: pl.DataFrame, directory: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moonlib.encoders.tokenizer import BPETokenize, extend_tokenizer, load_or_fit_tokenizer
+from moonlib.data.reads import Reads
+from moonlib.encoders.tokenizer import CATALOGUE_READS, BPETokenize, extend_tokenizer, load_or_fit_tokenizer
 from moonlib.encoders.tower import TextTower
 
 
@@ -52,6 +53,10 @@ class Transformer(TextTower):
         self.heads = heads
         self.max_length = max_length
         self.dropout = dropout
+
+    def reads(self) -> Reads:
+        """The texts of the catalogue; see `TextTower.reads`."""
+        return CATALOGUE_READS
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Load or fit ``tokenizer.json``, then make the weights."""

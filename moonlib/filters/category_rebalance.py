@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from moonlib.data.ids import Ids
+from moonlib.data.reads import Reads
 from moonlib.data.tables import Tables
 from moonlib.filters.filter import Encoded, Filter, Filtered, without_searches
 
@@ -55,6 +56,10 @@ class CategoryRebalance(Filter):
         self.max_ratio = max_ratio
         self.level = level
         self.seed = seed
+
+    def reads(self) -> Reads:
+        """See `Filter.reads`."""
+        return Reads.of(products=["category"], searches=["query_id", "item_id"], impressions=["item_id"])
 
     def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         """Filter; see `Filter`."""

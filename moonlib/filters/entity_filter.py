@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from moonlib.data.reads import Reads
 from moonlib.data.tables import Tables
 from moonlib.filters.filter import Encoded, Filter, Filtered, without_searches
 from moonlib.filters.gazetteer import Gazetteer
@@ -31,6 +32,12 @@ class EntityFilter(Filter):
         if min_entities < 1:
             raise ValueError(f"min_entities must be at least 1, got {min_entities}")
         self.min_entities = min_entities
+
+    def reads(self) -> Reads:
+        """See `Filter.reads`."""
+        return Reads.of(
+            products=["title", "category", "attributes"], queries=["text"], searches=["query_id", "item_id"]
+        )
 
     def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         """Filter; see `Filter`."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import polars as pl
 
+from moonlib.data.reads import EVERYTHING, Declaring, Reads
 from moonlib.data.tables import Tables
 from moonlib.representations.store import Representations
 
@@ -42,7 +43,7 @@ class Encoded:
     queries: Representations
 
 
-class Filter(ABC):
+class Filter(Declaring, ABC):
     """A function of the tables: rows in, rows out, and why. It removes and rewrites rows and never adds any.
 
     A filter sees what training may see: products listed and events before the end of training. It cleans what an
@@ -54,6 +55,14 @@ class Filter(ABC):
     """
 
     reads_representations: ClassVar[bool] = False
+
+    def reads(self) -> Reads:
+        """Which columns of the tables the filter reads; it may be given no others.
+
+        By default it is everything, also for a class that derives from another filter and does not say it again. See
+        `moonlib.stages.stage.Stage.reads`.
+        """
+        return EVERYTHING
 
     @abstractmethod
     def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.data.ids import Ids
+from moonlib.data.reads import Reads
 from moonlib.data.tables import Tables
 from moonlib.filters.filter import Encoded, Filter, Filtered, without_searches
 
@@ -50,6 +51,10 @@ class SimilarityDedup(Filter):
         self.keep = keep
         self.share = share
         self.per = per
+
+    def reads(self) -> Reads:
+        """See `Filter.reads`."""
+        return Reads.of(products=["spu_id"], searches=["query_id", "item_id"])
 
     def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         """Filter; see `Filter`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from moonlib.data.reads import Reads
 from moonlib.data.tables import Tables
 from moonlib.filters.filter import Encoded, Filter, Filtered, without_searches
 
@@ -23,6 +24,10 @@ class SpuMerge(Filter):
     Source: MOON (arXiv 2511.11305), Stage 2, second phase: the SKUs of an SPU count as one. Which item stands for
     them is our choice.
     """
+
+    def reads(self) -> Reads:
+        """See `Filter.reads`."""
+        return Reads.of(products=["spu_id"], searches=["query_id", "item_id"])
 
     def __call__(self, tables: Tables, encoded: Encoded | None = None) -> Filtered:
         """Filter; see `Filter`."""

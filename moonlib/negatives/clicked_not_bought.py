@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moonlib.data.reads import Reads
 from moonlib.negatives.draw import draw_distinct
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.pairs.pairs import Pairs
@@ -41,6 +42,10 @@ class ClickedNotBought(NegativeSampler):
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
+
+    def reads(self) -> Reads:
+        """What searches led to, of the days that the pairs are of; see `NegativeSampler.reads`."""
+        return Reads.of(searches=["query_id", "item_id", "action"]).before("behaviour_until")
 
     def setup(self, data: TrainingData) -> None:
         """List for each query and item ordered what else was clicked, sorted."""

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
 
 
@@ -22,6 +23,10 @@ class Gathered(NegativeSampler):
     """
 
     spatial: ClassVar[bool] = True
+
+    def reads(self) -> Reads:
+        """Nothing but ids; see `NegativeSampler.reads`."""
+        return NOTHING
 
     def extend(self, pool: Candidates) -> Candidates:
         """Append the other processes' items, in the order of their ranks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.negatives.negative_sampler import NegativeSampler
 
 
@@ -11,3 +12,7 @@ class InBatch(NegativeSampler):
     The batch's items are always among the candidates; this sampler exists so that a recipe can say
     ``negatives: [in_batch]``.
     """
+
+    def reads(self) -> Reads:
+        """Nothing but ids; see `NegativeSampler.reads`."""
+        return NOTHING

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.negatives.draw import draw_distinct
 from moonlib.negatives.mining import mine
 from moonlib.negatives.negative_sampler import PLANNED_AHEAD, NegativeSampler, TrainingData
@@ -60,6 +61,10 @@ class Mined(NegativeSampler):
         self.k, self.keep, self.skip = k, keep, skip
         self.refresh_every = refresh_every
         self.margin, self.relative_margin, self.approximate = margin, relative_margin, approximate
+
+    def reads(self) -> Reads:
+        """Nothing but ids; see `NegativeSampler.reads`."""
+        return NOTHING
 
     def setup(self, data: TrainingData) -> None:
         """Make room for what is found; see `NegativeSampler.setup`."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from moonlib.data.reads import EVERYTHING, Declaring, Reads
 from moonlib.pairs.catalogue import Catalogue
 from moonlib.pairs.pairs import Pairs
 from moonlib.representations.store import Representations
@@ -29,7 +30,7 @@ class Candidates:
         representations: float [N, D], not normalised.
         item_id: int64 [N].
         spu_id: int64 [N].
-        category: int64 [N], codes of the category; -1 for none.
+        category: int64 [N], codes of the category; -1 for none, and where no sampler of the stage reads categories.
         own: how many of the first entries this process has encoded for this batch; only these carry a gradient to its
             weights. None: all of them.
     """
@@ -82,7 +83,7 @@ class TrainingData:
     dim: int
 
 
-class NegativeSampler(nn.Module, ABC):
+class NegativeSampler(nn.Module, Declaring, ABC):
     """Proposes items to load with a batch and extends the pool of candidates; samplers chain.
 
     All methods have a default that adds nothing. State lives in buffers, so that it is saved with the stage.
@@ -96,6 +97,14 @@ class NegativeSampler(nn.Module, ABC):
 
     refresh_every: int | None = None
     spatial: ClassVar[bool] = False
+
+    def reads(self) -> Reads:
+        """What the sampler reads of the tables, by way of `TrainingData`: columns of searches, and categories.
+
+        By default it is everything, also for a class that derives from another sampler and does not say it again. See
+        `moonlib.stages.stage.Stage.reads`.
+        """
+        return EVERYTHING
 
     def setup(self, data: TrainingData) -> None:
         """Learn of the data and make the buffers; called once, before anything else and before a state is restored.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.negatives.gathered import gather_candidates
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler, TrainingData
 
@@ -51,6 +52,10 @@ class Queue(NegativeSampler):
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         self.size = size
+
+    def reads(self) -> Reads:
+        """Nothing but ids; see `NegativeSampler.reads`."""
+        return NOTHING
 
     def setup(self, data: TrainingData) -> None:
         """Make an empty queue of representations as wide as ``data.dim``."""

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from moonlib.data.reads import Reads
 from moonlib.negatives.draw import draw_distinct
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.pairs.pairs import Pairs
@@ -35,6 +36,10 @@ class SameCategory(NegativeSampler):
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
+
+    def reads(self) -> Reads:
+        """Categories; see `NegativeSampler.reads`."""
+        return Reads.of(products=["category"]).before("train_until")
 
     def setup(self, data: TrainingData) -> None:
         """Sort the catalogue by category and, within it, by SPU."""

@@ -26,7 +26,9 @@ class Catalogue:
 
     @classmethod
     def of(cls, products: pl.DataFrame) -> Catalogue:
-        """Take the catalogue from the products table."""
+        """Take the catalogue from the products table; without its column ``category``, all are of none."""
+        if "category" not in products.columns:
+            products = products.with_columns(category=pl.lit(None, dtype=pl.String))
         codes = (pl.col("category").rank("dense").cast(pl.Int64) - 1).fill_null(-1)
         products = products.select("item_id", "spu_id", codes).sort("item_id")
         return cls(*(products[name].to_numpy() for name in ("item_id", "spu_id", "category")))

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.reads import EVERYTHING, Declaring, Reads
 from moonlib.pairs.pairs import Pairs
 from moonlib.representations.store import Representations
 
@@ -52,7 +53,7 @@ class PairContext:
     represent: RepresentPairs
 
 
-class PairSource(ABC):
+class PairSource(Declaring, ABC):
     """Says which pairs an encoder is trained on.
 
     A constructor takes the recipe's arguments and does no work.
@@ -62,6 +63,14 @@ class PairSource(ABC):
     """
 
     both_directions: ClassVar[bool] = False
+
+    def reads(self) -> Reads:
+        """What `pairs` reads of the dataset, and what is in the searches that it returns.
+
+        By default it is everything, also for a class that derives from another source and does not say it again. See
+        `moonlib.stages.stage.Stage.reads`.
+        """
+        return EVERYTHING
 
     @abstractmethod
     def pairs(self, context: PairContext) -> tuple[Pairs, pl.DataFrame]:

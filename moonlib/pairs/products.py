@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import polars as pl
 
+from moonlib.data.reads import Reads
 from moonlib.data.tables import empty
 from moonlib.pairs.pair_source import PairContext, PairSource
 from moonlib.pairs.pairs import Pairs, product_pairs
@@ -19,6 +20,10 @@ class ProductPairs(PairSource):
     """
 
     both_directions: ClassVar[bool] = True
+
+    def reads(self) -> Reads:
+        """When products were listed; see `PairSource.reads`."""
+        return Reads.of(products=["listed_at"], moments=["train_until"]).before("train_until")
 
     def pairs(self, context: PairContext) -> tuple[Pairs, pl.DataFrame]:
         """Choose the pairs; see `PairSource.pairs`."""

@@ -12,6 +12,7 @@ import polars as pl
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import FILTERS, SEARCHES
 from moonlib.artifacts.reading import read_table
+from moonlib.data.reads import Moment, Reads
 from moonlib.data.tables import Tables
 from moonlib.filters.apply import apply_filters
 from moonlib.filters.filter import Encoded, Filter
@@ -48,6 +49,19 @@ class SearchPairs(PairSource):
         self.actions = actions
         self.until = until
         self.filters = filters
+
+    def reads(self) -> Reads:
+        """Searches of the days that are learnt from, and what filters read; see `PairSource.reads`."""
+        until: Moment = "train_until" if self.until == "train" else "behaviour_until"
+        columns = ["query_id", "item_id", "action", *(["user_id"] if self.filters else [])]
+        found = Reads.of(searches=columns, moments=["behaviour_until", until]).before(until)
+        if self.filters:
+            shown = ["query_id", "item_id"]
+            tables = Reads.of(products=["listed_at"], queries=[], impressions=shown, moments=["train_until"])
+            found |= tables.before("train_until") | Reads.of(users=[])
+        for each in self.filters:
+            found |= each.reads().before("behaviour_until")  # of the rows that are read anyway
+        return found
 
     def pairs(self, context: PairContext) -> tuple[Pairs, pl.DataFrame]:
         """Choose the pairs; see `PairSource.pairs`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moonlib.probes.pairs import OrderedPairs
+from moonlib.data.reads import Reads
+from moonlib.probes.pairs import PAIR_READS, OrderedPairs
 from moonlib.probes.probe import Probe, Represented
 
 VECTORS_AT_ONCE = 1024
@@ -72,6 +73,10 @@ class Alignment(Probe):
 
     def __init__(self, sample: int = 4096) -> None:
         self.sample = sample
+
+    def reads(self) -> Reads:
+        """See `Probe.reads`."""
+        return PAIR_READS
 
     def __call__(self, represented: Represented) -> dict[str, float]:
         """Return ``alignment`` and ``uniformity``."""

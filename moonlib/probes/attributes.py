@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moonlib.data.reads import Reads
 from moonlib.data.segments import segment_label
-from moonlib.probes.held_out import Labelled
+from moonlib.probes.held_out import LABEL_READS, Labelled
 from moonlib.probes.probe import Probe, Represented
 
 
@@ -62,6 +63,10 @@ class Attributes(Probe):
         self.penalty = penalty
         self.attributes = attributes
         self.min_products = min_products
+
+    def reads(self) -> Reads:
+        """See `Probe.reads`."""
+        return Reads.of(products=["attributes", "listed_at"]) | LABEL_READS
 
     def __call__(self, represented: Represented) -> dict[str, float]:
         """Return ``attribute_accuracy@ATTRIBUTE`` of each, and ``attribute_accuracy``, their mean."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonlib.probes.held_out import Labelled
+from moonlib.data.reads import Reads
+from moonlib.probes.held_out import LABEL_READS, Labelled
 from moonlib.probes.probe import Probe, Represented
 
 
@@ -44,6 +45,10 @@ class Categories(Probe):
 
     Data without two categories has no such accuracy.
     """
+
+    def reads(self) -> Reads:
+        """See `Probe.reads`."""
+        return Reads.of(products=["category"]) | LABEL_READS
 
     def __call__(self, represented: Represented) -> dict[str, float]:
         """Return ``category_accuracy``."""

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moonlib.data.reads import Reads
 from moonlib.probes.probe import Probe, Represented
 from moonlib.representations.store import unit
 
@@ -81,6 +82,10 @@ class Clusters(Probe):
 
     def __init__(self, sample: int = 50_000) -> None:
         self.sample = sample
+
+    def reads(self) -> Reads:
+        """See `Probe.reads`."""
+        return Reads.of(products=["category", "listed_at"], moments=["train_until", "valid_until", "test_until"])
 
     def __call__(self, represented: Represented) -> dict[str, float]:
         """Return ``cluster_nmi``."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonlib.probes.pairs import OrderedPairs
+from moonlib.data.reads import Reads
+from moonlib.probes.pairs import PAIR_READS, OrderedPairs
 from moonlib.probes.probe import Probe, Represented
 
 
@@ -54,6 +55,10 @@ class HeldOutLoss(Probe):
     def __init__(self, temperature: float = 0.07, batch_size: int = 256) -> None:
         self.temperature = temperature
         self.batch_size = batch_size
+
+    def reads(self) -> Reads:
+        """See `Probe.reads`."""
+        return PAIR_READS
 
     def __call__(self, represented: Represented) -> dict[str, float]:
         """Return ``contrastive_loss``, in nats; less is better."""

@@ -9,11 +9,16 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from moonlib.data.reads import Reads
 from moonlib.probes.probe import Represented
 from moonlib.representations.store import unit
 
 SHARE = 5
 """Of so many SPUs one is held out where no product is new."""
+
+
+LABEL_READS = Reads.of(products=["spu_id", "listed_at"], moments=["train_until", "valid_until", "test_until"])
+"""What `Labelled.of` reads, beside the labels."""
 
 
 @dataclass(frozen=True)

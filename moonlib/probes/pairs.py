@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moonlib.data.evaluation import evaluation_searches
+from moonlib.data.evaluation import EVALUATION_READS, evaluation_searches
 from moonlib.probes.probe import Represented
 from moonlib.representations.store import unit
+
+PAIR_READS = EVALUATION_READS
+"""What `OrderedPairs.of` reads."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.reads import EVERYTHING, Declaring, Reads
 from moonlib.data.splits import Split
 from moonlib.representations.store import Representations
 
@@ -27,12 +28,20 @@ class Represented:
     split: Split
 
 
-class Probe(ABC):
+class Probe(Declaring, ABC):
     """An intermediate metric: what representations are worth, without a downstream model to train.
 
     Probes are candidates for the metric that predicts the gain in clicks best; recall is the one to beat. A probe
     learns nothing from the days it measures. Its constructor takes the recipe's arguments and does no work.
     """
+
+    def reads(self) -> Reads:
+        """What the probe reads of the dataset.
+
+        By default it is everything, also for a class that derives from another probe and does not say it again. See
+        `moonlib.stages.stage.Stage.reads`.
+        """
+        return EVERYTHING
 
     @abstractmethod
     def __call__(self, represented: Represented) -> dict[str, float]:

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.evaluation import EVALUATED, evaluation_searches, microseconds
-from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
+from moonlib.data.evaluation import EVALUATED, EVALUATION_READS, evaluation_searches, microseconds
+from moonlib.data.reads import Reads
+from moonlib.data.segments import ASKED, CONTENT_READS, SEGMENT_READS, SEGMENTS, product_segments, query_contents
 from moonlib.data.splits import Split
 from moonlib.metrics.recall import ranks, recall_at
 from moonlib.probes.probe import Probe, Represented
@@ -75,6 +76,10 @@ class Search(Probe):
 
     def __init__(self, ks: list[int] = [1, 5, 10, 50, 100]) -> None:  # noqa: B006  (read, never written)
         self.ks = ks
+
+    def reads(self) -> Reads:
+        """See `Probe.reads`."""
+        return EVALUATION_READS | CONTENT_READS | SEGMENT_READS | Reads.of(products=["spu_id", "listed_at"])
 
     def __call__(self, represented: Represented) -> dict[str, float]:
         """Return ``search/recall@K``, and ``search/recall@K@PART`` for each part that has searches in both splits."""

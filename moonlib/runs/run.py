@@ -35,6 +35,7 @@ from moonlib.config.typing import construct_component
 from moonlib.config.warm_start import component
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
+from moonlib.data.digests import digests, given_representations
 from moonlib.embedding.embed import Views
 from moonlib.encoders.pretrained import keys_within
 from moonlib.encoders.weights import load_weights
@@ -45,7 +46,7 @@ from moonlib.runs.lineage import lineage_of, training_stages
 from moonlib.runs.parents import Parent, parents_of
 from moonlib.runs.record import RunRecord, read_record
 from moonlib.runs.results import beside
-from moonlib.runs.step import seed_of
+from moonlib.runs.step import data_of, fingerprint_of, seed_of
 from moonlib.sources.shards import Shards
 from moonlib.stages.represent import RepresentData
 from moonlib.stages.stage import Provides, Stage, StageContext
@@ -311,9 +312,9 @@ class Run:
             places = [Path(source.path), *(above / source.path for above in self.directory.resolve().parents)]
         else:
             places = sorted(self.cache.glob("*"))
-        hashes = {identity.get("dataset") for identity in self.identities()}
-        if self.record is not None:
-            hashes.add(self.record.data.hash)
+        # A stage may have been made for a run of other data, of which it read the same.
+        noted = self.record.data.hash if self.record else ""
+        hashes = {noted} if noted else {identity.get("dataset") for identity in self.identities()}
         for place in [*([self.data_place] if self.data_place else []), *places]:
             if (place / "dataset.json").is_file() and (found := Dataset(place)).hash in hashes:
                 return found
@@ -346,7 +347,7 @@ class Run:
         if not file.is_file():
             raise RunError(f"{file} is missing: runs of moonlib 0.1 did not note how a stage was made; fit it again")
         identity = read_mapping(file)
-        if identity["dataset"] != dataset.hash:
+        if identity["dataset"] != dataset.hash and not _reads_the_same(name, identity, dataset):
             raise RunError(f"{directory} was not made from {dataset.directory} ({dataset.name}), but from other data")
         try:
             # As it was resolved then: a default may be another today.
@@ -439,7 +440,22 @@ def _stage_fingerprint(directory: Path) -> str:
     """The fingerprint of a stage: the name of its directory, or, of a copy without links, that of its identity."""
     if directory.parent.name == STAGES or not (directory / IDENTITY).is_file():
         return directory.name
-    return fingerprint(_unspelled(read_mapping(directory / IDENTITY)))
+    return fingerprint_of(_unspelled(read_mapping(directory / IDENTITY)))
+
+
+def _reads_the_same(name: str, identity: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Whether a stage, made from other data, would read the same of this, see `moonlib.stages.stage.Stage.reads`."""
+    if "reads" not in identity:
+        return False
+    try:
+        stage = StageRecipe(name, {key: part for key, part in identity["config"].items() if key != "trainer"})
+    except RecipeError:
+        return False
+    whole = Dataset(dataset.directory)  # not a view of it
+    found = digests(whole, data_of(stage, stage.module()))
+    if "representations" in identity["reads"]:
+        found |= given_representations(whole)
+    return bool(identity["reads"] == found)
 
 
 def _unspelled(value: Any) -> Any:

@@ -25,9 +25,12 @@ from moonlib.artifacts.directories import attempt, link, linking, write_json
 from moonlib.artifacts.layout import RunLayout
 from moonlib.artifacts.reading import read_json, read_mapping, read_numbers
 from moonlib.config.fingerprint import made_with
-from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint, spelled
+from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, spelled
 from moonlib.config.warm_start import component
 from moonlib.data.dataset import Dataset
+from moonlib.data.digests import digests
+from moonlib.data.reads import Reads
+from moonlib.data.restricted import RestrictedDataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.pretrained import keys_within
 from moonlib.encoders.weights import grow_weights, load_weights
@@ -37,7 +40,7 @@ from moonlib.runs import loggers
 from moonlib.runs.comparable import content_of, old_run
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
-from moonlib.runs.step import Step, seed_of, step_of
+from moonlib.runs.step import Step, fingerprint_of, seed_of, step_of
 from moonlib.runs.warm_start import NEEDS_ENCODER, EncoderOrigin, encoder_origin, stage_origin
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
@@ -101,20 +104,14 @@ class Runner:
         Returns:
             Its fingerprint; None without an encoder.
         """
-        config = self.recipe.config.get("encoder")
-        if config is None:
+        encoder = self.recipe.encoder()
+        if encoder is None:
             return None
         source = self.recipe.encoder_source
         origin = None if source is None else encoder_origin(source)
-        config = component(config)
-        identity = {
-            "encoder": config if origin is None else origin.encoder,
-            "dataset": self.dataset.hash,
-            "seed": self.recipe.seed,
-            **({} if origin is None else {"from": origin.digest}),
-            **made_with(config),
-        }
-        name = fingerprint(identity)
+        reads = encoder.reads().before("train_until")
+        identity = self.preprocessing_identity(reads, origin)
+        name = fingerprint_of(identity)
         directory = self.run.stages / name
         if not processes.is_first():
             self.await_stage(directory)
@@ -126,7 +123,7 @@ class Runner:
         ):
             cost["reused"] = partial is None
             if partial is not None:
-                known = self.dataset.splits.known(self.dataset.table("products"))
+                known = self.known_products(reads)
                 if origin is not None:
                     self.extend(origin, partial, known)
                 self.encoder(partial, known)
@@ -143,6 +140,31 @@ class Runner:
             grow_weights(origin.weights, directory / layout.INITIAL_WEIGHTS, encoder.extend(products, directory))
         except ValueError as error:
             raise RecipeError(f"encoder.from: {error}") from error
+
+    def preprocessing_identity(self, reads: Reads, origin: EncoderOrigin | None) -> dict[str, Any]:
+        """All that the fingerprint of the fitted preprocessing is made of.
+
+        Args:
+            reads: what it is fitted to.
+            origin: what it starts from, if anything.
+        """
+        config = component(self.recipe.config["encoder"])
+        return {
+            "encoder": config if origin is None else origin.encoder,
+            "dataset": self.dataset.hash,
+            "reads": digests(self.dataset, reads),
+            "seed": self.recipe.seed,
+            **({} if origin is None else {"from": origin.digest}),
+            **made_with(config),
+        }
+
+    def known_products(self, reads: Reads) -> pl.DataFrame:
+        """The products that training may see, with the columns that an encoder's preprocessing is fitted to."""
+        if reads.whole:
+            return self.dataset.splits.known(self.dataset.table("products"))
+        if "products" not in reads.tables:
+            return pl.DataFrame()
+        return RestrictedDataset(self.dataset, Reads({"products": reads.tables["products"]}), "encoder").products
 
     def encoder(self, preprocessing: Path, products: pl.DataFrame) -> Encoder:
         """A fresh encoder with its first weights: a warm start's, or those that follow from the recipe's seed alone.
@@ -177,14 +199,20 @@ class Runner:
         needs = module.needs
         if needs_encoder(needs) and lineage.preprocessing is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} {NEEDS_ENCODER}")
-        # The dataset's own representations are part of its hash, and so of the fingerprint.
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
         origin = stage_origin(stage, prefix, self.fitted(lineage))
         old = module.compatible_with
         comparable = None if old is None else content_of(old_run(old))
         return step_of(
-            stage, module, lineage, seed=self.recipe.seed, prefix=prefix, origin=origin, comparable=comparable
+            stage,
+            module,
+            self.dataset,
+            lineage,
+            seed=self.recipe.seed,
+            prefix=prefix,
+            origin=origin,
+            comparable=comparable,
         )
 
     def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:
@@ -332,9 +360,10 @@ class Runner:
         representations = self.dataset.representations if "representations" in needs else None
         if reads.representations:
             representations = self.run.stages / reads.representations
+        whole = step.data.whole
         return StageContext(
             warm_start=step.origin.directory if step.origin else None,
-            dataset=self.dataset,
+            dataset=self.dataset if whole else RestrictedDataset(self.dataset, step.data, f"stage {step.link}"),
             data=step.recipe.data(),
             trainer=trainer,
             directory=directory,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from moonlib.artifacts.layout import link_name
 from moonlib.config.fingerprint import made_with, material_stage
 from moonlib.config.merge import merge
 from moonlib.config.recipe import StageRecipe, fingerprint
+from moonlib.data.dataset import Dataset
+from moonlib.data.digests import digests, given_representations
+from moonlib.data.reads import Reads
 from moonlib.runs.lineage import Lineage
 from moonlib.stages.stage import Stage
 
@@ -38,6 +42,7 @@ class Step:
         recipe: its part of the recipe.
         module: the stage.
         reads: what it reads of the stages before it.
+        data: what it reads of the dataset.
         seed: what it seeds itself with.
         identity: what its fingerprint is made of.
         fingerprint: name of its directory in that of all stages.
@@ -49,6 +54,7 @@ class Step:
     recipe: StageRecipe
     module: Stage
     reads: Lineage
+    data: Reads
     seed: int
     identity: dict[str, Any]
     fingerprint: str
@@ -58,6 +64,7 @@ class Step:
 def step_of(
     stage: StageRecipe,
     module: Stage,
+    dataset: Dataset,
     lineage: Lineage,
     *,
     seed: int,
@@ -65,11 +72,12 @@ def step_of(
     origin: StageOrigin | None = None,
     comparable: str | None = None,
 ) -> Step:
-    """Fingerprint a stage: its configuration, the data and what it reads of the stages before it.
+    """Fingerprint a stage: its configuration, and what it reads of the data and of the stages before it.
 
     Args:
         stage: its part of the recipe.
         module: the stage itself.
+        dataset: the data.
         lineage: what the stages before it have left, by fingerprint.
         seed: the recipe's.
         prefix: of the reference that it is, if any.
@@ -83,9 +91,34 @@ def step_of(
     if origin is not None:
         reads = replace(reads, weights=None)
     started = {} if origin is None else {"from": origin.digest}
-    identity = {"config": config, **asdict(reads), "seed": own_seed, **started, **made_with(config)}
+    data = data_of(stage, module)
+    found = digests(dataset, data)
+    if "representations" in module.needs and reads.representations is None:
+        found |= given_representations(dataset)
+    identity = {"config": config, **asdict(reads), "reads": found, "seed": own_seed, **started, **made_with(config)}
     link = link_name(stage.name, prefix)
-    return Step(link, prefix, stage, module, reads, own_seed, identity, fingerprint(identity), origin)
+    return Step(link, prefix, stage, module, reads, data, own_seed, identity, fingerprint_of(identity), origin)
+
+
+def data_of(stage: StageRecipe, module: Stage) -> Reads:
+    """What a stage reads of the dataset.
+
+    Args:
+        stage: its part of the recipe.
+        module: the stage itself.
+    """
+    # By its class: a plugin's stage may have an attribute of this name.
+    return type(module).reads(module, stage.data(), stage.validate is not None)
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """The fingerprint of a stage, or of the preprocessing.
+
+    Args:
+        identity: all that it is made of. Where it lists what is read of the dataset, the hash of the whole dataset says
+            only where it was made, and has no part in it.
+    """
+    return fingerprint({key: value for key, value in identity.items() if key != "dataset" or "reads" not in identity})
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import moonlib.compat  # noqa: F401
 import numpy as np
@@ -26,9 +26,16 @@ from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.id_features import id_features
 from moonlib.artifacts.layout import PREDICTIONS, WEIGHTS
 from moonlib.clicks.features import FeatureKind, Features, FeatureSizes
-from moonlib.clicks.impressions import BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
+from moonlib.clicks.impressions import CLICK_READS, BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
 from moonlib.data.dataset import Dataset
-from moonlib.data.segments import SEGMENTS, product_segments, segment_columns, segment_label
+from moonlib.data.reads import Reads
+from moonlib.data.segments import (
+    SEGMENT_READS,
+    SEGMENTS,
+    product_segments,
+    segment_columns,
+    segment_label,
+)
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.metrics.auc import AUC
@@ -261,6 +268,15 @@ class Application(Stage):
     def needs(self) -> frozenset[Need]:
         learned = self.representation in ("learned", "shuffled") and self.adapter.reads_content
         return frozenset({"representations"}) if learned else frozenset()
+
+    def reads(self, data: Any, validated: bool = False) -> Reads:
+        """Ids, what was done, the side information of products, and the columns that the recipe names."""
+        return (
+            CLICK_READS
+            | SEGMENT_READS
+            | Reads.named([*data.segments, *self.features])
+            | Reads.of(truth=self.representation in ("oracle", "truth"))
+        )
 
     def references(self, dataset: Dataset) -> list[Reference]:
         references = [

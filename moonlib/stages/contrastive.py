@@ -26,6 +26,7 @@ from moonlib.data.content import Modalities, Side, Task
 from moonlib.data.ids import Ids
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
+from moonlib.data.reads import Reads
 from moonlib.embedding.embed import Contents, embed, encode
 from moonlib.encoders.weights import load_weights
 from moonlib.losses.loss import Loss
@@ -49,7 +50,7 @@ from moonlib.stages.published import PublishedWeights, Share, StartWeights
 from moonlib.stages.stage import Need, Stage, StageContext
 from moonlib.stages.training import save_encoder, sharded, train
 from moonlib.stages.validation import Validation
-from moonlib.stages.validation_recall import ValidationRecall, asked_on_validation_days, hold_out
+from moonlib.stages.validation_recall import VALIDATION_READS, ValidationRecall, asked_on_validation_days, hold_out
 from moonlib.system.workers import end_at_a_lost_batch
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,24 @@ class Contrastive(Stage):
         """The source of pairs for a data section; `pairs`, unless a derived stage lets the section change it."""
         return self.pairs
 
+    def reads(self, data: Any, validated: bool = False) -> Reads:
+        """The products of training, the queries of its pairs, what the tasks show of them, and what components read."""
+        tasks = [Task.parse(task) for task in data.tasks]
+        shown = [side for task in tasks for side in (task.query, task.item)]
+        # Whether a pair can serve a task is told from titles, texts and names of images.
+        content = (
+            Reads.of(products=["title", "image"], queries=["text", "image"])
+            | Reads.content("products", shown)
+            | Reads.content("queries", shown)
+        )
+        found = content | Reads.of(products=["spu_id", "listed_at"], moments=["train_until"])
+        found = found.before("train_until") | self.pair_source(data).reads()
+        for sampler in self.samplers:
+            found |= sampler.reads()
+        if validated:
+            found |= (content | VALIDATION_READS).before("valid_until")
+        return found
+
     def run(self, context: StageContext) -> dict[str, float]:
         self.prepare(context)
         validation = self.validation(context)
@@ -224,7 +243,9 @@ class Contrastive(Stage):
             self.asked = asked_on_validation_days(context.dataset, pairs.query_side)
             if not len(self.asked.query_id):
                 pairs, self.asked = hold_out(pairs, context.seed)
-        products = context.dataset.table("products", ("item_id", "spu_id", "category", "listed_at"))
+        reads = self.reads(context.data, context.validate is not None)
+        category = ["category"] if reads.includes("products", "category") else []
+        products = context.dataset.table("products", ["item_id", "spu_id", "listed_at", *category])
         # A product that a pair names is known, whatever a wrong clock says of the day it was listed.
         named = pl.Series(pairs.positives.ravel()).unique()
         known = (pl.col("listed_at") < context.dataset.splits.train_until) | pl.col("item_id").is_in(named.implode())
@@ -309,7 +330,7 @@ class Contrastive(Stage):
             world_size=self.trainer.world_size,
         )
         batches = PairDataset(
-            dataset.directory,
+            dataset,
             self.encoder.preprocessor,
             pairs,
             tasks,
@@ -373,8 +394,8 @@ class Contrastive(Stage):
         """
         context = self.context
         tasks = [Task.parse(task) for task, weight in context.data.tasks.items() if weight]
-        products = SampleReader(context.dataset.directory, "products")
-        asked = products if pairs.query_side == "product" else SampleReader(context.dataset.directory, "queries")
+        products = SampleReader(context.dataset, "products")
+        asked = products if pairs.query_side == "product" else SampleReader(context.dataset, "queries")
         sides: list[tuple[str, SampleReader, Side, Ids, Modalities]] = [
             ("products", products, "product", item_ids, Modalities.union([task.item for task in tasks])),
             ("queries", asked, pairs.query_side, np.unique(pairs.query_id), Modalities.union([t.query for t in tasks])),
@@ -402,7 +423,7 @@ class Contrastive(Stage):
         recall = ValidationRecall(context.dataset, self.asked, context.data.tasks, context.validate, context.seed)
 
         def vectors(side: Side, ids: Ids, modalities: Modalities) -> NDArray[np.float32]:
-            reader = SampleReader(context.dataset.directory, "products" if side == "product" else "queries")
+            reader = SampleReader(context.dataset, "products" if side == "product" else "queries")
             contents = Contents(reader, side, ids, modalities, self.quarantine(), EMBEDDED_AT_ONCE, context.dataset.ids)
             device = context.trainer.strategy.root_device
             return np.concatenate(list(encode(self.encoder, contents, device=device, workers=context.data.workers)))

@@ -27,6 +27,7 @@ from moonlib.data.content import Content, Modalities, compose
 from moonlib.data.images import UnreadableImage
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.data.reader import Sample, SampleReader
+from moonlib.data.reads import Reads
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.encoders.generative import GenerativeEncoder, QuestionPreprocessor
 from moonlib.encoders.weights import load_weights
@@ -161,6 +162,12 @@ class GenerativePretraining(Stage):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"encoder", "weights"})
+
+    def reads(self, data: Any, validated: bool = False) -> Reads:
+        """What questions are made of, and what they are asked about, of products listed until validation days end."""
+        shown = Reads.content("products", [Modalities(image=True, text="title")])
+        found = shown | Reads.of(products=COLUMNS, moments=["train_until", "valid_until"])
+        return found.before("valid_until")
 
     def run(self, context: StageContext) -> dict[str, float]:
         self.prepare(context)
@@ -353,7 +360,7 @@ class Questions(TorchDataset[QuestionBatch]):
 
     def __init__(self, stage: GenerativePretraining, preprocessor: QuestionPreprocessor) -> None:
         context = stage.context
-        self.reader = SampleReader(context.dataset.directory, "products")
+        self.reader = SampleReader(context.dataset, "products")
         dataset = context.dataset
         self.quarantine = Quarantine(context.directory / QUARANTINE, total=dataset.counts["products"], ids=dataset.ids)
         self.preprocessor = preprocessor

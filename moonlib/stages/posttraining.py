@@ -44,6 +44,8 @@ class Posttraining(Contrastive):
 
     data_type: ClassVar[type] = SearchData
 
+    reads = Contrastive.reads
+
     def __init__(
         self,
         loss: Loss,

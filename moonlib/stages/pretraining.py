@@ -23,5 +23,7 @@ class Pretraining(Contrastive):
         options: all else that `Contrastive` takes, but for ``pairs``.
     """
 
+    reads = Contrastive.reads
+
     def __init__(self, loss: Loss, negatives: list[NegativeSampler], **options: Any) -> None:
         super().__init__(loss, negatives, ProductPairs(), **options)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import reduce
+from operator import or_
+from typing import Any, ClassVar
 
 import moonlib.compat  # noqa: F401
 
 from moonlib.data.evaluation import EVALUATED
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.probes.alignment import Alignment
 from moonlib.probes.attributes import Attributes
 from moonlib.probes.categories import Categories
@@ -45,6 +48,10 @@ class Probing(Stage):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"representations"})
+
+    def reads(self, data: Any, validated: bool = False) -> Reads:
+        """What the probes read."""
+        return reduce(or_, (probe.reads() for probe in self.probes), NOTHING)
 
     def run(self, context: StageContext) -> dict[str, float]:
         if not context.trainer.is_global_zero:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import moonlib.compat  # noqa: F401
 import numpy as np
@@ -22,7 +22,15 @@ from torchmetrics import Metric
 from moonlib.artifacts.layout import PREDICTIONS, WEIGHTS
 from moonlib.clicks.impressions import BatchRows
 from moonlib.data.dataset import Dataset
-from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
+from moonlib.data.reads import ALL_MOMENTS, Reads
+from moonlib.data.segments import (
+    ASKED,
+    CONTENT_READS,
+    SEGMENT_READS,
+    SEGMENTS,
+    product_segments,
+    query_contents,
+)
 from moonlib.data.splits import Split
 from moonlib.encoders.weights import save_weights
 from moonlib.metrics.auc import AUC
@@ -214,6 +222,11 @@ class Relevance(Stage):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset() if self.representation == "oracle" else frozenset({"representations"})
+
+    def reads(self, data: Any, validated: bool = False) -> Reads:
+        """The impressions that are judged, and what parts them into segments."""
+        judged = Reads.of(impressions=["user_id", "query_id", "item_id", "relevance"], moments=ALL_MOMENTS)
+        return judged | SEGMENT_READS | CONTENT_READS | Reads.of(truth=self.representation == "oracle")
 
     def references(self, dataset: Dataset) -> list[Reference]:
         references = [

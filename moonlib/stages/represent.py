@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import moonlib.compat  # noqa: F401
 import numpy as np
@@ -19,6 +19,7 @@ from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
 from moonlib.data.evaluation import (
     EVALUATED,
+    EVALUATION_READS,
     SearchTask,
     evaluation_searches,
     log_orders_without_query,
@@ -26,7 +27,8 @@ from moonlib.data.evaluation import (
 )
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
-from moonlib.data.segments import SEGMENTS, product_segments, segment_label
+from moonlib.data.reads import Reads
+from moonlib.data.segments import SEGMENT_READS, SEGMENTS, product_segments, segment_label
 from moonlib.data.splits import Split
 from moonlib.data.tables import KEYS
 from moonlib.embedding.embed import Contents, Views, embed
@@ -136,6 +138,17 @@ class Represent(Stage):
         }
         return needs.get(self.of, frozenset())
 
+    def reads(self, data: Any, validated: bool = False) -> Reads:
+        """The content of all products and queries, and the searches that recall is measured on."""
+        found = EVALUATION_READS | SEGMENT_READS | Reads.of(products=["listed_at"], queries=data.segments)
+        if self.of == "encoder" and data.queries == "measured":
+            found |= Reads.of(impressions=["query_id"], moments=["behaviour_until"])
+        if self.of in ("chance", "oracle"):
+            return found | Reads.of(truth=self.of == "oracle")
+        # A search is encoded from its photo or its text alone, and as it is stored from what the recipe names.
+        asked = [Modalities.parse(words) for words in ("image", "text", data.query)]
+        return found | Reads.content("products", [Modalities.parse(data.product)]) | Reads.content("queries", asked)
+
     def references(self, dataset: Dataset) -> list[Reference]:
         # Without `dims`, which say nothing here: so runs with and without them share these.
         references = [
@@ -219,7 +232,7 @@ class Represent(Stage):
         """Encode the given products or queries into files, by default from the modalities that the recipe names."""
         data, counts, shop_ids = context.data, context.dataset.counts, context.dataset.ids
         contents = Contents(
-            SampleReader(context.dataset.directory, "products" if side == "product" else "queries"),
+            SampleReader(context.dataset, "products" if side == "product" else "queries"),
             side,
             ids,
             Modalities.parse(modalities or (data.product if side == "product" else data.query)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import moonlib.compat  # noqa: F401
 import numpy as np
@@ -18,8 +18,16 @@ from torchmetrics import Metric
 from moonlib.artifacts.layout import SEARCHES
 from moonlib.clicks.histories import Histories
 from moonlib.data.dataset import Dataset
-from moonlib.data.evaluation import log_orders_without_query
-from moonlib.data.segments import ASKED, SEGMENTS, product_segments, query_contents
+from moonlib.data.evaluation import EVALUATION_READS, log_orders_without_query
+from moonlib.data.reads import Reads
+from moonlib.data.segments import (
+    ASKED,
+    CONTENT_READS,
+    SEGMENT_READS,
+    SEGMENTS,
+    product_segments,
+    query_contents,
+)
 from moonlib.data.splits import Split
 from moonlib.metrics.counts import note_rows, rows_key
 from moonlib.metrics.key import MetricKey
@@ -337,7 +345,7 @@ class Retrieval(Stage):
         self.ks = ks
         self.weights = weights
         self.interest: Literal["mean", "max"] = interest
-        self.reads: Literal["query+user", "query", "user"] = reads
+        self.compares: Literal["query+user", "query", "user"] = reads
         self.representation = representation
         self.metrics = with_metrics([Recall(k) for k in ks], metrics, "search")
         self.progress = StageProgress()
@@ -348,6 +356,11 @@ class Retrieval(Stage):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"representations"}) if self.representation in ("learned", "shuffled") else frozenset()
+
+    def reads(self, data: Any, validated: bool = False) -> Reads:
+        """Searches and what was done before them, and when products were listed."""
+        found = EVALUATION_READS | CONTENT_READS | SEGMENT_READS | Reads.of(truth=self.representation == "oracle")
+        return found | Reads.of(products=["spu_id", "listed_at"])
 
     def references(self, dataset: Dataset) -> list[Reference]:
         # One weight where it says nothing: so runs with other weights share these.
@@ -365,7 +378,7 @@ class Retrieval(Stage):
         if not context.trainer.is_global_zero:
             return {}
         dataset, self.progress = context.dataset, context.progress
-        if (self.representation, self.reads) == ("learned", "query+user"):  # and not once more for each reference
+        if (self.representation, self.compares) == ("learned", "query+user"):  # and not once more for each reference
             log_orders_without_query(dataset)
         searches = {split: ordered_searches(dataset, split) for split in EVALUATED}
         if searches["test"].is_empty():
@@ -401,7 +414,7 @@ class Retrieval(Stage):
             Histories(dataset.searches, key="item_id"),
             length=context.data.history,
             interest=self.interest,
-            reads=self.reads,
+            reads=self.compares,
             device=context.trainer.strategy.root_device,
         )
 

@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.reads import EVERYTHING, Declaring, Reads
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics.metric import Meaning
 from moonlib.stages.comparable import OldRun
@@ -32,7 +33,7 @@ class StageContext:
     """Everything that a stage runs with.
 
     Attributes:
-        dataset: the five tables and their shards.
+        dataset: the five tables and their shards, of which the stage finds what it declared in `Stage.reads`.
         data: an instance of the stage's `Stage.data_type`.
         trainer: the Lightning trainer of the recipe's ``trainer`` section.
         directory: where the stage writes; renamed into place once `Stage.run` returns. It holds what an earlier attempt
@@ -93,7 +94,7 @@ class Reference:
     module: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Stage(LightningModule, ABC):
+class Stage(LightningModule, Declaring, ABC):
     """One step of an iteration: reads what the stages before left, writes its directory, returns its metrics.
 
     Attributes:
@@ -115,11 +116,26 @@ class Stage(LightningModule, ABC):
     @property
     @abstractmethod
     def needs(self) -> frozenset[Need]:
-        """Inputs of the stage besides the dataset; its fingerprint depends on these and on nothing else.
+        """Inputs of the stage besides the dataset; with what it `reads` of that, its fingerprint depends on these.
 
         ``encoder``: the architecture and fitted preprocessing. ``weights``: also the weights that the stages before
         left, where there are any. ``representations``: those made before.
         """
+
+    def reads(self, data: Any, validated: bool = False) -> Reads:
+        """What the stage reads of the dataset: its fingerprint covers that, and `run` is given no more.
+
+        Reading anything else raises `moonlib.data.restricted.Undeclared`. By default it is everything: a change of
+        whatever kind then makes the stage anew. That also holds for a class that derives from a stage with a
+        declaration, unless it has one of its own.
+
+        Args:
+            data: an instance of `data_type`.
+            validated: whether the recipe gives the stage the key ``validate``.
+
+        Example: ``return Reads.of(products=["title"], moments=["train_until"])``
+        """
+        return EVERYTHING
 
     def references(self, dataset: Dataset) -> list[Reference]:
         """Baselines and upper bounds to run beside the stage on this dataset, at equal settings."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from moonlib.data.content import Modalities, Side, Task
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import Ids
+from moonlib.data.reads import Reads
 from moonlib.metrics.recall import ranks, recall_at
 from moonlib.pairs.pairs import Pairs
 from moonlib.stages.validation_schedule import ValidationSchedule
@@ -23,6 +24,13 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 0.1
 """Share of the queries that are held out where a dataset has none on validation days."""
+
+VALIDATION_READS = Reads.of(
+    products=["spu_id", "listed_at"],
+    searches=["query_id", "item_id", "action"],
+    moments=["train_until", "valid_until"],
+)
+"""What is read to measure recall on validation days, beside the content of products and queries."""
 
 Encode = Callable[[Side, Ids, Modalities], NDArray[np.float32]]
 """Side, ids int64 [N] in any order, modalities → vectors float32 [N, D] in that order."""

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from moonlib.artifacts.layout import PREPROCESSING, WEIGHTS
 from moonlib.data.dataset import Dataset
+from moonlib.data.restricted import RestrictedDataset
 from moonlib.encoders.convnet import ConvNet
 from moonlib.encoders.dual import DualEncoder
 from moonlib.encoders.encoder import Encoder
@@ -156,12 +157,12 @@ class Bench:
             use_distributed_sampler=False,
             **self.trainer,
         )
-        needs = stage.needs
+        needs, reads = stage.needs, type(stage).reads(stage, self.data)
         encoder = self.encoder() if needs & {"encoder", "weights"} else None
         seed_everything(SEED, verbose=False)
         return stage.run(
             StageContext(
-                dataset=self.dataset,
+                dataset=self.dataset if reads.whole else RestrictedDataset(self.dataset, reads, type(stage).__name__),
                 data=self.data,
                 trainer=trainer,
                 directory=directory,

@@ -220,10 +220,14 @@ def test_a_fingerprint_is_made_of_what_the_stage_reads(tmp_path: Path, tiny: Dat
     runner = runner_of(tmp_path, tiny, stages, ENCODER)
     lineage = Lineage(tiny.hash, "p", "w", "r")
     represent, application = (runner.step(stage, lineage) for stage in runner.recipe.stages.values())
-    keys = ["config", "dataset", "preprocessing", "weights", "representations", "seed", "versions"]
+    keys = ["config", "dataset", "preprocessing", "weights", "representations", "reads", "seed", "versions"]
     assert [key for key in represent.identity if key not in ("code", "files")] == keys
     reads = {name: [step.identity[key] for key in keys[1:5]] for name, step in (("r", represent), ("a", application))}
     assert reads == {"r": [tiny.hash, "p", "w", None], "a": [tiny.hash, None, None, "r"]}
+    assert "products.title" in represent.identity["reads"] and "products.price" not in represent.identity["reads"]
+    assert "products.title" not in application.identity["reads"] and "products.price" in application.identity["reads"]
+    # The whole dataset's hash says where a stage was made, and does not count.
+    assert runner.step(application.recipe, Lineage("other", "p", "w", "r")).fingerprint == application.fingerprint
     # What a stage does not read may change: its directory is reused.
     other = Lineage(tiny.hash, "p", "other", "r")
     assert runner.step(application.recipe, other).fingerprint == application.fingerprint

@@ -71,6 +71,8 @@ class CLIP(DualEncoder):
         self.model = model
         self.pretrained = pretrained
 
+    reads = DualEncoder.reads
+
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Read the preprocessing and the weights; see `Encoder.setup`."""
         try:

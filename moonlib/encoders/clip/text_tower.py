@@ -10,6 +10,7 @@ import polars as pl
 from tokenizers import normalizers
 from torch import Tensor, nn
 
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.encoders.clip.checkpoint import clip_config, clip_model, projection
 from moonlib.encoders.hf_text import HFTokenize
 from moonlib.encoders.pretrained import UnusableCheckpoint, options, read_tokenizer
@@ -48,6 +49,10 @@ class CLIPText(TextTower):
     def is_published(self) -> bool:
         """See `TextTower.is_published`."""
         return self.pretrained
+
+    def reads(self) -> Reads:
+        """Nothing: the tokenizer is the published one."""
+        return NOTHING
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Read the tokenizer, and make, read or download the weights; nothing is fitted, the image half is let go."""

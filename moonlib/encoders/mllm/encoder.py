@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moonlib.data.content import View
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.encoders.generative import GenerativeEncoder, Objective
 from moonlib.encoders.learning_rates import LearningRates
@@ -31,7 +32,7 @@ from moonlib.encoders.pretrained import (
     reading,
     require_file,
 )
-from moonlib.encoders.tokenizer import load_or_fit_tokenizer
+from moonlib.encoders.tokenizer import CATALOGUE_READS, load_or_fit_tokenizer
 from moonlib.system.versions import DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -132,6 +133,10 @@ class MLLM(GenerativeEncoder):
     questions: MLLMProcessor
     mean: Tensor
     std: Tensor
+
+    def reads(self) -> Reads:
+        """The texts of the catalogue, unless the tokenizer is a published one."""
+        return CATALOGUE_READS if self.model is None else NOTHING
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Load the tokenizer, or fit it on ``products``; make or read the weights.

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.encoders.openclip.model import build, configuration, has_weights, known_name, library, tokenizer
 from moonlib.encoders.tower import TextTower
 
@@ -77,6 +78,10 @@ class OpenClipText(TextTower):
     def is_published(self) -> bool:
         """See `TextTower.is_published`."""
         return has_weights(self.model, self.pretrained)
+
+    def reads(self) -> Reads:
+        """Nothing: the tokenizer is the published one."""
+        return NOTHING
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:
         """Get the tokenizer, and make, read or download the weights; nothing is fitted, the image half is let go."""

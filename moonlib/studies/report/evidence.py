@@ -176,6 +176,8 @@ def read(directory: str | Path, label: str) -> Evidence:
         if str(name) not in found.stages:
             again_by = fit_command(found.run.directory)
             problems.append(f"{place / str(name)} is no directory of a stage; `{again_by}` makes it")
+    with telling(problems.append):
+        found.dataset = found.run.record.data.hash if found.run.record else ""
     for name, stage in {PREPROCESSING: place / PREPROCESSING, **found.stages}.items():
         identity = mapping(stage / IDENTITY, problems)
         found.dataset = found.dataset or str(identity.get("dataset") or "")
