@@ -87,7 +87,8 @@ class Vocabularies:
         category: the categories, ascending.
         merchant: of merchants.
         entries: what the rows of each table are of and when it was seen last, by ``user``, ``item``, ``query``,
-            ``category`` and ``merchant``, see `moonlib.clicks.saved_vocabularies.vocabulary_entries`; none of a table that is hashed.
+            ``category`` and ``merchant``, see `moonlib.clicks.saved_vocabularies.vocabulary_entries`; none of a table
+            that is hashed.
     """
 
     user: Vocabulary | HashedVocabulary

@@ -51,6 +51,8 @@ class StageContext:
         name: of the stage in its recipe; it stands in the keys of what is measured while it trains.
         validate: when and on how much the training is measured (None: never).
         keep: which weights the training leaves.
+        warm_start: directory of the finished stage that the recipe's key ``from`` names (None without it). A stage
+            whose weights are the encoder's need not look at it: they are in ``weights`` then.
     """
 
     dataset: Dataset
@@ -70,6 +72,7 @@ class StageContext:
     name: str = "stage"
     validate: ValidationSchedule | None = None
     keep: Keep = "last"
+    warm_start: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,13 @@ class Stage(LightningModule, ABC):
         provides: what later stages may take from this one's directory (``weights.safetensors`` or representations).
         validates: whether a recipe may give it the keys ``validate`` and ``keep``: its `run` then hands a
             `moonlib.stages.validation.Validation` to `moonlib.stages.training.train`.
+        warm_starts: whether a recipe may give it the key ``from``, and so `StageContext.warm_start`.
     """
 
     data_type: ClassVar[type]
     provides: ClassVar[Provides | None] = None
     validates: ClassVar[bool] = False
+    warm_starts: ClassVar[bool] = False
 
     @property
     @abstractmethod
