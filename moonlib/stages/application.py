@@ -470,4 +470,4 @@ class Application(Stage):
             loader, "impressions", len(impressions), lambda batch: len(batch.target)
         )
         logits = [self.model(move_data_to_device(batch, device)).double().cpu() for batch in batches]
-        return torch.cat(logits).sigmoid().numpy()
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *logits]).sigmoid().numpy()
