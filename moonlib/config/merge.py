@@ -253,7 +253,7 @@ def _merge_stages(parent: dict[str, Any], child: dict[str, Any], first: bool) ->
 
 def _component(value: Any, other: Any) -> Any:
     """Write a bare name as a mapping where the other side is one."""
-    if isinstance(value, str) and isinstance(other, dict) and other.keys() & {"class_path", "init_args"}:
+    if isinstance(value, str) and isinstance(other, dict) and other.keys() & {"class_path", "init_args", "from"}:
         return {"class_path": value}
     return value
 

@@ -43,6 +43,17 @@ from moonlib.config.merge import (
     source_of,
 )
 from moonlib.config.typing import Construction, class_path, construct, construct_component, written
+from moonlib.config.warm_start import (
+    FROM,
+    component,
+    directory_of,
+    encoder_at,
+    named,
+    opened,
+    parted,
+    recipe_at,
+    stage_at,
+)
 from moonlib.stages.validation_schedule import Keep, ValidationSchedule
 from moonlib.system.remote import holds_credentials
 
@@ -87,6 +98,7 @@ class StageRecipe:
         schedule: when the encoder that the stage trains is evaluated in between; None for never.
         validate: when its training is measured on validation days; None for never.
         keep: which weights its training leaves.
+        source: the run, or the stage of one, that it starts from; None for no warm start.
         written: what the recipe says, bare names expanded, without defaults.
         config: the same with every default, as plain JSON values: what a fingerprint is made of.
     """
@@ -98,7 +110,7 @@ class StageRecipe:
         self._module = construct_component("stages", section.get("module"), (*key, "module"))
         self._data = construct(self._module.cls.data_type, section.get("data"), (*key, "data"))  # type: ignore[attr-defined]
         self._trainer = construct(_trainer_class(), section.get("trainer"), (*key, "trainer"))
-        self.written = {
+        self.written: dict[str, Any] = {
             "module": written(self._module.cls, self._module.arguments),
             "data": self._data.arguments,
             "trainer": self._trainer.arguments,
@@ -120,6 +132,14 @@ class StageRecipe:
         self.validate: ValidationSchedule | None = None
         self.keep: Keep = "last"
         self._validation(section, key)
+        self.source: str | None = None
+        if (source := section.get(FROM)) is not None:
+            if not self._module.cls.warm_starts:  # type: ignore[attr-defined]
+                problem = f"{self._module.cls.__name__} starts from no other run's stage"
+                raise RecipeError(f"{problem}; leave it out, or give it to a stage that does", (*key, FROM))
+            # Not in `config`: a fingerprint is made of what lies there, and not of the path.
+            self.source = named(source, (*key, FROM))
+            self.written[FROM] = self.source
 
     def _validation(self, section: Mapping[str, Any], key: tuple[str, ...]) -> None:
         """Type the keys ``validate`` and ``keep``; like a schedule they are material only where they are given."""
@@ -142,6 +162,11 @@ class StageRecipe:
             self.keep = self.written["keep"] = keep
             if keep != "last":
                 self.config["keep"] = keep
+
+    @property
+    def cls(self) -> type[Stage]:
+        """The stage's class."""
+        return self._module.cls
 
     @property
     def provides(self) -> Provides | None:
@@ -201,6 +226,7 @@ class Recipe:
         changes: what it changes against the recipe it extends.
         stages: in the order they run.
         loggers: what trainings are logged to, besides CSV; none for the default.
+        encoder_source: the run or the export that the encoder starts from; None for no warm start.
         scale: the section of a study that `moonlib scale` reads, not looked into here; a run takes no notice of it.
     """
 
@@ -212,6 +238,7 @@ class Recipe:
     _encoder: Construction | None
     scale: Any = None
     loggers: Any = None
+    encoder_source: str | None = None
 
     @property
     def name(self) -> str:
@@ -225,7 +252,8 @@ class Recipe:
         if self.changes:
             config = {"changes": dict(self.changes), **config}
         if self._encoder:
-            config["encoder"] = written(self._encoder.cls, self._encoder.arguments)
+            source = {} if self.encoder_source is None else {FROM: self.encoder_source}
+            config["encoder"] = {**source, **written(self._encoder.cls, self._encoder.arguments)}
         if self.loggers is not None:
             config["loggers"] = self.loggers
         return {**config, "stages": {name: stage.written for name, stage in self.stages.items()}}
@@ -267,19 +295,20 @@ def check_spelling(path: str | Path, overrides: Sequence[str] = ()) -> None:
         _header(merged)
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: str | Path, overrides: Sequence[str] = (), *, started: bool = False) -> Recipe:
     """Read, merge, expand and type a recipe.
 
     Args:
         path: its file, or the name of a shipped recipe.
         overrides: command-line words such as ``["--stages.posttrain.trainer.max_steps", "10"]``.
+        started: that of a run, which has all that it took from where it started: that need not be there any more.
 
     Raises:
         RecipeError: one line with file, key and what was expected.
     """
     layers = _layers(path, overrides)
     with _told_by_layer(layers) as merged:
-        recipe = _typed(find(path), merged)
+        recipe = _typed(find(path), merged, started)
     if overrides:
         _warn_of_trainer(layers[-1].content, merged)
     return recipe
@@ -378,26 +407,63 @@ def _header(merged: Mapping[str, Any]) -> Header:
     return header
 
 
-def _typed(path: Path, merged: Mapping[str, Any]) -> Recipe:
-    header, encoder = _header(merged), merged.get("encoder")
+def _typed(path: Path, merged: Mapping[str, Any], started: bool) -> Recipe:
+    header = _header(merged)
     loggers = dict(enumerate(merged.get("loggers") or []))  # by their places, as keys name them: loggers.0
-    for key, value in _flat({"data": merged.get("data"), "loggers": loggers}).items():
+    origin, _ = parted(merged.get("encoder"))
+    origins = {name: {FROM: section.get(FROM)} for name, section in merged["stages"].items()}
+    urls = {"data": merged.get("data"), "loggers": loggers, "encoder": {FROM: origin}, "stages": origins}
+    for key, value in _flat(urls).items():
         if isinstance(value, str) and holds_credentials(value):
             problem = "a recipe is kept beside its results, and so holds no password and no signed URL"
             raise RecipeError(f"{problem}; give the URL without, and the credentials by environment variables", key)
     source = construct_component("sources", merged.get("data"), ("data",))  # needs no torch
     if (trainer := merged.get("trainer")) is not None:
         construct(_trainer_class(), trainer, ("trainer",))
+    stages = {name: StageRecipe(name, _with(trainer, section)) for name, section in merged["stages"].items()}
+    for name, stage in stages.items():
+        if stage.source is not None and not started:
+            stage_at(stage.source, name, ("stages", name, FROM))
     return Recipe(
         path=path,
         seed=header.seed,
         changes=header.changes,
-        stages={name: StageRecipe(name, _with(trainer, section)) for name, section in merged["stages"].items()},
+        stages=stages,
         _source=source,
-        _encoder=None if encoder is None else construct_component("encoders", encoder, ("encoder",)),
+        _encoder=_typed_encoder(merged.get("encoder"), started),
         scale=merged.get("scale"),
         loggers=merged.get("loggers"),
+        encoder_source=origin,
     )
+
+
+def _typed_encoder(section: Any, started: bool) -> Construction | None:
+    """The encoder; with the key ``from`` it is the one that is there, and what the recipe says of it has to agree."""
+    origin, given = parted(section)
+    own = None if given is None else construct_component("encoders", given, ("encoder",))
+    if origin is None or (started and own is not None):
+        return own
+    key = ("encoder", FROM)
+    directory = directory_of(origin, key)
+    declared = encoder_at(directory, key)
+    try:
+        found = construct_component("encoders", opened(declared, directory), ("encoder",))
+    except RecipeError as error:
+        raise RecipeError(f"{directory}: {'.'.join(error.key)}: {error.problem}", key) from error
+    if own is None:
+        return found
+    # An export's encoder reads from its folder what the run's may have had from the hub: the run's recipe is beside it.
+    before = construct_component("encoders", component(recipe_at(directory, key).get("encoder") or {}), ("encoder",))
+    there, here = ({"class_path": class_path(each.cls), "init_args": each.resolved} for each in (before, own))
+    if there["class_path"] != here["class_path"]:
+        there, here = ({"class_path": each["class_path"]} for each in (there, here))
+    for name, was, now in diff(there, here):
+        raise RecipeError(
+            f"the encoder of {directory} has {was}, and this recipe {now}: a warm start changes no class and no "
+            "argument; leave them out of the recipe (encoder: {from: ...}), or leave encoder.from out",
+            ("encoder", *name.split(".")),
+        )
+    return found
 
 
 def _with(trainer: Mapping[str, Any] | None, section: Mapping[str, Any]) -> Mapping[str, Any]:

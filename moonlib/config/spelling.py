@@ -18,12 +18,13 @@ from typing import Any
 
 from moonlib.config.merge import Key, RecipeError, hint
 from moonlib.config.typing import describe, fits, one_of
+from moonlib.config.warm_start import parted
 from moonlib.registry import registry
 from moonlib.registry.moved import present_path
 
 TRAINER = ("lightning.pytorch.trainer.trainer", "Trainer")
 
-PARTS = ("module", "data", "trainer", "checkpoint_evaluation", "validate", "keep")
+PARTS = ("module", "data", "trainer", "checkpoint_evaluation", "validate", "keep", "from")
 """The keys of a stage."""
 
 PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
@@ -55,8 +56,9 @@ def check(merged: Mapping[str, Any]) -> None:
         if trainer := _class(*TRAINER):
             trainer.check(section.get("trainer"), (*key, "trainer"))
     _component("sources", merged.get("data"), ("data",))
-    if merged.get("encoder") is not None:
-        _component("encoders", merged["encoder"], ("encoder",))
+    _, encoder = parted(merged.get("encoder"))
+    if encoder is not None:
+        _component("encoders", encoder, ("encoder",))
 
 
 def check_parts(section: Mapping[str, Any], key: Key) -> None:

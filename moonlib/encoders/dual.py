@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,6 +151,11 @@ class DualEncoder(Encoder):
         )
         for name, trainable in self.learning_rates.trainable(self).items():
             self.get_parameter(name).requires_grad_(trainable)
+
+    def extend(self, products: pl.DataFrame, directory: Path) -> Mapping[str, Sequence[Sequence[int]]]:
+        """Extend the text tower's tokenizer; see `Encoder.extend`."""
+        rows = {} if self.text is None else self.text.extend(products, directory)
+        return {f"text.{name}": each for name, each in rows.items()}
 
     def learning_rate_factor(self, name: str) -> float:
         """The factor on the stage's learning rate of the parameter of this name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -75,6 +75,24 @@ class Encoder(Exportable, ABC):
                 `moonlib.data.tables`); read only when ``directory`` holds no fitted preprocessing.
             directory: where the fitted preprocessing (for instance ``tokenizer.json``) lives.
         """
+
+    def extend(self, products: pl.DataFrame, directory: Path) -> Mapping[str, Sequence[Sequence[int]]]:
+        """Add what fitted preprocessing lacks for these products, in place; asked before `setup`, of a warm start.
+
+        What was there before stays as it is: an old row of the weights goes on to mean what it meant.
+
+        Args:
+            products: see `setup`.
+            directory: holds the preprocessing, fitted on earlier products.
+
+        Returns:
+            By the name of a weight that has more rows from now on, for each new row the old ones whose mean it starts
+            as; empty where nothing is added, as for a tokenizer that came with published weights.
+
+        Raises:
+            ValueError: what the directory holds is no preprocessing of this encoder.
+        """
+        return {}
 
     def augmented_inputs(self) -> Sequence[str]:
         """Names of the preprocessor's tensors that a stage may augment in training; asked after `setup`.

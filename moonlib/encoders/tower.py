@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -97,6 +97,14 @@ class TextTower(Exportable, ABC):
             products: the products listed before the end of training.
             directory: where fitted preprocessing lives.
         """
+
+    def extend(self, products: pl.DataFrame, directory: Path) -> Mapping[str, Sequence[Sequence[int]]]:
+        """Add words to a fitted tokenizer that it lacks for these products; see `Encoder.extend`.
+
+        Returns:
+            New rows by the name of one of this tower's weights; empty where the tokenizer stays as it is.
+        """
+        return {}
 
     @abstractmethod
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:

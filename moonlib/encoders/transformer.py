@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moonlib.encoders.tokenizer import BPETokenize, load_or_fit_tokenizer
+from moonlib.encoders.tokenizer import BPETokenize, extend_tokenizer, load_or_fit_tokenizer
 from moonlib.encoders.tower import TextTower
 
 
@@ -66,6 +67,10 @@ class Transformer(TextTower):
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
+
+    def extend(self, products: pl.DataFrame, directory: Path) -> Mapping[str, Sequence[Sequence[int]]]:
+        """Add new words to ``tokenizer.json``; the embedding of each starts as the mean of its pieces'."""
+        return {"tokens.weight": extend_tokenizer(products, directory, self.vocab_size)}
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """Return float [B, width]; see `TextTower.forward`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_file, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from moonlib.artifacts.checksums import verified
@@ -64,6 +66,45 @@ def load_weights(module: nn.Module, path: Path) -> None:
         remedy = "give the recipe the encoder that these weights are of, or remove them and train again"
         raise ValueError(f"{path} belongs to another encoder: {difference}; {remedy}")
     load_model(module, path)
+
+
+def grow_weights(source: Path, target: Path, rows: Mapping[str, Sequence[Sequence[int]]]) -> None:
+    """Copy weights to another file, with more rows in some of them.
+
+    Args:
+        source: file of the weights.
+        target: where they go, whole or not at all.
+        rows: by the name of a weight, for each new row the old ones whose mean it is; see
+            `moonlib.encoders.encoder.Encoder.extend`.
+
+    Raises:
+        Damaged: the content is not what was written.
+        ValueError: it is no safetensors file, or has fewer rows than are named.
+    """
+    verified(source)
+    rows = {name: means for name, means in rows.items() if means}
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(source) if rows else {}
+    except SafetensorError as error:
+        raise ValueError(f"{source} is not a safetensors file ({error}); copy it again, or train again") from None
+    for name, means in rows.items():
+        # The metadata maps the names of shared tensors to the name they were written under.
+        old = tensors.get(name)
+        if old is None and name not in metadata:
+            raise ValueError(f"{source} belongs to another encoder: it lacks '{name}'")
+        if old is None:
+            continue
+        if (last := max(max(each) for each in means)) >= len(old):
+            raise ValueError(f"{source} belongs to another tokenizer: '{name}' has {len(old)} rows, and no row {last}")
+        new = torch.stack([old[list(each)].mean(dim=0) for each in means])
+        tensors[name] = torch.cat([old, new.to(old.dtype)])
+    with replacing(target) as temporary:
+        if rows:
+            save_file(tensors, str(temporary), metadata=metadata)
+        else:
+            shutil.copyfile(source, temporary)
 
 
 def first_difference(

@@ -35,7 +35,15 @@ from torch import nn
 import moonlib
 from moonlib.artifacts.checksums import SUMS, Damaged, seal
 from moonlib.artifacts.directories import write_json, write_text
-from moonlib.artifacts.layout import EXPORT, IDENTITY, RECIPE, is_read
+from moonlib.artifacts.layout import (
+    EXPORT,
+    EXPORT_HERE,
+    EXPORT_WEIGHTS,
+    IDENTITY,
+    INITIAL_WEIGHTS,
+    RECIPE,
+    is_read,
+)
 from moonlib.artifacts.reading import Unreadable, read_json
 from moonlib.config.recipe import spelled
 from moonlib.data.content import Content, Modalities, Side
@@ -60,10 +68,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Of config.json; a higher one can't be read by this version. 1 has no ``views``, and reads the main picture."""
 
-HERE = "${export}"
-"""Stands for the folder in the encoder's arguments."""
-
-CONFIG, WEIGHTS = EXPORT, "model.safetensors"
+CONFIG, WEIGHTS, HERE = EXPORT, EXPORT_WEIGHTS, EXPORT_HERE
 OURS = (CONFIG, WEIGHTS, "README.md", RECIPE)
 
 CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
@@ -310,7 +315,7 @@ def _require_same(out: Path, folder: Path) -> None:
 def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
     preprocessing = source.layout.preprocessing
     for path in sorted(preprocessing.iterdir()):
-        if path.name in (IDENTITY, SUMS) or path.name.startswith("."):
+        if path.name in (IDENTITY, INITIAL_WEIGHTS, SUMS) or path.name.startswith("."):
             continue
         if path.name in OURS:
             raise RunError(f"{path}: an export has a {path.name} of its own; the encoder must name this file otherwise")

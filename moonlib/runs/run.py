@@ -16,6 +16,7 @@ from moonlib.artifacts.checksums import verified
 from moonlib.artifacts.layout import (
     EXPORT,
     IDENTITY,
+    INITIAL_WEIGHTS,
     PREPROCESSING,
     RECIPE,
     STAGES,
@@ -31,6 +32,7 @@ from moonlib.config.earlier import present, present_reference, present_results
 from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint
 from moonlib.config.recipe import load as load_recipe
 from moonlib.config.typing import construct_component
+from moonlib.config.warm_start import component
 from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
 from moonlib.embedding.embed import Views
@@ -117,7 +119,7 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe, typed; all that it names must be installed."""
         try:
-            return load_recipe(self.layout.recipe)
+            return load_recipe(self.layout.recipe, started=True)
         except RecipeError as error:
             raise self._not_usable(error) from error
 
@@ -170,7 +172,7 @@ class Run:
         """
         if self.represent is None:
             raise RunError(f"{self.directory}: its recipe has no represent stage, and so it holds no representations")
-        directory = self._finished(self.represent.name)
+        directory = self.finished(self.represent.name)
         return Representations.open(directory, "products"), Representations.open(directory, "queries")
 
     def modalities(self, side: Side) -> Modalities:
@@ -204,7 +206,7 @@ class Run:
             RunError: the stage that trains it has not finished.
         """
         trained_by = self.trained_by
-        return self._finished(trained_by[-1]) / WEIGHTS if trained_by else None
+        return self.finished(trained_by[-1]) / WEIGHTS if trained_by else None
 
     @property
     def trained_by(self) -> list[str]:
@@ -221,7 +223,7 @@ class Run:
         self._declares_encoder()
         weights = self.weights
         trained = None if weights is None else _stage_fingerprint(weights.parent)
-        return fingerprint([_stage_fingerprint(self._finished(PREPROCESSING)), trained])
+        return fingerprint([_stage_fingerprint(self.finished(PREPROCESSING)), trained])
 
     def encoder(self, *, trained: bool = True) -> Encoder:
         """The run's encoder, set up from its fitted preprocessing, in eval mode. The data is not needed.
@@ -234,9 +236,10 @@ class Run:
             ValueError: the weights belong to another encoder.
         """
         self._declares_encoder()
-        preprocessing, weights = self._finished(PREPROCESSING), self.weights if trained else None
+        preprocessing, weights = self.finished(PREPROCESSING), self.weights if trained else None
         try:
-            return ready(self.config["encoder"], preprocessing, seed_of(self.config.get("seed", 0), "encoder"), weights)
+            seed = seed_of(self.config.get("seed", 0), "encoder")
+            return ready(component(self.config["encoder"]), preprocessing, seed, weights)
         except RecipeError as error:
             raise self._not_usable(error) from error
         except pl.exceptions.PolarsError as error:
@@ -293,7 +296,7 @@ class Run:
         if name not in self.config["stages"]:
             known = ", ".join(self.config["stages"])
             raise RunError(f"{self.directory}: its recipe has no stage {name!r}; its stages are {known}")
-        directory = self._finished(link)
+        directory = self.finished(link)
         file = directory / IDENTITY
         if not file.is_file():
             raise RunError(f"{file} is missing: runs of moonlib 0.1 did not note how a stage was made; fit it again")
@@ -309,7 +312,7 @@ class Run:
         made = lineage_of(self._provides, until=name).representations
         representations = None
         if "representations" in module.needs:
-            representations = self._finished(made) if made else dataset.representations
+            representations = self.finished(made) if made else dataset.representations
         return module, StageContext(
             dataset=dataset,
             data=stage.data(),
@@ -357,8 +360,12 @@ class Run:
         """Output that later stages may read, by the stage's name, in the order they run."""
         return {name: self.class_of(name).provides for name in self.config["stages"]}
 
-    def _finished(self, name: str) -> Path:
-        """The directory of a stage, or of the preprocessing."""
+    def finished(self, name: str) -> Path:
+        """The directory of a stage, or of the preprocessing.
+
+        Raises:
+            RunError: it has not finished, or was deleted.
+        """
         directory = (self.directory / name).resolve()
         if not is_finished(directory):
             raise RunError(f"{self.directory} is not finished: {name} is missing; {self._command} resumes the run")
@@ -401,7 +408,7 @@ def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Pa
         config: as a recipe writes a component in full.
         preprocessing: directory of what `Encoder.setup` fitted.
         seed: of the weights where ``weights`` is None; torch's own generator stays as it is.
-        weights: file of them.
+        weights: file of them; None for those that it starts from, random ones or a warm start's.
 
     Returns:
         The encoder in eval mode.
@@ -418,6 +425,7 @@ def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Pa
         # A table without columns: preprocessing that is not there must not be fitted on nothing in silence.
         with keys_within("encoder"):
             encoder.setup(pl.DataFrame(), verified(preprocessing))
-    if weights is not None:
-        load_weights(encoder, weights)
+    initial = preprocessing / INITIAL_WEIGHTS
+    if weights is not None or initial.is_file():
+        load_weights(encoder, weights or initial)
     return encoder.eval()

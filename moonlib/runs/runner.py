@@ -26,15 +26,18 @@ from moonlib.artifacts.layout import RunLayout
 from moonlib.artifacts.reading import read_json, read_mapping, read_numbers
 from moonlib.config.fingerprint import made_with
 from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint, spelled
+from moonlib.config.warm_start import component
 from moonlib.data.dataset import Dataset
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.pretrained import keys_within
+from moonlib.encoders.weights import grow_weights, load_weights
 from moonlib.metrics import undefined
 from moonlib.metrics.counts import noted_rows
 from moonlib.runs import loggers
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
 from moonlib.runs.step import Step, seed_of, step_of
+from moonlib.runs.warm_start import EncoderOrigin, encoder_origin, stage_origin
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
@@ -91,10 +94,14 @@ class Runner:
         config = self.recipe.config.get("encoder")
         if config is None:
             return None
+        source = self.recipe.encoder_source
+        origin = None if source is None else encoder_origin(source)
+        config = component(config)
         identity = {
-            "encoder": config,
+            "encoder": config if origin is None else origin.encoder,
             "dataset": self.dataset.hash,
             "seed": self.recipe.seed,
+            **({} if origin is None else {"from": origin.digest}),
             **made_with(config),
         }
         name = fingerprint(identity)
@@ -108,13 +115,26 @@ class Runner:
         ):
             cost["reused"] = partial is None
             if partial is not None:
-                self.encoder(partial, self.dataset.splits.known(self.dataset.table("products")))
+                known = self.dataset.splits.known(self.dataset.table("products"))
+                if origin is not None:
+                    self.extend(origin, partial, known)
+                self.encoder(partial, known)
                 write_json(partial / layout.IDENTITY, spelled(identity))
         link(self.run.preprocessing, directory)
         return name
 
+    def extend(self, origin: EncoderOrigin, directory: Path, products: pl.DataFrame) -> None:
+        """Copy preprocessing and weights of a warm start to a directory, with what they lack for these products."""
+        encoder = self.recipe.encoder()
+        assert encoder is not None
+        origin.copy_preprocessing(directory)
+        try:
+            grow_weights(origin.weights, directory / layout.INITIAL_WEIGHTS, encoder.extend(products, directory))
+        except ValueError as error:
+            raise RecipeError(f"encoder.from: {error}") from error
+
     def encoder(self, preprocessing: Path, products: pl.DataFrame) -> Encoder:
-        """A fresh encoder with its first weights, which depend on the recipe's seed and nothing else.
+        """A fresh encoder with its first weights: a warm start's, or those that follow from the recipe's seed alone.
 
         Args:
             preprocessing: where its fitted preprocessing is.
@@ -125,6 +145,8 @@ class Runner:
         seed_everything(seed_of(self.recipe.seed, "encoder"), verbose=False)
         with keys_within("encoder"):
             encoder.setup(products, verified(preprocessing))
+        if (initial := preprocessing / layout.INITIAL_WEIGHTS).is_file():
+            load_weights(encoder, initial)
         return encoder
 
     def step(self, stage: StageRecipe, lineage: Lineage, module: Stage | None = None, prefix: str = "") -> Step:
@@ -146,7 +168,9 @@ class Runner:
         # The dataset's own representations are part of its hash, and so of the fingerprint.
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
-        return step_of(stage, module, lineage, seed=self.recipe.seed, prefix=prefix)
+        fitted = lineage.preprocessing and self.run.stages / lineage.preprocessing
+        origin = stage_origin(stage, prefix, fitted or None)
+        return step_of(stage, module, lineage, seed=self.recipe.seed, prefix=prefix, origin=origin)
 
     def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:
         """The same stage with a reference's arguments in place of the recipe's."""
@@ -283,13 +307,14 @@ class Runner:
         if reads.representations:
             representations = self.run.stages / reads.representations
         return StageContext(
+            warm_start=step.origin.directory if step.origin else None,
             dataset=self.dataset,
             data=step.recipe.data(),
             trainer=trainer,
             directory=directory,
             seed=step.seed,
             encoder=encoder,
-            weights=self.run.stages / reads.weights / layout.WEIGHTS if reads.weights else None,
+            weights=self.weights(step),
             representations=representations,
             interruption=self.interruption,
             checkpoint_seconds=self.checkpoint_seconds,
@@ -299,6 +324,18 @@ class Runner:
             validate=step.recipe.validate,
             keep=step.recipe.keep,
         )
+
+    def weights(self, step: Step) -> Path | None:
+        """File of the weights that a stage starts from: another run's, those of the stage before, or a warm start's."""
+        if "weights" not in step.module.needs:
+            return None
+        if step.origin is not None:
+            return step.origin.directory / layout.WEIGHTS
+        if step.reads.weights is not None:
+            return self.run.stages / step.reads.weights / layout.WEIGHTS
+        assert step.reads.preprocessing is not None
+        initial = self.run.stages / step.reads.preprocessing / layout.INITIAL_WEIGHTS
+        return initial if initial.is_file() else None
 
 
 def legend_of(step: Step, dataset: Dataset) -> Legend:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from moonlib.artifacts.layout import link_name
@@ -11,6 +12,19 @@ from moonlib.config.fingerprint import made_with, material_stage
 from moonlib.config.recipe import StageRecipe, fingerprint
 from moonlib.runs.lineage import Lineage
 from moonlib.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class StageOrigin:
+    """The stage of another run that a step starts from, see `moonlib.runs.warm_start`.
+
+    Attributes:
+        directory: of the finished stage.
+        digest: of its content, or of the weights alone where these are an encoder's.
+    """
+
+    directory: Path
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,7 @@ class Step:
         seed: what it seeds itself with.
         identity: what its fingerprint is made of.
         fingerprint: name of its directory in that of all stages.
+        origin: the stage of another run that it starts from, if any.
     """
 
     link: str
@@ -36,9 +51,18 @@ class Step:
     seed: int
     identity: dict[str, Any]
     fingerprint: str
+    origin: StageOrigin | None = None
 
 
-def step_of(stage: StageRecipe, module: Stage, lineage: Lineage, *, seed: int, prefix: str = "") -> Step:
+def step_of(
+    stage: StageRecipe,
+    module: Stage,
+    lineage: Lineage,
+    *,
+    seed: int,
+    prefix: str = "",
+    origin: StageOrigin | None = None,
+) -> Step:
     """Fingerprint a stage: its configuration, the data and what it reads of the stages before it.
 
     Args:
@@ -47,11 +71,15 @@ def step_of(stage: StageRecipe, module: Stage, lineage: Lineage, *, seed: int, p
         lineage: what the stages before it have left, by fingerprint.
         seed: the recipe's.
         prefix: of the reference that it is, if any.
+        origin: the stage of another run that it starts from, in place of this run's weights.
     """
     reads, config, own_seed = lineage.read(module.needs), material_stage(stage.config), seed_of(seed, stage.name)
-    identity = {"config": config, **asdict(reads), "seed": own_seed, **made_with(config)}
+    if origin is not None:
+        reads = replace(reads, weights=None)
+    started = {} if origin is None else {"from": origin.digest}
+    identity = {"config": config, **asdict(reads), "seed": own_seed, **started, **made_with(config)}
     link = link_name(stage.name, prefix)
-    return Step(link, prefix, stage, module, reads, own_seed, identity, fingerprint(identity))
+    return Step(link, prefix, stage, module, reads, own_seed, identity, fingerprint(identity), origin)
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -99,6 +99,7 @@ class Contrastive(Stage):
 
     data_type: ClassVar[type] = PairData
     provides: ClassVar[Literal["weights", "representations"] | None] = "weights"
+    warm_starts: ClassVar[bool] = True
     validates: ClassVar[bool] = True
 
     def __init__(

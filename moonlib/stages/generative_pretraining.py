@@ -135,6 +135,7 @@ class GenerativePretraining(Stage):
 
     data_type: ClassVar[type] = QuestionData
     provides: ClassVar[Literal["weights", "representations"] | None] = "weights"
+    warm_starts: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,0 +1,198 @@
+"""Warm start: the files of a run or an export that an encoder or a stage starts from, checked, and their digests.
+
+A fingerprint holds the digests and no path: a run that is moved or copied starts the same training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from moonlib.artifacts.checksums import LOCK, SUMS, Damaged, sums, verified
+from moonlib.artifacts.layout import (
+    COST,
+    EXPORT,
+    EXPORT_HERE,
+    EXPORT_WEIGHTS,
+    IDENTITY,
+    INITIAL_WEIGHTS,
+    LOG,
+    LOGGERS,
+    PREPROCESSING,
+    RECIPE,
+    SNAPSHOTS,
+    WEIGHTS,
+    link_name,
+)
+from moonlib.config.merge import Key, RecipeError
+from moonlib.config.recipe import StageRecipe, fingerprint
+from moonlib.config.warm_start import FROM, directory_of, encoder_at, stage_at
+from moonlib.runs.run import Run, RunError
+from moonlib.runs.step import StageOrigin
+
+CARD = "README.md"
+"""Of an export, for people to edit."""
+
+
+@dataclass(frozen=True)
+class EncoderOrigin:
+    """What an encoder starts from.
+
+    Attributes:
+        encoder: its class and arguments, without a path of this machine; part of the fingerprint.
+        preprocessing: files of the fitted preprocessing, by their name relative to its directory.
+        weights: file of them.
+        digest: of all these files' content.
+    """
+
+    encoder: dict[str, Any]
+    preprocessing: dict[str, Path]
+    weights: Path
+    digest: str
+
+    def copy_preprocessing(self, directory: Path) -> None:
+        """Copy the preprocessing's files into a directory, over what an interrupted attempt left there."""
+        for name, file in self.preprocessing.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, directory / name)
+
+
+def encoder_origin(source: str) -> EncoderOrigin:
+    """Find and verify what an encoder starts from.
+
+    Args:
+        source: what the recipe's key ``encoder.from`` says.
+
+    Raises:
+        RecipeError: it is no run and no export, has no trained encoder, is not finished, or a file is missing or
+            damaged.
+    """
+    key: Key = ("encoder", FROM)
+    directory = directory_of(source, key)
+    encoder = encoder_at(directory, key)
+    if (directory / EXPORT).is_file():
+        ours = {EXPORT, EXPORT_WEIGHTS, CARD, RECIPE, *_named_inside(encoder)}
+        preprocessing, weights = _files(directory, ours), directory / EXPORT_WEIGHTS
+        if not weights.is_file():
+            raise RecipeError(f"{weights} is missing; export the run again", key)
+    else:
+        try:
+            run = Run(directory)
+            fitted = run.finished(PREPROCESSING)
+            weights = run.weights or fitted / INITIAL_WEIGHTS
+        except RunError as error:
+            raise RecipeError(f"{error}; or start from another", key) from error
+        if not weights.is_file():
+            problem = f"no stage of {directory} trains the encoder" if run.weights is None else f"{weights} is missing"
+            raise RecipeError(f"{problem}: give a finished run that trained it, or leave encoder.from out", key)
+        preprocessing = _files(fitted, {IDENTITY, INITIAL_WEIGHTS})
+    digests = _digests([*preprocessing.values(), weights], key)
+    content = {"preprocessing": dict(zip(preprocessing, digests, strict=False)), "weights": digests[-1]}
+    return EncoderOrigin(encoder, preprocessing, weights, fingerprint(content))
+
+
+def stage_origin(stage: StageRecipe, reference: str = "", preprocessing: Path | None = None) -> StageOrigin | None:
+    """Find and verify what a stage starts from.
+
+    Args:
+        stage: its part of the recipe.
+        reference: prefix of the reference that is to run, which starts from the same reference there.
+        preprocessing: of the encoder that it trains.
+
+    Returns:
+        None for a stage without the key ``from``.
+
+    Raises:
+        RecipeError: there is no such stage, it is another kind of stage, has not finished or was deleted, its encoder
+            has another preprocessing, or a file is damaged.
+    """
+    if stage.source is None:
+        return None
+    key: Key = ("stages", stage.name, FROM)
+    directory, name = stage_at(stage.source, stage.name, key)
+    try:
+        run = Run(directory)
+        cls = run.class_of(name)
+        made = run.finished(link_name(name, reference))
+    except RunError as error:
+        raise RecipeError(f"{error}; or start from another", key) from error
+    if stage.provides != "weights":
+        if cls is not stage.cls:
+            problem = f"{directory}/{name} is a {cls.__name__} stage, and this is a {stage.cls.__name__} stage"
+            raise RecipeError(f"{problem}: give RUN/STAGE of one", key)
+        return StageOrigin(made, fingerprint(_content(made, key)))
+    if cls.provides != "weights":
+        problem = f"{directory}/{name} is a {cls.__name__} stage, which trains no encoder"
+        raise RecipeError(f"{problem}: give RUN/STAGE of one that does", key)
+    if not (made / WEIGHTS).is_file():
+        raise RecipeError(f"{made / WEIGHTS} is missing: give another run", key)
+    fitted = {} if preprocessing is None else _preprocessing(preprocessing, key)
+    for file, digest in _preprocessing(run.finished(PREPROCESSING), key).items():
+        if fitted.get(file) != digest:
+            raise RecipeError(
+                f"{directory} and this run have another {file}, so that its weights mean something else here: start "
+                f"the encoder from it too (encoder.from), or leave {'.'.join(key)} out",
+                key,
+            )
+    return StageOrigin(made, _digests([made / WEIGHTS], key)[0])
+
+
+def _preprocessing(directory: Path, key: Key) -> dict[str, str]:
+    """Digests of the files of fitted preprocessing."""
+    files = _files(directory, {IDENTITY, INITIAL_WEIGHTS})
+    return dict(zip(files, _digests(files.values(), key), strict=True))
+
+
+def _content(directory: Path, key: Key) -> dict[str, str]:
+    """Digests of the files of a stage, without those that differ between two that computed the same."""
+    files = _files(directory, {COST, LOGGERS, PurePosixPath(LOG).parts[0], SNAPSHOTS})
+    return dict(zip(files, _digests(files.values(), key), strict=True))
+
+
+def _files(directory: Path, but: Iterable[str]) -> dict[str, Path]:
+    """Files in a directory by their relative name, without hidden ones and files or folders of these names in it."""
+    left_out = {SUMS, LOCK, *but}
+    return {
+        path.relative_to(directory).as_posix(): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and (top := path.relative_to(directory).parts[0]) not in left_out and not top.startswith(".")
+    }
+
+
+def _digests(files: Iterable[Path], key: Key) -> list[str]:
+    """SHA-256 of the content of files, after comparing them with their checksums.
+
+    Raises:
+        RecipeError: one is damaged or missing.
+    """
+    found = []
+    for file in files:
+        try:
+            verified(file)
+            noted = sums(file.resolve().parent).get(file.name)
+            if noted is None:
+                with file.open("rb") as stream:
+                    noted = hashlib.file_digest(stream, "sha256").hexdigest()
+        except (Damaged, FileNotFoundError) as error:
+            raise RecipeError(str(error), key) from error
+        found.append(noted)
+    return found
+
+
+def _named_inside(encoder: Mapping[str, Any]) -> set[str]:
+    """Names of the files and folders of an export that its encoder's arguments name: of its parts, not fitted."""
+    found: set[str] = set()
+    waiting: list[Any] = [encoder]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and value.startswith(f"{EXPORT_HERE}/"):
+            found.add(PurePosixPath(value.removeprefix(f"{EXPORT_HERE}/")).parts[0])
+    return found
