@@ -36,8 +36,9 @@ from moonlib.metrics.counts import noted_rows
 from moonlib.runs import loggers
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
-from moonlib.runs.step import Step, seed_of, step_of
+from moonlib.runs.step import StageOrigin, Step, seed_of, step_of
 from moonlib.runs.warm_start import EncoderOrigin, encoder_origin, stage_origin
+from moonlib.stages.click_warm_start import carried_over
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
@@ -149,7 +150,14 @@ class Runner:
             load_weights(encoder, initial)
         return encoder
 
-    def step(self, stage: StageRecipe, lineage: Lineage, module: Stage | None = None, prefix: str = "") -> Step:
+    def step(
+        self,
+        stage: StageRecipe,
+        lineage: Lineage,
+        module: Stage | None = None,
+        prefix: str = "",
+        origin: StageOrigin | None = None,
+    ) -> Step:
         """A stage of the recipe as a step that can be run.
 
         Args:
@@ -157,6 +165,7 @@ class Runner:
             lineage: what the stages before it have left.
             module: the stage itself, where it is constructed already.
             prefix: of the reference that it is, if any.
+            origin: the stage that it starts from, in place of the one that its recipe names.
 
         Raises:
             RecipeError: the stages before it have not left what it needs.
@@ -169,7 +178,7 @@ class Runner:
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
         fitted = lineage.preprocessing and self.run.stages / lineage.preprocessing
-        origin = stage_origin(stage, prefix, fitted or None)
+        origin = origin or stage_origin(stage, prefix, fitted or None)
         return step_of(stage, module, lineage, seed=self.recipe.seed, prefix=prefix, origin=origin)
 
     def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:
@@ -204,6 +213,7 @@ class Runner:
         self.show(f"{step.link:28s} {took:>10s}  {directory}")
         self.report_quarantine(directory)
         self.report_undefined(directory)
+        self.report_carried_over(directory)
         return read_numbers(directory / layout.METRICS)
 
     def run_module(self, step: Step, partial: Path) -> dict[str, float]:
@@ -278,6 +288,11 @@ class Runner:
         """Say which metrics of a stage are not defined, and why."""
         for sentence in undefined.sentences(undefined.noted(directory)):
             self.show(f"{'':28s} {sentence}, see {directory / layout.UNDEFINED}")
+
+    def report_carried_over(self, directory: Path) -> None:
+        """Say how many embeddings a click model took over from the one it started from, and how many not."""
+        if (file := directory / layout.CARRIED_OVER).exists():
+            self.show(f"{'':28s} {carried_over(read_mapping(file))}")
 
     def trainer(self, step: Step, directory: Path) -> Trainer:
         """The trainer of a stage, writing its logs to ``directory``."""

@@ -103,7 +103,7 @@ class ClickWarmStart:
         if isinstance(getattr(vocabularies, name), HashedVocabulary) or name in self.saved.description.hashed:
             return self._buckets(name, rows, isinstance(getattr(vocabularies, name), HashedVocabulary))
         entries = self.saved.entries(name, vocabularies.entries[name].schema["value"])
-        new = torch.from_numpy(vocabularies.rows(name, entries["value"]))
+        new = torch.from_numpy(vocabularies.rows(name, entries["value"]).copy())
         return self._exact(name, new, torch.from_numpy(entries["row"].to_numpy().copy()), rows)
 
     def _values(self, kind: str, features: Features) -> Iterator[tuple[Tensor, Tensor]]:
@@ -122,7 +122,7 @@ class ClickWarmStart:
         if hashed or name in self.saved.description.hashed:
             return self._buckets(name, column.saved.rows, hashed)
         entries = self.saved.entries(name, features.entries[name].schema["value"])
-        new = torch.from_numpy(column.rows(entries["value"])) - column.first
+        new = torch.from_numpy(column.rows(entries["value"]).copy()) - column.first
         return self._exact(name, new, torch.from_numpy(entries["row"].to_numpy().copy()), column.saved.rows)
 
     def _exact(self, name: str, new: Tensor, old: Tensor, rows: int) -> tuple[Tensor, Tensor]:
@@ -171,11 +171,11 @@ def modules_of(model: nn.Module) -> dict[str, str]:
     }
 
 
-def sentence(counts: Mapping[str, Mapping[str, int]]) -> str:
+def carried_over(counts: Mapping[str, Mapping[str, int]]) -> str:
     """Say how many rows of each table were carried over, are new, and have left.
 
     Example:
-        >>> sentence({"user": {"carried": 1200, "new": 30, "left": 0}})
+        >>> carried_over({"user": {"carried": 1200, "new": 30, "left": 0}})
         'embeddings carried over, new, left: user 1,200, 30, 0'
     """
     parts = [f"{name} {each['carried']:,}, {each['new']:,}, {each['left']:,}" for name, each in counts.items()]

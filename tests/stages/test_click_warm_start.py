@@ -38,7 +38,7 @@ from moonlib.data.tables import SCHEMAS, Tables
 from moonlib.predictors.dcnv2 import DCNv2
 from moonlib.predictors.mlp import MLP
 from moonlib.stages.application import Application, ImpressionData
-from moonlib.stages.click_warm_start import ClickWarmStart, sentence
+from moonlib.stages.click_warm_start import ClickWarmStart, carried_over
 from moonlib.stages.stage import StageContext
 from moonlib.testing.data import with_text_ids
 from moonlib.testing.examples import EXAMPLE_SPLITS, example_tables
@@ -74,9 +74,7 @@ def context_of(
         default_root_dir=directory,
     )
     settings = ImpressionData(**{"batch_size": 64, **data})
-    return StageContext(
-        shop, settings, trainer, directory, seed=3, representations=represented, warm_start=source, checkpoint_seconds=1e9
-    )
+    return StageContext(shop, settings, trainer, directory, seed=3, representations=represented, warm_start=source)
 
 
 def run(
@@ -116,13 +114,14 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Dataset]:
     """A shop with text ids before and after three users, and the products that they alone touched, have come."""
     later = with_text_ids(example_tables())
     newcomers = later.users["user_id"].to_list()[:3]
-    known = {name: later[name].filter(~pl.col("user_id").is_in(newcomers)) for name in ("users", "searches")}
-    known["impressions"] = later.impressions.filter(~pl.col("user_id").is_in(newcomers))
-    touched = pl.concat([known[name]["item_id"] for name in ("searches", "impressions")]).unique()
-    known["products"] = later.products.filter(pl.col("item_id").is_in(touched.implode()))
-    assert len(known["products"]) < len(later.products)
+    known = [later[name].filter(~pl.col("user_id").is_in(newcomers)) for name in ("users", "searches", "impressions")]
+    users, searches, impressions = known
+    touched = pl.concat([searches["item_id"], impressions["item_id"]]).unique()
+    products = later.products.filter(pl.col("item_id").is_in(touched.implode()))
+    assert len(products) < len(later.products)
+    earlier = replace(later, products=products, users=users, searches=searches, impressions=impressions)
     made = []
-    for name, tables in (("earlier", replace(later, **known)), ("later", later)):
+    for name, tables in (("earlier", earlier), ("later", later)):
         made.append(built(tables, tmp_path_factory.mktemp("shop") / name))
     return made[0], made[1]
 
@@ -181,7 +180,9 @@ def test_rows_go_by_what_they_are_of(
     old = torch.randn(len(known.user), 2)
     tensor = torch.full((len(grown.user), 2), torch.nan)
     start._load("user.weight", tensor, old)
-    of = {name: old[int(row)] for name, row in zip(before, known.user.rows(dataset_numbers(first, before)), strict=True)}
+    of = {
+        name: old[int(row)] for name, row in zip(before, known.user.rows(dataset_numbers(first, before)), strict=True)
+    }
     for name, row in zip(now, grown.user.rows(numbers), strict=True):
         expected = of.get(name, torch.full((2,), torch.nan))
         assert torch.equal(tensor[int(row)].nan_to_num(7), expected.nan_to_num(7))
@@ -258,9 +259,7 @@ def test_known_ids_keep_their_embeddings_where_the_vocabulary_has_grown(
     assert counts["users.user_id"] == counts["user"] == {"carried": 9, "new": 2, "left": 0}
 
 
-def test_text_ids_that_the_dataset_does_not_know_leave(
-    shops: tuple[Dataset, Dataset], tmp_path: Path
-) -> None:
+def test_text_ids_that_the_dataset_does_not_know_leave(shops: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     earlier, later = shops
     source, _ = run(later, tmp_path / "source", Application(IdOnly(), MLP([8])), epochs=2)
     directory, _ = run(earlier, tmp_path / "smaller", Application(IdOnly(), MLP([8])), source, epochs=0)
@@ -326,8 +325,8 @@ def test_what_a_later_day_has_not_seen_keeps_the_moment_when_it_was_seen(shop: D
     first, _ = run(shop, tmp_path / "1", Application(IdOnly(), MLP([8])), day="2024-01-06")
     second, _ = run(shop, tmp_path / "2", Application(IdOnly(), MLP([8])), first, day="2024-01-07")
     users = pl.read_parquet(second / "vocabularies/user.parquet")
-    days = (datetime(2024, 1, day, tzinfo=UTC) for day in (6, 8))
-    shown = shop.impressions.filter(pl.col("ts").is_between(*days, closed="left"))
+    begin, end = datetime(2024, 1, 6, tzinfo=UTC), datetime(2024, 1, 8, tzinfo=UTC)
+    shown = shop.impressions.filter(pl.col("ts").is_between(begin, end, closed="left"))
     expected = shown.group_by("user_id").agg(pl.col("ts").max()).sort("user_id")
     assert users["id"].to_list() == expected["user_id"].to_list()
     assert users["last_seen"].to_list() == expected["ts"].to_list()
@@ -387,10 +386,16 @@ def test_the_first_difference_is_named(shop: Dataset, represented: Path, tmp_pat
     source, _ = run(shop, tmp_path / "source", Application(SimTier(), MLP([8])), represented=represented)
     cases: dict[str, tuple[Application, str]] = {
         "adapter": (Application(Cube(), MLP([8])), "adapter is SimTier there and Cube here; give the recipe what"),
-        "width": (Application(SimTier(), MLP([9])), r"'predictor.layers.hidden0.weight' is \[8, 164\] there and \[9, 164\] here"),
+        "width": (
+            Application(SimTier(), MLP([9])),
+            r"hidden0.weight' is \[8, 164\] there and \[9, 164\] here",
+        ),
         "activation": (Application(SimTier(), MLP([8], activation="prelu")), "predictor: .* there and .*PReLU here"),
         "id_dim": (Application(SimTier(), MLP([8]), id_dim=4), r"'user.weight' is \[12, 16\] there and \[12, 4\] here"),
-        "buckets": (Application(SimTier(), MLP([8]), buckets=9), "user has exact vocabularies there and 9 buckets here"),
+        "buckets": (
+            Application(SimTier(), MLP([8]), buckets=9),
+            "exact vocabularies there and 9 buckets here",
+        ),
         "features": (
             Application(SimTier(), MLP([8]), features={"products.price": "numeric"}),
             "features: products.price is not declared there and numeric here; give the recipe what",
@@ -405,7 +410,7 @@ def test_the_first_difference_is_named(shop: Dataset, represented: Path, tmp_pat
 
 def test_buckets_of_another_number_are_refused(shop: Dataset, tmp_path: Path) -> None:
     source, _ = run(shop, tmp_path / "source", Application(IdOnly(), MLP([8]), buckets=9))
-    with pytest.raises(ValueError, match="buckets: user has 9 buckets there and 10 buckets here; set the same `buckets`"):
+    with pytest.raises(ValueError, match="user has 9 buckets there and 10 buckets here; set the same `buckets`"):
         run(shop, tmp_path / "later", Application(IdOnly(), MLP([8]), buckets=10), source)
     with pytest.raises(ValueError, match="user has 9 buckets there and exact vocabularies here"):
         run(shop, tmp_path / "exact", Application(IdOnly(), MLP([8])), source)
@@ -413,7 +418,7 @@ def test_buckets_of_another_number_are_refused(shop: Dataset, tmp_path: Path) ->
 
 def test_ids_of_another_type_are_refused(shop: Dataset, shops: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     source, _ = run(shop, tmp_path / "source", Application(IdOnly(), MLP([8])))
-    with pytest.raises(ValueError, match="ids of its .* table are integers, and here they are text: none is the same"):
+    with pytest.raises(ValueError, match=r"ids of its .* table are integers, and here they are text: none is the same"):
         run(shops[1], tmp_path / "later", Application(IdOnly(), MLP([8])), source)
 
 
@@ -467,5 +472,5 @@ def test_a_day_without_impressions_after_it_has_no_metrics(shop: Dataset, tmp_pa
 
 
 def test_the_sentence_says_how_many_of_each() -> None:
-    said = sentence({"user": {"carried": 1200, "new": 30, "left": 0}, "item": {"carried": 1, "new": 2, "left": 3}})
+    said = carried_over({"user": {"carried": 1200, "new": 30, "left": 0}, "item": {"carried": 1, "new": 2, "left": 3}})
     assert said == "embeddings carried over, new, left: user 1,200, 30, 0; item 1, 2, 3"
