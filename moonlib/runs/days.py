@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from math import isfinite
 from pathlib import Path
 from statistics import mean
@@ -24,7 +24,7 @@ import polars as pl
 from moonlib.artifacts.checksums import again
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import IDENTITY, PREDICTIONS, VOCABULARIES, RunLayout, day_link, is_finished
-from moonlib.artifacts.reading import Unreadable, read_mapping, read_table
+from moonlib.artifacts.reading import Unreadable, numbers, read_mapping, read_table
 from moonlib.clicks.saved_vocabularies import DESCRIPTION, Description
 from moonlib.config.merge import RecipeError
 from moonlib.config.recipe import Recipe, StageRecipe, fingerprint
@@ -301,8 +301,12 @@ def read_days(run: RunLayout) -> list[DayResult]:
         return []
     found = read_mapping(run.days)
     try:
-        return [DayResult(**each) for each in found["days"]]
-    except (KeyError, TypeError) as error:
+        days = [DayResult(**each) for each in found["days"]]
+        for each in days:
+            date.fromisoformat(each.day), date.fromisoformat(each.tested)
+            numbers(each.metrics, run.days), numbers(each.at_once or {}, run.days), int(each.n)
+        return days
+    except (KeyError, TypeError, ValueError) as error:
         raise Unreadable(f"{run.days} holds no results by day ({error!r}); {again(run.days)}") from None
 
 

@@ -27,6 +27,7 @@ from moonlib.runs.iteration import fit
 from moonlib.runs.run import Run
 from moonlib.runs.runner import Runner
 from moonlib.runs.step import Step
+from moonlib.studies.report.page import report
 from moonlib.system.interruption import Interrupted
 from moonlib.testing.examples import START, example_picture, example_tables
 
@@ -208,6 +209,19 @@ def test_a_day_without_clicks_has_no_auc_and_one_without_impressions_is_left_out
     assert first.metrics.keys() == {"logloss"} and second.metrics.keys() == {"auc", "gauc", "logloss"}
     assert "not defined, and so not among the results: ctr/auc" in out and "it needs rows of both classes" in out
     assert results(run)["daily/auc"] == second.metrics["auc"]
+
+
+def test_the_report_draws_auc_by_day_over_the_weeks(week1: Path, place: Path, tmp_path: Path) -> None:
+    week2 = fit(place / "week2.yaml", [f"--stages.application.from={week1}"], runs=place / "runs", days=0)
+    page = report([week1, week2], tmp_path / "report.html").read_text()
+    section = page[page.index('id="days"') :]
+    assert "AUC on the day after the one trained on: week2 " in section and "on average over 3 days" in section
+    assert "days since 2024-01-04" in section and "all days at once" in section
+    for run in (week1, week2):
+        for each in read_days(RunLayout.of(run)):
+            assert f"{each.metrics['auc']:.4f}" in section and each.tested in section
+    plain = report([fit(place / "week1.yaml", runs=tmp_path)]).read_text()
+    assert 'id="days"' not in plain
 
 
 # --- bad input

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from moonlib.studies.report.clicks import calibration, categories
+from moonlib.studies.report.days import days
 from moonlib.studies.report.evidence import telling
 from moonlib.studies.report.inputs import Report
 from moonlib.studies.report.lineage import lineage
@@ -39,6 +40,7 @@ def retrieval(report: Report) -> Section | None:
 
 SECTIONS: dict[str, Callable[[Report], Section | None]] = {
     "Metrics": metrics,
+    "Day by day": days,
     "Lineage": lineage,
     "A/B test": abtest,
     "Exchange rate": exchange,
