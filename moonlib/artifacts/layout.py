@@ -61,6 +61,10 @@ PREPROCESSING = "preprocessing"
 """Link to the encoder's fitted preprocessing, a directory of `STAGES` like a stage's."""
 CHECKPOINT_LINKS = "points"
 """Folder of links to the stages that evaluated a checkpoint."""
+DAYS = "days.json"
+"""Results of daily training, day by day."""
+DAY_LINKS = "days"
+"""Folder of links to the stages that were trained on a day each."""
 EVALUATIONS = "evaluations"
 """Folder of what `moonlib evaluate` measured on other data."""
 ABTEST = "abtest"
@@ -109,6 +113,10 @@ PROCESSES = "processes.json"
 """How the processes of a training on several devices find each other."""
 QUARANTINE = "quarantine.jsonl"
 """Samples that could not be read, one a line; in a dataset, images."""
+VOCABULARIES = "vocabularies"
+"""Folder of what the rows of a click model's embedding tables are of, so that another model can start from it."""
+CARRIED_OVER = "carried_over.json"
+"""How many rows of each embedding table a click model took over from the one it started from, and how many not."""
 SEARCHES = "searches.parquet"
 """The searches of test and validation days with the rank of what was ordered; of a post-training, its filtered ones."""
 FILTERS = "filters.json"
@@ -228,6 +236,16 @@ def is_checkpoint_link(link: str) -> bool:
     return link.startswith(f"{CHECKPOINT_LINKS}/")
 
 
+def day_link(day: str) -> str:
+    """The name, in a run directory, of the stage that was trained on a day.
+
+    Example:
+        >>> day_link("2025-01-05")
+        'days/2025-01-05'
+    """
+    return f"{DAY_LINKS}/{day}"
+
+
 def runs_of(run: Path) -> Path:
     """The folder of all runs that a run is in, where stages and datasets are; runs of a study lie deeper in it."""
     above = run.resolve().parents
@@ -299,6 +317,16 @@ class RunLayout:
     def checkpoint_links(self) -> Path:
         """See `CHECKPOINT_LINKS`."""
         return self.directory / CHECKPOINT_LINKS
+
+    @property
+    def days(self) -> Path:
+        """See `DAYS`."""
+        return self.directory / DAYS
+
+    @property
+    def day_links(self) -> list[Path]:
+        """Links to the stages that were trained on a day each, in the order of the days."""
+        return sorted(path for path in (self.directory / DAY_LINKS).glob("*") if path.is_symlink())
 
     @property
     def evaluations(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from moonlib.cli.arguments import Verbs, add_checkpoint_seconds, add_runs, add_verb
 
@@ -25,6 +26,15 @@ def add(verbs: Verbs) -> None:
         choices=("overfit", "limit", "profile"),
         help="a short run instead: overfit one batch, ten steps of everything, or where the time goes",
     )
+    verb.add_argument(
+        "--days",
+        type=number_of_days,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="train the application day by day too, a pass over each and a test on the next: the last N training days "
+        "(default: those that the model it starts from has not seen, or 7)",
+    )
     add_checkpoint_seconds(verb)
     verb.add_argument(
         "--progress-seconds",
@@ -34,14 +44,25 @@ def add(verbs: Verbs) -> None:
     )
 
 
+def number_of_days(word: str) -> int:
+    """Read N of ``--days N``; argparse takes a word with a space in it for one, even where it begins with dashes."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"expected a number of days, at least 1, got {word!r}; write --days last")
+    return int(word)
+
+
 def fit(arguments: argparse.Namespace) -> int:
     """Run a recipe's stages."""
     from moonlib.config.recipe import check_spelling
 
     check_spelling(arguments.config, arguments.overrides)  # before torch is imported, which takes seconds
-    options = {key: vars(arguments)[key] for key in ("runs", "name", "replace", "checkpoint_seconds")}
+    options: dict[str, Any] = {key: vars(arguments)[key] for key in ("runs", "name", "replace", "checkpoint_seconds")}
     if arguments.progress_seconds is not None:
         options["progress_seconds"] = arguments.progress_seconds
+    if arguments.days is not None:
+        if arguments.debug:
+            raise ValueError("--days trains on every day's data, and --debug on a part of it: leave one of them out")
+        options["days"] = arguments.days
     if arguments.debug:
         from moonlib.runs.debug import debug
 

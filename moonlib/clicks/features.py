@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Literal, get_args
 
@@ -23,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moonlib.clicks.vocabulary import HashedVocabulary, TextVocabulary, Vocabulary
+from moonlib.clicks.saved_vocabularies import SavedFeature, SavedVocabularies, vocabulary_entries
+from moonlib.clicks.vocabulary import HashedVocabulary, TextVocabulary, Vocabulary, vocabulary_of
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import ShopIds
 from moonlib.data.tables import KEYS
@@ -132,12 +134,34 @@ class Column:
     fitted: AnyVocabulary | Standardization
     first: int = 0
 
+    @property
+    def full_name(self) -> str:
+        """Name of the column with its table's: ``users.age``."""
+        return f"{self.table}.{self.name}"
+
+    def rows(self, values: pl.Series) -> NDArray[np.int64]:
+        """Row of each value [N] in the embedding table of the feature's kind, that of the unknown for null."""
+        assert not isinstance(self.fitted, Standardization)
+        return self.first + _codes(self.fitted, values)
+
+    @property
+    def saved(self) -> SavedFeature:
+        """What is kept of it for a model that starts from this one."""
+        if isinstance(self.fitted, Standardization):
+            known = not np.isnan(self.fitted.centre)
+            return SavedFeature(
+                self.full_name, self.kind, scale=(self.fitted.centre, self.fitted.spread) if known else None
+            )
+        return SavedFeature(self.full_name, self.kind, len(self.fitted))
+
 
 class Features:
     """Declared columns, encoded. Make it with `fit`.
 
     Attributes:
         sizes: what a model has to know.
+        entries: values that have a row of their own by ``table.column``, see
+            `moonlib.clicks.saved_vocabularies.vocabulary_entries`; none of a feature that is hashed.
     """
 
     def __init__(
@@ -148,6 +172,7 @@ class Features:
         self.keys = keys
         self.ids = ids
         self.tables: dict[str, EncodedTable] = {}
+        self.entries: dict[str, pl.DataFrame] = {}
 
     @classmethod
     def fit(
@@ -157,6 +182,8 @@ class Features:
         declared: Mapping[str, FeatureKind],
         min_count: int = 1,
         buckets: int | None = None,
+        earlier: SavedVocabularies | None = None,
+        since: datetime | None = None,
     ) -> Features:
         """Learn vocabularies and scales from training impressions, and encode the tables.
 
@@ -170,12 +197,16 @@ class Features:
             declared: kind by ``table.column``.
             min_count: values in fewer training impressions count as unknown.
             buckets: hash the values of each feature into so many rows, in place of an exact vocabulary.
+            earlier: of the model that this one starts from: its values keep a row, and its scales are kept, because its
+                weights were trained with them.
+            since: values that were last seen before this moment have no row; None for no such moment.
 
         Raises:
             ValueError: a name is no column, a column doesn't suit its kind, holds what can't be read, or would give
                 the label away; ``min_count`` or ``buckets`` is below 1.
         """
         columns: list[Column] = []
+        entries: dict[str, pl.DataFrame] = {}
         keys: dict[str, Vocabulary] = {}
         frames: dict[str, pl.DataFrame] = {}
         taken = {"categorical": 0, "multi_valued": 0}
@@ -189,14 +220,21 @@ class Features:
                 keys[table] = Vocabulary(frame[key].to_numpy())
                 counts = np.bincount(_rows(keys[table], train, table), minlength=len(frame) + 1)[: len(frame)]
             for name, kind in kinds.items():
-                _check_kind(f"{table}.{name}", frame[name].dtype, kind)
+                full = f"{table}.{name}"
+                _check_kind(full, frame[name].dtype, kind)
                 if kind == "numeric" or kind == "log_numeric":
                     log = kind == "log_numeric"
                     scale = Standardization.of(_numbers(frame, table, name, log, dataset.ids), counts, log)
-                    columns.append(Column(table, name, kind, scale))
+                    kept = earlier.features[full].scale if earlier and full in earlier.features else None
+                    columns.append(Column(table, name, kind, Standardization(log, *kept) if kept else scale))
                 else:
                     values, owner = _values(frame[name])
                     vocabulary = _vocabulary(values, counts[owner], min_count, buckets)
+                    if not isinstance(vocabulary, HashedVocabulary):
+                        own = vocabulary.values
+                        before = earlier.entries(full, own.dtype) if earlier and earlier.has(full) else None
+                        entries[full] = vocabulary_entries(own, None, dataset.splits.train_until, before, since)
+                        vocabulary = vocabulary_of(entries[full]["value"])
                     columns.append(Column(table, name, kind, vocabulary, taken[kind]))
                     taken[kind] += len(vocabulary)
         kinds_of = [column.kind for column in columns]
@@ -208,6 +246,7 @@ class Features:
             multi_valued_rows=taken["multi_valued"],
         )
         features = cls(columns, sizes, keys, dataset.ids)
+        features.entries = entries
         # The last row, where all is missing, is that of impressions without a query.
         features.tables = {
             table: features.encode(pl.concat([frame, frame.clear(1)]), table) for table, frame in frames.items()
@@ -225,7 +264,7 @@ class Features:
                 numeric.append(column.fitted.encode(numbers))
                 continue
             values, owner = _values(frame[column.name])
-            codes = (column.first + _codes(column.fitted, values)).astype(np.int32)
+            codes = column.rows(values).astype(np.int32)
             if column.kind == "categorical":
                 categorical.append(codes)
             else:

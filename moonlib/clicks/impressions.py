@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from torch.utils.data import Sampler
 
 from moonlib.clicks.features import FeatureBatch, Features
 from moonlib.clicks.histories import Histories
+from moonlib.clicks.price import PriceScale
+from moonlib.clicks.query_ids import QueryIds
+from moonlib.clicks.saved_vocabularies import SEEN, SavedVocabularies, vocabulary_entries
 from moonlib.clicks.snapshots import HistorySnapshots
-from moonlib.clicks.vocabulary import HashedVocabulary, Vocabulary
+from moonlib.clicks.vocabulary import HashedVocabulary, TextVocabulary, Vocabulary
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import Ids
 from moonlib.data.reads import ALL_MOMENTS, Reads
@@ -86,16 +90,36 @@ CLICK_READS = Reads.of(
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """The ids that the downstream model knows: those of training."""
+    """The ids that the downstream model knows: those of training, and those that the model it starts from knew.
+
+    Attributes:
+        user: of users.
+        item: of items.
+        query: of queries that were asked more than once, those of one text being one.
+        category: the categories, ascending.
+        merchant: of merchants.
+        entries: what the rows of each table are of and when it was seen last, by ``user``, ``item``, ``query``,
+            ``category`` and ``merchant``, see `moonlib.clicks.saved_vocabularies.vocabulary_entries`; none of a table
+            that is hashed.
+    """
 
     user: Vocabulary | HashedVocabulary
     item: Vocabulary | HashedVocabulary
     query: Vocabulary
     category: pl.Series
     merchant: Vocabulary
+    entries: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, dataset: Dataset, train: pl.DataFrame, min_count: int = 1, buckets: int | None = None) -> Vocabularies:
+    def of(
+        cls,
+        dataset: Dataset,
+        train: pl.DataFrame,
+        min_count: int = 1,
+        buckets: int | None = None,
+        earlier: SavedVocabularies | None = None,
+        since: datetime | None = None,
+    ) -> Vocabularies:
         """Collect ids from training impressions and from what was searched before the end of training.
 
         Args:
@@ -103,59 +127,107 @@ class Vocabularies:
             train: the training impressions.
             min_count: users and items seen less often share the row of the unknown.
             buckets: hash users and items into so many rows each, in place of exact vocabularies.
+            earlier: of the model that this one starts from: its ids keep a row, however often they are seen now.
+            since: ids that were last seen before this moment have no row; None for no such moment.
         """
-        searched = dataset.searches.filter(pl.col("ts") < dataset.splits.train_until)
+        until = dataset.splits.train_until
+        searched = dataset.searches.filter(pl.col("ts") < until)
         products = dataset.table("products", ("category", "merchant_id", "listed_at"))
         listed = dataset.splits.known(products)
         asked_in = [
             frame.select("search_id", "query_id").drop_nulls("query_id").unique() for frame in (train, searched)
         ]
-        queries = pl.concat(asked_in).unique()
-        asked = QueryIds(dataset).of(queries["query_id"].to_numpy())
+        queries, query_ids = pl.concat(asked_in).unique(), QueryIds(dataset)
+        asked = query_ids.of(queries["query_id"].to_numpy())
         query, searches = np.unique(asked, return_counts=True)
         seen = np.concatenate([train["item_id"].to_numpy(), searched["item_id"].to_numpy(), listed_before(dataset)])
-        user, item = (
-            Vocabulary(ids, min_count) if buckets is None else HashedVocabulary(buckets)
-            for ids in (train["user_id"].to_numpy(), seen)
-        )
-        return cls(
-            user=user,
-            item=item,
+
+        def entries(name: str, ids: pl.Series, when: pl.DataFrame | None = None) -> pl.DataFrame:
+            before = earlier.entries(name, ids.dtype) if earlier and earlier.has(name) else None
+            return vocabulary_entries(ids, when, until, before, since)
+
+        found = {
             # What was asked once, as any photo is, has nothing to learn from.
-            query=Vocabulary(query[searches > 1]),
-            category=listed["category"].drop_nulls().unique().sort(),
-            merchant=Vocabulary(listed["merchant_id"].drop_nulls().to_numpy()),
+            "query": entries("query", Vocabulary(query[searches > 1]).values, queries_seen(query_ids, train, searched)),
+            "category": entries("category", listed["category"].drop_nulls().unique()),
+            "merchant": entries("merchant", Vocabulary(listed["merchant_id"].drop_nulls().to_numpy()).values),
+        }
+        if buckets is None:
+            users = Vocabulary(train["user_id"].to_numpy(), min_count).values
+            found["user"] = entries("user", users, last_seen(train, "user_id"))
+            found["item"] = entries("item", Vocabulary(seen, min_count).values, items_seen(dataset, train, searched))
+        of = {name: Vocabulary(frame["value"].to_numpy()) for name, frame in found.items() if name != "category"}
+        return cls(
+            user=HashedVocabulary(buckets) if buckets is not None else of["user"],
+            item=HashedVocabulary(buckets) if buckets is not None else of["item"],
+            query=of["query"],
+            category=found["category"]["value"],
+            merchant=of["merchant"],
+            entries=found,
         )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each embedding table, row 0 included."""
+        exact = {name: len(getattr(self, name)) for name in ("user", "item", "merchant", "query")}
+        return {**exact, "category": len(self.category) + 1}
+
+    def rows(self, name: str, values: pl.Series) -> NDArray[np.int64]:
+        """Row of each id, or category [N], in the table of a name; 0 for one without a row."""
+        vocabulary = TextVocabulary(self.category) if name == "category" else getattr(self, name)
+        rows: NDArray[np.int64] = vocabulary.rows(values if name == "category" else values.to_numpy())
+        return rows
 
 
 def listed_before(dataset: Dataset) -> NDArray[np.int64]:
     """Items of the histories as of moments before the end of training, int64, with repeats."""
     if not dataset.counts.get("histories", 0):
         return np.zeros(0, dtype=np.int64)
+    return histories_before(dataset)["item_ids"].explode().drop_nulls().to_numpy()
+
+
+def histories_before(dataset: Dataset) -> pl.DataFrame:
+    """Histories as of moments before the end of training: ts and item_ids."""
     histories = dataset.table("histories", ("ts", "item_ids"))
-    before = histories.filter(pl.col("ts") < dataset.splits.train_until)
-    return before["item_ids"].explode().drop_nulls().to_numpy()
+    return histories.filter(pl.col("ts") < dataset.splits.train_until)
 
 
-class QueryIds:
-    """Queries of one text, and no photo, are one: each has the id of the first of them."""
+def last_seen(events: pl.DataFrame, column: str) -> pl.DataFrame:
+    """When each id of a column of events was seen last: ``value`` and ``last_seen``; nulls are left out."""
+    when = pl.col("ts").max().cast(SEEN).alias("last_seen")
+    return events.drop_nulls(column).group_by(pl.col(column).alias("value")).agg(when)
 
-    def __init__(self, dataset: Dataset) -> None:
-        queries = dataset.table("queries", ("query_id", "text", "image"))
-        alike = pl.col("query_id").first().over("text", pl.col("image").is_null())
-        one = pl.when(pl.col("image").is_null() & pl.col("text").is_not_null()).then(alike).otherwise("query_id")
-        queries = queries.select("query_id", one=one).sort("query_id")
-        self._query_id, self._one = queries["query_id"].to_numpy(), queries["one"].to_numpy()
 
-    def of(self, query_id: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The id that stands for each query, int64 of the same shape; the tables were checked: every id is there."""
-        return self._one[np.searchsorted(self._query_id, query_id)]
+def items_seen(dataset: Dataset, train: pl.DataFrame, searched: pl.DataFrame) -> pl.DataFrame:
+    """When each item was seen last: shown in training, acted upon, or in the list of a history, see `last_seen`."""
+    parts = [last_seen(train, "item_id"), last_seen(searched, "item_id")]
+    if dataset.counts.get("histories", 0):
+        # Some histories at a time: all of their items at once would take many times as much as the items.
+        for some in histories_before(dataset).iter_slices(2**16):
+            parts.append(last_seen(some.explode("item_ids"), "item_ids"))
+    return pl.concat(parts).group_by("value").agg(pl.col("last_seen").max())
+
+
+def queries_seen(query_ids: QueryIds, train: pl.DataFrame, searched: pl.DataFrame) -> pl.DataFrame:
+    """When each query, or one of the same text, was asked last, see `last_seen`."""
+    parts = pl.concat([last_seen(frame, "query_id") for frame in (train, searched)])
+    one = pl.Series("value", query_ids.of(parts["value"].to_numpy()))
+    return parts.with_columns(one).group_by("value").agg(pl.col("last_seen").max())
 
 
 class ItemFeatures:
-    """Side information of products in embedding rows, looked up by item id."""
+    """Side information of products in embedding rows, looked up by item id.
 
-    def __init__(self, products: pl.DataFrame, vocabularies: Vocabularies, train_until: object) -> None:
+    Args:
+        products: columns item_id, category, merchant_id, price and listed_at.
+        vocabularies: ids to embedding rows.
+        train_until: end of training.
+        price: scale of prices; by default it is learned from the products listed before the end of training.
+    """
+
+    def __init__(
+        self, products: pl.DataFrame, vocabularies: Vocabularies, train_until: object, price: PriceScale | None = None
+    ) -> None:
         products = products.sort("item_id")
         self.item_id = products["item_id"].to_numpy()
         known = pl.DataFrame({"category": vocabularies.category}).with_row_index("row", offset=1)
@@ -165,11 +237,8 @@ class ItemFeatures:
         # 0 may be a merchant of its own, so what fills the gaps is not looked up.
         rows = vocabularies.merchant.rows(merchant.fill_null(0).to_numpy())
         self.merchant = np.where(merchant.is_null().to_numpy(), 0, rows)
-        price = products["price"].cast(pl.Float64).fill_nan(None).fill_null(strategy="mean").fill_null(0.0).to_numpy()
-        log_price = np.log1p(np.maximum(price, 0.0))
-        seen = log_price[(products["listed_at"] < train_until).to_numpy()]
-        centre, spread = (seen.mean(), seen.std()) if len(seen) else (0.0, 1.0)
-        self.price = ((log_price - centre) / max(spread, 1e-6)).astype(np.float32)
+        self.price_scale = price or PriceScale.of(products, train_until)
+        self.price = self.price_scale.encode(products)
 
     def rows(self, item_id: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of each item id in the sorted products table; the tables were checked: every id is there."""
@@ -271,6 +340,7 @@ class Lookups:
         vocabularies: Vocabularies,
         products: Representations | None,
         queries: Representations | None,
+        price: PriceScale | None = None,
     ) -> Lookups:
         """Look everything up.
 
@@ -279,6 +349,7 @@ class Lookups:
             vocabularies: ids to embedding rows.
             products: representations of products, None for none.
             queries: representations of queries, None for none.
+            price: scale of prices; learned here by default.
         """
         described = dataset.table("products", ("item_id", "category", "merchant_id", "price", "listed_at"))
         query_ids = QueryIds(dataset)
@@ -287,7 +358,7 @@ class Lookups:
         asked = Histories(dataset.searches, key="query_id")
         return cls(
             vocabularies,
-            ItemFeatures(described, vocabularies, dataset.splits.train_until),
+            ItemFeatures(described, vocabularies, dataset.splits.train_until, price),
             query_ids,
             Behaviours(items, vocabularies.item.rows(items.ids), products),
             Behaviours(asked, vocabularies.query.rows(query_ids.of(asked.ids)), queries),

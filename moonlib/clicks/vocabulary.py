@@ -38,6 +38,11 @@ class Vocabulary:
         """Rows of the table: one per id and one for all other ids."""
         return len(self.ids) + 1
 
+    @property
+    def values(self) -> pl.Series:
+        """The ids as a series, that of row 1 first."""
+        return pl.Series("value", self.ids)
+
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of each id.
 
@@ -75,6 +80,11 @@ class TextVocabulary:
     def __len__(self) -> int:
         """Rows of the table: one per text and one for all other texts."""
         return len(self.texts) + 1
+
+    @property
+    def values(self) -> pl.Series:
+        """The texts, that of row 1 first."""
+        return self.texts.alias("value")
 
     def rows(self, texts: pl.Series | NDArray[np.str_]) -> NDArray[np.int64]:
         """Row of each text.
@@ -147,6 +157,11 @@ class HashedVocabulary:
             bits, missing = fingerprints(texts), texts.is_null().to_numpy()
         rows = 1 + (mix(bits ^ start) % np.uint64(self.buckets)).astype(np.int64)
         return np.where(missing, 0, rows)
+
+
+def vocabulary_of(values: pl.Series) -> Vocabulary | TextVocabulary:
+    """Make a vocabulary of values, Int64 or String [N], each of which gets a row of its own."""
+    return TextVocabulary(values) if values.dtype == pl.String else Vocabulary(values.to_numpy())
 
 
 def mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:

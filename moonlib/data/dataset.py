@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -286,6 +287,17 @@ class Dataset:
         more = Dataset(self.directory)
         more._more = queries.to_arrow(compat_level=pl.CompatLevel.oldest())
         return more
+
+    def with_splits(self, splits: Splits) -> Dataset:
+        """The same dataset, cut by other moments. Nothing is written.
+
+        Args:
+            splits: the moments.
+        """
+        other = copy(self)
+        other.__dict__.pop("sessions", None)  # those that cross the moments of this one
+        other.splits = splits.with_sessions(other._sessions)
+        return other
 
     @cached_property
     def sessions(self) -> pl.DataFrame:

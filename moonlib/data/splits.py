@@ -17,6 +17,8 @@ FRACTIONS = {"behaviour": 0.6, "train": 0.267, "valid": 0.033, "test": 0.1}
 
 MOMENTS = ("behaviour_until", "train_until", "valid_until", "test_until")
 
+DAY = timedelta(days=1)
+
 _READER = {"searches": "posttrain", "impressions": "application"}
 """Name, in the shipped recipes, of the stage that needs a table."""
 
@@ -91,6 +93,28 @@ class Splits:
         last = products["listed_at"].max()
         assert isinstance(last, datetime), "no products"
         return cls(*[_after(last)] * 4)
+
+    @classmethod
+    def of_day(cls, day: str) -> Splits:
+        """Train on one day and test on the next; there are no validation days.
+
+        Args:
+            day: the first moment of its 24 hours, ISO 8601; UTC where it says no time zone.
+
+        Raises:
+            ValueError: it is no moment.
+
+        Example:
+            >>> Splits.of_day("2025-01-05").test_until.isoformat()
+            '2025-01-07T00:00:00+00:00'
+        """
+        try:
+            start = datetime.fromisoformat(day)
+        except ValueError:
+            example = "write one such as 2025-01-05 or 2025-01-05T16:00+00:00"
+            raise ValueError(f"day: {day!r} is no moment; {example}") from None
+        start = start if start.tzinfo else start.replace(tzinfo=UTC)
+        return cls(start, start + DAY, start + DAY, start + 2 * DAY)
 
     @classmethod
     def from_json(cls, moments: dict[str, str]) -> Splits:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from moonlib.data.content import Modalities, compose
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import Sample, SampleReader
-from moonlib.data.shards import DIGEST, digest_of
+from moonlib.data.sample_shards import DIGEST, digest_of
 from moonlib.data.tables import KEYS
 from moonlib.representations.store import HASH_BYTES
 

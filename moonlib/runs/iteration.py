@@ -21,6 +21,7 @@ from moonlib.registry.deprecation import renamed_attributes
 from moonlib.runs import loggers
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.comparable import old_run
+from moonlib.runs.days import daily_stage, days_table, read_days, require_days, train_by_day, without_days
 from moonlib.runs.initial_weights import below_initial
 from moonlib.runs.lineage import DATA
 from moonlib.runs.ownership import claimed
@@ -54,6 +55,7 @@ def fit(
     replace: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     progress_seconds: float = PROGRESS_SECONDS,
+    days: int | None = None,
 ) -> Path:
     """Run an iteration.
 
@@ -68,12 +70,15 @@ def fit(
         replace: replace another recipe's run in its directory.
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
         progress_seconds: time between two lines of progress where there is no terminal.
+        days: train the application day by day too, over so many of the last training days, see `moonlib.runs.days`; 0
+            for those that the model it starts from has not seen, or the last 7 without one. None for no such training.
 
     Returns:
         The run directory.
 
     Raises:
         RecipeError: for anything wrong in the recipe, before anything is loaded.
+        ValueError: for ``days`` that the data does not have.
         BadNameError: for what cannot be the name of a run, before anything is written.
         RunExistsError: where the run directory holds another recipe's run or what is no run, or another process works
             on it.
@@ -83,6 +88,7 @@ def fit(
     Example: ``fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])`` returns ``Path("runs/iter1")``.
     """
     recipe = recipes.load(config, list(overrides))
+    require_days(recipe, days)
     runs = local_only(runs, "a run")
     run = RunLayout(runs / run_name(recipe.name if name is None else name), runs)
     console = Terminal()
@@ -117,11 +123,13 @@ def fit(
             if processes.is_first()
             else None,
         )
-        results, legend = run_stages(runner)
+        results, legend = run_stages(runner, days)
         if processes.is_first():
             end_record(run, costs)
     if processes.is_first():
-        console.print(closing_tables(run.directory.name, results, legend, costs))
+        console.print(closing_tables(run.directory.name, without_days(results), legend, costs))
+        if days is not None:
+            console.print(days_table(run.directory.name, read_days(run)))
         for sentence in below_initial(run, recipe, results):
             console.print(sentence, soft_wrap=True)
         console.print(f"run: {run.directory}", soft_wrap=True)
@@ -139,6 +147,7 @@ def fit_seeds(
     replace: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     progress_seconds: float = PROGRESS_SECONDS,
+    days: int | None = None,
 ) -> list[Path]:
     """Run an iteration once per seed, and print one table with the mean and the spread of every result.
 
@@ -153,6 +162,7 @@ def fit_seeds(
         replace: see `fit`.
         checkpoint_seconds: see `fit`.
         progress_seconds: see `fit`.
+        days: see `fit`.
 
     Returns:
         The run directories.
@@ -173,6 +183,7 @@ def fit_seeds(
             replace=replace,
             checkpoint_seconds=checkpoint_seconds,
             progress_seconds=progress_seconds,
+            days=days,
         )
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]
@@ -182,11 +193,12 @@ def fit_seeds(
     return found
 
 
-def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
+def run_stages(runner: Runner, days: int | None = None) -> tuple[dict[str, float], Legend]:
     """Run every stage with its references, and write results.json and costs.json after each.
 
     Args:
         runner: runs each of them.
+        days: how many days the application is trained on one after the other, see `fit`.
 
     Returns:
         The results, and what they mean.
@@ -213,6 +225,11 @@ def run_stages(runner: Runner) -> tuple[dict[str, float], Legend]:
             # What a former pass over this run has found stays until it is found again.
             write_json(run.results, dict(sorted((before | results).items())))
             write_json(run.costs, runner.costs)
+        if days is not None and stage.name == daily_stage(recipe):
+            by_day, meanings = train_by_day(runner, stage, main, lineage, days)
+            results, legend = results | by_day, legend | meanings
+            if processes.is_first():
+                write_json(run.costs, runner.costs)
         lineage = lineage.after(stage.provides, main.fingerprint)
     if processes.is_first():
         write_legend(run.directory, legend)

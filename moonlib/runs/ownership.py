@@ -14,6 +14,8 @@ from moonlib.artifacts.layout import (
     CHECKPOINT_EVALUATIONS,
     CHECKPOINT_LINKS,
     COSTS,
+    DAY_LINKS,
+    DAYS,
     EXPORT,
     LEGEND,
     PREPROCESSING,
@@ -109,13 +111,13 @@ def is_run(directory: Path) -> bool:
 
 def clear(run: Path) -> None:
     """Delete what a run has found, and its links to stages; what else is in its directory is left alone."""
-    for name in (RESULTS, LEGEND, COSTS, RECORD, CHECKPOINT_EVALUATIONS):
+    for name in (RESULTS, LEGEND, COSTS, RECORD, CHECKPOINT_EVALUATIONS, DAYS):
         (run / name).unlink(missing_ok=True)
-    points = run / CHECKPOINT_LINKS
-    below = [] if points.is_symlink() else sorted(points.rglob("*"), reverse=True)  # the deepest first
+    folders = [run / name for name in (CHECKPOINT_LINKS, DAY_LINKS) if not (run / name).is_symlink()]
+    below = [path for folder in folders for path in sorted(folder.rglob("*"), reverse=True)]  # the deepest first
     for entry in [*run.iterdir(), *below]:
         if links_to_stage(entry):
             entry.unlink()
-    for folder in (*below, points):
+    for folder in (*below, *folders):
         if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()

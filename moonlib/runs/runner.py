@@ -40,8 +40,9 @@ from moonlib.runs import loggers
 from moonlib.runs.comparable import content_of, old_run
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
-from moonlib.runs.step import Step, fingerprint_of, seed_of, step_of
+from moonlib.runs.step import StageOrigin, Step, fingerprint_of, seed_of, step_of
 from moonlib.runs.warm_start import NEEDS_ENCODER, EncoderOrigin, encoder_origin, stage_origin
+from moonlib.stages.click_warm_start import carried_over
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
@@ -182,7 +183,14 @@ class Runner:
             load_weights(encoder, initial)
         return encoder
 
-    def step(self, stage: StageRecipe, lineage: Lineage, module: Stage | None = None, prefix: str = "") -> Step:
+    def step(
+        self,
+        stage: StageRecipe,
+        lineage: Lineage,
+        module: Stage | None = None,
+        prefix: str = "",
+        origin: StageOrigin | None = None,
+    ) -> Step:
         """A stage of the recipe as a step that can be run.
 
         Args:
@@ -190,6 +198,7 @@ class Runner:
             lineage: what the stages before it have left.
             module: the stage itself, where it is constructed already.
             prefix: of the reference that it is, if any.
+            origin: the stage that it starts from, in place of the one that its recipe names.
 
         Raises:
             RecipeError: the stages before it have not left what it needs.
@@ -201,7 +210,7 @@ class Runner:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} {NEEDS_ENCODER}")
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
-        origin = stage_origin(stage, prefix, self.fitted(lineage))
+        origin = origin or stage_origin(stage, prefix, self.fitted(lineage))
         old = module.compatible_with
         comparable = None if old is None else content_of(old_run(old))
         return step_of(
@@ -248,6 +257,7 @@ class Runner:
         self.show(f"{step.link:28s} {took:>10s}  {directory}")
         self.report_quarantine(directory)
         self.report_undefined(directory)
+        self.report_carried_over(directory)
         return read_numbers(directory / layout.METRICS)
 
     def run_module(self, step: Step, partial: Path) -> dict[str, float]:
@@ -332,6 +342,11 @@ class Runner:
         """Say which metrics of a stage are not defined, and why."""
         for sentence in undefined.sentences(undefined.noted(directory)):
             self.show(f"{'':28s} {sentence}, see {directory / layout.UNDEFINED}")
+
+    def report_carried_over(self, directory: Path) -> None:
+        """Say how many embeddings a click model took over from the one it started from, and how many not."""
+        if (file := directory / layout.CARRIED_OVER).exists():
+            self.show(f"{'':28s} {carried_over(read_mapping(file))}")
 
     def trainer(self, step: Step, directory: Path) -> Trainer:
         """The trainer of a stage, writing its logs to ``directory``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -18,30 +18,24 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
-from moonlib.adapters.adapter import Adapter, BehaviourBatch
-from moonlib.adapters.id_features import id_features
-from moonlib.artifacts.layout import PREDICTIONS, WEIGHTS
-from moonlib.clicks.features import FeatureKind, Features, FeatureSizes
+from moonlib.adapters.adapter import Adapter
+from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.layout import CARRIED_OVER, PREDICTIONS, WEIGHTS
+from moonlib.clicks.features import FeatureKind, Features
 from moonlib.clicks.impressions import CLICK_READS, BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
+from moonlib.clicks.saved_vocabularies import Description, SavedVocabularies, save_vocabularies
 from moonlib.data.dataset import Dataset
 from moonlib.data.reads import Reads
-from moonlib.data.segments import (
-    SEGMENT_READS,
-    SEGMENTS,
-    product_segments,
-    segment_columns,
-    segment_label,
-)
-from moonlib.data.splits import Split
+from moonlib.data.segments import SEGMENT_READS, segment_columns
+from moonlib.data.splits import DAY, Split, Splits
 from moonlib.encoders.weights import load_weights, save_weights
 from moonlib.metrics.auc import AUC
-from moonlib.metrics.counts import note_rows, rows_key
+from moonlib.metrics.counts import note_rows
 from moonlib.metrics.ctr import ctr_metrics, own_metrics
-from moonlib.metrics.key import MetricKey
 from moonlib.metrics.log_loss import LogLoss
 from moonlib.metrics.metric import Meaning, meaning_of, name_of, with_metrics
 from moonlib.metrics.undefined import leave_out
@@ -53,17 +47,16 @@ from moonlib.optimizers.optimizer_factory import (
     matrices,
     trained_parameters,
 )
-from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
 from moonlib.representations.store import Representations
+from moonlib.stages.click_model import ID_STD, ClickModel
+from moonlib.stages.click_predictions import by_segment, predicted_clicks, true_probability
+from moonlib.stages.click_warm_start import ClickWarmStart, modules_of
 from moonlib.stages.clipping import clip_gradients
 from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import row_loader, train
 from moonlib.stages.validation import Validation
-
-ID_STD = 0.01
-"""Spread of an id's embedding before it is trained."""
 
 FITTED = 100_000
 """Products that an adapter is fitted to, a random part of a larger catalogue."""
@@ -82,6 +75,12 @@ class ImpressionData:
         segments: columns of users and products, ``table.column``, whose every value is reported for itself, as
             ``auc@column=value``, beside new and tail products.
         workers: loader processes; has no effect on the batches.
+        day: train on the 24 hours from this moment (ISO 8601) and test on the 24 hours after them, in place of the
+            dataset's train, validation and test days; what is known is known as of the end of the first. `moonlib fit
+            --days` sets it.
+
+    Raises:
+        ValueError: if ``day`` is no moment.
     """
 
     batch_size: int = 1024
@@ -90,98 +89,11 @@ class ImpressionData:
     similarity_topk: int | None = None
     segments: list[str] = field(default_factory=list)
     workers: int = 0
+    day: str | None = None
 
-
-class ClickModel(nn.Module):
-    """Ids, side information and the adapter's features of an impression → the logit of a click.
-
-    Args:
-        adapter: reads target, behaviours and query.
-        predictor: maps all features to a logit.
-        sizes: rows of the embedding tables, of ``user``, ``item``, ``category``, ``merchant`` and, where the adapter
-            reads them, ``query``.
-        id_dim: width E of every embedding.
-        dim: width D of the representations, 0 without any.
-        features: sizes of the declared features, None without any.
-        sparse: give embedding tables sparse gradients.
-    """
-
-    def __init__(
-        self,
-        adapter: Adapter,
-        predictor: Predictor,
-        sizes: Mapping[str, int],
-        id_dim: int,
-        dim: int,
-        features: FeatureSizes | None = None,
-        sparse: bool = False,
-    ) -> None:
-        super().__init__()
-        self.user, self.item, self.category, self.merchant = (
-            nn.Embedding(sizes[name], id_dim, sparse=sparse) for name in ("user", "item", "category", "merchant")
-        )
-        self.query = nn.Embedding(sizes["query"], id_dim, sparse=sparse) if "query" in sizes else None
-        for table in self.id_tables():
-            # Small and not zero: an id says little until it is trained, and products of embeddings still learn.
-            nn.init.normal_(table.weight, std=ID_STD)
-        adapter.setup(id_dim, dim)
-        self.features = FeatureEncoder(features, id_dim, sparse) if features else None
-        declared = self.features.out_features if self.features else 0
-        width = 6 * id_dim + 1 + declared + adapter.out_features
-        # What joins the predictor at matching points is no input of it; a predictor that cannot be joined takes it so.
-        self.matching = adapter.matching if predictor.joins else ()
-        setup: Callable[..., None] = predictor.setup
-        if self.matching:
-            setup(width - sum(self.matching), self.matching)
-        else:
-            setup(width)
-        self.adapter = adapter
-        self.predictor = predictor
-
-    def id_tables(self) -> list[nn.Embedding]:
-        """The embedding tables of ids."""
-        tables = [self.user, self.item, self.category, self.merchant]
-        return tables if self.query is None else [*tables, self.query]
-
-    def behaviours(self, batch: ImpressionBatch) -> BehaviourBatch:
-        """Embed the ids of a batch."""
-        query_id, query_ids = (
-            batch.price.new_zeros(*rows.shape, 0) if self.query is None else self.query(rows.clamp(min=0))
-            for rows in (batch.query, batch.query_history)
-        )
-        query_id = query_id.masked_fill((batch.query < 0).unsqueeze(1), 0)
-        return BehaviourBatch(
-            target_id=self.item(batch.target),
-            target=batch.target_vector,
-            target_known=batch.target_known,
-            item_ids=self.item(batch.history),
-            item_mask=batch.history_mask,
-            items=batch.history_vectors,
-            item_known=batch.history_known,
-            queries=batch.query_history_vectors,
-            query_known=batch.query_history_known,
-            query=batch.query_vector,
-            has_query=batch.has_query,
-            query_id=query_id,
-            query_ids=query_ids,
-            query_mask=batch.query_history_mask,
-        )
-
-    def pretraining_logits(self, batch: ImpressionBatch) -> Tensor:
-        """The logits of an adapter that is pretrained, float [B]."""
-        return self.adapter.pretraining_logits(self.behaviours(batch))
-
-    def forward(self, batch: ImpressionBatch) -> Tensor:
-        """Return the logits, float [B]."""
-        behaviours = self.behaviours(batch)
-        ids = id_features(behaviours.target_id, behaviours.item_ids, behaviours.item_mask)
-        side = [self.user(batch.user), self.category(batch.category), self.merchant(batch.merchant)]
-        declared = [self.features(batch.features)] if self.features else []
-        features = torch.cat([*side, batch.price.unsqueeze(1), *declared, ids, self.adapter(behaviours)], dim=1)
-        if not self.matching:
-            return self.predictor(features)
-        inputs, *matched = features.split([features.shape[1] - sum(self.matching), *self.matching], dim=1)
-        return self.predictor(inputs, matched)
+    def __post_init__(self) -> None:
+        if self.day is not None:
+            Splits.of_day(self.day)
 
 
 class Application(Stage):
@@ -192,6 +104,10 @@ class Application(Stage):
 
     An adapter that is pretrained adds its epochs to the trainer's and comes first.
 
+    With the key ``from`` of the stage the model starts from an earlier one: embeddings are carried over by id, new ids
+    begin as they would from scratch, and numbers keep the scale that the weights were trained with. An adapter is then
+    neither fitted nor pretrained again, and the optimizer begins anew.
+
     Args:
         adapter: turns representations and behaviours into features.
         predictor: maps features to a logit.
@@ -201,7 +117,8 @@ class Application(Stage):
         learning_rate: of Adam.
         id_epochs: after this many epochs the id embeddings begin anew. A click model overfits in its second epoch,
             because it learns to trust embeddings that have memorised the training clicks; with 1, ids are trained
-            for one epoch and everything else for all. Null for never.
+            for one epoch and everything else for all. Null for never. Those carried over from an earlier model begin
+            as they were carried over.
         features: more columns of users, products, queries and impressions as features, ``table.column: kind``, see
             `moonlib.clicks.features.FeatureKind`.
         min_count: users, items and values of features seen less often in training share the row of the unknown.
@@ -211,10 +128,13 @@ class Application(Stage):
         metrics: measured besides AUC, GAUC, log loss, NE, PCOC and ECE, see `moonlib.metrics.metric`; one of the name
             of these takes its place.
         optimizer: takes the place of Adam with its ``learning_rate``; null for that.
+        forget_after: ids, and values of features, that were not seen in this many days before the end of training lose
+            their rows; should they come back, they begin anew. Null for never.
 
     Raises:
-        ValueError: if ``id_epochs``, ``min_count`` or ``buckets`` is below 1, a metric can't be computed here, or
-            ``optimizer`` takes no sparse gradients where ``sparse`` makes them.
+        ValueError: if ``id_epochs``, ``min_count``, ``buckets`` or ``forget_after`` is below 1, a metric can't be
+            computed here, ``optimizer`` takes no sparse gradients where ``sparse`` makes them, or ``forget_after`` is
+            given with ``buckets``, whose rows are of no id.
 
     Source: Zhang et al., "Towards understanding the overfitting phenomenon of deep click-through rate prediction
     models" (arXiv 2209.06053), for the one epoch; Liu et al., "Multi-epoch learning for deep click-through rate
@@ -223,6 +143,7 @@ class Application(Stage):
 
     data_type: ClassVar[type] = ImpressionData
     validates: ClassVar[bool] = True
+    warm_starts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -238,11 +159,15 @@ class Application(Stage):
         sparse: bool = False,
         metrics: list[Metric] = [],  # noqa: B006  (a recipe's default is read, never written)
         optimizer: OptimizerFactory | None = None,
+        forget_after: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("id_epochs", id_epochs), ("min_count", min_count), ("buckets", buckets)):
+        least = {"id_epochs": id_epochs, "min_count": min_count, "buckets": buckets, "forget_after": forget_after}
+        for name, value in least.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if forget_after is not None and buckets is not None:
+            raise ValueError("forget_after: hashed ids share rows, so none can leave; leave it or buckets out")
         self.adapter = adapter
         self.predictor = predictor
         self.representation = representation
@@ -258,6 +183,9 @@ class Application(Stage):
         self.features = features or {}
         self.min_count, self.buckets = min_count, buckets
         self.sparse = sparse
+        self.forget_after = forget_after
+        self.pretraining_epochs = adapter.pretraining_epochs
+        self.warm_start: ClickWarmStart | None = None
         self.metrics = with_metrics(own_metrics(), metrics, "ctr")
         self.validation: Validation | None = None
 
@@ -289,43 +217,33 @@ class Application(Stage):
         return references
 
     def run(self, context: StageContext) -> dict[str, float]:
-        dataset = context.dataset
-        splits: tuple[Split, ...] = ("train", *EVALUATED)
-        rows = {name: dataset.splits.check(dataset.impressions, name, "impressions") for name in splits}
+        dataset, day = context.dataset, context.data.day
+        rows: dict[Split, pl.DataFrame]
+        if day is None:
+            splits: tuple[Split, ...] = ("train", *EVALUATED)
+            rows = {name: dataset.splits.check(dataset.impressions, name, "impressions") for name in splits}
+        else:
+            dataset = dataset.with_splits(Splits.of_day(day))
+            context = replace(context, dataset=dataset)
+            # The day after may have nothing to measure: its metrics are then not defined.
+            rows = {
+                "train": dataset.splits.check(dataset.impressions, "train", "impressions"),
+                "test": dataset.splits.select(dataset.impressions, "test"),
+            }
+        evaluated = [name for name in EVALUATED if name in rows]
         declared = segment_columns(dataset, context.data.segments)
         if self.representation == "truth":
-            predicted = {name: true_probability(dataset, rows[name]) for name in EVALUATED}
+            predicted = {name: true_probability(dataset, rows[name]) for name in evaluated}
         else:
             predicted = self.fit_and_predict(context, rows)
         if not context.trainer.is_global_zero:
             return {}
-        predictions = pl.concat(
-            [
-                rows[name]
-                .select("search_id", "user_id", "item_id", "clicked")
-                .with_columns(pl.lit(name).alias("split"), pl.Series("probability", probability))
-                .join(product_segments(dataset), on="item_id", how="left", maintain_order="left")
-                for name, probability in predicted.items()
-            ]
-        )
+        predictions = predicted_clicks(dataset, rows, predicted)
         for frame in declared.values():
             predictions = predictions.join(frame, on=frame.columns[0], how="left", maintain_order="left")
         kept = dataset.ids.decoded(predictions, "search_id", "user_id", "item_id")
         kept.write_parquet(context.directory / PREDICTIONS)
-        metrics: dict[str, float] = {}
-        rows_of: dict[str, int] = {}
-        for name in EVALUATED:
-            split = predictions.filter(pl.col("split") == name)
-            parts = {"": split} | {segment: split.filter(segment) for segment in SEGMENTS}
-            for column in declared:
-                for part in split.partition_by(column, maintain_order=True):
-                    value = part[column][0]
-                    text = str(value).lower() if isinstance(value, bool) else value
-                    parts[segment_label(f"{column}={text}")] = part
-            for segment, part in parts.items():
-                for metric, value in ctr_metrics(part, self.metrics).items():
-                    key = MetricKey("test" if name == "test" else "valid", "", "ctr", metric, segment)
-                    metrics[str(key)], rows_of[rows_key(key)] = value, len(part)
+        metrics, rows_of = by_segment(predictions, evaluated, declared, self.metrics)
         note_rows(context.directory, rows_of)
         if self.validation is not None:
             metrics |= self.validation.report()
@@ -339,36 +257,46 @@ class Application(Stage):
         Of several processes the first predicts.
         """
         products, queries = self.read_representations(context)
-        read = self.make_model(context, rows["train"], products, queries)
+        earlier = SavedVocabularies(context.warm_start, context.dataset) if context.warm_start else None
+        read = self.make_model(context, rows["train"], products, queries, earlier)
         impressions = {name: read(table) for name, table in rows.items()}
-        if products:
+        if self.warm_start is not None:
+            self.warm_start.load(self.model)
+            if context.trainer.is_global_zero:
+                write_json(context.directory / CARRIED_OVER, self.warm_start.counts)
+            self.pretraining_epochs = 0
+        elif products:
             listed = context.dataset.splits.known(context.dataset.table("products", ("item_id", "listed_at")))
             fitted = listed["item_id"].to_numpy()
             if len(fitted) > FITTED:
                 fitted = np.random.default_rng(context.seed).choice(fitted, FITTED, replace=False)
             self.adapter.fit(torch.from_numpy(products.gather(fitted)))
         self.train_impressions, self.context = impressions["train"], context
-        self.add_epochs(context.trainer, self.adapter.pretraining_epochs)
+        self.add_epochs(context.trainer, self.pretraining_epochs)
         self.decayed = matrices(self)
-        self.validation = self.make_validation(context, rows["valid"], read)
+        self.validation = self.make_validation(context, rows, read)
         train(self, context, self.validation)
         if not context.trainer.is_global_zero:
             return {}
         save_weights(self.model, context.directory / WEIGHTS)
-        return {name: self.predict(impressions[name]) for name in EVALUATED}
+        save_vocabularies(context.directory, context.dataset, self.description, self.entries)
+        return {name: self.predict(impressions[name]) for name in EVALUATED if name in impressions}
 
     def make_validation(
-        self, context: StageContext, rows: pl.DataFrame, read: Callable[[pl.DataFrame], Impressions]
+        self, context: StageContext, splits: Mapping[Split, pl.DataFrame], read: Callable[[pl.DataFrame], Impressions]
     ) -> Validation | None:
         """Make what measures AUC and log loss while this stage trains; None without the key ``validate``.
 
         Args:
             context: what the stage was given.
-            rows: impressions of the validation days.
+            splits: the impressions of each split.
             read: reads a table of impressions as the model does.
         """
         if context.validate is None:
             return None
+        if "valid" not in splits:
+            raise ValueError("data.day: a day has no validation days to measure the training on; leave `validate` out")
+        rows = splits["valid"]
         if len(rows) > context.validate.rows:
             drawn = np.random.default_rng([context.seed, 1]).choice(len(rows), context.validate.rows, replace=False)
             rows = rows[np.sort(drawn)]
@@ -409,7 +337,10 @@ class Application(Stage):
             queries = Representations(ids, np.concatenate([store.read(slice(None)) for store in (queries, asked)]))
         train = context.dataset.splits.check(context.dataset.impressions, "train", "impressions")
         with torch.random.fork_rng(devices=[]):  # which first weights and a loader draw from
-            read = self.make_model(context, train, products, queries)
+            # With its own vocabularies for earlier ones, the model knows what it knew, whatever it had started from.
+            known = SavedVocabularies.are_in(context.directory)
+            earlier = SavedVocabularies(context.directory, context.dataset) if known else None
+            read = self.make_model(context, train, products, queries, earlier)
             load_weights(self.model, context.directory / WEIGHTS)
             return self.predict(read(impressions))
 
@@ -419,6 +350,7 @@ class Application(Stage):
         train: pl.DataFrame,
         products: Representations | None,
         queries: Representations | None,
+        earlier: SavedVocabularies | None = None,
     ) -> Callable[[pl.DataFrame], Impressions]:
         """Fit vocabularies and features to the training impressions and make the untrained `model`.
 
@@ -427,23 +359,21 @@ class Application(Stage):
             train: the training impressions.
             products: representations of products, None for none.
             queries: representations of queries, None for none.
+            earlier: vocabularies of the model to start from, None for none.
 
         Returns:
             What reads a table of impressions as the model does.
         """
-        vocabularies = Vocabularies.of(context.dataset, train, self.min_count, self.buckets)
-        features = (
-            Features.fit(context.dataset, train, self.features, self.min_count, self.buckets) if self.features else None
-        )
-        lookups = Lookups.of(context.dataset, vocabularies, products, queries)
-        sizes = {
-            "user": len(vocabularies.user),
-            "item": len(vocabularies.item),
-            "category": len(vocabularies.category) + 1,
-            "merchant": len(vocabularies.merchant),
-        }
-        if self.adapter.reads_query_ids:
-            sizes["query"] = len(vocabularies.query)
+        until = context.dataset.splits.train_until
+        since = None if self.forget_after is None else until - self.forget_after * DAY
+        knowledge = (self.min_count, self.buckets, earlier, since)
+        vocabularies = Vocabularies.of(context.dataset, train, *knowledge)
+        features = Features.fit(context.dataset, train, self.features, *knowledge) if self.features else None
+        price = earlier.description.price if earlier else None
+        lookups = Lookups.of(context.dataset, vocabularies, products, queries, price)
+        sizes = vocabularies.sizes
+        if not self.adapter.reads_query_ids:
+            del sizes["query"]
         self.model = ClickModel(
             self.adapter,
             self.predictor,
@@ -453,6 +383,19 @@ class Application(Stage):
             features.sizes if features else None,
             self.sparse,
         )
+        entries = {**vocabularies.entries, **(features.entries if features else {})}
+        self.entries = {name: frame for name, frame in entries.items() if name != "query" or name in sizes}
+        declared = [column.saved for column in features.columns] if features else []
+        self.description = Description(
+            trained_until=until,
+            rows=sizes,
+            hashed=[name for name in (*sizes, *(each.name for each in declared if each.rows)) if name not in entries],
+            price=lookups.products.price_scale,
+            features=declared,
+            modules=modules_of(self.model),
+        )
+        if earlier is not None:
+            self.warm_start = ClickWarmStart(earlier, vocabularies, features)
         return partial(
             Impressions,
             lookups=lookups,
@@ -487,7 +430,7 @@ class Application(Stage):
         return row_loader(self.train_impressions, self.context)
 
     def training_step(self, batch: ImpressionBatch, step: int) -> Tensor:
-        pretraining = self.current_epoch < self.adapter.pretraining_epochs
+        pretraining = self.current_epoch < self.pretraining_epochs
         logits = self.model.pretraining_logits(batch) if pretraining else self.model(batch)
         loss = F.binary_cross_entropy_with_logits(logits, batch.clicked)
         self.log("loss", loss, prog_bar=True)
@@ -495,17 +438,19 @@ class Application(Stage):
 
     def on_train_epoch_start(self) -> None:
         """Let the ids begin anew where it is time, and the optimizer forget what it knew of them."""
-        epoch = self.current_epoch - self.adapter.pretraining_epochs
+        epoch = self.current_epoch - self.pretraining_epochs
         continued = self.current_epoch == self.context.position.epoch and self.context.position.batch > 0
         if self.id_epochs is None or epoch <= 0 or epoch % self.id_epochs or continued:
             return
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         rng = np.random.default_rng([self.context.seed, epoch])  # the same in every process
-        for table in self.model.id_tables():
+        for table in self.model.id_tables().values():
             fresh = rng.standard_normal(table.weight.shape, dtype=np.float32) * ID_STD
             table.weight.data.copy_(torch.from_numpy(fresh))
             optimizer.state.pop(table.weight, None)
+        if self.warm_start is not None:
+            self.warm_start.load_ids(self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimizer(trained_parameters(self, decayed=self.decayed), OptimizerContext.of(self))
@@ -535,21 +480,4 @@ class Application(Stage):
             loader, "impressions", len(impressions), lambda batch: len(batch.target)
         )
         logits = [self.model(move_data_to_device(batch, device)).double().cpu() for batch in batches]
-        return torch.cat(logits).sigmoid().numpy()
-
-
-def true_probability(dataset: Dataset, impressions: pl.DataFrame) -> NDArray[np.float64]:
-    """The simulation's own probability of each click, position included: no model can know more.
-
-    Args:
-        dataset: a simulated dataset.
-        impressions: n rows of its impressions.
-
-    Returns:
-        float64 [n].
-    """
-    assert dataset.truth is not None
-    truth = pl.read_ipc(dataset.truth / "impressions.arrow")
-    keys = ["search_id", "item_id"]
-    joined = impressions.select(keys).join(truth, on=keys, how="left", maintain_order="left")
-    return joined["p_click"].to_numpy().astype(np.float64)
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *logits]).sigmoid().numpy()

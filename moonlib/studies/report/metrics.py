@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.undefined import is_of_validation, sentences
+from moonlib.runs.days import TASK as DAILY
 from moonlib.runs.results import TASKS, beside
 from moonlib.studies.report.evidence import Evidence
 from moonlib.studies.report.figures import Figure, PlotAxis, Row, forest, swatch
@@ -36,7 +37,12 @@ def metrics(report: Report) -> Section:
     figures = [found for found in (_standing(report, key) for key in headline_keys(report)) if found]
     if figures:
         section.parts.append(figures)
-    tasks = dict.fromkeys(key.task or key.name for run in report.runs for key in run.legend.own(run.results).values())
+    tasks = dict.fromkeys(
+        key.task or key.name
+        for run in report.runs
+        for key in run.legend.own(run.results).values()
+        if key.task != DAILY  # which has a section of its own
+    )
     for task in sorted(tasks, key=lambda task: TASKS.index(task) if task in TASKS else len(TASKS)):
         section.parts.append(_metric_table(report, task))
     for run in report.runs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from moonlib.studies.report.clicks import calibration, categories
+from moonlib.studies.report.days import days
 from moonlib.studies.report.drift import drift
 from moonlib.studies.report.evidence import telling
 from moonlib.studies.report.inputs import Report
@@ -40,6 +41,7 @@ def retrieval(report: Report) -> Section | None:
 
 SECTIONS: dict[str, Callable[[Report], Section | None]] = {
     "Metrics": metrics,
+    "Day by day": days,
     "Lineage": lineage,
     "Drift": drift,
     "A/B test": abtest,
