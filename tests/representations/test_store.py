@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from moonlib.representations.index import build_index, nearest
-from moonlib.representations.store import Chunk, Chunks, Representations, open_content, unit, write_parquet, write_vectors
+from moonlib.representations.store import (
+    Chunk,
+    Chunks,
+    Representations,
+    open_content,
+    unit,
+    write_parquet,
+    write_vectors,
+)
 
 INT64 = np.iinfo(np.int64)
 
