@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from moonlib.representations.index import build_index, nearest
-from moonlib.representations.store import Chunks, Representations, open_content, unit, write_parquet, write_vectors
+from moonlib.representations.store import (
+    Chunk,
+    Chunks,
+    Representations,
+    open_content,
+    unit,
+    write_parquet,
+    write_vectors,
+)
 
 INT64 = np.iinfo(np.int64)
 
@@ -76,7 +84,7 @@ def test_vectors_cut_off_at_any_byte_are_continued_to_the_same_bytes(tmp_path: P
     partial.write_bytes(partial.read_bytes()[:keep])
     asked = []
 
-    def chunks(start: int) -> Iterator[np.ndarray]:
+    def chunks(start: int) -> Iterable[Chunk]:
         asked.append(start)
         return chunked(vectors, 3)(start)
 
