@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
@@ -177,8 +178,8 @@ class ImageFolder:
         relative = relative_name(self.root, name)
         path = self.root / relative
         try:
-            file = path.resolve(strict=True)
-            if not file.is_relative_to(self.root.resolve()):
+            file = Path(os.path.realpath(path, strict=True))
+            if not file.is_relative_to(_resolved(self.root)):
                 raise ValueError(f"{path}: a link that leads out of {self.root}")
             if not file.is_file():  # a pipe would be waited for, and a device read without an end
                 raise ValueError(f"{path}: no regular file")
@@ -187,6 +188,12 @@ class ImageFolder:
             raise ValueError(f"{path}: {error.strerror}") from error
         except RuntimeError as error:  # what Python before 3.13 raises for links in a circle
             raise ValueError(f"{path}: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _resolved(folder: Path) -> Path:
+    """A folder without links, looked up once: it takes as long as to read a small picture."""
+    return folder.resolve()
 
 
 def relative_name(root: Path, name: str) -> PurePosixPath:
