@@ -42,7 +42,7 @@ NEEDS_ENCODER = "needs an encoder: declare one, or start from that of a run or a
 
 @dataclass(frozen=True)
 class EncoderOrigin:
-    """What an encoder starts from.
+    """A trained encoder that another one starts from.
 
     Attributes:
         encoder: its class and arguments, without a path of this machine; part of the fingerprint.
