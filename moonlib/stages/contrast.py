@@ -41,7 +41,7 @@ contrastive loss is 50 times as much. Losses multiply cosines with an inverse te
 
 @dataclass(frozen=True)
 class Compatibility:
-    """What keeps new vectors comparable with those that an earlier encoder made of the products.
+    """The term that keeps new vectors comparable with those that an earlier encoder made of the products.
 
     Attributes:
         vectors: item ids int64 [n] → the old vectors, float [n, D] on the same device; zeros for a product that has

@@ -85,7 +85,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Drift:
-    """What `drift` found.
+    """Distance between two sets of vectors of the same products, see `drift`.
 
     Attributes:
         old: where the old vectors are.
