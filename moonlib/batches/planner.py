@@ -17,6 +17,8 @@ from moonlib.pairs.pairs import Pairs
 
 log = logging.getLogger(__name__)
 
+MICROSECONDS_OF_A_DAY = 86_400_000_000
+
 # Independent random streams of one seed.
 _ORDER, _CHOICES, _AUGMENTATION = range(3)
 
@@ -51,6 +53,41 @@ class BatchPlan:
     item_views: NDArray[np.uint64] | None = None
 
 
+@dataclass(frozen=True)
+class Recent:
+    """How many of the pairs that are trained on are new ones.
+
+    An epoch is all pairs of the last days and as many older ones as the share leaves room for, drawn anew in each
+    epoch; where there are fewer older ones, all of them.
+
+    Args:
+        days: that are new, counted back from the newest pair.
+        share: of the new pairs in each epoch, above 0 and at most 1.
+
+    Raises:
+        ValueError: one of them is out of its bounds.
+    """
+
+    days: int
+    share: float
+
+    def __post_init__(self) -> None:
+        if self.days < 1:
+            raise ValueError(f"recent.days: expected at least 1, got {self.days}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"recent.share: expected a share above 0 and at most 1, got {self.share}")
+
+    def among(self, pairs: Pairs) -> NDArray[np.bool_]:
+        """Tell which pairs are new, bool [P].
+
+        Raises:
+            ValueError: the pairs don't know how old they are.
+        """
+        if pairs.ts is None:
+            raise ValueError("data.recent: these pairs don't say how old they are (Pairs.ts): leave it out")
+        return pairs.ts > pairs.ts.max(initial=0) - self.days * MICROSECONDS_OF_A_DAY
+
+
 class BatchPlanner(Sampler[BatchPlan]):
     """Yields one plan per step; use as ``DataLoader(dataset, sampler=planner, batch_size=None)``.
 
@@ -68,6 +105,7 @@ class BatchPlanner(Sampler[BatchPlan]):
             serve none are left out; their number is logged.
         batch_size: pairs of the global batch, B.
         negatives: asked in turn for items to load with a batch.
+        recent: how many of an epoch's pairs are new ones; None for all pairs alike.
         seed: of the run.
         steps: number of steps of the run, those before ``start_step`` included.
         start_step: first step to plan; those before it were done earlier.
@@ -89,6 +127,7 @@ class BatchPlanner(Sampler[BatchPlan]):
         batch_size: int,
         negatives: Sequence[NegativeSampler] = (),
         *,
+        recent: Recent | None = None,
         seed: int,
         steps: int,
         start_step: int = 0,
@@ -106,6 +145,11 @@ class BatchPlanner(Sampler[BatchPlan]):
             raise ValueError(f"none of {len(pairs)} pairs can serve any of the tasks {', '.join(map(repr, tasks))}")
         if len(self._usable) < len(pairs):
             log.info("%d of %d pairs can serve no task and are left out", len(pairs) - len(self._usable), len(pairs))
+        self._older, self._older_of_epoch = np.empty(0, dtype=np.int64), 0
+        if recent is not None:
+            new = recent.among(pairs)[self._usable]
+            self._usable, self._older = self._usable[new], self._usable[~new]
+            self._older_of_epoch = _room_for_older(recent, len(self._usable), len(self._older))
         self.pairs = pairs
         self.batch_size = batch_size
         self.steps = steps
@@ -132,8 +176,8 @@ class BatchPlanner(Sampler[BatchPlan]):
 
     @property
     def pairs_per_epoch(self) -> int:
-        """Number of pairs that can serve a task."""
-        return len(self._usable)
+        """Number of pairs that can serve a task; with a share of new ones, of those that an epoch has."""
+        return len(self._usable) + self._older_of_epoch
 
     def plan(self, step: int) -> BatchPlan:
         """Plan this process's part of one step."""
@@ -148,7 +192,7 @@ class BatchPlanner(Sampler[BatchPlan]):
         asked = extra != items[mine, None]
         query_ids, extra_rows = self.pairs.query_id[rows[mine]], np.nonzero(asked)[0]
         item_ids = np.concatenate([items[mine], extra[asked]])
-        epochs = (step * self.batch_size + np.arange(len(rows), dtype=np.int64)[mine]) // len(self._usable)
+        epochs = (step * self.batch_size + np.arange(len(rows), dtype=np.int64)[mine]) // self.pairs_per_epoch
         item_epochs = np.concatenate([epochs, epochs[extra_rows]])
         augmentation = np.random.SeedSequence([self._seed, _AUGMENTATION, step, self._rank])
         return BatchPlan(
@@ -166,7 +210,7 @@ class BatchPlanner(Sampler[BatchPlan]):
 
     def _slots(self, start: int, stop: int) -> Ids:
         """Return the rows of the pairs at these slots of the endless sequence of epochs."""
-        size = len(self._usable)
+        size = self.pairs_per_epoch
         parts = []
         while start < stop:
             epoch, offset = divmod(start, size)
@@ -177,6 +221,30 @@ class BatchPlanner(Sampler[BatchPlan]):
 
     def _permutation(self, epoch: int) -> Ids:
         if epoch != self._epoch:
-            self._order = np.random.default_rng([self._seed, _ORDER, epoch]).permutation(self._usable)
+            rng, usable = np.random.default_rng([self._seed, _ORDER, epoch]), self._usable
+            if self._older_of_epoch:
+                usable = np.concatenate([usable, rng.choice(self._older, self._older_of_epoch, replace=False)])
+            self._order = rng.permutation(usable)
             self._epoch = epoch
         return self._order
+
+
+def _room_for_older(recent: Recent, new: int, older: int) -> int:
+    """How many older pairs an epoch has beside the new ones.
+
+    Raises:
+        ValueError: no pair is new.
+    """
+    if not new:
+        raise ValueError(
+            f"data.recent: none of the {older} pairs that can serve a task is of the last {recent.days} days: give "
+            "more days, or leave it out"
+        )
+    room = round(new * (1 - recent.share) / recent.share)
+    if room > older:
+        log.warning(
+            "data.recent: there are %d older pairs beside %d of the last %d days, so that the share of these is %.2f "
+            "and not %.2f",
+            *(older, new, recent.days, new / (new + older), recent.share),
+        )
+    return min(room, older)

@@ -273,6 +273,11 @@ class Recipe:
         source: Source = self._source.build()
         return source
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether it declares an encoder, or takes one from another run."""
+        return self._encoder is not None
+
     def encoder(self) -> Encoder | None:
         """Construct a fresh encoder, or `None` if the recipe has none."""
         encoder: Encoder | None = self._encoder.build() if self._encoder else None

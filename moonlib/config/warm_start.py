@@ -112,7 +112,7 @@ def encoder_at(directory: Path, key: Key = ("encoder", FROM)) -> dict[str, Any]:
 
 
 def opened(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """What `encoder_at` returned, with the place of an export's folder in its arguments."""
+    """The encoder that `encoder_at` returned, with the place of an export's folder in its arguments."""
     here = json.dumps(str(directory.resolve()))[1:-1]
     found: dict[str, Any] = json.loads(json.dumps(encoder).replace(EXPORT_HERE, here))
     return found

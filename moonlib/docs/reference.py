@@ -91,7 +91,11 @@ def top_level_keys() -> str:
         "changes": ("mapping of text to text", "`{}`", texts["changes"]),
         "seed": ("`int`", "`0`", texts["seed"]),
         "data": ("one of [sources](components.md#sources)", _REQUIRED, "where the five tables come from"),
-        "encoder": ("one of [encoders](components.md#encoders)", "`null`", "trained by the stages; declared once"),
+        "encoder": (
+            "one of [encoders](components.md#encoders), or `{from: RUN}`",
+            "`null`",
+            "trained by the stages; declared once, or [that of a run or an export](every-week.md#warm-start)",
+        ),
         "trainer": ("mapping", "`{}`", "the [trainer](#trainer) of all stages; a stage's own keys go over it"),
         "loggers": ("list", "`[csv, tensorboard]`", "what trainings are logged to, see [Loggers](#loggers)"),
         "stages": ("mapping of names to stages", _REQUIRED, "what runs, in order"),

@@ -228,6 +228,8 @@ def _number(value: float | None) -> str:
 def _training(run: Run, described: Mapping[str, Any], recipe: str) -> list[str]:
     stages = ", ".join(plain(name) for name in run.trained_by) or "none: these are its first weights"
     parts = [f"Stages that trained it: {stages}."]
+    if source := run.config["encoder"].get("from"):
+        parts.append(f"It started from the encoder of {plain(source)}.")
     if origins := _origins(run.config["encoder"], described["encoder"]):
         parts.append(
             f"Parts of it started from elsewhere: {'; '.join(map(plain, origins))}. Their weights are in here."

@@ -26,25 +26,34 @@ class Pairs:
         positives: int64 [P, K], items that the pair's query is known to have led to; the pair's own item comes first
             and pads the rest.
         query_side: ``"query"``, or ``"product"`` in pretraining, where a product's image or title is the query.
+        ts: int64 [P], when the query last led to the item, or the product was listed, in microseconds since 1970 (UTC);
+            None where that is not known.
     """
 
     query_id: Ids
     item_id: Ids
     positives: Ids
     query_side: Side
+    ts: Ids | None = None
 
     def __len__(self) -> int:
         return len(self.query_id)
 
     def __getitem__(self, rows: Ids) -> Pairs:
         """The pairs of these rows, in their order."""
-        return Pairs(self.query_id[rows], self.item_id[rows], self.positives[rows], self.query_side)
+        ts = None if self.ts is None else self.ts[rows]
+        return Pairs(self.query_id[rows], self.item_id[rows], self.positives[rows], self.query_side, ts)
 
 
 def product_pairs(products: pl.DataFrame) -> Pairs:
-    """Pair every product with itself, for tasks such as ``image -> title``."""
+    """Pair every product with itself, for tasks such as ``image -> title``.
+
+    Args:
+        products: with item_id; with listed_at the pairs know how old they are.
+    """
     item_id = products["item_id"].to_numpy()
-    return Pairs(item_id, item_id, item_id[:, None], "product")
+    ts = products["listed_at"].dt.epoch("us").to_numpy() if "listed_at" in products.columns else None
+    return Pairs(item_id, item_id, item_id[:, None], "product", ts)
 
 
 def search_pairs(
@@ -78,7 +87,7 @@ def search_pairs(
     other = start[:, None] + others + (others >= (place - start)[:, None])
     other = np.where(others < (size - 1)[:, None], other, place[:, None])
     positives = np.concatenate([item_id[:, None], item_id[recent[other]]], axis=1)
-    return Pairs(query_id, item_id, positives, "query")
+    return Pairs(query_id, item_id, positives, "query", events["ts"].dt.epoch("us").to_numpy())
 
 
 def serviceable(

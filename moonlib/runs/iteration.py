@@ -27,6 +27,7 @@ from moonlib.runs.ownership import claimed
 from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_legend
 from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.tables import closing_tables, spread_table
+from moonlib.runs.warm_start import require_origins
 from moonlib.system import processes
 from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
@@ -95,6 +96,7 @@ def fit(
 
     quiet()
     loggers.require(recipe.logger_recipes)
+    require_origins(recipe)
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     if not processes.is_first():
         processes.end_with_parent()

@@ -37,7 +37,7 @@ from moonlib.runs import loggers
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
 from moonlib.runs.step import StageOrigin, Step, seed_of, step_of
-from moonlib.runs.warm_start import EncoderOrigin, encoder_origin, stage_origin
+from moonlib.runs.warm_start import NEEDS_ENCODER, EncoderOrigin, encoder_origin, stage_origin
 from moonlib.stages.click_warm_start import carried_over
 from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
@@ -84,7 +84,16 @@ class Runner:
 
     def begin(self) -> Lineage:
         """The lineage of the first stage: the data, and the preprocessing that the encoder has been fitted with."""
-        return Lineage(self.dataset.hash, self.fit_preprocessing())
+        lineage = Lineage(self.dataset.hash, self.fit_preprocessing())
+        for stage in self.recipe.stages.values():
+            if stage.source is not None:  # whatever is wrong with it is told before the stages before it are trained
+                for reference in ("", *(each.prefix for each in stage.module().references(self.dataset))):
+                    stage_origin(stage, reference, self.fitted(lineage))
+        return lineage
+
+    def fitted(self, lineage: Lineage) -> Path | None:
+        """Directory of the encoder's preprocessing; None without an encoder."""
+        return None if lineage.preprocessing is None else self.run.stages / lineage.preprocessing
 
     def fit_preprocessing(self) -> str | None:
         """Fit the encoder's preprocessing (its tokenizer) once, in a directory that later stages load it from.
@@ -173,12 +182,11 @@ class Runner:
         module = module or stage.module()
         needs = module.needs
         if needs_encoder(needs) and lineage.preprocessing is None:
-            raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs an encoder: declare one")
+            raise RecipeError(f"{self.recipe.path}: stages.{stage.name} {NEEDS_ENCODER}")
         # The dataset's own representations are part of its hash, and so of the fingerprint.
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
-        fitted = lineage.preprocessing and self.run.stages / lineage.preprocessing
-        origin = origin or stage_origin(stage, prefix, fitted or None)
+        origin = origin or stage_origin(stage, prefix, self.fitted(lineage))
         return step_of(stage, module, lineage, seed=self.recipe.seed, prefix=prefix, origin=origin)
 
     def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:

@@ -29,18 +29,20 @@ from moonlib.artifacts.layout import (
     link_name,
 )
 from moonlib.config.merge import Key, RecipeError
-from moonlib.config.recipe import StageRecipe, fingerprint
+from moonlib.config.recipe import Recipe, StageRecipe, fingerprint
 from moonlib.config.warm_start import FROM, directory_of, encoder_at, stage_at
+from moonlib.runs.lineage import needs_encoder
 from moonlib.runs.run import Run, RunError
 from moonlib.runs.step import StageOrigin
 
 CARD = "README.md"
 """Of an export, for people to edit."""
+NEEDS_ENCODER = "needs an encoder: declare one, or start from that of a run or an export (--encoder.from RUN)"
 
 
 @dataclass(frozen=True)
 class EncoderOrigin:
-    """What an encoder starts from.
+    """A trained encoder that another one starts from.
 
     Attributes:
         encoder: its class and arguments, without a path of this machine; part of the fingerprint.
@@ -95,13 +97,30 @@ def encoder_origin(source: str) -> EncoderOrigin:
     return EncoderOrigin(encoder, preprocessing, weights, fingerprint(content))
 
 
+def require_origins(recipe: Recipe) -> None:
+    """Refuse a recipe that starts from what is not there or can't be started from, before any data is built.
+
+    Args:
+        recipe: about to run.
+
+    Raises:
+        RecipeError: see `encoder_origin` and `stage_origin`; or a stage needs an encoder and there is none.
+    """
+    if recipe.encoder_source is not None:
+        encoder_origin(recipe.encoder_source)
+    for name, stage in recipe.stages.items():
+        if needs_encoder(stage.module().needs) and not recipe.has_encoder:
+            raise RecipeError(f"{recipe.path}: stages.{name} {NEEDS_ENCODER}")
+        stage_origin(stage)
+
+
 def stage_origin(stage: StageRecipe, reference: str = "", preprocessing: Path | None = None) -> StageOrigin | None:
     """Find and verify what a stage starts from.
 
     Args:
         stage: its part of the recipe.
         reference: prefix of the reference that is to run, which starts from the same reference there.
-        preprocessing: of the encoder that it trains.
+        preprocessing: of the encoder that it trains; None where there is none, or it is not fitted yet.
 
     Returns:
         None for a stage without the key ``from``.
@@ -118,9 +137,10 @@ def stage_origin(stage: StageRecipe, reference: str = "", preprocessing: Path | 
         run = Run(directory)
         cls = run.class_of(name)
         made = run.finished(link_name(name, reference))
+        fitted = run.finished(PREPROCESSING) if stage.provides == "weights" else None
     except RunError as error:
         raise RecipeError(f"{error}; or start from another", key) from error
-    if stage.provides != "weights":
+    if fitted is None:
         if cls is not stage.cls:
             problem = f"{directory}/{name} is a {cls.__name__} stage, and this is a {stage.cls.__name__} stage"
             raise RecipeError(f"{problem}: give RUN/STAGE of one", key)
@@ -130,12 +150,13 @@ def stage_origin(stage: StageRecipe, reference: str = "", preprocessing: Path | 
         raise RecipeError(f"{problem}: give RUN/STAGE of one that does", key)
     if not (made / WEIGHTS).is_file():
         raise RecipeError(f"{made / WEIGHTS} is missing: give another run", key)
-    fitted = {} if preprocessing is None else _preprocessing(preprocessing, key)
-    for file, digest in _preprocessing(run.finished(PREPROCESSING), key).items():
-        if fitted.get(file) != digest:
+    there = _preprocessing(fitted, key)
+    here = there if preprocessing is None else _preprocessing(preprocessing, key)
+    for file in sorted({*here, *there}):
+        if here.get(file) != there.get(file):
             raise RecipeError(
-                f"{directory} and this run have another {file}, so that its weights mean something else here: start "
-                f"the encoder from it too (encoder.from), or leave {'.'.join(key)} out",
+                f"the {file} of {directory} is not this run's, so that its weights would mean something else here: "
+                f"start the encoder from that run (encoder.from: {directory}) and leave {'.'.join(key)} out",
                 key,
             )
     return StageOrigin(made, _digests([made / WEIGHTS], key)[0])

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from moonlib.artifacts.layout import QUARANTINE
 from moonlib.batches.loading import PairBatch, PairDataset, give_way
-from moonlib.batches.planner import BatchPlanner
+from moonlib.batches.planner import BatchPlanner, Recent
 from moonlib.data.content import Modalities, Side, Task
 from moonlib.data.ids import Ids
 from moonlib.data.quarantine import Quarantine
@@ -65,12 +65,14 @@ class PairData:
         batch_size: pairs in a batch, over all devices.
         augment: strength of the image augmentation in training, 0 for none.
         workers: loader processes; has no effect on the batches.
+        recent: share of the pairs of the last days in each epoch, beside older ones; null for all pairs alike.
     """
 
     tasks: dict[str, float]
     batch_size: int = 256
     augment: float = 0.0
     workers: int = 2
+    recent: Recent | None = None
 
 
 class Contrastive(Stage):
@@ -259,6 +261,7 @@ class Contrastive(Stage):
             ),
             data.batch_size,
             self.samplers,
+            recent=data.recent,
             seed=self.context.seed,
             steps=self.trainer.max_steps * self.trainer.accumulate_grad_batches,
             start_step=self.context.position.batch,

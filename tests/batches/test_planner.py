@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moonlib.batches.planner import BatchPlan, BatchPlanner
+from moonlib.batches.planner import MICROSECONDS_OF_A_DAY, BatchPlan, BatchPlanner, Recent
 from moonlib.negatives.negative_sampler import NegativeSampler
 from moonlib.pairs.pairs import Pairs
 
@@ -28,7 +28,7 @@ class Draw(NegativeSampler):
 
 def planner(count: int = 23, batch_size: int = 8, tasks: int = 1, **options: Any) -> BatchPlanner:
     item = np.arange(count) + 1000
-    pairs = Pairs(np.arange(count), item, item[:, None], "query")
+    pairs = Pairs(np.arange(count), item, item[:, None], "query", options.pop("ts", None))
     eligible = options.pop("eligible", np.ones((count, tasks), dtype=bool))
     weights = options.pop("weights", {f"task{t}": 1.0 for t in range(tasks)})
     return BatchPlanner(pairs, weights, eligible, batch_size, **{"seed": 0, "steps": 20, **options})
@@ -188,3 +188,58 @@ def test_errors(options: dict[str, Any], message: str) -> None:
 def test_order_is_pinned() -> None:
     # Another order changes every published number a little: a change here needs a reason of its own.
     assert rows(planner(10, 5, seed=42, steps=4)) == [*[5, 6, 0, 7, 3, 2, 4, 9, 1, 8], *[7, 3, 2, 5, 1, 8, 9, 0, 6, 4]]
+
+
+DAILY = np.arange(40) * MICROSECONDS_OF_A_DAY
+"""Times of 40 pairs, one a day, the newest last."""
+
+
+def test_new_pairs_are_their_share_of_every_epoch_beside_older_ones_that_change() -> None:
+    plans = planner(40, 8, ts=DAILY, recent=Recent(days=6, share=0.75), steps=10)
+    assert plans.pairs_per_epoch == 8
+    epochs = [plan.rows.tolist() for plan in plans]
+    assert all(sorted(rows)[2:] == [34, 35, 36, 37, 38, 39] for rows in epochs)
+    older = [row for rows in epochs for row in sorted(rows)[:2]]
+    assert max(older) < 34 and len(set(older)) > 10
+    assert len({tuple(rows) for rows in epochs}) == 10
+
+
+def test_a_share_of_new_pairs_resumes_and_is_dealt_out_to_ranks() -> None:
+    options: dict[str, Any] = {"ts": DAILY, "recent": Recent(days=6, share=0.4), "tasks": 2, "negatives": [Draw(2)]}
+    whole = [flat(plan) for plan in planner(40, **options)]
+    assert [flat(plan) for plan in planner(40, start_step=7, **options)] == whole[7:]
+    ranks = [rows(planner(40, rank=rank, world_size=2, **options)) for rank in range(2)]
+    assert sorted(ranks[0] + ranks[1]) == sorted(row for plan in whole for row in plan["rows"])
+
+
+def test_all_new_pairs_leave_no_room_and_too_few_older_ones_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert min(rows(planner(40, ts=DAILY, recent=Recent(days=6, share=1.0)))) == 34
+    assert not caplog.records
+    plans = planner(40, 40, ts=DAILY, recent=Recent(days=30, share=0.5), steps=1)
+    assert sorted(rows(plans)) == list(range(40))
+    assert (
+        "10 older pairs beside 30 of the last 30 days, so that the share of these is 0.75 and not 0.50" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("days", "share", "problem"),
+    [
+        (0, 0.5, r"recent\.days: expected at least 1, got 0"),
+        (7, 0.0, r"recent\.share: expected a share above 0 and at most 1, got 0\.0"),
+        (7, 1.5, r"recent\.share: expected a share above 0 and at most 1, got 1\.5"),
+        (7, float("nan"), r"recent\.share: expected a share above 0 and at most 1, got nan"),
+    ],
+)
+def test_days_and_share_have_bounds(days: int, share: float, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Recent(days, share)
+
+
+def test_pairs_that_are_not_new_or_don_t_know_their_age_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.recent: these pairs don't say how old they are"):
+        planner(40, recent=Recent(7, 0.5))
+    served = np.ones((40, 1), dtype=bool)
+    served[30:] = False
+    with pytest.raises(ValueError, match=r"none of the 30 pairs that can serve a task is of the last 7 days"):
+        planner(40, ts=DAILY, eligible=served, recent=Recent(7, 0.5))

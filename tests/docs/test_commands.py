@@ -85,6 +85,12 @@ SUBSTITUTIONS = [
         "moonlib data build tables/ --images photos/ --out data/mapped",
         "no feed lies here",
     ),
+    (r"^moonlib data build week1/", "moonlib data build tables/", "the shop's tables"),
+    (
+        r"^moonlib data build week2/ .*$",
+        "cp -r data/week1 data/week2",
+        "no second week lies here; tests/data appends one",
+    ),
     (r"^(moonlib abtest .*)$", r"\1 --requests 60", "seconds in place of a minute"),
     (r"s3://shop/tables --images s3://shop/photos", r"tables --images photos", "tests/test_clouds.py has a bucket"),
     (r"^pip install (moonlib-embedding)$", r"pip install --no-index --dry-run \1", "it is installed; no network"),

@@ -9,8 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
-from moonlib.encoders.tokenizer import BPETokenize, catalogue_texts, fit_tokenizer, load_or_fit_tokenizer
+from moonlib.encoders.tokenizer import (
+    BPETokenize,
+    catalogue_texts,
+    extend_tokenizer,
+    fit_tokenizer,
+    load_or_fit_tokenizer,
+)
 from moonlib.testing import example_products
 
 TEXTS = ["Red cotton mug", "red lamp", "红色 马克杯 mug", "蓝色台灯", "a red t-shirt"] * 3
@@ -120,3 +127,53 @@ def test_a_broken_file_is_named(tmp_path):
 def test_a_vocabulary_smaller_than_the_bytes_is_refused():
     with pytest.raises(ValueError, match="vocab_size is 100; a byte-level tokenizer needs at least 256"):
         fit_tokenizer(["a"], 100)
+
+
+def catalogue(titles):
+    pairs = pl.List(pl.Struct({"key": pl.String, "value": pl.String}))
+    rows = {"title": titles, "category": ["goods"] * len(titles), "attributes": [[]] * len(titles)}
+    return pl.DataFrame(rows, schema={"title": pl.String, "category": pl.String, "attributes": pairs})
+
+
+def test_new_words_get_ids_at_the_end_and_other_texts_the_ids_that_they_had(tmp_path):
+    before = load_or_fit_tokenizer(catalogue(TEXTS), tmp_path, 400)
+    size, old = before.get_vocab_size(), [encoding.ids for encoding in before.encode_batch(TEXTS)]
+    new = [*TEXTS, *["zanzibar lamp", "Zanzibar 灯具", "the zanzibars"] * 2, "quokka mug"]
+    found = extend_tokenizer(catalogue(new), tmp_path, 400)
+    after = load_or_fit_tokenizer(catalogue([]), tmp_path, 400)
+    assert [encoding.ids for encoding in after.encode_batch(TEXTS)] == old
+    added = [after.id_to_token(number) for number in range(size, after.get_vocab_size())]
+    assert added == ["zanzibar", "the", "zanzibars", "具"]  # the most frequent first; quokka stands there once
+    assert found == [before.encode(word).ids for word in added]
+    assert after.encode("a ZANZIBAR, zanzibara").ids == [
+        *before.encode("a").ids,
+        size,
+        *before.encode(",").ids,
+        *before.encode("zanzibara").ids,
+    ]
+    assert pieces(after, "马克具杯") == ["马", "克", "具", "杯"]
+
+
+def test_a_tokenizer_that_knows_all_words_stays_as_it_is(tmp_path):
+    load_or_fit_tokenizer(catalogue(TEXTS), tmp_path, 400)
+    before = (tmp_path / "tokenizer.json").read_bytes()
+    assert extend_tokenizer(catalogue(TEXTS), tmp_path, 400) == []
+    assert extend_tokenizer(catalogue([]), tmp_path, 400) == []
+    assert (tmp_path / "tokenizer.json").read_bytes() == before
+    more = catalogue([*TEXTS, "zanzibar", "zanzibar"])
+    assert len(extend_tokenizer(more, tmp_path, 400)) == 1
+    assert extend_tokenizer(more, tmp_path, 400) == []
+
+
+def test_a_word_that_a_new_fit_has_no_room_for_is_not_added(tmp_path):
+    size = load_or_fit_tokenizer(catalogue(TEXTS), tmp_path, 262).get_vocab_size()
+    assert size == 262
+    assert extend_tokenizer(catalogue([*TEXTS, "zanzibar", "zanzibar"]), tmp_path, 262) == []
+
+
+def test_what_is_no_tokenizer_of_ours_is_not_extended(tmp_path):
+    with pytest.raises(ValueError, match=r"tokenizer\.json is missing: what the encoder starts from has no tokenizer"):
+        extend_tokenizer(catalogue(TEXTS), tmp_path, 400)
+    Tokenizer(models.WordLevel({"red": 0}, unk_token="red")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"tokenizer\.json was not fitted by moonlib: its model is WordLevel"):
+        extend_tokenizer(catalogue(TEXTS), tmp_path, 400)

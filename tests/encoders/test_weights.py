@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from moonlib.encoders.convnet import ConvNet
-from moonlib.encoders.weights import load_weights, save_state, save_weights
+from moonlib.encoders.weights import grow_weights, load_weights, save_state, save_weights
 
 
 class Tied(nn.Module):
@@ -104,3 +104,42 @@ def test_tensors_by_name_are_read_back_as_a_module_s(tmp_path: Path) -> None:
     load_weights(other, file)
     for name, tensor in module.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
+
+
+def test_weights_grow_by_means_of_old_rows_and_keep_the_others(tmp_path):
+    source, target = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    old = nn.Embedding(4, 3)
+    save_weights(old, source)
+    grow_weights(source, target, {"weight": [[0, 2], [1]]})
+    new = nn.Embedding(6, 3)
+    load_weights(new, target)
+    assert torch.equal(new.weight[:4], old.weight)
+    assert torch.equal(new.weight[4], (old.weight[0] + old.weight[2]) / 2) and torch.equal(new.weight[5], old.weight[1])
+
+
+def test_shared_weights_grow_together(tmp_path):
+    save_weights(Tied(), tmp_path / "old")
+    rows = {name: [[0, 1]] for name in ("inside.weight", "outside.weight")}
+    grow_weights(tmp_path / "old", tmp_path / "new", rows)
+    grown = Tied()
+    grown.inside = grown.outside = nn.Linear(3, 4, bias=False)
+    load_weights(grown, tmp_path / "new")
+
+
+def test_without_new_rows_the_file_is_copied(tmp_path):
+    save_weights(Tied(), tmp_path / "old")
+    grow_weights(tmp_path / "old", tmp_path / "new", {"inside.weight": []})
+    assert (tmp_path / "new").read_bytes() == (tmp_path / "old").read_bytes()
+
+
+def test_weights_that_lack_what_is_to_grow_are_refused_and_nothing_is_written(tmp_path):
+    source, target = tmp_path / "old", tmp_path / "new"
+    save_weights(nn.Embedding(4, 3), source)
+    with pytest.raises(ValueError, match=r"old belongs to another tokenizer: 'weight' has 4 rows, and no row 7"):
+        grow_weights(source, target, {"weight": [[0, 7]]})
+    with pytest.raises(ValueError, match=r"old belongs to another encoder: it lacks 'tokens\.weight'"):
+        grow_weights(source, target, {"tokens.weight": [[0, 1]]})
+    source.write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        grow_weights(source, target, {})
+    assert not target.exists()

@@ -39,6 +39,9 @@ def test_product_pairs() -> None:
     assert pairs.query_side == "product"
     assert pairs.query_id.tolist() == pairs.item_id.tolist() == [30, 10, 20, 40]
     assert pairs.positives.tolist() == [[30], [10], [20], [40]]
+    assert pairs.ts is None
+    listed = PRODUCTS.with_columns(listed_at=pl.lit(datetime(1970, 1, 2, tzinfo=UTC)))
+    assert product_pairs(listed).ts.tolist() == [86_400_000_000] * 4
 
 
 def test_search_pairs_by_hand() -> None:
@@ -49,6 +52,8 @@ def test_search_pairs_by_hand() -> None:
     assert list(zip(pairs.query_id.tolist(), pairs.item_id.tolist(), strict=True)) == [(1, 6), (1, 7), (1, 8), (2, 9)]
     # The pair's own item, then the query's others from the newest on, then padding.
     assert pairs.positives.tolist() == [[6, 8, 7], [7, 8, 6], [8, 6, 7], [9, 9, 9]]
+    assert pairs.ts is not None and pairs.ts.tolist() == [3, 2, 4, 5]
+    assert pairs[np.array([3, 0])].ts.tolist() == [5, 3]
 
 
 @given(
