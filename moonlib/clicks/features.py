@@ -146,7 +146,7 @@ class Column:
 
     @property
     def saved(self) -> SavedFeature:
-        """What is kept of it for a model that starts from this one."""
+        """Description of it that is kept for a model that starts from this one."""
         if isinstance(self.fitted, Standardization):
             known = not np.isnan(self.fitted.centre)
             return SavedFeature(

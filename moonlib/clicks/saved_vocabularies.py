@@ -149,7 +149,7 @@ class SavedVocabularies:
         return known and name not in self.description.hashed
 
     def entries(self, name: str, dtype: pl.DataType | type[pl.DataType]) -> pl.DataFrame:
-        """What the rows of a table are of, as far as the dataset knows it.
+        """Owners of the rows of a table, as far as the dataset knows it.
 
         Args:
             name: of the table, or ``table.column`` of a feature.
@@ -264,7 +264,7 @@ def _type(dtype: pl.DataType | type[pl.DataType]) -> str:
 
 
 def _why_not(directory: Path) -> str:
-    """What a directory of a stage holds in place of a click model with vocabularies, and what to do."""
+    """Say what a directory of a stage holds in place of a click model with vocabularies, and what to do."""
     if not (directory / WEIGHTS).is_file() and (directory / PREDICTIONS).is_file():
         return "holds the true click probability, and no model that another could start from; name another stage"
     if (directory / PREDICTIONS).is_file():

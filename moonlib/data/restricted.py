@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -49,13 +50,14 @@ class RestrictedDataset(Dataset):
         super().__init__(dataset.directory)
         self.reads, self.reader = reads, reader
         self._dataset = dataset
+        self._cut_by: Splits | None = None  # moments in place of the dataset's own
         self.counts = {table: rows for table, rows in dataset.counts.items() if reads.whole or table in reads.tables}
         self.splits = DeclaredSplits.of(self)
         self._kept: dict[str, slice | pa.BooleanArray | None] = {}
         self._orders: dict[str, NDArray[np.int64] | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopened, (self.directory, self.reads, self.reader))
+        return (_reopened, (self.directory, self.reads, self.reader, self._cut_by))
 
     def arrow(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Return what `table` returns, as Arrow."""
@@ -116,6 +118,15 @@ class RestrictedDataset(Dataset):
     def with_queries(self, queries: pl.DataFrame) -> Dataset:
         """Refuse: what has been declared is of the dataset as it is."""
         raise self.undeclared("queries that the dataset does not have")
+
+    def with_splits(self, splits: Splits) -> Dataset:
+        """The same of the dataset, cut by other moments; rows before a moment are those before the other one."""
+        other = copy(self)
+        other.__dict__.pop("sessions", None)  # those that cross the moments of this one
+        other._dataset, other._cut_by = self._dataset.with_splits(splits), splits
+        other._kept, other._orders = {}, {}
+        other.splits = splits.with_sessions(other._sessions)
+        return other
 
     def declared(self, table: str) -> Any:
         """What was declared of a table.
@@ -217,8 +228,9 @@ class DeclaredSplits(Splits):
         return super().__getattribute__(name)
 
 
-def _reopened(directory: Path, reads: Reads, reader: str) -> RestrictedDataset:
-    return RestrictedDataset(Dataset(directory), reads, reader)
+def _reopened(directory: Path, reads: Reads, reader: str, cut_by: Splits | None) -> Dataset:
+    found = RestrictedDataset(Dataset(directory), reads, reader)
+    return found if cut_by is None else found.with_splits(cut_by)
 
 
 def _stretch(chosen: pl.Series | None) -> slice | pa.BooleanArray | None:

@@ -274,7 +274,7 @@ def results_of(found: Sequence[DayResult]) -> dict[str, float]:
 
 
 def legend_of(found: Sequence[DayResult], meanings: Mapping[str, Meaning]) -> Legend:
-    """What the results mean, and how many impressions they are of.
+    """Titles and directions of the results, and how many impressions they are of.
 
     Args:
         found: the days.
