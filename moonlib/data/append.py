@@ -9,7 +9,7 @@ numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from moonlib.data.defaults import BEFORE_EVERYTHING
 from moonlib.data.ids import FAMILIES, Family, ShopIds
 from moonlib.data.image_lists import IMAGES, names
 from moonlib.data.numbering import more_ids, number_ids
-from moonlib.data.reader import SampleReader, verify
+from moonlib.data.reader import verify
 from moonlib.data.sample_shards import ReadImage, as_stored, digest_of, read_images
 from moonlib.data.shards import Earlier, refuse_unreadable
 from moonlib.data.splits import Splits
@@ -35,7 +35,7 @@ from moonlib.system.remote import is_url, without_credentials
 
 _DAY = timedelta(days=1)
 _EVENTS = ("searches", "impressions")
-_CHUNK = 1024
+_CHUNK = 4096
 _SPLITS = ("behaviour", "train", "valid", "test")
 _ONE_PICTURE = pl.when(pl.col("image").is_not_null()).then(pl.concat_list("image")).alias(IMAGES)
 """The column of several pictures, of rows that have at most one."""
@@ -56,6 +56,23 @@ class Growth:
     earlier: Earlier
     splits: Splits
     said: list[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How appended rows are compared with those that are there.
+
+    Attributes:
+        read_image: see `moonlib.data.shards.write_dataset`.
+        workers: processes that read images; None chooses.
+        splits: of the new dataset; None moves those of the old one on.
+        rejected: file that lists the images that can't be read where these are too many.
+    """
+
+    read_image: ReadImage
+    workers: int | None
+    splits: Splits | None
+    rejected: Path
 
 
 def open_base(append: str | Path, out: str | Path) -> Dataset:
@@ -355,23 +372,6 @@ def grow(base: Dataset, tables: Tables, files: Mapping[str, str], growing: Compa
     return Growth(left, earlier, splits, said)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How appended rows are compared with those that are there.
-
-    Attributes:
-        read_image: see `moonlib.data.shards.write_dataset`.
-        workers: processes that read images; None chooses.
-        splits: of the new dataset; None moves those of the old one on.
-        rejected: file that lists the images that can't be read where these are too many.
-    """
-
-    read_image: ReadImage
-    workers: int | None
-    splits: Splits | None
-    rejected: Path
-
-
 def _days(base: Dataset, tables: Tables) -> list[str]:
     events = [tables[table] for table in _EVENTS]
     days = pl.concat([frame["ts"].dt.date() for frame in events]).unique().sort()
@@ -410,7 +410,9 @@ def _changed(
     if table in SAMPLE_TABLES:
         rows = _with_lists(base, table, rows)
         rows, digests = _stored(table, rows, growing, ids)
-        pictures = pl.Series([a != b for a, b in zip(digests, _digests(base, table, places), strict=True)])
+        there = base.image_digests(table)
+        assert there is not None, "shards that are listed have digests"
+        pictures = ~_binary(digests).eq_missing(_binary(there.take(pa.array(places))))
     for column in dict.fromkeys((*before.columns, *rows.columns)):
         after, earlier = (_plain(frame, column) for frame in (rows, before))
         if column == IMAGES and column not in before.columns:
@@ -434,32 +436,29 @@ def _plain(frame: pl.DataFrame, column: str) -> pl.Series:
     return frame[column].to_physical() if column == "attributes" else frame[column]
 
 
-def _stored(
-    table: str, rows: pl.DataFrame, growing: Comparison, ids: ShopIds
-) -> tuple[pl.DataFrame, list[bytes | None]]:
+def _stored(table: str, rows: pl.DataFrame, growing: Comparison, ids: ShopIds) -> tuple[pl.DataFrame, pa.ChunkedArray]:
     """Rows as they would be stored, without pictures that can't be read, and digests of their pictures."""
     wanted = [(table, image) for image in names(rows)]
-    bad, digests, kept = [], [], []
     images = read_images(wanted, growing.read_image, growing.workers)
-    for row, pictures, unread in as_stored(table, rows.iter_rows(named=True), images):
-        bad += [{**line, "id": ids.value(KEYS[table], line["id"])} for line in unread]
-        digests.append(digest_of(pictures))
-        kept.append({column: row[column] for column in ("image", "box", IMAGES) if column in row})
+    bad: list[dict[str, Any]] = []
+    stored, every = [], []
+    for part in rows.iter_slices(_CHUNK):
+        digests, kept = [], []
+        for row, pictures, unread in as_stored(table, part.iter_rows(named=True), images):
+            bad += [{**line, "id": ids.value(KEYS[table], line["id"])} for line in unread]
+            digests.append(digest_of(pictures))
+            kept.append({column: row[column] for column in ("image", "box", IMAGES) if column in row})
+        schema = {column: rows.schema[column] for column in kept[0]}
+        stored.append(part.with_columns(pl.DataFrame(kept, schema=schema, orient="row")))
+        every.append(pa.array(digests, pa.binary(16)))
     refuse_unreadable(bad, len(wanted), growing.rejected)
-    schema = {column: rows.schema[column] for column in kept[0]}
-    return rows.with_columns(pl.DataFrame(kept, schema=schema, orient="row")), digests
+    return pl.concat(stored), pa.chunked_array(every)
 
 
-def _digests(base: Dataset, table: str, places: pl.Series) -> Iterator[bytes | None]:
-    """Digests of the pictures that rows of the dataset have."""
-    digests = base.image_digests(table)
-    if digests is not None:
-        yield from digests.take(pa.array(places)).to_pylist()
-        return
-    reader = SampleReader(base.directory, table)
-    for start in range(0, len(places), _CHUNK):
-        for sample in reader.read(reader.ids[places.slice(start, _CHUNK).to_numpy()]):
-            yield digest_of([] if sample.image is None else [sample.image, *sample.more])
+def _binary(digests: pa.ChunkedArray) -> pl.Series:
+    found = pl.from_arrow(digests.cast(pa.binary()))
+    assert isinstance(found, pl.Series)
+    return found
 
 
 def _with_lists(base: Dataset, table: str, rows: pl.DataFrame) -> pl.DataFrame:

@@ -145,7 +145,8 @@ class Dataset:
             parts = [part for shard in self.shard_files(name) for part in _read_events(shard)]
         if name in SAMPLE_TABLES:
             parts = [with_lists(part, parts) for part in parts]
-        wanted = self._live(name, parts, columns)
+        more = self._more if name == "queries" else None
+        wanted = self._live(name, parts, columns if more is None else None)
         try:
             table = pa.concat_tables(wanted, promote_options="none" if self.shards is None else "default")
         except pa.ArrowException as error:
@@ -154,12 +155,10 @@ class Dataset:
         there = {column for part in parts for column in part.column_names}
         if missing := [column for column in SCHEMAS[name].names if column not in there]:
             raise BrokenShard(f"{shards}: {name}: the shards have no column {missing[0]!r}; {REMEDY}")
-        table = table if columns is None else table.select(list(columns))
-        if name == "queries" and self._more is not None:
-            kept = [column for column in self._more.column_names if column in table.column_names]
-            more = self._more.select(kept).cast(pa.schema([table.schema.field(column) for column in kept]))
-            return pa.concat_tables([table, more], promote_options="default")
-        return table
+        if more is not None:
+            more = more.cast(pa.schema([table.schema.field(column) for column in more.column_names]))
+            table = pa.concat_tables([table, more], promote_options="default")
+        return table if columns is None else table.select(list(columns))
 
     def columns(self, name: str) -> list[str]:
         """Names of the columns of a table."""

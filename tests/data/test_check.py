@@ -202,7 +202,7 @@ def test_a_broken_row_spares_the_others(written: Callable[..., Path]) -> None:
 def test_an_index_of_another_shard(written: Callable[..., Path]) -> None:
     directory = written()
     path = directory / "shards" / "queries-000000.arrow"
-    index = pl.read_ipc(path.read_bytes())
+    index = pl.read_ipc(path.read_bytes()).drop("image_digest")  # which polars would write in another type
     index.with_columns(query_id=pl.Series([10, 30, 20])).write_ipc(path, compat_level=pl.CompatLevel.oldest())
     problem = check(directory).problems[0]
     assert "queries-000000.tar: query_id 30: the index points at '20.json'" in problem and "build it again" in problem
