@@ -29,7 +29,7 @@ from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, spelled
 from moonlib.data.dataset import Dataset
 from moonlib.data.digests import digests
 from moonlib.data.reads import Reads
-from moonlib.data.restricted import RestrictedDataset
+from moonlib.data.restricted import RestrictedDataset, Undeclared
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.pretrained import keys_within
 from moonlib.metrics import undefined
@@ -215,6 +215,11 @@ class Runner:
         try:
             with writing(partial), self.progress.stage(step.link):
                 return step.module.run(self.context(step, trainer, partial))
+        except pl.exceptions.ColumnNotFoundError as error:
+            # What was declared is in the table, so it is mostly a column that was not.
+            if not step.data.whole and (told := undeclared_column(error, step.data, self.dataset)):
+                raise Undeclared.of(f"stage {step.link}", told) from error
+            raise
         except (RuntimeError, OSError, EOFError) as error:
             # A signal to the whole process group ends the loaders too: it is the signal that explains their death.
             self.interruption.check()
@@ -333,6 +338,14 @@ class Runner:
             validate=step.recipe.validate,
             keep=step.recipe.keep,
         )
+
+
+def undeclared_column(error: Exception, reads: Reads, dataset: Dataset) -> str | None:
+    """Name the column that polars did not find, if it is one that the dataset has and that was not declared."""
+    found = re.search(r"""["']([^"']+)["']""", str(error))
+    tables = [] if found is None else [table for table in reads.tables if found[1] in dataset.columns(table)]
+    named = [table for table in tables if found is not None and not reads.includes(table, found[1])]
+    return f"the column {found[1]!r} of {' or '.join(named)}" if found is not None and named else None
 
 
 def legend_of(step: Step, dataset: Dataset) -> Legend:
