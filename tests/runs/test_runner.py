@@ -72,5 +72,7 @@ def test_a_stage_that_reads_more_than_it_declared(how: str, tmp_path: Path, monk
     if how == "not at all":
         assert runner.run_step(step) == {"products": 96.0}
         return
-    with pytest.raises(Undeclared, match="^stage prices reads the column 'price' of products, and has not declared it"):
+    with pytest.raises(
+        Undeclared, match=r"^stage prices reads the column 'price' of products, and has not declared it"
+    ):
         runner.run_step(step)
