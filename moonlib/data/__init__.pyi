@@ -3,6 +3,8 @@ from .dataset import Dataset
 from .ids import IdMap, ShopIds
 from .images import UnreadableImage, decode_image
 from .reader import SampleReader
+from .reads import Reads
+from .restricted import Undeclared
 from .shards import build_once, write_dataset
 from .splits import Split, Splits
 from .tables import Tables, validate
@@ -13,12 +15,14 @@ __all__ = [
     "Dataset",
     "IdMap",
     "Modalities",
+    "Reads",
     "SampleReader",
     "ShopIds",
     "Side",
     "Split",
     "Splits",
     "Tables",
+    "Undeclared",
     "UnreadableImage",
     "build_once",
     "decode_image",

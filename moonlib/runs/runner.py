@@ -30,7 +30,7 @@ from moonlib.config.warm_start import component
 from moonlib.data.dataset import Dataset
 from moonlib.data.digests import digests
 from moonlib.data.reads import Reads
-from moonlib.data.restricted import RestrictedDataset
+from moonlib.data.restricted import RestrictedDataset, Undeclared
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.pretrained import keys_within
 from moonlib.encoders.weights import grow_weights, load_weights
@@ -270,6 +270,11 @@ class Runner:
         try:
             with writing(partial), self.progress.stage(step.link):
                 return step.module.run(self.context(step, trainer, partial))
+        except pl.exceptions.ColumnNotFoundError as error:
+            # What was declared is in the table, so it is mostly a column that was not.
+            if not step.data.whole and (told := undeclared_column(error, step.data, self.dataset)):
+                raise Undeclared.of(f"stage {step.link}", told) from error
+            raise
         except (RuntimeError, OSError, EOFError) as error:
             # A signal to the whole process group ends the loaders too: it is the signal that explains their death.
             self.interruption.check()
@@ -407,6 +412,14 @@ class Runner:
         assert step.reads.preprocessing is not None
         initial = self.run.stages / step.reads.preprocessing / layout.INITIAL_WEIGHTS
         return initial if initial.is_file() else None
+
+
+def undeclared_column(error: Exception, reads: Reads, dataset: Dataset) -> str | None:
+    """Name the column that polars did not find, if it is one that the dataset has and that was not declared."""
+    found = re.search(r"""["']([^"']+)["']""", str(error))
+    tables = [] if found is None else [table for table in reads.tables if found[1] in dataset.columns(table)]
+    named = [table for table in tables if found is not None and not reads.includes(table, found[1])]
+    return f"the column {found[1]!r} of {' or '.join(named)}" if found is not None and named else None
 
 
 def legend_of(step: Step, dataset: Dataset) -> Legend:

@@ -144,16 +144,17 @@ def recipe_of(name: str, overrides: tuple[str, ...]) -> Recipe:
 
 
 @cache
-def fingerprints(dataset: Dataset, recipe: Recipe, references: bool) -> dict[str, str]:
+def fingerprints(dataset: Dataset, name: str, overrides: tuple[str, ...], references: bool) -> dict[str, str]:
     """The fingerprints of the preprocessing and of all stages, and of their references; nothing is run."""
+    recipe = recipe_of(name, overrides)
     runner = Runner(recipe, dataset, RunLayout(Path("run"), Path()), {}, Interruption())
     encoder = recipe.encoder()
     assert encoder is not None
     found = {"preprocessing": fingerprint_of(runner.preprocessing_identity(encoder.reads().before("train_until")))}
     lineage = Lineage(dataset.hash, found["preprocessing"])
-    for name, stage in recipe.stages.items():
+    for stage in recipe.stages.values():
         step = runner.step(stage, lineage)
-        found[name] = step.fingerprint
+        found[stage.name] = step.fingerprint
         for reference in step.module.references(dataset) if references else []:
             each = runner.reference_step(stage, reference, lineage)
             found[each.link] = each.fingerprint
@@ -165,8 +166,7 @@ def anew(
     built: Callable[[str], Dataset], change: str, recipe: str, *overrides: str, references: bool = False
 ) -> set[str]:
     """The stages whose fingerprint a change has changed."""
-    loaded = recipe_of(recipe, overrides)
-    before, after = (fingerprints(built(each), loaded, references) for each in ("", change))
+    before, after = (fingerprints(built(each), recipe, overrides, references) for each in ("", change))
     return {name for name, fingerprint in before.items() if after[name] != fingerprint}
 
 
