@@ -280,6 +280,8 @@ def write_dataset(
         "splits": splits.to_json(),
         "shards": {table: [asdict(shard) for shard in listed] for table, listed in written.items()},
     }
+    if earlier is not None:  # where it was; a dataset is whole without it
+        described["appended_to"] = {"path": os.path.relpath(earlier.directory.resolve(), directory.resolve())}
     if superseded:
         described["superseded"] = {table: len(rows) for table, rows in superseded.items()}
     if representations:
