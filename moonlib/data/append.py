@@ -43,7 +43,7 @@ _ONE_PICTURE = pl.when(pl.col("image").is_not_null()).then(pl.concat_list("image
 
 @dataclass(frozen=True)
 class Growth:
-    """What is appended to a dataset.
+    """Rows that are appended to a dataset.
 
     Attributes:
         tables: the rows to write, with the ids of the whole.

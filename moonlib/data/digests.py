@@ -191,7 +191,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _name(kind: pa.DataType) -> str:
-    """What a type is called, those of lists and structs alike without what is in them, which is told apart."""
+    """Name a type; lists and structs without what is in them, which is told apart."""
     return "list" if _is_list(kind) else "struct" if pa.types.is_struct(kind) else str(kind)
 
 

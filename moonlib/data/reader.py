@@ -82,7 +82,7 @@ class UndeclaredPicture:
 
 @dataclass(frozen=True)
 class DeclaredSamples:
-    """What a `RestrictedDataset` shows of the samples of a table.
+    """The samples of a table that a `RestrictedDataset` shows.
 
     Attributes:
         table: ``products`` or ``queries``.
@@ -100,7 +100,7 @@ class DeclaredSamples:
 
     @classmethod
     def of(cls, dataset: RestrictedDataset, table: str) -> DeclaredSamples | None:
-        """What a dataset declares of a table; None for everything."""
+        """Look up what a dataset declares of a table; None for everything."""
         if dataset.reads.whole:
             return None
         declared = dataset.declared(table)

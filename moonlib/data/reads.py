@@ -1,4 +1,4 @@
-"""What of a dataset a stage or a component reads: what its fingerprint covers, and all that it is given."""
+"""The part of a dataset that a stage or a component reads: its fingerprint covers it, and it is given no more."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALWAYS = {
 
 @dataclass(frozen=True)
 class TableReads:
-    """What is read of one table.
+    """The part of one table that is read.
 
     Attributes:
         columns: their names; None for all of them.
@@ -46,7 +46,7 @@ class TableReads:
 
 @dataclass(frozen=True)
 class Reads:
-    """What of a dataset is read; ``|`` is the union.
+    """The part of a dataset that is read; ``|`` is the union.
 
     Attributes:
         tables: what of each table; a table that is not named is not read.
@@ -91,7 +91,7 @@ class Reads:
 
     @classmethod
     def content(cls, table: str, modalities: Iterable[Modalities]) -> Reads:
-        """What an encoder is shown of the rows of a table.
+        """The part of a table that an encoder is shown.
 
         Args:
             table: ``products`` or ``queries``.

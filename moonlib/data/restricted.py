@@ -35,7 +35,7 @@ class Undeclared(RuntimeError):
 
 
 class RestrictedDataset(Dataset):
-    """What a stage declared that it reads of a dataset: its columns and its rows. All else raises `Undeclared`.
+    """The part of a dataset that a stage has declared: its columns and its rows. All else raises `Undeclared`.
 
     A table without a list of columns is that of the declared ones. ``counts`` and the names of `columns` are those of
     the whole dataset; ids may be decoded and encoded, whatever they are of.
@@ -129,7 +129,7 @@ class RestrictedDataset(Dataset):
         return other
 
     def declared(self, table: str) -> Any:
-        """What was declared of a table.
+        """Look up what was declared of a table.
 
         Raises:
             Undeclared: nothing was.

@@ -330,7 +330,7 @@ def _slots(row: Mapping[str, Any]) -> list[str | None]:
 
 
 def _whole(part: Part, read_image: ReadImage) -> Written | None:
-    """What is noted about a shard that a killed build has left, if it is whole and of the same rows and pictures."""
+    """The note about a shard that a killed build has left, if it is whole and of the same rows and pictures."""
     if part.note is None or not part.note.is_file():
         return None
     try:

@@ -73,7 +73,7 @@ _BATCHES_PER_SHARD = 16
 
 @dataclass(frozen=True)
 class Earlier:
-    """What a dataset is appended to, see `moonlib.data.append`.
+    """The dataset that another is appended to, see `moonlib.data.append`.
 
     Attributes:
         directory: where it lies.
@@ -295,7 +295,7 @@ def write_dataset(
 
 
 def _with_id(line: Mapping[str, Any], ids: ShopIds) -> dict[str, Any]:
-    """What is said of an image that can't be read, with the shop's id of its row."""
+    """The line about an image that can't be read, with the shop's id of its row."""
     return {**line, "id": ids.value(KEYS[line["table"]], line["id"])}
 
 

@@ -130,7 +130,7 @@ class DualEncoder(Encoder):
         self.learning_rates = LearningRates(learning_rates)
 
     def reads(self) -> Reads:
-        """What the text tower fits its tokenizer to; see `Encoder.reads`."""
+        """Declare what the text tower fits its tokenizer to; see `Encoder.reads`."""
         return NOTHING if self.text is None else self.text.reads()
 
     def setup(self, products: pl.DataFrame, directory: Path) -> None:

@@ -72,7 +72,7 @@ class Encoder(Exportable, Declaring, ABC):
     preprocessor: Preprocessor
 
     def reads(self) -> Reads:
-        """What `setup` fits the preprocessing to: columns of the products listed before the end of training.
+        """Declare what `setup` fits the preprocessing to: columns of products listed before the end of training.
 
         A change of those fits it anew, and trains anew all that starts from it. By default it is all columns, also for
         a class that derives from another encoder and does not say it again. What the encoder is shown of products and

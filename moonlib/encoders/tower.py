@@ -91,7 +91,7 @@ class TextTower(Exportable, Declaring, ABC):
         return False
 
     def reads(self) -> Reads:
-        """What the tokenizer is fitted to; see `moonlib.encoders.encoder.Encoder.reads`."""
+        """Declare what the tokenizer is fitted to; see `moonlib.encoders.encoder.Encoder.reads`."""
         return Reads({"products": TableReads()}).before("train_until")
 
     @abstractmethod

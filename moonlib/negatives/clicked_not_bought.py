@@ -44,7 +44,7 @@ class ClickedNotBought(NegativeSampler):
         self.k = k
 
     def reads(self) -> Reads:
-        """What searches led to, of the days that the pairs are of; see `NegativeSampler.reads`."""
+        """Declare what searches led to, of the days that the pairs are of; see `NegativeSampler.reads`."""
         return Reads.of(searches=["query_id", "item_id", "action"]).before("behaviour_until")
 
     def setup(self, data: TrainingData) -> None:

@@ -99,7 +99,7 @@ class NegativeSampler(nn.Module, Declaring, ABC):
     spatial: ClassVar[bool] = False
 
     def reads(self) -> Reads:
-        """What the sampler reads of the tables, by way of `TrainingData`: columns of searches, and categories.
+        """Declare what the sampler reads of the tables, by way of `TrainingData`: columns of searches, and categories.
 
         By default it is everything, also for a class that derives from another sampler and does not say it again. See
         `moonlib.stages.stage.Stage.reads`.

@@ -65,7 +65,7 @@ class PairSource(Declaring, ABC):
     both_directions: ClassVar[bool] = False
 
     def reads(self) -> Reads:
-        """What `pairs` reads of the dataset, and what is in the searches that it returns.
+        """Declare what `pairs` reads of the dataset, and what is in the searches that it returns.
 
         By default it is everything, also for a class that derives from another source and does not say it again. See
         `moonlib.stages.stage.Stage.reads`.

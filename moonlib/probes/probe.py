@@ -36,7 +36,7 @@ class Probe(Declaring, ABC):
     """
 
     def reads(self) -> Reads:
-        """What the probe reads of the dataset.
+        """Declare what the probe reads of the dataset.
 
         By default it is everything, also for a class that derives from another probe and does not say it again. See
         `moonlib.stages.stage.Stage.reads`.

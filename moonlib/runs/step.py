@@ -101,7 +101,7 @@ def step_of(
 
 
 def data_of(stage: StageRecipe, module: Stage) -> Reads:
-    """What a stage reads of the dataset.
+    """Look up what a stage reads of the dataset.
 
     Args:
         stage: its part of the recipe.

@@ -164,7 +164,7 @@ class GenerativePretraining(Stage):
         return frozenset({"encoder", "weights"})
 
     def reads(self, data: Any, validated: bool = False) -> Reads:
-        """What questions are made of, and what they are asked about, of products listed until validation days end."""
+        """Content of questions, and of what they are asked about, of products listed until validation days end."""
         shown = Reads.content("products", [Modalities(image=True, text="title")])
         found = shown | Reads.of(products=COLUMNS, moments=["train_until", "valid_until"])
         return found.before("valid_until")

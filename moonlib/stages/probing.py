@@ -50,7 +50,7 @@ class Probing(Stage):
         return frozenset({"representations"})
 
     def reads(self, data: Any, validated: bool = False) -> Reads:
-        """What the probes read."""
+        """The union of what the probes read."""
         return reduce(or_, (probe.reads() for probe in self.probes), NOTHING)
 
     def run(self, context: StageContext) -> dict[str, float]:

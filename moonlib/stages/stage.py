@@ -123,7 +123,7 @@ class Stage(LightningModule, Declaring, ABC):
         """
 
     def reads(self, data: Any, validated: bool = False) -> Reads:
-        """What the stage reads of the dataset: its fingerprint covers that, and `run` is given no more.
+        """Declare what the stage reads of the dataset: its fingerprint covers that, and `run` is given no more.
 
         Reading anything else raises `moonlib.data.restricted.Undeclared`. By default it is everything: a change of
         whatever kind then makes the stage anew. That also holds for a class that derives from a stage with a
