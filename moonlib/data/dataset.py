@@ -205,7 +205,7 @@ class Dataset:
 
         Returns:
             fixed_size_binary(16), rows as in `arrow`, null where a row has no picture; see
-            `moonlib.data.shards.digest_of`. None for a dataset that was built before there were digests.
+            `moonlib.data.sample_shards.digest_of`. None for a dataset that was built before there were digests.
 
         Raises:
             BrokenShard: as `table`.

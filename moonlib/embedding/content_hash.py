@@ -48,7 +48,7 @@ def content_hash(row: Mapping[str, Any], pictures: bytes | None, modalities: Mod
 
     Args:
         row: its row.
-        pictures: `moonlib.data.shards.digest_of` those that are read; None where there is none.
+        pictures: `moonlib.data.sample_shards.digest_of` those that are read; None where there is none.
         modalities: what is read.
         unread: how many pictures its table names that could not be read; a row has another hash once they can.
 

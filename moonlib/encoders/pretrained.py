@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import moonlib.compat  # noqa: F401
 from torch import Tensor, nn
 
+from moonlib.artifacts.layout import EXPORT_WEIGHTS
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+WEIGHTS = (EXPORT_WEIGHTS, f"{EXPORT_WEIGHTS}.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 

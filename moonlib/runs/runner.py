@@ -142,7 +142,7 @@ class Runner:
         except ValueError as error:
             raise RecipeError(f"encoder.from: {error}") from error
 
-    def preprocessing_identity(self, reads: Reads, origin: EncoderOrigin | None) -> dict[str, Any]:
+    def preprocessing_identity(self, reads: Reads, origin: EncoderOrigin | None = None) -> dict[str, Any]:
         """All that the fingerprint of the fitted preprocessing is made of.
 
         Args:

@@ -93,7 +93,7 @@ def encoder_origin(source: str) -> EncoderOrigin:
             raise RecipeError(f"{problem}: give a finished run that trained it, or leave encoder.from out", key)
         preprocessing = _files(fitted, {IDENTITY, INITIAL_WEIGHTS})
     digests = _digests([*preprocessing.values(), weights], key)
-    content = {"preprocessing": dict(zip(preprocessing, digests, strict=False)), "weights": digests[-1]}
+    content = {PREPROCESSING: dict(zip(preprocessing, digests, strict=False)), "weights": digests[-1]}
     return EncoderOrigin(encoder, preprocessing, weights, fingerprint(content))
 
 
