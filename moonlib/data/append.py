@@ -130,8 +130,11 @@ def refuse_lost_columns(base: Dataset, columns: Mapping[str, Sequence[str]], fil
         ValueError: naming the column.
     """
     for table, header in columns.items():
+        before = base.columns(table)
         there = {"image", IMAGES} if {"image", IMAGES} & set(header) else set()
-        for column in base.arrow(table).column_names:
+        if IMAGES in before:
+            there.add("image")  # which is the first of them: it is the other column that is asked for
+        for column in before:
             if column not in header and column not in there and _says_something(base, table, column):
                 has = ", ".join(header) or "no columns"
                 raise ValueError(
@@ -192,6 +195,8 @@ def checked_after(base: Dataset, read: Tables, given: Collection[str], files: di
     tables = validate(_tables(numbered, ids), files, earlier)
     tables = _tables({table: _typed_as_before(base, table, tables[table], files) for table in SCHEMAS}, ids)
     _refuse_other_spus(base, tables, files)
+    for table in SAMPLE_TABLES:
+        _refuse_lost_pictures(base, table, tables, files[table])
     for table in _EVENTS:
         _refuse_days_again(base, table, tables, files[table])
     _refuse_histories_again(base, tables, files["histories"])
@@ -258,6 +263,22 @@ def _refuse_other_spus(base: Dataset, tables: Tables, files: Mapping[str, str]) 
             f"{files['products']}: row {row + 1}, column 'spu_id': item {item} is of SPU {spu}, and of {spu_before} in "
             f"{base.directory}{more}: an id is never given to another product; give it an id of its own, or, if the "
             "SPU was wrong, build one dataset of all tables"
+        )
+
+
+def _refuse_lost_pictures(base: Dataset, table: str, tables: Tables, name: str) -> None:
+    """Refuse a table that names one picture of a row of which the dataset has several: the others would be lost."""
+    key, rows = KEYS[table], tables[table]
+    if IMAGES in rows.columns or IMAGES not in base.columns(table):
+        return
+    before = base.table(table, [key, IMAGES]).select(key, count=pl.col(IMAGES).list.len())
+    both = rows.select(key).with_row_index("row").join(before.filter(pl.col("count") > 1), on=key).sort("row")
+    if both.height:
+        row, id, count = both.row(0)
+        more = f" (and {both.height - 1:,} more rows)" if both.height > 1 else ""
+        raise ValueError(
+            f"{name}: row {row + 1}: {key} {tables.ids.value(key, id)} has {count} pictures in {base.directory}, and "
+            f"here the column 'image' alone{more}; name all of its pictures in a column {IMAGES!r}"
         )
 
 

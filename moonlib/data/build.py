@@ -264,7 +264,8 @@ def read_frames(
         ValueError: products are missing, a table is there twice, a file can't be read, or its name looks misspelt.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; expected one that holds products.parquet or products.csv")
+        expected = "products.parquet or products.csv" if needed else "a table to append, such as searches.parquet"
+        raise ValueError(f"{folder} is no folder; expected one that holds {expected}")
     visible = (path for path in folder.iterdir() if not path.name.startswith((".", "_")))
     found = sorted(path for path in visible if path.suffix in table_files.SUFFIXES)
     for path in found:

@@ -40,18 +40,21 @@ def digests(dataset: Dataset, reads: Reads) -> dict[str, str]:
 
     Returns:
         By ``table.column``, ``table pictures``, ``splits.moment``, ``sessions`` (those that go on beyond a split date)
-        and ``truth``. Of `moonlib.data.reads.EVERYTHING`, the dataset's hash alone. Parts that the dataset does not
-        have are left out.
+        and ``truth``. Of `moonlib.data.reads.EVERYTHING`, the dataset's hash, and ``truth``, which it does not cover.
+        Parts that the dataset does not have are left out.
 
     Example: ``digests(dataset, Reads.of(products=["title"]))`` has ``products.item_id`` and ``products.title``.
     """
+    truth = dataset.truth if reads.truth or reads.whole else None
+    of_truth = {} if truth is None else {"truth": digest_files(truth)}
     if reads.whole:
-        return {"dataset": dataset.hash}
+        return {"dataset": dataset.hash, **of_truth}
     view = RestrictedDataset(dataset, reads, "a digest")
     rows = tuple(sorted((name, table.until or "") for name, table in reads.tables.items()))
     found: dict[str, str] = {}
     for name, table in sorted(reads.tables.items()):
-        place = (str(dataset.directory.resolve()), dataset.hash, name, rows if table.until else ())
+        cut = (rows, tuple(dataset.splits.to_json().items())) if table.until else ()
+        place = (str(dataset.directory.resolve()), dataset.hash, name, cut)
         there = [column for column in dataset.columns(name) if table.columns is None or column in table.columns]
         for column in sorted(there):
             found[f"{name}.{column}"] = _once((*place, column), lambda: _of_column(view, name, column))  # noqa: B023
@@ -63,9 +66,7 @@ def digests(dataset: Dataset, reads: Reads) -> dict[str, str]:
         frame = sessions.to_arrow(compat_level=pl.CompatLevel.oldest())
         parts = [digest(frame.column(name)) for name in ("search_id", "began", "ended")]
         found["sessions"] = _short(hashlib.sha256("".join(parts).encode()))
-    if reads.truth and dataset.truth is not None:
-        found["truth"] = digest_files(dataset.truth)
-    return found
+    return found | of_truth
 
 
 def digest(column: pa.ChunkedArray | pa.Array, ids: IdMap | None = None) -> str:

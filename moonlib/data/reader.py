@@ -190,6 +190,9 @@ class SampleReader:
             _check_size(file, path, part)
         self._absent = absent_columns(parts)
         self._open: dict[int, int] = {}
+        if self._declared is not None and self._declared.ids is not None:
+            shown = np.isin(self.ids, self._declared.ids)
+            self.ids, self.has_image, self.pictures = self.ids[shown], self.has_image[shown], self.pictures[shown]
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from moonlib.data.dataset import Dataset
 from moonlib.data.reads import ALL_MOMENTS, Moment, Reads
-from moonlib.data.splits import MOMENTS, Splits
+from moonlib.data.splits import MOMENTS, Splits, crossing
 from moonlib.data.tables import KEYS
 
 EVENTS = ("searches", "impressions")
@@ -50,7 +50,7 @@ class RestrictedDataset(Dataset):
         super().__init__(dataset.directory)
         self.reads, self.reader = reads, reader
         self._dataset = dataset
-        self._cut_by: Splits | None = None  # moments in place of the dataset's own
+        self._cut_by: Splits | None = None  # moments in place of the dataset's own, see `with_splits`
         self.counts = {table: rows for table, rows in dataset.counts.items() if reads.whole or table in reads.tables}
         self.splits = DeclaredSplits.of(self)
         self._kept: dict[str, slice | pa.BooleanArray | None] = {}
@@ -97,10 +97,13 @@ class RestrictedDataset(Dataset):
     @cached_property
     def sessions(self) -> pl.DataFrame:
         """The sessions of these events that go on beyond a declared moment; see `Dataset.sessions`."""
+        tables = [table for table in EVENTS if self.reads.whole or table in self.reads.tables]
+        if self._cut_by is not None:
+            none = self._dataset.table(EVENTS[0], ("search_id", "ts")).clear()
+            return crossing(self._cut_by, [none, *(self.table(table, none.columns) for table in tables)])
         found = self._dataset.sessions
         if found.is_empty() or self.reads.whole:
             return found
-        tables = [table for table in EVENTS if table in self.reads.tables]
         ids = [pl.Series(dtype=pl.Int64), *(self.table(table, ("search_id",))["search_id"] for table in tables)]
         moments = [getattr(self._dataset.splits, moment) for moment in self.reads.moments]
         passed = pl.any_horizontal(
@@ -120,11 +123,10 @@ class RestrictedDataset(Dataset):
         raise self.undeclared("queries that the dataset does not have")
 
     def with_splits(self, splits: Splits) -> Dataset:
-        """The same of the dataset, cut by other moments; rows before a moment are those before the other one."""
+        """The same rows, put in splits by other moments: what was declared to be read says which rows there are."""
         other = copy(self)
         other.__dict__.pop("sessions", None)  # those that cross the moments of this one
-        other._dataset, other._cut_by = self._dataset.with_splits(splits), splits
-        other._kept, other._orders = {}, {}
+        other._cut_by = splits
         other.splits = splits.with_sessions(other._sessions)
         return other
 

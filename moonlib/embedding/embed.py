@@ -29,6 +29,10 @@ from moonlib.representations.store import HASH_BYTES, Chunk, GrowingArray, Repre
 from moonlib.system.workers import end_at_a_lost_batch
 
 Views = Literal["main", "mean"]
+
+_STORED_PER_WORKER = 16
+"""Chunks whose stored hashes a process is started for: it costs as much as some of them."""
+
 """Which pictures of a product or query its vector is made from: the main one, or all of them, see `averaged`."""
 
 
@@ -351,11 +355,12 @@ def hash_contents(
     if not growing.finished:
         start = len(contents) if done == len(contents.ids) else done // contents.chunk
         growing.keep(min(start * contents.chunk, len(contents.ids)))
+        left = len(contents) - start
         loader = DataLoader(
             _Hashing(contents),
             sampler=range(start, len(contents)),
             batch_size=None,
-            num_workers=min(workers, len(contents) - start),
+            num_workers=min(workers, left if contents.stored_hashes is None else left // _STORED_PER_WORKER),
             worker_init_fn=end_at_a_lost_batch,
         )
         for number, found in enumerate(loader, start + 1):

@@ -452,6 +452,16 @@ class TestBadInput:
         message = "'A7' is not an int64, and the item ids of .*week1 are int64"
         self.refused(place, frames, message)
 
+    def test_one_picture_of_several(self, place: Path, week1: Frames) -> None:
+        several = pl.Series([["a.jpg"], ["b.png", "c.jpg"], None])
+        made(place, "several", week1 | {"products": week1["products"].with_columns(images=several).drop("image")})
+        again = products((4, "mug", 4.0, "r.jpg"), (1, "lamp", 9.0, "q.jpg"), (2, "bowl", 3.0, "b.png"))
+        message = "row 3: item_id 2 has 2 pictures in .*several, and here the column .image. alone; name all"
+        self.refused(place, {"products": again}, message, append="several")
+        self.refused(place, {"products": again.drop("image")}, "column 'images' is missing", append="several")
+        new = made(place, "week2", {"products": again.head(2)}, append="several")
+        assert new.products["images"].to_list() == [["b.png", "c.jpg"], None, ["r.jpg"], ["q.jpg"]]
+
     def test_an_id_that_became_an_integer(self, place: Path, week1: Frames) -> None:
         made(place, "texts", texted(week1))
         message = "column 'item_id' is Int64, and the item ids of .*texts are text"
@@ -471,6 +481,10 @@ class TestBadInput:
 
     def test_no_table(self, place: Path) -> None:
         self.refused(place, {}, "holds no table to append, such as searches.parquet")
+
+    def test_no_folder(self, place: Path) -> None:
+        with pytest.raises(ValueError, match="nosuch is no folder; expected one that holds a table to append, such as"):
+            build(place / "nosuch", None, place / "out", append=place / "week1")
 
     def test_no_dataset(self, place: Path, week2: Frames) -> None:
         self.refused(place, week2, "--append .*images: .*is no dataset: it has no dataset.json", append="images")

@@ -153,6 +153,12 @@ def test_parts_are_told_one_by_one(tmp_path: Path) -> None:
     ]
     assert found["products.title"] == digest(dataset.arrow("products").column("title"))
     assert digests(dataset, EVERYTHING) == {"dataset": dataset.hash}
+    (dataset.directory / "truth").mkdir()
+    (dataset.directory / "truth" / "products.arrow").write_bytes(b"latents")
+    before = digests(dataset, EVERYTHING)
+    (dataset.directory / "truth" / "products.arrow").write_bytes(b"other latents")  # which are no part of the hash
+    assert digests(dataset, EVERYTHING)["truth"] != before["truth"]
+    assert digests(dataset, EVERYTHING)["dataset"] == before["dataset"] == dataset.hash
     assert digests(dataset, Reads()) == {}
     known = digests(dataset, reads.before("train_until"))
     assert known["products.title"] != found["products.title"]  # a twelfth is listed later

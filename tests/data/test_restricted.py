@@ -18,7 +18,7 @@ from moonlib.data.reader import SampleReader, UndeclaredPicture
 from moonlib.data.reads import EVERYTHING, Reads
 from moonlib.data.restricted import RestrictedDataset, Undeclared
 from moonlib.data.shards import write_dataset
-from moonlib.data.splits import Split
+from moonlib.data.splits import MOMENTS, Split, Splits
 from moonlib.data.tables import Tables
 from moonlib.testing.examples import EXAMPLE_SPLITS, START, example_dataset, example_picture, example_tables
 
@@ -87,6 +87,8 @@ def test_rows_of_later_days_are_not_there(shop: Dataset) -> None:
     assert view.counts["products"] == shop.counts["products"] and "impressions" not in view.counts
     reader, late = SampleReader(view, "products"), shop.products.filter(pl.col("listed_at") >= until)["item_id"]
     reader.read(view.products["item_id"].to_numpy())
+    assert not np.isin(late.to_numpy(), reader.ids).any() and len(reader) == view.products.height
+    assert len(reader.has_image) == len(reader.pictures) == len(reader)
     with pytest.raises(Undeclared, match=rf"stage pretrain reads item_id {late[0]} of products, a row of later days"):
         reader.read(late.to_numpy()[:1])
 
@@ -126,6 +128,24 @@ def test_a_session_that_goes_on_beyond_a_declared_date_stays_whole(tmp_path: Pat
     assert digests(grown, splits["behaviour"]) == before and digests(grown, splits["valid"]) != digests(
         dataset, splits["valid"]
     )
+
+
+def test_other_splits_show_no_more_rows(shop: Dataset) -> None:
+    reads = Reads.of(products=["listed_at"], searches=["item_id"], moments=["behaviour_until"])
+    view = restricted(shop, reads.before("behaviour_until"))
+    products, searches = view.products, view.searches
+    later = Splits(*(getattr(shop.splits, moment) + timedelta(days=3) for moment in MOMENTS))
+    for other in (view.with_splits(later), pickle.loads(pickle.dumps(view.with_splits(later)))):
+        assert other.splits.test_until == later.test_until
+        assert other.products.equals(products) and other.searches.equals(searches)
+        assert other.sessions.is_empty()
+    assert restricted(shop, Reads.of(products=[])).with_splits(later).sessions.is_empty()
+
+
+def test_rows_before_a_moment_are_digested_by_the_splits_that_are_given(shop: Dataset) -> None:
+    reads = Reads.of(searches=["item_id"]).before("behaviour_until")
+    later = Splits(*(getattr(shop.splits, moment) + timedelta(days=1) for moment in MOMENTS))
+    assert digests(shop.with_splits(later), reads) != digests(shop, reads)
 
 
 def test_it_can_be_sent_to_another_process(shop: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 from moonlib.data.content import Modalities
 from moonlib.data.dataset import Dataset
+from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import Sample, SampleReader
 from moonlib.embedding.content_hash import DatasetHashes, content_hashes, sample_hash
+from moonlib.embedding.embed import Contents, hash_contents
 from moonlib.embedding.tables import TableReader
 from moonlib.testing.examples import example_dataset
 
@@ -32,6 +35,26 @@ def test_digests_give_what_samples_give(dataset: Dataset, table: str, words: str
     np.testing.assert_array_equal(hashes.hashes(ids), expected)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(hashes)).hashes(ids[:7]), expected[:7])
     assert len(np.unique(expected, axis=0)) > 1
+
+
+def test_a_few_hashes_from_digests_start_no_process(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, modalities = SampleReader(dataset.directory, "products"), Modalities.parse("rich+image")
+    hashes = DatasetHashes(dataset, reader, modalities, "main")
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl", total=len(reader))
+    chunk = -(-len(reader) // 8)
+    contents = Contents(reader, "product", reader.ids, modalities, quarantine, chunk, stored_hashes=hashes)
+    stored, where = hashes.hashes, list[int]()
+
+    def noted(ids: np.ndarray) -> np.ndarray:
+        where.append(os.getpid())
+        return stored(ids)
+
+    monkeypatch.setattr(hashes, "hashes", noted)
+    found = hash_contents(contents, tmp_path / "hashes.npy", workers=4)
+    np.testing.assert_array_equal(found, content_hashes(reader.read(contents.ids), modalities, "main"))
+    assert where == [os.getpid()] * len(contents)
 
 
 def test_a_table_of_the_same_content_has_the_same_hashes(dataset: Dataset, tmp_path: Path) -> None:
