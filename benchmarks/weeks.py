@@ -7,7 +7,8 @@ The marketplace has 30 days; a week here is ``--days`` of them. Every week has t
 by then; of those that were there the week before, 3 % have changed: price, title or picture. Weeks after the
 first are appended to the week before (`moonlib data build --append`) and fitted twice: recipes/weekly.yaml from the
 week before (``--encoder.from``, ``--stages.application.from``, ``compatible_with``), and recipes/iter3.yaml from
-scratch on the same data. ``--weights`` fits the second week with other weights of the compatibility term, 0 for none.
+scratch on the same data (``--warm`` and ``--scratch`` name other recipes). ``--weights`` fits the second week with
+other weights of the compatibility term, 0 for none.
 
 Seconds are those of the stages, as costs.json notes them: data and start-up are apart. Finished stages are reused, so
 an interrupted study continues. Ends with ``ratio``: the least of .35 of the seconds from scratch over ours, over weeks.
@@ -166,7 +167,8 @@ def row(name: str, run: Path, scratch: Path | None, found: Drift | None) -> list
     """A row of the table."""
     results = json.loads((run / RESULTS).read_text())
     took = seconds(run)
-    cells = [name, *(f"{results[key]:.4f}" for key in FIGURES.values()), f"{took:.0f}"]
+    figures = [f"{results[key]:.4f}" if key in results else "" for key in FIGURES.values()]  # or not defined here
+    cells = [name, *figures, f"{took:.0f}"]
     cells.append("" if scratch is None else f"{took / seconds(scratch):.2f}")
     if found is None:
         return [*cells, "", "", ""]
@@ -184,6 +186,8 @@ def main() -> None:
     parser.add_argument("--days", type=int, help="of a week; by default 7 of two weeks, and 4 of more")
     parser.add_argument("--weights", type=float, nargs="*", default=[], help="of the compatibility term, in week 2")
     parser.add_argument("--weight", type=float, default=1.0, help="of the compatibility term, in every week")
+    parser.add_argument("--scratch", default="iter3", help="recipe of the first week, and of every week from scratch")
+    parser.add_argument("--warm", default="weekly", help="recipe of the weeks that start from the week before")
     parser.add_argument("--seed", type=int, default=21, help="of the marketplace, of what changes, and of the recipes")
     parser.add_argument("--out", type=Path, default=Path("runs/weeks"))
     parser.add_argument("overrides", nargs="*", help="of every recipe, after --")
@@ -205,7 +209,7 @@ def main() -> None:
         for stage in ("posttrain", "refine") if weight else ():
             words += [f"--stages.{stage}.module.init_args.compatible_with", before]
             words += [f"--stages.{stage}.module.init_args.compatibility", str(weight)]
-        return fit("weekly", week, name, *words)
+        return fit(arguments.warm, week, name, *words)
 
     table = Table("run", *FIGURES, "seconds", "of scratch", "overlap@10", "new on old", "old on old")
     builds, ratios = [], []
@@ -218,11 +222,11 @@ def main() -> None:
             took = moonlib("data", "build", tables, "--images", out / "photos", "--out", data, *append)
             builds.append(f"data of week {week}: {took:.1f} s")
         if week == 1:
-            table.add_row(*row("week1", fit("iter3", 1, "week1"), None, None))
+            table.add_row(*row("week1", fit(arguments.scratch, 1, "week1"), None, None))
             continue
-        before, scratch = runs / f"week{week - 1}", fit("iter3", week, f"scratch{week}")
+        before, scratch = runs / f"week{week - 1}", fit(arguments.scratch, week, f"scratch{week}")
         table.add_row(*row(f"week{week}, from scratch", scratch, None, drift(before, scratch)))
-        for weight in [arguments.weight, *(arguments.weights if week == 2 else ())]:
+        for weight in dict.fromkeys([arguments.weight, *(arguments.weights if week == 2 else ())]):
             run = warm(week, weight)
             table.add_row(*row(f"week{week}, warm, weight {weight:g}", run, scratch, drift(before, run)))
             if weight == arguments.weight:

@@ -141,7 +141,7 @@ def stage_at(source: str, stage: str, key: Key) -> tuple[Path, str]:
         )
     stages = recipe_at(directory, key).get("stages")
     if not isinstance(stages, dict) or name not in stages:
-        raise RecipeError(f"{directory} has no stage '{name}'; {hint(name, stages or ())}; or give RUN/STAGE", key)
+        raise RecipeError(f"{directory} has no stage '{name}': give RUN/STAGE of one; {hint(name, stages or ())}", key)
     return directory, name
 
 

@@ -36,6 +36,9 @@ from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 from moonlib.system.progress import PROGRESS_SECONDS, StageProgress
 from moonlib.system.remote import local_only
 
+DEFAULT_RUNS = Path("runs")
+"""The directory that holds the runs where none is given."""
+
 __getattr__ = renamed_attributes(
     __name__,
     "0.6",
@@ -133,7 +136,8 @@ def fit(
         for sentence in below_initial(run, recipe, results):
             console.print(sentence, soft_wrap=True)
         console.print(f"run: {run.directory}", soft_wrap=True)
-        console.print(f"next: {next_command(recipe, overrides, run.directory.relative_to(runs))}", soft_wrap=True)
+        again = next_command(recipe, overrides, run.directory.relative_to(runs), runs=runs, days=days)
+        console.print(f"next: {again}", soft_wrap=True)
     return run.directory
 
 
@@ -239,17 +243,28 @@ def run_stages(runner: Runner, days: int | None = None) -> tuple[dict[str, float
     return results, legend
 
 
-def next_command(recipe: Recipe, overrides: Sequence[str] = (), name: str | Path | None = None) -> str:
+def next_command(
+    recipe: Recipe,
+    overrides: Sequence[str] = (),
+    name: str | Path | None = None,
+    *,
+    runs: Path = DEFAULT_RUNS,
+    days: int | None = None,
+) -> str:
     """A command that runs the same recipe, with the same overrides, under another name and seed.
 
     Args:
         recipe: what was run.
         overrides: of the command line.
         name: of the run; the recipe's by default.
+        runs: directory that holds the runs.
+        days: see `fit`.
     """
     seed = recipe.seed + 1
     by_name = {path: name for name, path in shipped().items()}
     config = by_name.get(recipe.path, str(recipe.path)) if recipe.path.is_absolute() else str(recipe.path)
     name = str(name or recipe.name).removesuffix(f"-seed{recipe.seed}")
-    words = ("--config", config, *overrides, "--name", f"{name}-seed{seed}", "--seed", str(seed))
+    words = ["--config", config, *overrides, *(() if runs == DEFAULT_RUNS else ("--runs", str(runs)))]
+    words += [] if days is None else ["--days", *([str(days)] if days else [])]
+    words += ["--name", f"{name}-seed{seed}", "--seed", str(seed)]
     return shlex.join(("moonlib", "fit", *words))

@@ -26,7 +26,7 @@ from moonlib.artifacts.layout import (
 from moonlib.artifacts.remedies import fit_command
 from moonlib.metrics.metric import Meaning
 from moonlib.runs.descent import descent_of
-from moonlib.runs.parents import Parent
+from moonlib.runs.parents import DATA, Parent
 from moonlib.runs.results import legend_of_run
 from moonlib.runs.run import Run, RunError
 from moonlib.system import lock
@@ -316,8 +316,7 @@ def runs_table(folder: Path, runs: Sequence[RunSummary]) -> FittedTable:
             titles.setdefault(figure.key, f"{task} {figure.meaning.title}".strip())
     rows, notes = [], []
     for run in runs:
-        parents = [names.get(each.place.resolve(), "") if each.place else "" for each in run.parents]
-        given = [parent or Path(each.given).name for parent, each in zip(parents, run.parents, strict=True)]
+        given = [_parent_name(parent, names) for parent in run.parents]
         figures = {figure.key: figure.value for figure in run.figures}
         cells = [
             f"{run.finished:%Y-%m-%d %H:%M}" if run.finished else "",
@@ -334,7 +333,15 @@ def runs_table(folder: Path, runs: Sequence[RunSummary]) -> FittedTable:
         notes += [f"{run.name}: {run.state}: {run.problem}"] if run.problem else []
         notes += [f"{run.name} came from {each} ({each.how})" for each in run.parents if each.is_lost]
     headings = ["finished", "state", "data", "last day", "recipe", "came from", *titles.values(), "own", "shared"]
-    return FittedTable(f"{len(runs)} runs in {folder}", "run", headings, rows, notes=notes)
+    count = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
+    return FittedTable(f"{count} in {folder}", "run", headings, rows, notes=notes)
+
+
+def _parent_name(parent: Parent, names: Mapping[Path, str]) -> str:
+    """A parent in the table: the name of a run that is listed; a dataset, which may have the same, is told as one."""
+    name = names.get(parent.place.resolve(), "") if parent.place else ""
+    name = name or Path(parent.given).name
+    return f"data {name}" if parent.how == DATA else name
 
 
 def in_bytes(count: int) -> str:

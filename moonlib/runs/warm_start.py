@@ -142,11 +142,11 @@ def stage_origin(stage: StageRecipe, reference: str = "", preprocessing: Path | 
         raise RecipeError(f"{error}; or start from another", key) from error
     if fitted is None:
         if cls is not stage.cls:
-            problem = f"{directory}/{name} is a {cls.__name__} stage, and this is a {stage.cls.__name__} stage"
+            problem = f"{directory}/{name} is of class {cls.__name__}, and this stage of {stage.cls.__name__}"
             raise RecipeError(f"{problem}: give RUN/STAGE of one", key)
         return StageOrigin(made, fingerprint(_content(made, key)))
     if cls.provides != "weights":
-        problem = f"{directory}/{name} is a {cls.__name__} stage, which trains no encoder"
+        problem = f"{directory}/{name} is of class {cls.__name__}, which trains no encoder"
         raise RecipeError(f"{problem}: give RUN/STAGE of one that does", key)
     if not (made / WEIGHTS).is_file():
         raise RecipeError(f"{made / WEIGHTS} is missing: give another run", key)

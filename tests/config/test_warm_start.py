@@ -151,8 +151,8 @@ def test_a_stage_names_a_run_or_a_stage_of_one(write: Write, week1: str) -> None
 @pytest.mark.parametrize(
     ("stage", "source", "problem"),
     [
-        ("posttrain", "{week1}/pretrain", "{week1} has no stage 'pretrain'; "),
-        ("posttrain", "{week1}/represen", "{week1} has no stage 'represen'; did you mean 'represent'?"),
+        ("posttrain", "{week1}/pretrain", "{week1} has no stage 'pretrain': give RUN/STAGE of one; "),
+        ("posttrain", "{week1}/represen", "has no stage 'represen': give RUN/STAGE of one; did you mean 'represent'?"),
         ("posttrain", "{week1}2", "{week1}2: there is no such run directory"),
         ("posttrain", "3", "expected a run directory such as runs/last_week, got 3"),
         ("represent", "{week1}", "Represent starts from no other run's stage; leave it out, or give it to a stage"),

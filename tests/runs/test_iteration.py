@@ -238,6 +238,9 @@ def test_the_next_command_keeps_what_the_command_line_said() -> None:
     assert load(words[3], [*overrides[2:], *words[9:]]).seed == 4
     again = shlex.split(next_command(load("iter2", ["--seed=3"]), overrides, "autumn/mine-seed3"))
     assert again[7:] == ["--name", "autumn/mine-seed4", "--seed", "4"]  # the run's own name, not the recipe's
+    elsewhere = shlex.split(next_command(load("iter2"), runs=Path("my runs"), days=3))
+    assert elsewhere[4:] == ["--runs", "my runs", "--days", "3", "--name", "iter2-seed1", "--seed", "1"]
+    assert "--days --name" in next_command(load("iter2"), days=0)
 
 
 def test_infinity_in_a_recipe_is_noted_in_json_that_any_tool_reads(runs: Path) -> None:

@@ -151,6 +151,17 @@ def test_a_circle_of_parents_is_told(tmp_path: Path) -> None:
     assert sorted(found) == ["a", "b", "c", "d"]
 
 
+def test_a_dataset_that_a_run_came_from_is_not_taken_for_a_run_of_its_name(tmp_path: Path) -> None:
+    made_run(tmp_path, "week1", finished=day(1))
+    scratch = made_run(tmp_path, "scratch2", finished=day(8))
+    record = json.loads((scratch / "run.json").read_text())
+    (scratch / "run.json").write_text(json.dumps({**record, "parents": {"data": "../../data/week1"}}))
+    found = {run.name: run for run in list_runs(tmp_path)}
+    (text,) = [line for line, _ in runs_table(tmp_path, [found["scratch2"]]).lines(200) if "scratch2  " in line]
+    assert " data week1 " in text
+    assert runs_table(tmp_path, [found["week1"]]).title.startswith("1 run in ")
+
+
 def test_the_command_line_prints_a_table_or_json(cli: Cli, tmp_path: Path) -> None:
     made_run(tmp_path / "runs", "week1-of-the-long-autumn-sale", finished=day(1))
     made_run(tmp_path / "runs", "week2", finished=day(8), encoder="runs/week1-of-the-long-autumn-sale")

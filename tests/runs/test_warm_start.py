@@ -281,8 +281,12 @@ def test_weights_of_another_tokenizer_are_refused_before_a_stage_is_trained(
 
 def test_a_stage_of_another_kind_is_refused(finished_run: Path, tmp_path: Path) -> None:
     stage = f"--stages.posttrain.from={finished_run}/represent"
-    with pytest.raises(RecipeError, match=r"iter1/represent is a Represent stage, which trains no encoder: give RUN"):
+    with pytest.raises(RecipeError, match=r"iter1/represent is of class Represent, which trains no encoder: give RUN"):
         fit("weekly", [*WEEKLY, *start(finished_run), stage], runs=tmp_path / "runs")
+    clicks = f"--stages.application.from={finished_run}/pretrain"
+    with_clicks = [word for word in WEEKLY if word != "--stages.application=null"]
+    with pytest.raises(RecipeError, match="iter1/pretrain is of class Pretraining, and this stage of Application"):
+        fit("weekly", [*with_clicks, *start(finished_run), clicks], runs=tmp_path / "runs")
 
 
 def test_a_run_that_trained_nothing_is_no_start(finished_run: Path, data_cache: Path, tmp_path: Path) -> None:

@@ -7,25 +7,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from moonlib.artifacts.layout import DRIFT, EXPORT, RECIPE
+from moonlib.artifacts.layout import DRIFT, EXPORT
 from moonlib.artifacts.reading import is_number
+from moonlib.runs.parents import DATA
 from moonlib.studies.drift import CELLS
 from moonlib.studies.report.evidence import Evidence, interval, mapping, typed
 from moonlib.studies.report.inputs import Report
 from moonlib.studies.report.parts import Section, Table, TableCell
 from moonlib.studies.report.words import ends, number
+from moonlib.system.remote import is_url
 
 
 def drift(report: Report) -> Section | None:
     """Drift of every run that has been compared; of one that began from another and has not, how to get it."""
     tables = []
     for run in report.runs:
-        found = [_table(run, file) for file in sorted((run.run.directory / DRIFT).glob("*.json"))]
-        tables += [table for table in found if table]
-        if not found:
-            for old in dict.fromkeys(began_from(run.run.config)):
-                told = f"no {run.run.directory}/{DRIFT}/*.json: `moonlib drift {old} {run.run.directory}`"
-                report.missing.append((f"Drift of {run.label}", told))
+        files = sorted((run.run.directory / DRIFT).glob("*.json"))
+        tables += [_table(run, file, found) for file in files if (found := read_drift(report, run, file))]
+        for old in dict.fromkeys(_began_from(run)) if not files else ():
+            command = f"`moonlib drift {old} {run.run.directory}`"
+            report.missing.append((f"Drift of {run.label}", f"no {run.run.directory}/{DRIFT}/*.json: {command}"))
     if not tables:
         return None
     lead = (
@@ -37,40 +38,50 @@ def drift(report: Report) -> Section | None:
     return Section("drift", "Drift", lead, list(tables))
 
 
-def began_from(config: Mapping[str, Any]) -> Iterator[str]:
-    """Runs that a recipe names as what it starts from or stays compatible with; an export has no vectors."""
-    sections = [config.get("encoder"), *(config.get("stages") or {}).values()]
-    for section in (each for each in sections if isinstance(each, Mapping)):
-        module = section.get("module")
-        arguments = module.get("init_args") if isinstance(module, Mapping) else None
-        named = arguments.get("compatible_with") if isinstance(arguments, Mapping) else None
-        for value in (named, section.get("from")):
-            if isinstance(value, str) and not Path(value, EXPORT).is_file():
-                stage = not Path(value, RECIPE).is_file() and Path(value).parent.joinpath(RECIPE).is_file()
-                yield str(Path(value).parent) if stage else value  # RUN/STAGE
+def read_drift(report: Report, run: Evidence, file: Path) -> dict[str, Any]:
+    """The drift of a run in a file; empty, with a problem of the run, where it can't be read or is out of date.
 
-
-def _table(run: Evidence, file: Path) -> Table | None:
-    """One file as a table; what of it can't be read is a problem of the run."""
+    Args:
+        report: knows the run that the run continues, which may have been made anew since, too.
+        run: whose vectors are the new ones.
+        file: that `moonlib drift` wrote, named after the other run.
+    """
     of = {"everything": dict, "segments": dict, "versions": dict, "added": dict}
     found = typed(file, mapping(file, run.problems), of, run.problems)
     if not found.get("everything"):
-        return None
-    old = found.get("old") or file.stem
-    version = (found.get("versions") or {}).get("new")
-    if run.represent is not None and version not in (None, run.represent.resolve().name):
-        run.problems.append(
-            f"{file} is of vectors that the run does not have any more: `moonlib drift {old} {run.run.directory}`"
-        )
-        return None
+        return {}
+    parent = report.parent(run)
+    sides = [("new", run)]
+    if parent is not None and file == run.run.layout.drift(parent.run.name):
+        sides.append(("old", parent))
+    for side, evidence in sides:
+        version = (found.get("versions") or {}).get(side)
+        if evidence.represent is not None and version not in (None, evidence.represent.resolve().name):
+            whose = "the run" if evidence is run else evidence.label
+            command = f"`moonlib drift {found.get('old') or file.stem} {run.run.directory}`"
+            run.problems.append(f"{file} is of vectors that {whose} does not have any more: {command}")
+            return {}
+    return found
+
+
+def _began_from(run: Evidence) -> Iterator[Path | str]:
+    """The runs that a run started from or stays compatible with and that can be compared; an export has no vectors."""
+    for parent in run.parents:
+        place = parent.given if is_url(parent.given) else parent.place
+        if parent.how != DATA and place is not None and not Path(place, EXPORT).is_file():
+            yield place
+
+
+def _table(run: Evidence, file: Path, found: Mapping[str, Any]) -> Table:
+    """One file as a table."""
     k = found.get("k", 10)
     parts: dict[str, Any] = {"all": found["everything"], **(found.get("segments") or {})}
     if found.get("added"):
         parts["not in the old one"] = found["added"]
     rows = [(name, _cells(part)) for name, part in parts.items() if isinstance(part, Mapping)]
     columns = ["", "products", "moved", f"overlap@{k}", *(f"recall@{k}, {cell}" for cell in CELLS)]
-    caption = f"{run.label} against {old}; recall of one run's queries on the vectors of products of one"
-    return Table(caption, columns, [("", rows)])
+    caption = f"{run.label} against {found.get('old') or file.stem}"
+    return Table(f"{caption}; recall of one run's queries on the vectors of products of one", columns, [("", rows)])
 
 
 def _cells(part: Mapping[str, Any]) -> list[TableCell]:

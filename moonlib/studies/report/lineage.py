@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from moonlib.config.recipe import diff
-from moonlib.studies.report.evidence import Evidence, interval, mapping, typed
+from moonlib.studies.report.drift import read_drift
+from moonlib.studies.report.evidence import Evidence, interval
 from moonlib.studies.report.figures import Figure, PlotAxis, PlotSeries, xy
 from moonlib.studies.report.inputs import Report
 from moonlib.studies.report.parts import Card, Section, Table, TableCell
@@ -165,7 +166,7 @@ def _drift(report: Report, run: Evidence) -> tuple[float | None, float | None]:
     file = None if parent is None else run.run.layout.drift(parent.run.name)
     if file is None or not os.path.lexists(file):
         return None, None
-    found = typed(file, mapping(file, run.problems), {"everything": dict}, run.problems)
+    found = read_drift(report, run, file)
     both = interval((found.get("everything") or {}).get("overlap")), interval(found.get("ratio"))
     overlap, ratio = (each.estimate if each else None for each in both)
     return overlap, ratio

@@ -70,6 +70,18 @@ def test_runs_stand_in_the_order_of_descent_with_data_results_seconds_and_drift(
     assert cells["m-second"]["recall of new queries on old vectors, of that on new"] == "0.970"
 
 
+@pytest.mark.parametrize("side", ["old", "new"])
+def test_drift_of_vectors_that_were_made_anew_is_not_shown(weeks: list[Path], side: str) -> None:
+    file = weeks[0].parent / "m-second/drift/z-first.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"versions": {side: "0123456789abcdef"}}))
+    report = told(weeks)
+    section = lineage_section(report)
+    assert "same neighbours" not in section.parts[1].columns
+    whose = "z-first" if side == "old" else "the run"
+    second = next(run for run in report.runs if run.label == "m-second")
+    assert [f"{file} is of vectors that {whose} does not have any more" in told for told in second.problems] == [True]
+
+
 def test_a_line_joins_runs_and_parts_where_two_continue_one(weeks: list[Path]) -> None:
     figures = lineage_section(told(weeks)).parts[0]
     clicks = next(figure for figure in figures if figure.title.startswith("Clicks: AUC"))

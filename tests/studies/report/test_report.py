@@ -218,10 +218,14 @@ def test_drift_is_read_where_it_is_and_asked_for_where_a_run_began_from_another(
     assert "moonlib drift" not in Page(report(runs)).text
     recipe = runs[1] / "recipe.yaml"
     began = yaml.safe_load(recipe.read_text())
-    began["stages"]["posttrain"]["module"]["init_args"]["compatible_with"] = "runs/week0"
+    posttrain = began["stages"]["posttrain"]["module"]["init_args"]
+    posttrain["compatible_with"] = "runs/week0"  # which is not there, so that no command can compare them
+    recipe.write_text(yaml.safe_dump(began, sort_keys=False))
+    assert "moonlib drift" not in Page(report(runs)).text
+    posttrain["compatible_with"] = str(runs[0])
     recipe.write_text(yaml.safe_dump(began, sort_keys=False))
     page = Page(report(runs))
-    assert f"no {runs[1]}/drift/*.json: `moonlib drift runs/week0 {runs[1]}`" in page.text
+    assert f"no {runs[1]}/drift/*.json: `moonlib drift {runs[0]} {runs[1]}`" in page.text
     found = drift(runs[0], runs[1], out=runs[1] / "drift/week0.json")
     page = Page(report(runs))
     assert "moonlib drift" not in page.text
