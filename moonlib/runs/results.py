@@ -97,7 +97,8 @@ class Legend:
             results: keys of ``results.json``.
 
         Example:
-            >>> Legend().main(["baseline/ctr/auc", "ctr/auc", "ctr/ne", "image_search/recall@10", "valid/ctr/auc"])
+            >>> legend = Legend({"baseline": "id only"})
+            >>> legend.main(["baseline/ctr/auc", "ctr/auc", "ctr/ne", "image_search/recall@10", "valid/ctr/auc"])
             ['image_search/recall@10', 'ctr/auc']
         """
         tasks: dict[str, list[str]] = {}

@@ -215,7 +215,7 @@ def test_a_stage_that_is_not_there_or_of_other_data_is_told(copied: Path, tiny: 
     with pytest.raises(RunError, match="no stage 'rank'; its stages are pretrain, represent"):
         Run(copied).reopen("rank", tiny)
     file = (copied / "represent").resolve() / "identity.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": "another"}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": "another", "reads": {}}))
     (file.parent / SUMS).unlink()
     with pytest.raises(RunError, match=r"was not made from .* but from other data"):
         Run(copied).reopen("represent", tiny)

@@ -264,7 +264,7 @@ def test_a_stage_keeps_its_products_nearer_to_where_they_were(tmp_path: Path) ->
     for weight in (0.0, 10.0):
         (tmp_path / str(weight)).mkdir()
         bench = Bench(tmp_path / str(weight), data, {"max_steps": 20}, small_encoder)
-        items = np.sort(bench.dataset.products["item_id"].to_numpy())
+        items = np.sort(bench.dataset.splits.known(bench.dataset.products)["item_id"].to_numpy())
         old = OldRun("runs/old", bench.folder / "representations", TITLE_AND_IMAGE)
         arguments = {"compatible_with": "runs/old", "compatibility": weight} if weight else {}
         stage = Posttraining(InfoNCE(), [InBatch()], learning_rate=0.01, **arguments)

@@ -225,7 +225,9 @@ def test_without_either_it_is_refused_and_said_why(elsewhere: Path, monkeypatch:
 def test_runs_of_other_data_are_refused(elsewhere: Path, unbroken: Path) -> None:
     for identity in ((elsewhere / "application").resolve(),):
         described = json.loads((identity / "identity.json").read_text())
-        (identity / "identity.json").write_text(json.dumps(described | {"dataset": "0" * 64}))
+        (identity / "identity.json").write_text(
+            json.dumps(described | {"dataset": "0" * 64, "reads": {"dataset": "0" * 64}})
+        )
         (identity / SUMS).unlink()
     with pytest.raises(RunError, match="but from other data"):
         abtest(unbroken / "application.baseline", [elsewhere])
