@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moonlib.data.reads import NOTHING, Reads
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
+from moonlib.system.process_group import together
 
 
 class Gathered(NegativeSampler):
@@ -64,7 +65,7 @@ def gather(own: Tensor) -> list[Tensor]:
     Returns:
         One tensor per process, in the order of their ranks, this process's being ``own`` itself.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not together() or dist.get_world_size() == 1:
         return [own]
     sizes = [torch.zeros(1, dtype=torch.int64, device=own.device) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, torch.tensor([len(own)], device=own.device))
@@ -94,4 +95,4 @@ class _AllGather(torch.autograd.Function):
 
 
 def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if together() else 0

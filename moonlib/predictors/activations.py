@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from moonlib.system.process_group import together
+
 Activation = Literal["relu", "prelu", "dice"]
 
 
@@ -78,7 +80,7 @@ class Dice(nn.Module):
         deviation = units.to(self.mean.dtype) - self.mean
         rows = deviation.new_full((1,), len(units))
         sums = torch.cat([deviation.sum(dim=0), deviation.square().sum(dim=0), rows])
-        if dist.is_available() and dist.is_initialized():
+        if together():
             dist.all_reduce(sums)
         shift, square = (sums[:-1] / sums[-1]).chunk(2)
         self.batches += 1

@@ -47,6 +47,7 @@ from moonlib.stages.stage import Reference, Stage, StageContext
 from moonlib.system import processes
 from moonlib.system.disk import writing
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
+from moonlib.system.process_group import alone
 from moonlib.system.progress import StageProgress
 from moonlib.system.workers import FEW_FILES, shortage
 
@@ -268,7 +269,7 @@ class Runner:
             processes.end_group_at_exit()
             write_json(meeting, processes.meeting_point())
         try:
-            with writing(partial), self.progress.stage(step.link):
+            with alone(trainer.world_size == 1), writing(partial), self.progress.stage(step.link):
                 return step.module.run(self.context(step, trainer, partial))
         except pl.exceptions.ColumnNotFoundError as error:
             # What was declared is in the table, so it is mostly a column that was not.

@@ -20,6 +20,7 @@ from moonlib.negatives.gathered import gather
 from moonlib.negatives.masks import positive_and_ignore
 from moonlib.negatives.negative_sampler import Candidates, NegativeSampler
 from moonlib.stages.grad_cache import encode
+from moonlib.system.process_group import together
 
 Masks = Callable[[slice], tuple[Tensor, Tensor]]
 """Rows of a score matrix → their ``positive`` and ``ignore``, bool [rows, N]."""
@@ -233,7 +234,7 @@ def _wide(vectors: Tensor) -> Tensor:
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean over all processes, of which this one returns its part times their number; 0 if nothing weighs."""
     total = weights.sum()
-    distributed = dist.is_available() and dist.is_initialized()
+    distributed = together()
     if distributed:
         dist.all_reduce(total)
     total = torch.where(total > 0, total, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.negatives.queue import Queue
 from moonlib.pairs.catalogue import Catalogue
 from moonlib.pairs.pairs import Pairs
+from moonlib.predictors.activations import Dice
 from moonlib.stages.contrast import Compatibility, contrastive_loss
+from moonlib.system.process_group import alone
 from moonlib.testing.processes import process_group, run_processes
 
 DIM = 6
@@ -61,6 +64,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compatible": {"both_directions": True, "compatibility": COMPATIBLE},
     "compatible, in parts": {"both_directions": False, "compatibility": COMPATIBLE, "grad_cache": 2, "budget": 10},
 }
+
+
+def _after_a_group(rank: int, directory: str) -> None:
+    def trained() -> tuple[Tensor, Tensor]:
+        dice = Dice(5)
+        dice(batch(1, 6).query["x"].float())
+        loss = contrastive_loss(Towers(), batch(0, 6), InfoNCE(temperature=0.2), [Gathered()], both_directions=True)
+        return loss.detach(), dice.mean
+
+    expected = trained()
+    with process_group(rank, directory):
+        if rank == 0:  # the other one takes no part
+            with alone():
+                found = trained()
+            assert all(map(torch.equal, found, expected))
+
+
+def test_a_stage_of_one_process_waits_for_no_other_after_a_stage_of_several(tmp_path: Path) -> None:
+    """Whose process group is still there."""
+    run_processes(_after_a_group, str(tmp_path))
 
 
 class Towers(nn.Module):
