@@ -100,6 +100,16 @@ def linking(runs: Path) -> Iterator[None]:
         yield
 
 
+def await_prune(runs: Path) -> None:
+    """Wait until nobody deletes what no run needs; who begins to later has seen the run that was claimed before.
+
+    Args:
+        runs: the folder of all runs.
+    """
+    with linking(runs):
+        return
+
+
 def link(path: Path, target: Path) -> None:
     """Point a run's relative link at a stage, replacing an older one in one step.
 

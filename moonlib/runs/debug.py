@@ -15,7 +15,7 @@ import moonlib.compat  # noqa: F401
 import polars as pl
 from lightning.pytorch.profilers import Profiler
 
-from moonlib.artifacts.directories import LOCK, linking, refuse_links
+from moonlib.artifacts.directories import LOCK, await_prune, refuse_links
 from moonlib.artifacts.layout import DATASETS, DEBUG, LOG, STAGES
 from moonlib.artifacts.reading import reading
 from moonlib.config import recipe as recipes
@@ -131,8 +131,7 @@ def prepared(root: Path, runs: Path) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     try:
         with lock.held(root / LOCK):
-            with linking(runs):
-                pass  # whoever deletes datasets that no run reads has seen this run, or has ended
+            await_prune(runs)
             if (root / STAGES).exists():
                 shutil.rmtree(root / STAGES)
             (runs / DATASETS).mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from moonlib.artifacts.directories import LOCK, linking, links_to_stage, refuse_links, write_text
+from moonlib.artifacts.directories import LOCK, await_prune, links_to_stage, refuse_links, write_text
 from moonlib.artifacts.layout import (
     CHECKPOINT_EVALUATIONS,
     CHECKPOINT_LINKS,
@@ -69,8 +69,7 @@ def claimed(run: Path, recipe: Recipe, replace: bool, *, runs: Path) -> Iterator
     try:
         with lock.held(run / LOCK):
             claim(run, recipe, replace)
-            with linking(runs):
-                pass  # whoever deletes what no run needs has seen this run, or has ended
+            await_prune(runs)
             yield
     except lock.InUse as holder:
         raise RunExistsError(
