@@ -21,6 +21,9 @@ SHARED = 0.05
 
 SHARED_ROWS = 20
 
+_AT_ONCE = 2**16
+"""Rows whose texts are looked at at once: what is made of them on the way is as long as they are."""
+
 
 def describe(frame: pl.DataFrame, table: str) -> str:
     """Say how many rows a table has, how many of them with what, and which columns are the user's own.
@@ -52,15 +55,11 @@ def doubts(frame: pl.DataFrame, table: str) -> list[str]:
         if frame.height
     ]
     for column, dtype in frame.schema.items():
-        if dtype == pl.String:
+        if dtype == pl.String or column == "attributes":
             lines += _doubts_of(frame[column], f"{table}: column {column!r}")
-        elif column == "attributes":
-            pairs = frame.select(pl.col(column).to_physical().list.explode(empty_as_null=False)).to_series()
-            lines += _doubts_of(pairs.struct.field("value"), f"{table}: column {column!r}")
     for column in {"products": ["title"], "queries": ["text"]}.get(table, []):
-        counts = frame[column].drop_nulls().value_counts(sort=True)
-        if counts.height and counts["count"][0] >= max(SHARED_ROWS, SHARED * frame[column].count()):
-            text, rows = counts.row(0)
+        if (most := _most_frequent(frame[column])) and most[1] >= max(SHARED_ROWS, SHARED * frame[column].count()):
+            text, rows = most
             lines.append(
                 f"{table}: column {column!r}: {rows:,} rows have the same text, {_short(text)}; "
                 "give each its own, or leave the field empty"
@@ -76,20 +75,46 @@ def _filled(column: pl.Series) -> pl.Series:
     return column.is_not_null()
 
 
-def _doubts_of(texts: pl.Series, where: str) -> list[str]:
-    none = texts.str.strip_chars().str.to_lowercase().is_in(NO_TEXT)
-    escaped = texts.str.contains('\\"', literal=True)
-    lost = texts.str.contains("\N{REPLACEMENT CHARACTER}", literal=True)
+def _most_frequent(texts: pl.Series) -> tuple[str, int] | None:
+    """The most frequent text and how often it is there; the first of several; None without any."""
+    hashes = texts.hash()  # of texts themselves, a count would copy every one
+    counts = hashes.filter(texts.is_not_null()).unique_counts()
+    if not len(counts):
+        return None
+    distinct = hashes.filter(texts.is_not_null()).unique(maintain_order=True)
+    place = int(counts.arg_max() or 0)
+    return str(texts[int((hashes == distinct[place]).arg_max() or 0)]), int(counts[place])
+
+
+def _doubts_of(column: pl.Series, where: str) -> list[str]:
     kinds = [
-        (none, "that say that there is no text", "leave the field empty"),
-        (escaped, "that hold a quote with a backslash before it", 'write a quote twice ("") within a quoted CSV value'),
-        (lost, "that hold a character that was lost", "save the table as UTF-8"),
+        ("that say that there is no text", "leave the field empty"),
+        ("that hold a quote with a backslash before it", 'write a quote twice ("") within a quoted CSV value'),
+        ("that hold a character that was lost", "save the table as UTF-8"),
     ]
-    lines = []
-    for found, problem, remedy in kinds:
-        if rows := int(found.sum()):
-            lines.append(f"{where}: values {problem}: {rows:,}, such as {_short(texts.filter(found)[0])}; {remedy}")
-    return lines
+    rows, first = [0] * len(kinds), [""] * len(kinds)
+    for start in range(0, len(column), _AT_ONCE):
+        texts = _texts(column.slice(start, _AT_ONCE))
+        none = texts.str.strip_chars().str.to_lowercase().is_in(NO_TEXT)
+        escaped = texts.str.contains('\\"', literal=True)
+        lost = texts.str.contains("\N{REPLACEMENT CHARACTER}", literal=True)
+        for i, found in enumerate((none, escaped, lost)):
+            if found.any():
+                first[i] = first[i] or texts.filter(found)[0]
+                rows[i] += int(found.sum())
+    return [
+        f"{where}: values {problem}: {count:,}, such as {_short(text)}; {remedy}"
+        for (problem, remedy), count, text in zip(kinds, rows, first, strict=True)
+        if count
+    ]
+
+
+def _texts(column: pl.Series) -> pl.Series:
+    """A column of texts, or the values of one of pairs."""
+    if column.dtype == pl.String:
+        return column
+    pairs = column.to_frame().select(pl.first().to_physical().list.explode(empty_as_null=False)).to_series()
+    return pairs.struct.field("value")
 
 
 def _short(text: str) -> str:
