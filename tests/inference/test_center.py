@@ -131,7 +131,7 @@ def test_workers_have_no_effect(center: Center, exported: Path, tmp_path: Path, 
 def test_an_image_that_cannot_be_read_is_named_and_the_rest_represents_the_product(center: Center) -> None:
     frame = shop(3).with_columns(pl.Series("image", [photo(0), b"<html>", photo(2)]))
     done = center.upsert(frame)
-    assert done.encoded == 3 and list(done.quarantined) == [1] and "picture" in done.quarantined[1]
+    assert done.encoded == 3 and list(done.quarantined) == [1] and "readable" in done.quarantined[1]
     assert center.lookup([1]).any() and center.view.picture(1) is None
     assert counts(center.upsert(shop(3))) == (1, 0, 2, 0)
     assert center.view.picture(1) is not None
