@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -393,6 +394,17 @@ class Record:
         found[~later] = base[rows[~later]]
         found[later] = logged[rows[later] - self._in_base]
         return found
+
+    @property
+    def no_columns(self) -> pl.DataFrame:
+        """The kept columns without rows."""
+        return self._columns.clear()
+
+    def note_given(self, columns: Sequence[str]) -> None:
+        """Note that products have some columns. The caller holds the lock."""
+        space = Space.open(self.space.directory)
+        self.space = replace(space, given=tuple(sorted({*space.given, *columns})))
+        self.space.save()
 
     def append(self, rows: Rows) -> int:
         """Append rows; they are on the disk when this returns. The caller holds the lock, and has called `refresh`.
