@@ -150,7 +150,8 @@ class Batcher(Generic[Job, Answer]):
                     if (left := until - time.monotonic()) <= 0:
                         break
                     self._changed.wait(left)
-                now, taken = time.monotonic(), []
+                now = time.monotonic()
+                taken: list[_Waiting[Job, Answer]] = []
                 while self._waiting and len(taken) < self._batch:
                     each = self._waiting.popleft()
                     if each.deadline > now and not each.future.cancelled():

@@ -73,9 +73,9 @@ def answer_queries(
     for members in groups.values():
         asked = [queries[number] for number in members]
         vectors = _vectors(asked, observe)
-        seen = vectors.any(axis=1)
-        for number in np.flatnonzero(~seen):
-            answers[members[number]] = Refused(422, "nothing_seen", "the encoder sees nothing in this query")
+        seen: list[bool] = np.any(vectors, axis=1).tolist()
+        for row in (row for row, sees in enumerate(seen) if not sees):
+            answers[members[row]] = Refused(422, "nothing_seen", "the encoder sees nothing in this query")
         together = [row for row, query in enumerate(asked) if seen[row] and query.where is None]
         apart = [[row] for row, query in enumerate(asked) if seen[row] and query.where is not None]
         for rows in [*([together] if together else []), *apart]:
