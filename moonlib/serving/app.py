@@ -2,8 +2,6 @@
 
 # No `from __future__ import annotations`: FastAPI reads annotations that name limits of this very service.
 import asyncio
-import json
-import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -17,6 +15,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 import moonlib
+from moonlib.center.where import BadFilter, Where
 from moonlib.data.content import Box
 from moonlib.serving.answers import (
     About,
@@ -123,7 +122,8 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
         box = None if crop is None else _box(crop)
         filters = None if where is None or not where.strip() else _filters(where)
         hits = await service.search(served, k, data, words, box, filters, like)
-        found = enumerate(zip(hits.ids, hits.scores, hits.rows, strict=True), 1)
+        ids: list[Any] = [*hits.ids]
+        found = enumerate(zip(ids, hits.scores, hits.rows, strict=True), 1)
         named = served.alias if alias else None
         answer = {
             "snapshot": served.view.name,
@@ -325,14 +325,13 @@ def _box(words: str) -> Box:
     raise Refused(422, "bad_crop", "crop: expected x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1", "crop")
 
 
-def _filters(words: str) -> Any:
+def _filters(words: str) -> Where | None:
     try:
-        found = json.loads(words, parse_constant=lambda name: math.nan)
-    except (ValueError, RecursionError):
-        raise Refused(422, "bad_filter", "where: expected JSON", "where") from None
-    if not isinstance(found, dict):
-        raise Refused(422, "bad_filter", 'where: expected an object, such as {"price": {"lt": 50}}', "where")
-    return found or None
+        found = Where.from_json(words)
+    except (ValueError, RecursionError) as error:
+        known = isinstance(error, BadFilter)
+        raise Refused(422, "bad_filter", f"where: {error if known else 'expected JSON'}", "where") from None
+    return found if found.conditions else None
 
 
 _ROWS = TypeAdapter(list[dict[str, Any]])

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moonlib.center.where import Where
 from moonlib.serving.errors import Refused
 from moonlib.serving.served import Served
 
@@ -35,7 +36,7 @@ class Query:
     k: int
     content: ContentBatch | None = None
     vector: NDArray[np.float32] | None = None
-    where: Any = None
+    where: Where | None = None
     like: int | str | None = None
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from moonlib.center.where import Where
 from moonlib.center.writing import Busy
 from moonlib.data.content import Box
 from moonlib.serving.batcher import Batcher, QueueFull, TimedOut
@@ -113,7 +114,7 @@ class Service:
         image: bytes | None = None,
         text: str | None = None,
         crop: Box | None = None,
-        where: Any = None,
+        where: Where | None = None,
         like: str | None = None,
     ) -> Hits:
         """Find the products nearest to a picture, a text or both, or to another product.
@@ -135,7 +136,7 @@ class Service:
         except TimedOut:
             raise Refused(504, "timeout", f"no answer within {self.settings.timeout_ms:g} ms") from None
 
-    def _like(self, served: Served, like: str, k: int, where: Any) -> Query:
+    def _like(self, served: Served, like: str, k: int, where: Where | None) -> Query:
         known = item_id(served, like, "like")
         vector = served.view.lookup([known])[0]
         if not vector.any():
@@ -149,7 +150,7 @@ class Service:
         image: bytes | None,
         text: str | None,
         crop: Box | None,
-        where: Any,
+        where: Where | None,
         deadline: float,
     ) -> Query:
         def prepare() -> Query:
