@@ -1,4 +1,4 @@
-"""Filters on the columns that a center keeps beside its vectors, the same in Python, on the command line and in HTTP."""
+"""Filters on the columns that a center keeps beside its vectors, as JSON."""
 
 from __future__ import annotations
 

@@ -50,6 +50,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from moonlib.serving.server import serve
     from moonlib.serving.service import Service
     from moonlib.serving.settings import read_settings
+    from moonlib.serving.writer import CenterWriter
 
     given = {name: vars(arguments)[name] for name in (*LIMITS, "log_queries")}
     settings = read_settings(arguments.config, **given)
@@ -58,7 +59,9 @@ def serve(arguments: argparse.Namespace) -> int:
         token = arguments.token_file.read_text(encoding="utf-8").strip()
         if not token:
             raise ValueError(f"{arguments.token_file} is empty; expected the token")
-    service = Service(arguments.center, arguments.alias or ["live"], settings)
+    aliases = arguments.alias or ["live"]
+    writer = CenterWriter(arguments.center, aliases[0]) if token else None
+    service = Service(arguments.center, aliases, settings, writer=writer)
     log_json()
     serve(service, token or None, arguments.host, arguments.port)
     return 0

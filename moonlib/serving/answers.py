@@ -89,7 +89,9 @@ class Written(Answer):
     unchanged: int
     changed_columns_only: int
     deleted: int
-    quarantined: int = Field(description="products whose picture could not be read; they are represented without it")
+    quarantined: dict[str, str] = Field(
+        description="why a picture could not be read, by the product's id; it is represented without it"
+    )
 
 
 class AliasAnswer(BaseModel):

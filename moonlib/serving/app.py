@@ -5,7 +5,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, File, Form, Header, Path, Request, Response, UploadFile
@@ -32,6 +32,9 @@ from moonlib.serving.answers import (
 from moonlib.serving.errors import Refused
 from moonlib.serving.gate import Gate, error_body
 from moonlib.serving.service import Service, item_id
+
+if TYPE_CHECKING:
+    from moonlib.inference.center import Upserted
 
 _REASONS = {
     400: "not a request of this kind",
@@ -375,14 +378,14 @@ async def _rows(request: Request) -> list[dict[str, Any]]:
     return rows
 
 
-async def _written(service: Service, writing: Awaitable[Any]) -> Written:
+async def _written(service: Service, writing: Awaitable[Upserted]) -> Written:
     done = await writing
     return Written(
         snapshot=service.served().view.name,
         sequence=done.sequence,
-        encoded=getattr(done, "encoded", 0),
-        unchanged=getattr(done, "unchanged", 0),
-        changed_columns_only=getattr(done, "changed_columns_only", 0),
-        deleted=getattr(done, "deleted", 0),
-        quarantined=getattr(done, "quarantined", 0),
+        encoded=done.encoded,
+        unchanged=done.unchanged,
+        changed_columns_only=done.changed_columns_only,
+        deleted=done.deleted,
+        quarantined={str(item): why for item, why in done.quarantined.items()},
     )

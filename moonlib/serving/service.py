@@ -7,10 +7,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -26,19 +26,22 @@ from moonlib.serving.queries import Hits, Query, answer_queries
 from moonlib.serving.served import OpenEncoder, Served, open_encoder
 from moonlib.serving.settings import ServeSettings
 
+if TYPE_CHECKING:
+    from moonlib.inference.center import Upserted
+
 log = logging.getLogger(__name__)
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 class Writer(Protocol):
-    """Writes products to a center: `moonlib.Center`."""
+    """Writes products: `moonlib.serving.writer.CenterWriter`."""
 
-    def upsert(self, products: Any) -> Any:
+    def upsert(self, products: Sequence[Mapping[str, Any]]) -> Upserted:
         """Add products, or replace them by their id."""
         ...
 
-    def delete(self, ids: Any) -> Any:
+    def delete(self, ids: Sequence[int | str]) -> Upserted:
         """Delete products."""
         ...
 
@@ -184,7 +187,7 @@ class Service:
             raise Refused(422, "too_many", f"ids: at most {self.settings.max_ids:,} at once, got {len(ids):,}", "ids")
         return await asyncio.to_thread(_looked_up, served, ids)
 
-    async def write(self, products: Sequence[Mapping[str, Any]]) -> Any:
+    async def write(self, products: Sequence[Mapping[str, Any]]) -> Upserted:
         """Add products; returns once they are on disk and can be found.
 
         Raises:
@@ -193,7 +196,7 @@ class Service:
         writer = self._writer()
         return await self._written(lambda: writer.upsert(products), "products")
 
-    async def delete(self, ids: Sequence[int | str]) -> Any:
+    async def delete(self, ids: Sequence[int | str]) -> Upserted:
         """Delete products; returns once that is on disk and they can't be found any more.
 
         Raises:
@@ -207,7 +210,7 @@ class Service:
             raise Refused(403, "read_only", "this server takes no products: start it with a token")
         return self.writer
 
-    async def _written(self, write: Any, field: str) -> Any:
+    async def _written(self, write: Callable[[], Upserted], field: str) -> Upserted:
         try:
             done = await asyncio.get_running_loop().run_in_executor(self._writing, write)
         except Busy as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from moonlib.encoders.dual import DualEncoder
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.transformer import Transformer
 from moonlib.fusion.sum import Sum
+from moonlib.inference.center import Upserted
 from moonlib.serving.app import create_app
 from moonlib.serving.service import Service
 from moonlib.serving.settings import ServeSettings
@@ -52,13 +52,6 @@ def title(number: int) -> str:
     return f"mug number {number}"
 
 
-@dataclass
-class Upserted:
-    encoded: int
-    sequence: int
-    deleted: int = 0
-
-
 class StandInWriter:
     """Writes rows to the record as `moonlib.Center` does, as far as the server can tell."""
 
@@ -70,14 +63,14 @@ class StandInWriter:
             if not isinstance(row.get("item_id"), int):
                 raise ValueError(f"row {number}: item_id: expected an integer")
         encoded = append(self.center, self.encoder, products)
-        return Upserted(len(products), encoded)
+        return Upserted(len(products), sequence=encoded)
 
     def delete(self, ids: Any) -> Upserted:
         record = open_record(self.center, write=True)
         columns = pl.DataFrame(schema={"title": pl.String, "price": pl.Float64, "in_stock": pl.Boolean})
         gone = Rows.tombstones(pl.Series(ids, dtype=pl.Int64), 16, "float32", columns, 1)
         record.append(gone)
-        return Upserted(0, record.sequence, len(ids))
+        return Upserted(deleted=len(ids), sequence=record.sequence)
 
 
 def open_record(center: Path, alias: str = "live", write: bool = False) -> Record:
