@@ -10,11 +10,17 @@ export function read() {
   return { text: q, like, alias, beside, typed: Object.fromEntries(filters) }
 }
 
-/** Write a search to the address, as a new entry of the history or in place of the present one. */
-export function write({ text, like, alias, beside, typed }, anew) {
+/**
+ * Write a search to the address, as a new entry of the history or in place of the present one.
+ *
+ * @param {object} query as `read` returns it
+ * @param {boolean} anew
+ * @param {unknown} state kept with the entry, in this browser only
+ */
+export function write({ text, like, alias, beside, typed }, anew, state) {
   const kept = [["q", text], ["like", like], ["alias", alias], ["beside", beside], ...Object.entries(typed).map(([name, value]) => [PREFIX + name, value])]
   const query = new URLSearchParams(kept.filter(([, value]) => value)).toString()
   const address = location.pathname + (query && `?${query}`)
-  if (address === location.pathname + location.search) return
-  history[anew ? "pushState" : "replaceState"](null, "", address)
+  const same = address === location.pathname + location.search
+  history[anew && !same ? "pushState" : "replaceState"](state, "", address)
 }

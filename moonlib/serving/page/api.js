@@ -19,8 +19,9 @@ function parse(text) {
   )
 }
 
-function refusal(response, error) {
+function refusal(response, body) {
   const { status } = response
+  const error = body?.error
   const field = error?.field ?? null
   const said = typeof error?.message === "string" ? error.message : ""
   const wait = Number(response.headers.get("retry-after"))
@@ -28,9 +29,10 @@ function refusal(response, error) {
   if (status === 429) return new Refusal("Many are searching right now, and the server takes no more." + when, { status })
   if (status === 503) return new Refusal("The server isn't ready yet." + when, { status })
   if (status === 504) return new Refusal("The server didn't answer in time. Try again in a moment.", { status })
+  if (status === 408) return new Refusal("The photo took too long to reach the server. Try again, or with a smaller one.", { status })
   if (status === 413) return new Refusal(said || "The photo is larger than the server takes.", { status, field: field ?? "image", again: false })
   if (status >= 500) {
-    const request = response.headers.get("x-request-id")
+    const request = body?.request_id
     return new Refusal(`The server failed (${status}).${request ? ` It logged the reason under request ${request}.` : ""}`, { status, field })
   }
   return new Refusal(said || `The server refused the search (${status}).`, { status, field, again: false })
@@ -50,7 +52,7 @@ async function ask(path, options = {}) {
   }
   let body = null
   try { body = parse(text) } catch { /* a proxy's page, perhaps */ }
-  if (!response.ok) throw refusal(response, body?.error)
+  if (!response.ok) throw refusal(response, body)
   if (body === null) throw new Refusal("The answer isn't JSON: something else answers at this address.", { status: response.status })
   return body
 }

@@ -14,7 +14,7 @@ const STILL_MS = 350 // the crop box rests for so long before the search follows
 
 const at = (id) => document.getElementById(id)
 const query = { photo: null, like: null, k: PAGE } // the rest of it is in the form
-let served = { aliases: [], columns: {}, limits: {}, reads: ["image", "text"] }
+let served = { alias: "", aliases: [], columns: {}, limits: {}, reads: ["image", "text"] }
 let filters = new Filters(document.createElement("div"), {})
 let running = null // the search under way
 let unreached = false // whether the last search found no server
@@ -24,9 +24,20 @@ const crop = new CropBox(at("stage"), at("crop"), cropped)
 
 const asksNothing = () => !query.photo && !query.like && !at("text").value.trim()
 
+/** The query but for its photo; the alias that answers unless another is named goes without saying. */
 function written() {
-  return { text: at("text").value.trim(), like: query.like?.item_id ?? "", alias: at("alias").value, beside: at("beside").value, typed: filters.typed }
+  const alias = at("alias").value
+  return {
+    text: at("text").value.trim(),
+    like: query.like?.item_id ?? "",
+    alias: alias === served.alias ? "" : alias,
+    beside: at("beside").value,
+    typed: filters.typed,
+  }
 }
+
+/** Write the query to the page's address, and the title of a product that others shall be like, which no request returns. */
+const keep = (anew) => address.write(written(), anew, { title: query.like?.row?.title })
 
 /** Search, and show what comes; `anew` makes an entry of the browser's history. */
 async function run({ anew = false } = {}) {
@@ -40,13 +51,13 @@ async function run({ anew = false } = {}) {
   } catch (error) {
     filters.mark(error.inputs)
     problem("where", error.message)
-    at("filters").open = true
+    at("refine").open = true
     return
   }
   running = new AbortController()
   const { signal } = running
   const words = written()
-  address.write(words, anew)
+  keep(anew)
   document.title = words.text ? `${words.text} – product search` : "Product search"
   const aliases = words.beside ? [words.alias, words.beside] : [words.alias]
   const asked = {
@@ -73,7 +84,7 @@ function welcome() {
   at("further").hidden = true
   document.title = "Product search"
   idle()
-  address.write(written(), false)
+  keep(false)
 }
 
 function idle() {
@@ -90,7 +101,7 @@ function busy(aliases, k) {
   const fresh = busy.names !== names || !at("columns").querySelector(".card:not(.waiting)")
   if (fresh) {
     busy.names = names
-    busy.columns = aliases.map((alias) => column(alias || "Products"))
+    busy.columns = aliases.map((alias) => column(alias || served.alias || "Products"))
     at("columns").replaceChildren(...busy.columns.map(({ element }) => element))
   }
   clearTimeout(busy.later)
@@ -127,12 +138,11 @@ function show(columns, aliases, answers, k) {
   const hits = answers.map((answer) => answer.hits ?? [])
   suggest(hits.flat())
   at("further").hidden = aliases.length > 1 || hits[0].length < k || k >= (served.limits.k ?? Infinity)
-  if (failed.length) at("status").textContent = `${aliases.find((_, i) => !(answers[i] instanceof Error))} alone answered`
-  else if (aliases.length > 1) at("status").textContent = compare(aliases, columns.map(({ list }) => list), hits)
+  const names = aliases.map((alias) => alias || served.alias)
+  if (failed.length) at("status").textContent = `${names.find((_, i) => !(answers[i] instanceof Error))} alone answered`
+  else if (aliases.length > 1) at("status").textContent = compare(names, columns.map(({ list }) => list), hits)
   else {
-    const [{ snapshot, took_ms: took }] = answers
-    const time = typeof took?.total === "number" ? ` · ${took.total.toFixed(took.total < 10 ? 1 : 0)} ms` : ""
-    at("status").textContent = `${number(hits[0].length, "product")} · ${snapshot}${time}`
+    at("status").textContent = `${number(hits[0].length, "product")} · ${answers[0].snapshot}`
   }
 }
 
@@ -183,8 +193,8 @@ function refuse(error, alone) {
   const name = (refused && error.field?.split(/[.[]/)[0]) || ""
   const place = PLACES[name]
   unreached = refused && error.status === 0
+  if (place === "where" || place === "alias") at("refine").open = true
   if (place === "where") {
-    at("filters").open = true
     filters.mark(filters.named(error.field) ?? filters.named(error.message))
   } else if (place === "text" || place === "alias") at(place).setAttribute("aria-invalid", "true")
   if (place) problem(place, error.message)
@@ -292,15 +302,17 @@ function restore() {
   at("text").value = said.text
   for (const id of ["alias", "beside"]) {
     const known = [...at(id).options].map(({ value }) => value)
-    at(id).value = known.includes(said[id]) ? said[id] : known[0] ?? ""
+    at(id).value = known.includes(said[id]) ? said[id] : id === "alias" ? served.alias : ""
   }
   filters.typed = said.typed
   filtered()
   drop()
   unlike()
   query.k = PAGE
-  // Its title comes with the answer, as it is the first of those like it; the address knows only its id.
-  if (said.like) likes({ item_id: said.like, picture: `v1/products/${encodeURIComponent(said.like)}/picture` })
+  if (said.like) {
+    const from = at("alias").value === served.alias ? "" : `?alias=${encodeURIComponent(at("alias").value)}`
+    likes({ item_id: said.like, row: { title: history.state?.title }, picture: `v1/products/${encodeURIComponent(said.like)}/picture${from}` })
+  }
   run()
 }
 
@@ -320,13 +332,14 @@ async function start() {
     return
   }
   const reads = (modality) => served.reads.includes(modality)
-  const names = Array.isArray(served.aliases) ? served.aliases.map((alias) => alias.name ?? alias) : Object.keys(served.aliases)
+  const names = served.aliases.map(({ name }) => name)
   choices(at("alias"), names)
   choices(at("beside"), names, "nothing")
-  at("answering").hidden = names.length < 2
-  filters = new Filters(at("filter-fields"), served.columns)
+  at("versions").hidden = names.length < 2
+  filters = new Filters(at("fields"), served.columns)
   at("filters").hidden = !filters.columns.length
-  at("filters").open = matchMedia("(min-width: 60rem)").matches
+  at("refine").hidden = at("versions").hidden && at("filters").hidden
+  at("refine").open = matchMedia("(min-width: 60rem)").matches
   at("served").textContent = typeof served.products === "number" ? number(served.products, "product") : ""
   at("choose").hidden = at("camera").hidden = !reads("image")
   at("text").parentElement.hidden = !reads("text")
@@ -369,12 +382,8 @@ at("like-remove").addEventListener("click", () => {
   at("text").focus()
 })
 for (const id of ["alias", "beside"]) at(id).addEventListener("change", () => run())
-at("filter-form").addEventListener("submit", (event) => {
-  event.preventDefault()
-  filtered()
-  run()
-})
-at("filter-form").addEventListener("change", () => {
+at("filters").addEventListener("submit", (event) => event.preventDefault()) // Enter has changed the field already
+at("filters").addEventListener("change", () => {
   filtered()
   run()
 })

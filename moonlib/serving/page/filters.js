@@ -4,14 +4,10 @@ const FIRST = ["category", "price", "in_stock", "merchant", "merchant_id", "bran
 const SPECIAL = /[.*+?^${}()|[\]\\]/g
 const SHOWN_ANYWAY = ["title"] // words find it better than an exact filter
 
-/** What a filter on a column of this type asks for: "range", "integers", "texts", "truth", or undefined for none. */
-function kind(name, type) {
-  if (/bool/i.test(type)) return "truth"
-  if (/^u?int/i.test(type)) return /(^|_)(id|ids|code)$|merchant|seller|brand/i.test(name) ? "integers" : "range"
-  if (/float|double|decimal|number/i.test(type)) return "range"
-  if (/str|utf8|text|categor|enum/i.test(type)) return "texts"
-  return undefined // dates and lists
-}
+const KINDS = { text: "texts", float: "range", boolean: "truth" }
+
+/** What a filter on a column asks for: "range", "integers" (any of), "texts" (any of) or "truth". */
+const kind = (name, type) => KINDS[type] ?? (/(^|_)(id|code)$|^(merchant|seller|shop|brand)$/.test(name) ? "integers" : "range")
 
 /** A column's name as people write it. */
 export const spoken = (name) => (name.charAt(0).toUpperCase() + name.slice(1)).replaceAll("_", " ").replace(/ id$/, "")
@@ -34,8 +30,8 @@ export class Filters {
   constructor(fields, columns) {
     const place = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length)
     this.columns = Object.entries(columns)
-      .map(([name, type]) => ({ name, kind: kind(name, type), whole: /int/i.test(type) }))
-      .filter((column) => column.kind && !SHOWN_ANYWAY.includes(column.name))
+      .map(([name, type]) => ({ name, kind: kind(name, type), whole: type === "integer" }))
+      .filter((column) => !SHOWN_ANYWAY.includes(column.name))
       .sort((a, b) => place(a.name) - place(b.name))
     for (const column of this.columns) {
       column.inputs = this.inputs(column)

@@ -98,7 +98,7 @@ export function column(heading) {
  */
 export function compare(names, lists, hits) {
   const ranks = hits.map((side) => new Map(side.map((hit, i) => [String(hit.item_id), i + 1])))
-  const count = { both: 0, up: 0, down: 0, same: 0, missing: 0 }
+  const count = { both: 0, up: 0, down: 0 }
   lists.forEach((list, side) => {
     const [own, other] = [ranks[side], ranks[1 - side]]
     for (const made of list.children) {
@@ -115,14 +115,17 @@ export function compare(names, lists, hits) {
         move.textContent = side ? `${up > 0 ? "▲" : "▼"} ${Math.abs(up)}, was ${ordinal(there)}` : `${ordinal(there)} in ${names[1]}`
         if (side) move.classList.add(up > 0 ? "up" : "down")
       }
-      if (side) count[!there ? "missing" : up > 0 ? "up" : up < 0 ? "down" : "same"]++
-      if (side && there) count.both++
+      if (side && there) {
+        count.both += 1
+        count.up += up > 0
+        count.down += up < 0
+      }
     }
   })
   pair(lists)
-  const moves = [count.up && `${count.up} up`, count.down && `${count.down} down`].filter(Boolean).join(", ")
-  const fresh = count.missing ? `${count.missing} only in ${names[1]}` : `none only in ${names[1]}`
-  return `${count.both} of ${hits[1].length} are in both lists; ${moves ? `${moves}; ` : ""}${fresh}`
+  const alone = (side) => hits[side].length - count.both
+  const said = [[count.both, "in both lists"], [count.up, "up"], [count.down, "down"], [alone(0), `only in ${names[0]}`], [alone(1), `only in ${names[1]}`]]
+  return said.filter(([many], i) => many || i === 0).map(([many, what]) => `${many} ${what}`).join(" · ")
 }
 
 /** Light up a product in both lists while the pointer or the focus is on one of its cards. */

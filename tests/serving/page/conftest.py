@@ -22,7 +22,13 @@ LARGE = 2**53 + 1
 
 def products() -> list[dict[str, Any]]:
     rows = [
-        {"title": f"{colour} {thing}", "category": THINGS[thing], "price": 10.0 + 5 * i, "in_stock": i % 3 != 2, "merchant_id": i}
+        {
+            "title": f"{colour} {thing}",
+            "category": THINGS[thing],
+            "price": 10.0 + 5 * i,
+            "in_stock": i % 3 != 2,
+            "merchant_id": i,
+        }
         for i, (colour, thing) in enumerate((colour, thing) for thing in THINGS for colour in COLOURS)
     ]
     return [{"item_id": LARGE + i, **row} for i, row in enumerate(rows)]
@@ -45,11 +51,18 @@ class StandIn:
         self.waits = 0.0
         self.empty = False
         self.about: dict[str, Any] = {
-            "aliases": {"v1": "old@000007", "v2": "new@000002"},
+            "alias": "v1",
+            "aliases": [{"name": "v2", "snapshot": "new@000002"}, {"name": "v1", "snapshot": "old@000007"}],
             "snapshot": "old@000007",
             "products": len(self.products),
             "reads": ["image", "text"],
-            "columns": {"title": "String", "category": "String", "price": "Float64", "in_stock": "Boolean", "merchant_id": "Int64"},
+            "columns": {
+                "title": "text",
+                "category": "text",
+                "price": "float",
+                "in_stock": "boolean",
+                "merchant_id": "integer",
+            },
             "limits": {"k": 200, "max_bytes": 100_000, "max_pixels": 4_000_000},
             "version": "0",
         }
@@ -77,11 +90,17 @@ class StandIn:
             await asyncio.sleep(self.waits)
             if self.fails:
                 status, error = self.fails
-                return JSONResponse({"error": error}, status_code=status, headers={"retry-after": "2"})
-            rows = [] if self.empty else [row for row in self.products if self.passes(row, json.loads(asked.get("where", "{}")))]
+                return JSONResponse({"error": error, "request_id": "9f3c"}, status, headers={"retry-after": "2"})
+            rows = (
+                []
+                if self.empty
+                else [row for row in self.products if self.passes(row, json.loads(asked.get("where", "{}")))]
+            )
             words = asked.get("text", "").split()
-            first = asked.get("like")
-            order = sorted(rows, key=lambda row: (str(row["item_id"]) != first, -sum(word in row["title"] for word in words)))
+            words += [row["title"] for row in self.products if str(row["item_id"]) == asked.get("like")]
+            words = [word for each in words for word in each.split()]
+            rows = [row for row in rows if str(row["item_id"]) != asked.get("like")]
+            order = sorted(rows, key=lambda row: -sum(word in row["title"] for word in words))
             if asked.get("alias") == "v2":  # the first two change places, and the sixth is not found
                 order = [order[1], order[0], *order[2:5], *order[6:]]
             hits = [
@@ -95,8 +114,7 @@ class StandIn:
                 for rank, row in enumerate(order[: int(asked["k"])], start=1)
             ]
             snapshot = "new@000002" if asked.get("alias") == "v2" else "old@000007"
-            took = {"encode": 3.1, "search": 0.4, "total": 4.2}
-            return JSONResponse({"snapshot": snapshot, "hits": hits, "took_ms": took})
+            return JSONResponse({"snapshot": snapshot, "alias": asked.get("alias", "v1"), "hits": hits})
 
         async def picture(request: Any) -> Any:
             row = self.products[int(request.path_params["item"]) - LARGE]
