@@ -550,7 +550,8 @@ CONTRAST = """() => {
         }
     }
     return [...document.querySelectorAll('h1, h2, h3, h4, p, label, button, summary, .label, .number, select, input')]
-        .filter(element => element.checkVisibility() && !element.disabled && (element.textContent.trim() || element.value))
+        .filter(element => element.checkVisibility() && !element.disabled)
+        .filter(element => element.textContent.trim() || element.value)
         .map(element => {
             const ends = [light(rgb(getComputedStyle(element).color)), light(ground(element))]
             const contrast = (Math.max(...ends) + .05) / (Math.min(...ends) + .05)
