@@ -59,3 +59,9 @@ def test_loads_nothing_from_elsewhere_and_runs_nothing_inline(path: Path) -> Non
     if path.suffix == ".html":
         assert re.findall(r"<script[^>]*>([^<]*)</script>", text) == ["", ""]
         assert not re.search(r"<style|\sstyle=|\son\w+=", text)
+
+
+def test_the_wheel_holds_every_file() -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(Path(__file__).parents[3]))
+    held = {each.distribution_path for each in wheel.recurse_included_files()}
+    assert {f"moonlib/serving/page/{path.name}" for path in FILES} <= held
