@@ -38,6 +38,10 @@ def made_again(directory: Path) -> str:
         if (directory / EXPORT).exists():
             return "copy the export again, or remove it and export the run again"
         return f"remove it, and `{fit_command(directory)}` writes it again"
+    if (directory / "snapshot.json").exists():
+        return "`moonlib publish` makes a new snapshot, and `moonlib publish --rollback` goes back to the one before"
+    if (directory / "sequence.npy").exists():
+        return "restore it from a backup, or upsert the products into a new center"
     if (directory / "embedding.json").exists():
         return f"remove {_shown(directory)}, and the `moonlib embed` that wrote it makes it again"
     return f"copy {_shown(directory)} again, or remove it and run the command that wrote it once more"

@@ -1,1 +1,3 @@
-__all__: list[str] = []
+from .view import Found, View
+
+__all__ = ["Found", "View"]

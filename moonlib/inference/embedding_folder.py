@@ -21,7 +21,7 @@ from moonlib.artifacts.directories import LOCK, refuse_links, write_json
 from moonlib.artifacts.layout import QUARANTINE, partial
 from moonlib.artifacts.reading import Unreadable, read_json, read_mapping
 from moonlib.system import lock
-from moonlib.system.disk import exchange, restore, unfinished
+from moonlib.system.disk import exchange, restore, second_name, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -248,12 +248,3 @@ class Draft:
         shutil.rmtree(self.out / WORK, ignore_errors=True)
         if self.replaces:
             shutil.rmtree(self.directory)
-
-
-def second_name(source: str | Path, target: str | Path) -> None:
-    """Give a second name for a file, or a copy where the file system has no second names."""
-    Path(target).unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -20,8 +20,9 @@ from moonlib.data.quarantine import Quarantine
 from moonlib.data.tables import KEYS
 from moonlib.embedding.embed import Contents, embed, hash_contents
 from moonlib.encoders.encoder import Encoder
-from moonlib.inference.embedding_folder import ENDS, second_name
+from moonlib.inference.embedding_folder import ENDS
 from moonlib.representations.store import Chunk, Representations, open_content, unpack_parquet, write_vectors
+from moonlib.system.disk import second_name
 
 HASHED_AT_ONCE = 1024
 _BLOCK = 16_384

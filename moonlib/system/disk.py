@@ -133,6 +133,15 @@ def _aside(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.exchanged")
 
 
+def second_name(source: str | Path, target: str | Path) -> None:
+    """Give a second name for a file, or a copy where the file system has no second names."""
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def sync(path: Path) -> None:
     """Return when a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

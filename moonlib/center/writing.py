@@ -1,0 +1,72 @@
+"""The one writer of a center: a lock between processes, and between the threads of one."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.reading import Unreadable, read_mapping
+from moonlib.center.layout import CENTER, FORMAT, LOCK
+from moonlib.system import lock
+
+_threads: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""A record lock does not hold the threads of one process apart."""
+
+
+class Busy(ValueError):
+    """Another process writes to the center."""
+
+
+@contextmanager
+def writing_to(center: Path, file: str = LOCK) -> Iterator[None]:
+    """Be the one writer of a center. Other threads of this process wait for their turn.
+
+    Args:
+        center: its folder.
+        file: of the lock.
+
+    Raises:
+        Busy: another process is.
+    """
+    path = center.resolve() / file
+    with _threads[path]:
+        try:
+            with lock.held(path):
+                yield
+        except lock.InUse as holder:
+            raise Busy(f"{center} is being written to by {holder}: run this again when it has finished") from None
+
+
+def make_center(center: Path) -> None:
+    """Make the folder of a center, if it is not one already.
+
+    Raises:
+        FileExistsError: it holds something else.
+    """
+    if (center / CENTER).is_file():
+        require_center(center)
+        return
+    if center.exists() and (not center.is_dir() or any(not path.name.startswith(".") for path in center.iterdir())):
+        raise FileExistsError(f"{center} is not empty, and no center; choose another place")
+    center.mkdir(parents=True, exist_ok=True)
+    write_json(center / CENTER, {"format": FORMAT})
+
+
+def require_center(center: Path) -> None:
+    """Refuse a folder that is no center, or one of a later version.
+
+    Raises:
+        FileNotFoundError: it is none.
+        Unreadable: a later version of moonlib wrote it.
+    """
+    if not (center / CENTER).is_file():
+        raise FileNotFoundError(f"{center} is no center, it has no {CENTER}: `moonlib upsert` makes one")
+    written = read_mapping(center / CENTER).get("format")
+    if not isinstance(written, int) or written > FORMAT:
+        raise Unreadable(
+            f"{center} is a center of format {written!r}, and this version of moonlib reads up to {FORMAT}: upgrade it"
+        )
