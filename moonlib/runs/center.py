@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from moonlib.artifacts.checksums import sums
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import EXPORT, EXPORT_WEIGHTS, FROM_CENTER, QUARANTINE
 from moonlib.artifacts.reading import Unreadable, read_mapping
@@ -201,7 +202,7 @@ def read_snapshot(
             "vector there: it is a center of another shop, or the products were not upserted yet"
         )
     _copy(store, rows[there], products[there], dataset, directory)
-    asked = ids_of(dataset, QUERIES) if queries else np.zeros(0, np.int64)
+    asked = ids_of(dataset, "queries") if queries else np.zeros(0, np.int64)
     if queries:
         _represent(snapshot.space, dataset, asked, directory, device, progress)
     else:
@@ -211,9 +212,7 @@ def read_snapshot(
     return found
 
 
-def _copy(
-    store: Representations, rows: NDArray[Any], ids: NDArray[Any], dataset: Dataset, directory: Path
-) -> None:
+def _copy(store: Representations, rows: NDArray[Any], ids: NDArray[Any], dataset: Dataset, directory: Path) -> None:
     """Copy the vectors of rows, some at a time."""
     growing = GrowingArray(directory / f"{PRODUCTS}.npy", store.vectors.dtype.str, (len(rows), store.dim))
     if growing.finished:
@@ -285,10 +284,13 @@ class _Export:
 
 
 def content_of(directory: Path) -> str:
-    """Digest the ids and vectors of a snapshot."""
-    whole = hashlib.sha256()
+    """Digest the ids and vectors of a snapshot, by its checksums where it has some."""
+    whole, noted = hashlib.sha256(), sums(directory)
     for name in (f"{PRODUCTS}.ids.npy", f"{PRODUCTS}.ids.parquet", f"{PRODUCTS}.npy"):
         if (directory / name).is_file():
-            with (directory / name).open("rb") as file:
-                whole.update(f"{name}={hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            digest = noted.get(name)
+            if digest is None:
+                with (directory / name).open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            whole.update(f"{name}={digest}\n".encode())
     return whole.hexdigest()[:32]

@@ -182,7 +182,8 @@ class ScoreRequest:
         for row, value in enumerate(values):
             if value is None and null:
                 continue
-            if type(value) is not kind or (not text and not -(2**63) <= value < 2**63):
+            fits = type(value) is kind and (not isinstance(value, int) or -(2**63) <= value < 2**63)
+            if not fits:
                 place = field if single else f"{field}.{row}"
                 expected = "text" if text else "an integer"
                 raise BadRequest(f"{place}.{column}", f"expected {expected}, as the run's data has it, got {value!r}")

@@ -104,13 +104,13 @@ class Scorer:
         columns = {table: {each.name for each in features if each.table == table} for table in (*KEYS, "impressions")}
         self._known = {table: KnownRows(dataset, table, columns[table]) for table in ("users", "queries")}
         self._known["products"] = KnownRows(dataset, "products", columns["products"] | set(READ))
-        self._shown = dataset.table("impressions", sorted({"item_id", *columns["impressions"]})).clear()
+        shown = dataset.table("impressions", ("search_id", "item_id", *sorted(columns["impressions"])))
+        self._shown = shown.select(sorted(columns["impressions"])).clear()
         self._known_columns = {table: dataset.columns(table) for table in (*KEYS, "impressions")}
         self._query_ids = QueryIds(dataset)
         self._texts = self._query_ids.ids_of_texts()
         self._device = module.context.trainer.strategy.root_device
         module.model.to(self._device).eval()
-        self._lookups, self._read = read.lookups, read
         # What the data knows of every event is not needed any more: each request brings its own.
         nothing = Behaviours(Histories(dataset.searches.clear()), np.zeros(0, np.int64), None)
         self._lookups = replace(read.lookups, items=nothing, queries=nothing)
@@ -471,7 +471,7 @@ class RunVectors:
         encode: represents other queries; by default the run's encoder.
     """
 
-    snapshot = None
+    snapshot: str | None = None
 
     def __init__(
         self, run: Run, products: Representations, queries: Representations, encode: Encode | None = None
