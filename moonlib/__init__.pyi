@@ -1,6 +1,7 @@
 from .data.frames import build
 from .exports.folder import export, load
 from .inference.catalogue import embed
+from .inference.center import Center
 from .inference.evaluation import evaluate
 from .inference.searching import index, search
 from .registry.registry import register
@@ -10,6 +11,7 @@ from .studies.report.page import report
 
 __version__: str
 __all__ = [
+    "Center",
     "Run",
     "__version__",
     "build",

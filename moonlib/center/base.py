@@ -140,10 +140,7 @@ def write_base(
         write_array(content_file(made, PRODUCTS), content.reshape(-1, HASH_BYTES))
         write_array(made / SEQUENCE, sequence)
         write_array(made / RECEIVED_AT, received_at)
-        with replacing(made / COLUMNS) as file:
-            table = columns.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-            with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table)
+        write_columns(made, columns)
         if pictures is not None:
             schema = pa.schema([("picture", pa.large_binary())])
             with replacing(made / PICTURES) as file, pa.ipc.new_file(file, schema) as writer:
@@ -154,6 +151,14 @@ def write_base(
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+
+
+def write_columns(directory: Path, columns: pl.DataFrame) -> None:
+    """Write the kept columns of a base."""
+    with replacing(directory / COLUMNS) as file:
+        table = columns.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
 
 
 def merged(base: Base, ids: pl.Series) -> tuple[pl.Series, NDArray[np.int64]]:

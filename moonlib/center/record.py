@@ -12,7 +12,8 @@ one with its id before it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,51 @@ class Current(NamedTuple):
         write_json(record / CURRENT, self._asdict())
 
 
+class Pictures(NamedTuple):
+    """Where the small JPEGs of rows are; they stay readable when the record goes on, or is compacted.
+
+    Attributes:
+        base: of the record.
+        logs: of the record.
+        places: int64 [n, 3]: log, place, bytes; of the base, its row is the place.
+    """
+
+    base: Base | None
+    logs: Sequence[Log]
+    places: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> Pictures:
+        """Those of some of the rows."""
+        return self._replace(places=self.places[rows])
+
+    def read(self, row: int) -> bytes | None:
+        """The picture of a row; None if it has none."""
+        log, at, size = self.places[row].tolist()
+        if log == _IN_BASE:
+            return None if self.base is None else self.base.picture(at)
+        return self.logs[log].picture(at, size) if size else None
+
+
+class Changes(NamedTuple):
+    """Rows and tombstones after some sequence, of each id the last.
+
+    Attributes:
+        ids: the shop's [n].
+        deleted: bool [n], whether the row is a tombstone.
+        vectors: [n, D], as they are at rest.
+        received_at: int64 [n], microseconds since 1970 UTC.
+        columns: the kept columns [n].
+        pictures: of the rows.
+    """
+
+    ids: pl.Series
+    deleted: NDArray[np.bool_]
+    vectors: NDArray[Any]
+    received_at: NDArray[np.int64]
+    columns: pl.DataFrame
+    pictures: Pictures
+
+
 def make_record(record: Path) -> None:
     """Make a record without rows."""
     record.mkdir(parents=True)
@@ -126,6 +172,7 @@ class Record:
         base: None before the first compaction.
         base_sequence: of the base's last row.
         sequence: of the last row.
+        opened: how often it was read from its beginning, which a refresh may have to do.
 
     Args:
         space: whose record it is.
@@ -138,9 +185,11 @@ class Record:
 
     def __init__(self, space: Space, *, write: bool = False) -> None:
         self.space, self._write = space, write
+        self.opened = 0
         self._open()
 
     def _open(self) -> None:
+        self.opened += 1
         for left in reversed(range(_TRIES)):
             try:
                 self._read()
@@ -260,6 +309,42 @@ class Record:
         there[logged] = ~self._deleted.values[rows[logged] - self._in_base]
         return named.filter(pl.Series(there)), rows[there]
 
+    def changes(self, sequence: int) -> Changes | None:
+        """What the logs have after a sequence; None where some of that is in the base already."""
+        if sequence < self.base_sequence:
+            return None
+        first = int(np.searchsorted(self._sequence.values, sequence, side="right"))
+        # From the newest on back, as there may be thousands of pieces.
+        pieces: list[pl.Series] = []
+        left = len(self._sequence) - first
+        for piece in reversed(self._ids):
+            if left <= 0:
+                break
+            pieces.append(piece.tail(left))
+            left -= len(piece)
+        ids = pl.concat(pieces[::-1]) if pieces else pl.Series("id", [], dtype=id_dtype(self.space.ids))
+        last = pl.DataFrame({"id": ids, "row": np.arange(len(ids))}).unique("id", keep="last", maintain_order=True)
+        return self.changes_of(last["id"], self._in_base + first + last["row"].to_numpy())
+
+    def changes_of(self, ids: pl.Series, rows: NDArray[np.int64]) -> Changes:
+        """Rows by number, with what a reader keeps of them.
+
+        Args:
+            ids: of the rows.
+            rows: their numbers.
+        """
+        deleted = np.zeros(len(rows), np.bool_)
+        logged = rows >= self._in_base
+        deleted[logged] = self._deleted.values[rows[logged] - self._in_base]
+        return Changes(
+            ids,
+            deleted,
+            self.vectors(rows),
+            self.received_at(rows),
+            self.columns(rows),
+            Pictures(self.base, self._logs, self._pictures_of(rows)),
+        )
+
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Vectors of rows, [m, D], as they are at rest."""
         return self._gather(rows, None if self.base is None else self.base.store.vectors, self._vectors.values)
@@ -292,10 +377,7 @@ class Record:
 
     def picture(self, row: int) -> bytes | None:
         """The small JPEG of a row; None if it has none."""
-        log, at, size = self._pictures_of(np.array([row]))[0].tolist()
-        if log == _IN_BASE:
-            return None if self.base is None else self.base.picture(at)
-        return self._logs[log].picture(at, size) if size else None
+        return Pictures(self.base, self._logs, self._pictures_of(np.array([row]))).read(0)
 
     def _pictures_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the pictures of rows are, int64 [m, 3]: log, place, bytes; of the base, its row is the place."""
@@ -312,6 +394,17 @@ class Record:
         found[~later] = base[rows[~later]]
         found[later] = logged[rows[later] - self._in_base]
         return found
+
+    @property
+    def no_columns(self) -> pl.DataFrame:
+        """The kept columns without rows."""
+        return self._columns.clear()
+
+    def note_given(self, columns: Sequence[str]) -> None:
+        """Note that products have some columns. The caller holds the lock."""
+        space = Space.open(self.space.directory)
+        self.space = replace(space, given=tuple(sorted({*space.given, *columns})))
+        self.space.save()
 
     def append(self, rows: Rows) -> int:
         """Append rows; they are on the disk when this returns. The caller holds the lock, and has called `refresh`.

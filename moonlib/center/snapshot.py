@@ -201,14 +201,18 @@ def build(
                     f"first {_PROBE_K}, but {found[:3]} and others"
                 )
         about = Description(sequence, base_number, len(base), coverage, kind, recall, len(probes))
-        described = {name.replace("_at_", "@"): value for name, value in asdict(about).items()}
-        write_json(made / SNAPSHOT, described)
+        write_description(made, about)
         seal(made, [file for file in made.iterdir() if file.name != PICTURES])
         rename(made, directory)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
     return about
+
+
+def write_description(directory: Path, about: Description) -> None:
+    """Write ``snapshot.json``."""
+    write_json(directory / SNAPSHOT, {name.replace("_at_", "@"): value for name, value in asdict(about).items()})
 
 
 def _parts(base: Base) -> int:

@@ -26,7 +26,8 @@ class Space:
         columns: the columns that are kept beside the vectors, and their types.
         reads: what the encoder reads of ``product`` and ``query``.
         ids: int64 or text; None until the first product.
-        given: columns which the encoder reads and that the products' tables have had.
+        given: columns that are read or kept, and that the products' tables have had so far.
+        pictures: whether small pictures are kept for pages that show products.
         moonlib: the version that made it.
     """
 
@@ -38,6 +39,7 @@ class Space:
     reads: dict[str, str] = field(default_factory=dict)
     ids: IdType | None = None
     given: tuple[str, ...] = ()
+    pictures: bool = True
     moonlib: str = moonlib.__version__
 
     @property
@@ -55,11 +57,15 @@ class Space:
         """Folder of the record."""
         return self.directory / RECORD
 
-    def save(self) -> None:
-        """Write ``space.json``."""
+    def save(self, directory: Path | None = None) -> None:
+        """Write ``space.json``.
+
+        Args:
+            directory: the space's folder while it is being made.
+        """
         described = asdict(self)
         del described["directory"]
-        write_json(self.directory / SPACE, described)
+        write_json((directory or self.directory) / SPACE, described)
 
     def with_ids(self, ids: IdType) -> Space:
         """The same space, after its first product has said what ids are."""

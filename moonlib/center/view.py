@@ -13,8 +13,9 @@ CENTER/
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +23,108 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moonlib.center.aliases import Alias, find_alias
+from moonlib.center.aliases import Target, find_alias
+from moonlib.center.delta import Delta
 from moonlib.center.layout import ALIASES, SPACES
+from moonlib.center.neighbours import Chosen
 from moonlib.center.record import Record, Stamp, stamp
 from moonlib.center.rows import id_dtype
+from moonlib.center.snapshot import Snapshot
+from moonlib.center.snapshot_reader import SnapshotReader
 from moonlib.center.space import Space
+from moonlib.center.where import Where
 from moonlib.center.writing import require_center
-from moonlib.representations.store import unit
 
 Ids = pl.Series | NDArray[np.int64] | Sequence[Any]
 
+_FILTERS = 64
+"""Filters whose products are kept by a view."""
 
-@dataclass(frozen=True)
+
 class Found:
     """Products that were found for q queries.
 
     Attributes:
-        ids: q * k, the shop's; null where there are fewer than k.
-        scores: cosines, float32 [q, k]; -inf where there are fewer.
+        scores: cosines, float32 [q, k], falling; -inf where there are fewer.
         rows: numbers of the rows within the view, int64 [q, k]; -1 where there are fewer.
     """
 
-    ids: pl.Series
-    scores: NDArray[np.float32]
-    rows: NDArray[np.int64]
+    def __init__(self, view: View, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+        self._view, self.scores, self.rows = view, scores, rows
+
+    @cached_property
+    def ids(self) -> pl.Series:
+        """The shop's ids, q * k; null where there are fewer than k."""
+        return self._view.ids_of(self.rows.reshape(-1))
+
+
+class _Source:
+    """Where views of one alias come from. One thread at a time makes a newer one."""
+
+    def __init__(self, center: Path, alias: str) -> None:
+        self.center, self.alias = center, alias
+        self.lock = threading.Lock()
+        self.newest = self._open()
+
+    def _open(self) -> View:
+        self._aliases: Stamp = stamp(self.center / ALIASES)
+        self._target: Target = find_alias(self.center, self.alias).now
+        self._record = Record(Space.open(self.center / SPACES / self._target.space))
+        number = self._target.snapshot
+        snapshot = SnapshotReader(Snapshot.open(self._record.space, number)) if number else None
+        return View(self, self._record, number, snapshot, self._delta(snapshot))
+
+    def _delta(self, snapshot: SnapshotReader | None) -> Delta:
+        """All that the record has after a snapshot."""
+        record, space = self._record, self._record.space
+        ids = pl.Series("id", [], dtype=id_dtype(space.ids))
+        covered, rows = (0, 0) if snapshot is None else (snapshot.sequence, len(snapshot))
+        empty = Delta.empty(ids, space.dim, space.dtype, record.no_columns, rows)
+        changes = record.changes(covered)
+        if changes is not None:
+            return empty.extended(changes, _superseded(snapshot, changes.ids))
+        # The base is newer than the snapshot: what it no longer has was deleted or superseded meanwhile.
+        ids, numbers = record.live()
+        newer = record.sequences(numbers) > covered
+        if snapshot is not None:
+            empty.hidden[:] = True
+            empty.hidden[snapshot.rows(ids.filter(pl.Series(~newer)))] = False
+        newest = record.changes_of(ids.filter(pl.Series(newer)), numbers[newer])
+        return empty.extended(newest, np.empty(0, np.int64))
+
+    def refreshed(self) -> View:
+        """The newest view."""
+        with self.lock:
+            self.newest = self._refreshed(self.newest)
+            return self.newest
+
+    def _refreshed(self, view: View) -> View:
+        aliases = stamp(self.center / ALIASES)
+        if aliases != self._aliases:
+            if find_alias(self.center, self.alias).now != self._target:
+                return self._open()
+            self._aliases = aliases
+        record, opened = self._record, self._record.opened
+        if not record.refresh():
+            return view
+        changes = record.changes(view.sequence)
+        if record.opened != opened or record.space.ids != view.space.ids or changes is None:
+            delta = self._delta(view._snapshot)
+        else:
+            delta = view._delta.extended(changes, _superseded(view._snapshot, changes.ids))
+        return View(self, record, view.snapshot, view._snapshot, delta)
+
+
+def _superseded(snapshot: SnapshotReader | None, ids: pl.Series) -> NDArray[np.int64]:
+    """Rows of a snapshot that have one of these ids."""
+    rows = np.empty(0, np.int64) if snapshot is None or ids.is_empty() else snapshot.rows(ids)
+    return rows[rows >= 0]
 
 
 class View:
     """One space at one snapshot, and the rows after it. It never changes; `refreshed` makes a newer one.
+
+    Any number of threads may use it.
 
     Attributes:
         center: its folder.
@@ -59,13 +134,18 @@ class View:
         sequence: of the last row that it knows.
     """
 
-    def __init__(self, center: Path, alias: str, target: Alias, record: Record, stamps: tuple[Stamp, ...]) -> None:
-        self.center, self.alias, self._target, self._record, self._stamps = center, alias, target, record, stamps
+    def __init__(
+        self, source: _Source, record: Record, number: int, snapshot: SnapshotReader | None, delta: Delta
+    ) -> None:
+        self._source, self._snapshot, self._delta = source, snapshot, delta
+        self.center, self.alias = source.center, source.alias
         self.space: Space = record.space
-        self.snapshot, self.sequence = target.now.snapshot, record.sequence
-        self._ids, self._rows = record.live()
-        self._store = record.vectors(self._rows)
-        self._unit = unit(self._store)
+        self.snapshot, self.sequence = number, record.sequence
+        self._first = len(delta.hidden)
+        """Number of the delta's first row; smaller ones are the snapshot's."""
+        self._hidden = delta.hidden if delta.hidden.any() else None
+        self._len = self._first - int(delta.hidden.sum()) + int(delta.live.sum())
+        self._chosen: dict[str | None, Chosen | None] = {}
 
     @classmethod
     def open(cls, center: Path, alias: str = "live") -> View:
@@ -76,16 +156,11 @@ class View:
             ValueError: there is no such alias, or it leads to what is not there any more.
         """
         require_center(center)
-        aliases = stamp(center / ALIASES)
-        target = find_alias(center, alias)
-        record = Record(Space.open(center / SPACES / target.now.space))
-        return cls(center, alias, target, record, (aliases,))
+        return _Source(center, alias).newest
 
     def refreshed(self) -> View:
         """The same view if nothing is new, or a newer one: of what the alias leads to now, with all rows."""
-        if stamp(self.center / ALIASES) == self._stamps[0] and not self._record.changed:
-            return self
-        return View.open(self.center, self.alias)
+        return self._source.refreshed()
 
     @property
     def name(self) -> str:
@@ -93,77 +168,180 @@ class View:
         return f"{self.space.name}@{self.snapshot:06d}"
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._len
+
+    @cached_property
+    def _ordered(self) -> tuple[pl.Series, NDArray[np.int64]]:
+        """Ids of all products, ascending, and their rows."""
+        newer = np.flatnonzero(self._delta.live)
+        older = np.arange(self._first) if self._hidden is None else np.flatnonzero(~self._hidden)
+        rows = np.concatenate([older, self._first + newer])
+        ids = self.ids_of(rows)
+        if len(newer):
+            order = ids.arg_sort()
+            ids, rows = ids.gather(order), rows[order.to_numpy()]
+        return ids, rows
 
     @property
     def ids(self) -> pl.Series:
         """Ids of all products [n], ascending."""
-        return self._ids
+        return self._ordered[0]
 
     @property
     def received_at(self) -> NDArray[np.int64]:
         """When each product was received, int64 [n], microseconds since 1970 UTC, in the order of `ids`."""
-        return self._record.received_at(self._rows)
+        return self._taken(self._ordered[1], "received_at")
 
-    def search(self, vectors: NDArray[np.float32], k: int, where: Any = None, exact: bool = False) -> Found:
+    def ids_of(self, rows: NDArray[np.int64]) -> pl.Series:
+        """The shop's ids of rows within the view [m]; null for -1."""
+        rows = np.asarray(rows)
+        if self._snapshot is None or (rows >= self._first).any():
+            both = self._delta.ids if self._snapshot is None else pl.concat([self._snapshot.base.ids, self._delta.ids])
+        else:
+            both = self._snapshot.base.ids
+        missing = rows < 0
+        numbers = pl.Series(rows)
+        if missing.any():
+            numbers = numbers.set(pl.Series(missing), None)
+        return both.gather(numbers).alias("item_id")
+
+    def _taken(self, rows: NDArray[np.int64], name: str) -> NDArray[Any]:
+        """A value of each row within the view, in an array of the snapshot's base and of the delta."""
+        older = rows < self._first
+        newer = getattr(self._delta, name)
+        if self._snapshot is None:
+            found: NDArray[Any] = newer[rows]
+            return found
+        base = getattr(self._snapshot.base, name)
+        found = np.empty((len(rows), *newer.shape[1:]), newer.dtype)
+        found[older] = base[rows[older]]
+        found[~older] = newer[rows[~older] - self._first]
+        return found
+
+    def search(
+        self, vectors: NDArray[np.floating[Any]], k: int, where: Where | None = None, exact: bool = False
+    ) -> Found:
         """Find the nearest products.
 
         Args:
-            vectors: float32 [q, D], of any length but 0.
+            vectors: float [q, D], of any length but 0.
             k: products wanted.
             where: which of the products to choose from.
-            exact: whether to look at every product.
-        """
-        if where is not None:
-            raise NotImplementedError("filters")
-        cosines = unit(vectors) @ self._unit.T
-        cosines[:, ~self._unit.any(axis=1)] = -np.inf
-        best = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-        scores = np.full((len(vectors), k), -np.inf, np.float32)
-        rows = np.full((len(vectors), k), -1)
-        rows[:, : best.shape[1]], scores[:, : best.shape[1]] = best, np.take_along_axis(cosines, best, axis=1)
-        rows[~np.isfinite(scores)] = -1
-        flat = pl.Series(rows.reshape(-1)).replace(-1, None)
-        return Found(self._ids.gather(flat), scores, rows)
+            exact: whether to look at every product, and not through the index.
 
-    def _places(self, ids: Ids) -> NDArray[np.int64]:
+        Returns:
+            The products, by falling cosine.
+
+        Raises:
+            ValueError: the vectors are of another width, or one is zeros or not finite; ``k`` is below 1.
+            BadFilter: the filter does not fit the kept columns.
+        """
+        queries = self._queries(vectors)
+        if k < 1:
+            raise ValueError(f"k {k}: ask for at least 1 product")
+        if where is not None:
+            where.check(self._delta.columns.schema)
+        parts = []
+        if self._snapshot is not None:
+            parts.append(self._snapshot.search(queries, k, self._choose(self._snapshot, where), exact))
+        if len(self._delta):
+            scores, rows = self._delta.search(queries, k, where)
+            parts.append((scores, np.where(rows >= 0, rows + self._first, -1)))
+        if not parts:
+            return Found(self, np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
+        scores, rows = parts[0]
+        if len(parts) > 1:
+            scores, rows = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
+            scores[rows < 0] = -np.inf
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+        elif rows[:, -1].min(initial=0) < 0:
+            scores[rows < 0] = -np.inf
+        return Found(self, scores, rows)
+
+    def _queries(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        queries: NDArray[np.float32] = np.array(vectors, dtype=np.float32, order="C")
+        if queries.ndim != 2 or queries.shape[1] != self.space.dim:
+            raise ValueError(f"vectors are {list(queries.shape)}; those of {self.space.name} are [q, {self.space.dim}]")
+        length = np.sqrt(np.einsum("ij,ij->i", queries, queries))
+        if len(bad := np.flatnonzero(~((length > 0) & (length < np.inf)))):
+            raise ValueError(f"vector {bad[0]} is all zeros, or has values that are not finite: it has no direction")
+        queries /= length[:, None]
+        return queries
+
+    def _choose(self, snapshot: SnapshotReader, where: Where | None) -> Chosen | None:
+        """Vectors of the snapshot that a search may find; None for all."""
+        if where is None and self._hidden is None:
+            return None
+        key = None if where is None else where.key
+        try:
+            return self._chosen[key]
+        except KeyError:
+            pass
+        chosen = snapshot.chosen(self._hidden, where)
+        for oldest in list(self._chosen)[: len(self._chosen) - _FILTERS + 1]:
+            self._chosen.pop(oldest, None)
+        self._chosen[key] = chosen
+        return chosen
+
+    def _places(self, ids: pl.Series) -> NDArray[np.int64]:
         """Row of each id within the view, int64 [n]; -1 where there is none."""
-        wanted = as_series(ids, self.space)
-        known = pl.DataFrame({"id": self._ids, "row": np.arange(len(self._ids))})
-        return (
-            wanted.to_frame("id")
-            .join(known, on="id", how="left", maintain_order="left")["row"]
-            .fill_null(-1)
-            .to_numpy()
-        )
+        if ids.null_count():
+            found = np.full(len(ids), -1)
+            there = ids.is_not_null()
+            found[there.to_numpy()] = self._places(ids.filter(there))
+            return found
+        found = np.full(len(ids), -1) if self._snapshot is None else self._snapshot.rows(ids)
+        if self._hidden is not None:
+            found[(found >= 0) & self._hidden.take(found, mode="clip")] = -1
+        if len(self._delta):
+            newer = self._delta.rows(ids)
+            found = np.where(newer >= 0, newer + self._first, found)
+        return found
 
     def has(self, ids: Ids) -> NDArray[np.bool_]:
         """Whether there is a product of each id, bool [n]."""
-        found: NDArray[np.bool_] = self._places(ids) >= 0
+        found: NDArray[np.bool_] = self._places(as_series(ids, self.space)) >= 0
         return found
 
     def lookup(self, ids: Ids) -> NDArray[np.float32]:
-        """Vectors of products, float32 [n, D], of unit length; zeros where there is none."""
-        places = self._places(ids)
-        found = np.zeros((len(places), self.space.dim), np.float32)
-        found[places >= 0] = self._unit[places[places >= 0]]
-        return found
+        """Vectors of products as they are kept, float32 [n, D]; zeros where there is none."""
+        rows = self._places(as_series(ids, self.space))
+        if self._snapshot is not None and not (rows >= self._first).any():
+            return self._snapshot.base.store.at(rows)
+        scale = np.float32(1 / 127 if self.space.dtype == "int8" else 1)
+        vectors = np.zeros((len(rows), self.space.dim), np.float32)
+        newer = rows >= self._first
+        vectors[newer] = self._delta.kept[rows[newer] - self._first]
+        vectors[newer] *= scale
+        if self._snapshot is not None:
+            vectors[~newer] = self._snapshot.base.store.at(rows[~newer])
+        return vectors
 
     def rows(self, ids: Ids) -> pl.DataFrame:
         """The kept columns of products, ``item_id`` first, n rows; nulls where there is no product."""
-        wanted, places = as_series(ids, self.space), self._places(ids)
-        there = np.flatnonzero(places >= 0)
-        columns = self._record.columns(self._rows[places[there]])
-        row = np.full(len(places), -1)
-        row[there] = np.arange(len(there))
-        numbers = pl.Series(row).replace(-1, None)
-        taken = [column.gather(numbers) for column in columns]
-        return pl.DataFrame([wanted.alias("item_id"), *taken])
+        wanted = as_series(ids, self.space)
+        rows = self._places(wanted)
+        columns = [wanted.alias("item_id")]
+        if self._delta.columns.width:
+            both = self._delta.columns
+            if self._snapshot is not None:
+                both = pl.concat([self._snapshot.base.columns, both])
+            numbers = pl.Series(rows)
+            if (rows < 0).any():
+                numbers = numbers.set(pl.Series(rows < 0), None)
+            columns += [column.gather(numbers) for column in both]
+        return pl.DataFrame(columns)
 
     def picture(self, id: int | str) -> bytes | None:
         """The small JPEG of a product; None if there is none."""
-        place = int(self._places([id])[0])
-        return None if place < 0 else self._record.picture(int(self._rows[place]))
+        row = int(self._places(as_series([id], self.space))[0])
+        if row < 0:
+            return None
+        if row >= self._first:
+            return self._delta.picture(row - self._first)
+        assert self._snapshot is not None
+        return self._snapshot.base.picture(row)
 
 
 def as_series(ids: Ids, space: Space) -> pl.Series:

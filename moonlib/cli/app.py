@@ -14,7 +14,7 @@ from pathlib import Path
 from signal import Signals
 
 import moonlib
-from moonlib.cli import data, export, fit, inference, plugins, recipe, runs, scale, studies
+from moonlib.cli import center, data, export, fit, inference, plugins, recipe, runs, scale, serve, studies
 from moonlib.cli.arguments import add_group
 from moonlib.cli.errors import is_users, message
 from moonlib.cli.printed import warnings_printed
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "--traceback", action="store_true", help="show where a mistake was found (or set MOONLIB_TRACEBACK=1)"
     )
     verbs = add_group(parser)
-    for part in (fit, runs, scale, inference, studies, export, data, plugins, recipe):
+    for part in (fit, runs, scale, inference, center, serve, studies, export, data, plugins, recipe):
         part.add(verbs)
     return parser
 

@@ -315,7 +315,7 @@ def _encode(
         worker_init_fn=end_at_a_lost_batch,
     )
     try:
-        with _one_thread(on_cpu):
+        with one_thread(on_cpu):
             for number, found in enumerate(loader, start):
                 if isinstance(found, Exception):
                     raise found
@@ -375,7 +375,7 @@ def hash_contents(
 
 
 @contextmanager
-def _one_thread(applies: bool) -> Iterator[None]:
+def one_thread(applies: bool) -> Iterator[None]:
     """Let torch compute with one thread, as loader workers do."""
     before = torch.get_num_threads()
     if applies:

@@ -65,7 +65,7 @@ class TableReader:
         stored = StoredImages(pictures_beside(copy))
         self.images = ImageReader(open_images(images) if images is not None and modalities.image else None, stored)
         header = table_files.header(path)
-        self.columns = [KEYS[table], *_columns(table, modalities, header)]
+        self.columns = [KEYS[table], *columns_read(table, modalities, header)]
         if KEYS[table] not in header:
             raise ValueError(missing_column(header, table, KEYS[table], str(path)))
         refuse_near_misses(header, table, str(path), self.columns)
@@ -149,23 +149,8 @@ class TableReader:
         return self.shop_ids.value(KEYS[self.table], int(id))
 
     def _sample(self, key: int, row: dict[str, Any], images: ImageReader, ahead: Set[str]) -> Sample:
-        row = {KEYS[self.table]: key} | row
-        if row.get("attributes") is not None:
-            row["attributes"] = dict(row["attributes"])
-        pictures: list[bytes] = []
-        unread = 0
-        for number, name in enumerate(_named(row)):
-            try:
-                pictures.append((images if name in ahead else self.images).read(name))
-            except ValueError as error:
-                self.quarantine.record(self.table, key, str(error))
-                unread += 1
-                continue
-            if len(pictures) == 1 and number > 0:
-                row["box"] = None  # it is of the main image
-            if self.views == "main":
-                break
-        return Sample(key, row, pictures[0] if pictures else None, tuple(pictures[1:]), unread)
+        readers = (self.images, images, ahead)
+        return sample_of(self.table, key, row, readers, self.views, self.quarantine)
 
     def _held(self, path: Path) -> list[str]:
         """The columns of images rather than of their names."""
@@ -182,13 +167,51 @@ def pictures_beside(copy: Path) -> Path:
     return copy.with_suffix(".pictures")
 
 
+def sample_of(
+    table: str,
+    key: int,
+    row: dict[str, Any],
+    readers: tuple[ImageReader, ImageReader, Set[str]],
+    views: Views,
+    quarantine: Quarantine,
+) -> Sample:
+    """Make a sample of a row of a table, with the images that it names.
+
+    Args:
+        table: ``products`` or ``queries``.
+        key: its id.
+        row: its other columns.
+        readers: of images, one that has read some ahead, and the names of these.
+        views: which images are read.
+        quarantine: where images are named that can't be read.
+    """
+    row = {KEYS[table]: key} | row
+    if row.get("attributes") is not None:
+        row["attributes"] = dict(row["attributes"])
+    pictures: list[bytes] = []
+    unread = 0
+    each, read_ahead, ahead = readers
+    for number, name in enumerate(_named(row)):
+        try:
+            pictures.append((read_ahead if name in ahead else each).read(name))
+        except ValueError as error:
+            quarantine.record(table, key, str(error))
+            unread += 1
+            continue
+        if len(pictures) == 1 and number > 0:
+            row["box"] = None  # it is of the main image
+        if views == "main":
+            break
+    return Sample(key, row, pictures[0] if pictures else None, tuple(pictures[1:]), unread)
+
+
 def _named(row: dict[str, Any]) -> list[str]:
     """The names of a row's images, the main one first."""
     named: list[str] = row.get(IMAGES) or [name for name in (row.get("image"),) if name is not None]
     return named
 
 
-def _columns(table: str, modalities: Modalities, header: Collection[str]) -> list[str]:
+def columns_read(table: str, modalities: Modalities, header: Collection[str]) -> list[str]:
     """The columns that hold the wanted modalities; ``images`` only where the table has it."""
     columns = ["image", "box", *([IMAGES] if IMAGES in header else [])] if modalities.image else []
     if modalities.text and table == "queries":

@@ -1,6 +1,7 @@
 from .catalogue import embed
+from .center import Center, Upserted
 from .evaluation import Evaluation, evaluate
 from .hits import Hit
 from .searching import index, query_vector, search
 
-__all__ = ["Evaluation", "Hit", "embed", "evaluate", "index", "query_vector", "search"]
+__all__ = ["Center", "Evaluation", "Hit", "Upserted", "embed", "evaluate", "index", "query_vector", "search"]

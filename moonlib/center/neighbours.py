@@ -1,0 +1,176 @@
+"""Nearest neighbours among chosen vectors: by faiss, through an index where it finds enough, and else exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moonlib.representations.index import Index
+
+Scores = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+_EXACT = 64
+"""Up to this many times √N of N vectors, reading the chosen ones is faster than a graph that passes over the others."""
+_BEAM = 64
+"""Chosen vectors that a search through a graph comes by; with fewer, it misses some of the nearest ten."""
+_SLACK = 1.25
+"""A search is made so wide that it comes by more than that, as chance has it."""
+_NEARLY_ALL = 0.9
+"""Where this share of the vectors is chosen, an index is searched as if all were."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of N vectors, as faiss wants them.
+
+    Attributes:
+        mask: bool [N].
+    """
+
+    mask: NDArray[np.bool_]
+
+    @cached_property
+    def count(self) -> int:
+        """How many are chosen."""
+        return int(np.count_nonzero(self.mask))
+
+    @cached_property
+    def one_by_one(self) -> Any:
+        """A selector that faiss reads the chosen vectors by, and no others, where vectors lie flat."""
+        import faiss
+
+        return faiss.IDSelectorArray(np.flatnonzero(self.mask))
+
+    @cached_property
+    def by_bits(self) -> Any:
+        """A selector that faiss asks about every vector."""
+        import faiss
+
+        return faiss.IDSelectorBitmap(np.packbits(self.mask, bitorder="little"))
+
+    @property
+    def few(self) -> bool:
+        """Whether to read them all."""
+        return self.count <= _EXACT * math.sqrt(len(self.mask))
+
+
+def among(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, chosen: Chosen | None) -> tuple[Scores, Rows]:
+    """Search some vectors exactly, on the caller's thread.
+
+    Args:
+        vectors: float32 [n, D], contiguous, of unit length.
+        queries: float32 [q, D], contiguous, of unit length.
+        k: neighbours wanted.
+        chosen: of the n; None for all.
+
+    Returns:
+        Cosines [q, k], falling, and rows [q, k]; -1 where there are fewer.
+    """
+    import faiss
+
+    # faiss and not a product of matrices, which many threads of a server would each divide among all cores.
+    scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    pointer = faiss.swig_ptr
+    selector = None if chosen is None else chosen.one_by_one if chosen.few else chosen.by_bits
+    faiss.knn_inner_product(
+        pointer(queries),
+        pointer(vectors),
+        vectors.shape[1],
+        len(queries),
+        len(vectors),
+        k,
+        pointer(scores),
+        pointer(rows),
+        selector,
+    )
+    return scores, rows
+
+
+class Searched:
+    """An index of a snapshot that is searched, of which some vectors may be chosen.
+
+    Args:
+        index: the index.
+    """
+
+    def __init__(self, index: Index) -> None:
+        import faiss
+
+        self.index = index
+        self._flat = faiss.downcast_index(index.faiss.storage) if index.about.kind == "hnsw" else index.faiss
+        self._one_by_one = isinstance(self._flat, faiss.IndexFlat)
+
+    def __len__(self) -> int:
+        return len(self.index.ids)
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, chosen: Chosen | None = None, exact: bool = False
+    ) -> tuple[Scores, Rows]:
+        """Find the nearest of the index.
+
+        Args:
+            queries: float32 [q, D], contiguous, of unit length.
+            k: neighbours wanted.
+            chosen: vectors to choose from; None for all.
+            exact: whether to read all that are chosen.
+
+        Returns:
+            Cosines [q, k], falling, and numbers of vectors in the index [q, k]; -1 where there are fewer.
+        """
+        if chosen is not None and chosen.count == len(self):
+            chosen = None
+        if exact or (chosen is not None and chosen.few):
+            return self._exactly(queries, k, chosen)
+        if chosen is None:
+            return self._approximately(queries, k, None, 1.0)
+        share = chosen.count / len(self)
+        if share >= _NEARLY_ALL:
+            wanted, width = k, 1 / share
+        else:
+            wanted = max(_BEAM, 4 * k)
+            width = _SLACK * wanted / (_BEAM * share)
+        scores, rows = self._approximately(queries, wanted, chosen, width)
+        # What is chosen may lie far from a query, such as bags from a shoe: the search then came by too few.
+        missed = np.flatnonzero(rows[:, min(wanted, chosen.count) - 1] < 0)
+        scores, rows = scores[:, :k], rows[:, :k]
+        if len(missed):
+            scores, rows = scores.copy(), rows.copy()
+            scores[missed], rows[missed] = self._exactly(queries[missed], k, chosen)
+        return scores, rows
+
+    def _exactly(self, queries: NDArray[np.float32], k: int, chosen: Chosen | None) -> tuple[Scores, Rows]:
+        import faiss
+
+        selector = None
+        if chosen is not None:
+            selector = chosen.one_by_one if self._one_by_one and chosen.few else chosen.by_bits
+        if self.index.about.kind == "ivf":
+            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=self._flat.nlist)
+        else:
+            parameters = faiss.SearchParameters(sel=selector)
+        found: tuple[Scores, Rows] = self._flat.search(queries, k, params=parameters)
+        return found
+
+    def _approximately(
+        self, queries: NDArray[np.float32], k: int, chosen: Chosen | None, width: float
+    ) -> tuple[Scores, Rows]:
+        import faiss
+
+        index, parameters = self.index.faiss, None
+        if chosen is not None and self.index.about.kind == "hnsw":
+            candidates = math.ceil(index.hnsw.efSearch * width)
+            parameters = faiss.SearchParametersHNSW(sel=chosen.by_bits, efSearch=candidates)
+        elif chosen is not None and self.index.about.kind == "ivf":
+            parameters = faiss.SearchParametersIVF(
+                sel=chosen.by_bits, nprobe=min(index.nlist, math.ceil(index.nprobe * width))
+            )
+        elif chosen is not None:
+            return self._exactly(queries, k, chosen)
+        found: tuple[Scores, Rows] = index.search(queries, k, params=parameters)
+        return found

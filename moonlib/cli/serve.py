@@ -1,0 +1,67 @@
+"""`moonlib serve`: a center behind HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from moonlib.cli.arguments import Verbs, add_verb
+
+LIMITS = {
+    "batch": (int, "N", "queries encoded at once, at most (32)"),
+    "wait_ms": (float, "MS", "how long a batch waits for queries on their way (5); a lone query never waits"),
+    "queue": (int, "N", "queries in progress; one more is answered 429 (256)"),
+    "timeout_ms": (float, "MS", "time that a query may take; then it is answered 504 (500)"),
+    "max_bytes": (int, "N", "size of a query, picture included (5000000)"),
+    "max_pixels": (int, "N", "width x height of a picture (25000000)"),
+    "k": (int, "N", "products that a query may ask for (200)"),
+}
+"""Settings that are options too; see `moonlib.serving.settings.ServeSettings`."""
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = add_verb(verbs, "serve", serve, "serve a center: search by photo and words, look up vectors, and a page")
+    verb.add_argument("center", type=Path, metavar="CENTER", help="a center that moonlib upsert wrote")
+    verb.add_argument(
+        "--alias", action="append", metavar="NAME", help="what to serve; several are compared on the page (live)"
+    )
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (127.0.0.1)")
+    verb.add_argument("--port", type=int, default=8000, help="0 for a free one (8000)")
+    verb.add_argument("--config", type=Path, metavar="FILE.yaml", help="limits, under the key serve")
+    verb.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the token that requests which write must bear (or set MOONLIB_TOKEN); without it none may write",
+    )
+    verb.add_argument("--log-queries", action="store_true", default=None, help="also log texts and filters of queries")
+    for name, (kind, shown, about) in LIMITS.items():
+        verb.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=shown, help=about)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve a center until SIGTERM or Ctrl-C."""
+    try:
+        from moonlib.serving.logs import log_json
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    from moonlib.serving.server import serve
+    from moonlib.serving.service import Service
+    from moonlib.serving.settings import read_settings
+    from moonlib.serving.writer import CenterWriter
+
+    given = {name: vars(arguments)[name] for name in (*LIMITS, "log_queries")}
+    settings = read_settings(arguments.config, **given)
+    token = os.environ.get("MOONLIB_TOKEN")
+    if arguments.token_file is not None:
+        token = arguments.token_file.read_text(encoding="utf-8").strip()
+        if not token:
+            raise ValueError(f"{arguments.token_file} is empty; expected the token")
+    aliases = arguments.alias or ["live"]
+    writer = CenterWriter(arguments.center, aliases[0]) if token else None
+    service = Service(arguments.center, aliases, settings, writer=writer)
+    log_json()
+    serve(service, token or None, arguments.host, arguments.port)
+    return 0

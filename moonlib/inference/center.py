@@ -1,0 +1,548 @@
+"""A center with its encoders: products go in as a shop has them, and are found by photo, text or vector."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from moonlib.artifacts.reading import read_mapping
+from moonlib.center.aliases import Alias, Target, find_alias, read_aliases, write_aliases
+from moonlib.center.layout import CENTER, EMBEDDING, ENCODER, SPACES
+from moonlib.center.publishing import Published, compact, open_spaces, publish, rollback
+from moonlib.center.record import Record, make_record
+from moonlib.center.rows import ColumnType, Dtype, Rows
+from moonlib.center.snapshot import Probe
+from moonlib.center.space import Space, check_columns, find_space, space_name, spaces
+from moonlib.center.view import View
+from moonlib.center.writing import Busy, make_center, require_center, writing_to
+from moonlib.data.content import Modalities
+from moonlib.embedding.changed import encode_changed
+from moonlib.embedding.content_hash import content_hash
+from moonlib.exports.folder import Export, export, opened
+from moonlib.inference.embedded import as_center
+from moonlib.inference.hits import Hit
+from moonlib.inference.incoming import KEPT, Incoming, Products, read_ids, read_products
+from moonlib.inference.searching import query_vector
+from moonlib.representations.index import IndexKind
+from moonlib.representations.store import Representations
+from moonlib.runs.run import Run, RunError
+from moonlib.system.disk import rename, sync, unfinished
+
+if TYPE_CHECKING:
+    from moonlib.encoders.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+COMPACT_AT = 65_536
+"""Rows in a log from which on an upsert ends with a compaction."""
+
+
+@dataclass(frozen=True)
+class Upserted:
+    """What an upsert did to a space.
+
+    Attributes:
+        encoded: products that are new or whose content changed.
+        unchanged: products that are as they were; nothing was written.
+        changed_columns_only: products of which only kept columns changed; their vectors were reused.
+        deleted: products that were deleted.
+        quarantined: why an image can't be read, by the id of the product, which is represented by what else it has.
+        sequence: of the space's last row; a view with this sequence or a later one answers with what was upserted.
+    """
+
+    encoded: int = 0
+    unchanged: int = 0
+    changed_columns_only: int = 0
+    deleted: int = 0
+    quarantined: dict[int | str, str] = field(default_factory=dict)
+    sequence: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.encoded:,} encoded, {self.changed_columns_only:,} with changed columns only, {self.unchanged:,} "
+            f"unchanged, {self.deleted:,} deleted, {len(self.quarantined):,} with an image that can't be read"
+        )
+
+
+class Center:
+    """A center, to read and to write.
+
+    Args:
+        path: its folder, or one that `moonlib embed` wrote, which can only be read.
+        alias: that searches and look-ups follow.
+
+    Raises:
+        FileNotFoundError: there is none.
+
+    Example:
+        >>> center = Center.create("shop", "runs/iter3")  # doctest: +SKIP
+        >>> center.upsert("products.parquet", images="photos")  # doctest: +SKIP
+        >>> center.publish()  # doctest: +SKIP
+        >>> center.search(text="red mug", where={"price": {"lt": 20}})[0].item_id  # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path, alias: str = "live") -> None:
+        self.path, self.alias = Path(path), alias
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._exports: dict[str, Run | Export] = {}
+        self._encoders: dict[str, Encoder] = {}
+        self._records: dict[str, Record] = {}
+        self._view: View | None = None
+        self._read = self.path
+        if not (self.path / CENTER).is_file() and (self.path / EMBEDDING).is_file():
+            self._folder = as_center(self.path, alias)
+            self._read = Path(self._folder.name)
+        require_center(self._read)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        run: str | Path,
+        dtype: Dtype = "int8",
+        dim: int | None = None,
+        columns: Sequence[str] | Mapping[str, ColumnType] | None = None,
+        pictures: bool = True,
+    ) -> Center:
+        """Make a center, or in one that is there a space for another encoder, width or type.
+
+        The alias ``live`` leads to the first space at once, and to another one when that is published.
+
+        Args:
+            path: the folder.
+            run: a run directory, or an export of one, whose encoder the space is for; it is copied into the center.
+            dtype: of the vectors at rest; int8 keeps their direction, which is all that a cosine reads.
+            dim: keep only the first so many dimensions, of an encoder trained with Matryoshka dimensions.
+            columns: to keep beside the vectors, to filter by and to show; names of `KEPT`, or any name with its type:
+                ``text``, ``integer``, ``float`` or ``boolean``.
+            pictures: whether to keep a small JPEG of each product, for pages that show products.
+
+        Returns:
+            The center. What is there already stays as it is.
+
+        Raises:
+            RunError: the encoder can't be exported.
+            FileExistsError: the folder holds something else.
+            ValueError: ``dim`` is wider than the vectors, or a column has no known type.
+        """
+        center = Path(path)
+        source = opened(run)
+        kept = _kept(columns)
+        make_center(center)
+        with writing_to(center):
+            made = _make_space(center, source, dtype, dim, kept, pictures)
+            if not read_aliases(center):
+                write_aliases(center, {"live": Alias(Target(made.name, 0))})
+        return cls(center)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this is a folder that `moonlib embed` wrote."""
+        return self._folder is not None
+
+    @property
+    def spaces(self) -> dict[str, Space]:
+        """The spaces, by name."""
+        return spaces(self._read)
+
+    def space_of(self, run: str | Path, dtype: Dtype | None = None, dim: int | None = None) -> Space:
+        """The space of a run's encoder.
+
+        Raises:
+            ValueError: there is none, or several.
+        """
+        fingerprint = opened(run).fingerprint
+        found = [each for each in self.spaces.values() if each.fingerprint == fingerprint]
+        found = [each for each in found if dtype in (None, each.dtype) and dim in (None, each.dim)]
+        if len(found) != 1:
+            names = ", ".join(each.name for each in found) or "none"
+            raise ValueError(
+                f"{self.path}: spaces of the encoder of {run}: {names}; name one of {', '.join(self.spaces)}"
+            )
+        return found[0]
+
+    @property
+    def view(self) -> View:
+        """The newest view of what the alias leads to."""
+        self._view = View.open(self._read, self.alias) if self._view is None else self._view.refreshed()
+        return self._view
+
+    def source(self, space: Space) -> Run | Export:
+        """What a space's encoder is opened from."""
+        if space.name not in self._exports:
+            if self.read_only and not space.encoder.exists():
+                run = read_mapping(self.path / EMBEDDING).get("run")
+                raise RunError(f"{self.path} was embedded with {run}, which is not there any more: search by vector")
+            self._exports[space.name] = opened(space.encoder)
+        return self._exports[space.name]
+
+    def encoder(self, space: Space) -> Encoder:
+        """The encoder of a space, on the CPU."""
+        if space.name not in self._encoders:
+            self._encoders[space.name] = self.source(space).encoder()
+        return self._encoders[space.name]
+
+    def upsert(
+        self,
+        products: Products | None = None,
+        images: str | Path | None = None,
+        delete: str | Path | pl.Series | Sequence[Any] | None = None,
+        *,
+        space: str | None = None,
+        workers: int = 0,
+        device: str | None = None,
+    ) -> Upserted:
+        """Add products, change those that are there, and delete some.
+
+        A product is encoded if it is new, or if what the encoder reads of it changed; if only kept columns changed, its
+        vector is reused. What is acknowledged survives a kill and a power cut. Products are written 512 at a time: a
+        call that is cut off is resumed by the same call, which encodes only what is missing.
+
+        Args:
+            products: a table (``.parquet`` or ``.csv``, see `moonlib.embed`), the folder of a dataset, a data frame, or
+                rows. A row stands for the whole product.
+            images: folder or URL that the image names start from.
+            delete: a table with ``item_id``, or ids; deleted after the upsert. Unknown ones are passed over.
+            space: name of the one space to write to; by default all that take upserts: those that an alias leads to,
+                now or before, and those never published.
+            workers: processes that read, decode and, on a CPU, encode; 0 for none but this one.
+            device: where to compute; by default a GPU if there is one.
+
+        Returns:
+            What was done to the space that the alias leads to, or to the one named.
+
+        Raises:
+            Busy: another process writes.
+            ValueError: a row is not as it should be; nothing of the table was written then. Or this is an embedding,
+                which can only be read.
+            TooManyUnreadable: more images than tolerated can't be read; what was written before stays.
+        """
+        if products is None and delete is None:
+            raise ValueError("nothing to upsert: give products, ids to delete, or both")
+        self._require_writable()
+        targets = [find_space(self.path, space)] if space is not None else open_spaces(self.path)
+        if not targets:
+            raise ValueError(f"{self.path} has no space yet: give the run whose encoder it is for (--run)")
+        answers = {each.name: self._upsert(each, products, images, delete, workers, device) for each in targets}
+        for name, done in answers.items():
+            log.info(f"{name}: {done}")
+        aliases = read_aliases(self.path)
+        live = aliases[self.alias].now.space if self.alias in aliases else ""
+        return answers.get(live) or next(iter(answers.values()))
+
+    def delete(self, ids: str | Path | pl.Series | Sequence[Any], *, space: str | None = None) -> Upserted:
+        """Delete products; see `upsert`."""
+        return self.upsert(delete=ids, space=space)
+
+    def _upsert(
+        self,
+        space: Space,
+        products: Products | None,
+        images: str | Path | None,
+        delete: Any,
+        workers: int,
+        device: str | None,
+    ) -> Upserted:
+        received_at = time.time_ns() // 1000
+        record = self._record(space)
+        done = Upserted(sequence=record.sequence)
+        gone = None if delete is None else read_ids(delete, record.space)
+        if products is not None:
+            with tempfile.TemporaryDirectory(prefix="moonlib-upsert-") as work:
+                source = self.source(space)
+                assert isinstance(source, Export)
+                incoming = read_products(products, images, record.space, source, Path(work))
+                self._note_columns(record, incoming)
+                done = self._write(record, incoming, received_at, workers, device)
+        if gone is not None:
+            with writing_to(self.path):
+                record.refresh()
+                there = gone.filter(pl.Series(record.find(gone) >= 0))
+                tombstones = Rows.tombstones(there, space.dim, space.dtype, record.no_columns, received_at)
+                sequence = record.append(tombstones)
+            done = Upserted(
+                done.encoded, done.unchanged, done.changed_columns_only, len(there), done.quarantined, sequence
+            )
+        if record.log_rows >= COMPACT_AT:
+            try:
+                compact(self.path, space)
+            except Busy:
+                log.info(f"{space.name}: the log is compacted by the next upsert, as a publish is going on")
+        return done
+
+    def _write(
+        self, record: Record, incoming: Incoming, received_at: int, workers: int, device: str | None
+    ) -> Upserted:
+        """Write products chunk by chunk, each with one fsync."""
+        space, contents = record.space, incoming.contents
+        found = record.find(incoming.ids)
+        is_known = found >= 0
+        known = np.zeros((len(found), 16), np.uint8)
+        known[is_known] = record.content(found[is_known])
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        encoded = columns_only = 0
+        again: list[NDArray[np.int64]] = []
+        changes = encode_changed(
+            self.encoder(space),
+            contents,
+            known,
+            is_known,
+            batch_size=self.source(space).batch_size,
+            pictures=space.pictures,
+            device=device,
+            workers=workers,
+        )
+        for number, changed in enumerate(changes):
+            start = number * contents.chunk
+            rows = np.arange(start, start + len(changed.hashes))
+            ids = incoming.ids[start : start + len(rows)]
+            columns = incoming.columns[start : start + len(rows)]
+            kept = np.ones(len(rows), np.bool_)
+            kept[changed.rows] = False
+            same = np.flatnonzero(kept)
+            with writing_to(self.path):
+                record.refresh()
+                before = record.find(ids.gather(same))
+                # Somebody else may have changed or deleted these products since; then they are encoded after all.
+                agree = before >= 0
+                agree[agree] = (record.content(before[agree]) == changed.hashes[same[agree]]).all(axis=1)
+                again.append(rows[same[~agree]])
+                same, before = same[agree], before[agree]
+                differ = _differ(record.columns(before), columns[same] if columns.width else columns)
+                same, before = same[differ], before[differ]
+                vectors = _at_rest(changed.vectors[:, : space.dim], space.dtype)
+                written = np.concatenate([changed.rows, same])
+                sequence = record.append(
+                    Rows(
+                        ids.gather(written),
+                        np.concatenate([vectors, record.vectors(before)]),
+                        changed.hashes[written],
+                        np.full(len(written), received_at),
+                        np.zeros(len(written), np.bool_),
+                        columns[written] if columns.width else columns,
+                        pl.Series([*changed.pictures, *[None] * len(same)], dtype=pl.Binary),
+                    )
+                )
+            encoded += len(changed.rows)
+            columns_only += len(same)
+        quarantined = {id: reason for (_, id), reason in contents.quarantine.entries().items()}
+        left = np.concatenate(again)
+        done = Upserted(
+            encoded, len(found) - encoded - columns_only - len(left), columns_only, 0, quarantined, sequence
+        )
+        if len(left):
+            part = Incoming(
+                contents.only(contents.ids[left]), incoming.ids.gather(left), incoming.columns[left], incoming.given
+            )
+            more = self._write(record, part, received_at, workers, device)
+            done = Upserted(
+                done.encoded + more.encoded,
+                done.unchanged + more.unchanged,
+                done.changed_columns_only + more.changed_columns_only,
+                0,
+                quarantined,
+                more.sequence,
+            )
+        return done
+
+    def _note_columns(self, record: Record, incoming: Incoming) -> None:
+        """Note which columns the space's products have, so that one that is lost later is missed."""
+        if new := sorted(incoming.given - {*record.space.given}):
+            if record.space.given:
+                log.info(f"{record.space.name}: products have a new column, {', '.join(new)}")
+            with writing_to(self.path):
+                record.note_given(new)
+
+    def _record(self, space: Space) -> Record:
+        if space.name not in self._records:
+            self._records[space.name] = Record(space, write=True)
+        record = self._records[space.name]
+        record.refresh()
+        return record
+
+    def publish(
+        self,
+        alias: str | None = None,
+        space: str | None = None,
+        kind: IndexKind = "hnsw",
+        keep: int = 3,
+        probes: Mapping[str, Sequence[int | str]] | None = None,
+    ) -> Published:
+        """Build a snapshot with an index, check it, and let an alias lead to it. Readers notice by themselves.
+
+        Args:
+            alias: to switch; by default the center's own.
+            space: name of the space; by default the one that the alias leads to.
+            kind: of the index, see `moonlib.index`.
+            keep: how many of the newest snapshots to keep, beside those that aliases lead to.
+            probes: texts to search for, each with ids of which one must be among the first ten.
+
+        Raises:
+            GateFailed: fewer than .999 of the products with something to represent have a vector, recall@10 against the
+                exact search is below .95, or a probe fails; the alias leads where it did.
+            Busy: another process publishes.
+            ValueError: there is nothing to publish, or no such space.
+        """
+        self._require_writable()
+        alias = self.alias if alias is None else alias
+        name = find_alias(self.path, alias).now.space if space is None else space
+        found = find_space(self.path, name)
+        queries = [
+            Probe(text, query_vector(self.encoder(found), None, text)[0, : found.dim], expected)
+            for text, expected in (probes or {}).items()
+        ]
+        nothing = content_hash({"title": None}, None, Modalities.parse("title"))
+        return publish(self.path, found, alias=alias, kind=kind, keep=keep, nothing=nothing, probes=queries)
+
+    def rollback(self, alias: str | None = None) -> Target:
+        """Let an alias lead where it did before the last publish, in one rename; a second call takes it back.
+
+        Raises:
+            ValueError: there is no such alias, or it led nowhere before.
+            Busy: another process writes.
+        """
+        self._require_writable()
+        return rollback(self.path, self.alias if alias is None else alias).now
+
+    def search(
+        self,
+        image: str | Path | bytes | None = None,
+        text: str | None = None,
+        vector: NDArray[np.float32] | None = None,
+        k: int = 10,
+        where: Any = None,
+    ) -> list[Hit]:
+        """Find the products nearest to a photo, a text, both, or a vector.
+
+        Args:
+            image: the photo, or its file.
+            text: what is searched for.
+            vector: float32 [D], in place of image and text.
+            k: products wanted.
+            where: a filter by kept columns, see `moonlib.center.where`.
+
+        Raises:
+            ValueError: nothing to search for, a vector of another width, or a filter that does not fit the columns.
+        """
+        if k < 1:
+            raise ValueError(f"k {k}: ask for at least 1 product")
+        view = self.view
+        if vector is None:
+            photo = Path(image).read_bytes() if isinstance(image, (str, Path)) else image
+            queries = query_vector(self.encoder(view.space), photo, text)[:, : view.space.dim]
+        else:
+            queries = np.asarray(vector, np.float32).reshape(1, -1)
+            if queries.shape[1] != view.space.dim:
+                raise ValueError(f"the vector has {queries.shape[1]} dimensions; those of {view.name} {view.space.dim}")
+        found = view.search(queries, k, where)
+        there = found.ids.is_not_null()
+        ids, scores = found.ids.filter(there), found.scores[0][there.to_numpy()].tolist()
+        rows = view.rows(ids).drop("item_id").to_dicts() if len(ids) else []
+        return [
+            Hit(rank, score, id, row, view.picture(id))
+            for rank, (id, score, row) in enumerate(zip(ids.to_list(), scores, rows, strict=True), 1)
+        ]
+
+    def lookup(self, ids: pl.Series | NDArray[np.int64] | Sequence[Any]) -> NDArray[np.float32]:
+        """Vectors of products, float32 [n, D]; zeros where there is none."""
+        return self.view.lookup(ids)
+
+    def _require_writable(self) -> None:
+        if self.read_only:
+            raise ValueError(
+                f"{self.path} is what `moonlib embed` wrote, and can only be read: make a center with `moonlib upsert "
+                "CENTER --run RUN --products TABLE`, which takes upserts"
+            )
+
+
+def _kept(columns: Sequence[str] | Mapping[str, ColumnType] | None) -> dict[str, ColumnType]:
+    """Kept columns with their types.
+
+    Raises:
+        ValueError: one has no known type.
+    """
+    if columns is None:
+        return dict(KEPT)
+    if isinstance(columns, Mapping):
+        return check_columns(columns)
+    for column in columns:
+        if column not in KEPT:
+            raise ValueError(f"column {column!r}: its type is not known: give {{{column!r}: 'text'}}, or another type")
+    return {column: KEPT[column] for column in columns}
+
+
+def _make_space(
+    center: Path,
+    source: Run | Export,
+    dtype: Dtype,
+    dim: int | None,
+    columns: dict[str, ColumnType],
+    pictures: bool,
+) -> Space:
+    """Make a space, whole or not at all; one that is there is left as it is."""
+    folder = center / SPACES
+    folder.mkdir(exist_ok=True)
+    for left in folder.glob(".*.partial"):  # of a writer that was killed
+        shutil.rmtree(left)
+    same = [each for each in spaces(center).values() if each.fingerprint == source.fingerprint and each.dtype == dtype]
+    if dim is not None:
+        same = [each for each in same if each.dim == dim]
+    if len(same) == 1:
+        return same[0]
+    made = unfinished(folder / "space")
+    try:
+        made.mkdir()
+        if isinstance(source, Export):
+            source.encoder()  # opens
+            shutil.copytree(source.directory, made / ENCODER)
+        else:
+            export(source.directory, made / ENCODER)
+        exported = Export(made / ENCODER)
+        width = int(exported.config["dim"])
+        if dim is not None and not 1 <= dim <= width:
+            raise ValueError(f"dim {dim}: the encoder's vectors have {width} dimensions; keep 1 to {width}")
+        directory = folder / space_name(source.fingerprint, width if dim is None else dim, dtype)
+        sides: tuple[Literal["product", "query"], ...] = ("product", "query")
+        space = Space(
+            directory,
+            source.fingerprint,
+            width if dim is None else dim,
+            dtype,
+            columns,
+            {side: str(exported.modalities(side)) for side in sides},
+            pictures=pictures,
+        )
+        make_record(made / space.record.relative_to(directory))
+        space.save(made)
+        for file in made.rglob("*"):
+            sync(file)
+        if not directory.exists():
+            rename(made, directory)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return space
+
+
+def _at_rest(vectors: NDArray[np.float32], dtype: Dtype) -> NDArray[Any]:
+    return Representations(np.arange(len(vectors)), vectors).as_type(dtype).vectors
+
+
+def _differ(before: pl.DataFrame, now: pl.DataFrame) -> NDArray[np.bool_]:
+    """Which rows have another value in some column, bool [n]."""
+    if not now.width:
+        return np.zeros(now.height, np.bool_)
+    differ = np.zeros(now.height, np.bool_)
+    for column in now.columns:
+        differ |= before[column].ne_missing(now[column]).to_numpy()
+    return differ

@@ -1,0 +1,248 @@
+"""Products on their way into a center: what a space's encoder reads of them, and the columns that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from moonlib.center.rows import COLUMN_TYPES, ColumnType
+from moonlib.center.space import Space, check_columns
+from moonlib.data import table_files
+from moonlib.data.casts import cast_column
+from moonlib.data.categories import with_levels
+from moonlib.data.dataset import Dataset
+from moonlib.data.quarantine import Quarantine
+from moonlib.data.reader import SampleReader
+from moonlib.data.tables import KEYS, cast_key
+from moonlib.embedding.content_hash import DatasetHashes
+from moonlib.embedding.embed import Contents
+from moonlib.embedding.frames import FrameReader
+from moonlib.embedding.tables import TableReader, columns_read
+from moonlib.exports.folder import Export
+
+Products: TypeAlias = "str | Path | pl.DataFrame | Sequence[Mapping[str, Any]]"
+"""A table's file, a dataset's folder, a data frame, or rows."""
+
+KEY = KEYS["products"]
+_CHUNK = 512
+"""Rows that are hashed together, and appended together."""
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """Products for a space, by ascending number of their ids.
+
+    Attributes:
+        contents: what the encoder reads.
+        ids: the shop's [n].
+        columns: the kept columns, n rows.
+        given: columns that are read or kept and that the products have.
+    """
+
+    contents: Contents
+    ids: pl.Series
+    columns: pl.DataFrame
+    given: frozenset[str]
+
+
+def read_products(products: Products, images: str | Path | None, space: Space, export: Export, work: Path) -> Incoming:
+    """Read products for a space.
+
+    Args:
+        products: see `Products`.
+        images: folder that the image names start from; None where the products hold theirs, or name none.
+        space: that they are for.
+        export: of the space's encoder.
+        work: an empty folder for what is needed meanwhile.
+
+    Raises:
+        ValueError: they have other ids than the space, lack a column that earlier products had, or can't be read.
+    """
+    modalities, unreadable = export.modalities("product"), work / "products.quarantine.jsonl"
+    as_text = space.ids == "text" or (space.ids is None and "products" in export.text_ids)
+    chunk = _CHUNK
+    if isinstance(products, (str, Path)):
+        path, name = Path(products), str(products)
+        if path.is_dir() and (path / "dataset.json").exists():
+            dataset = Dataset(path)
+            reader, ids = SampleReader(path, "products"), dataset.ids
+            quarantine = Quarantine(unreadable, total=len(reader), ids=ids)
+            digested = not modalities.image or dataset.image_digests("products") is not None
+            hashes = DatasetHashes(dataset, reader, modalities, export.views) if digested else None
+            contents = Contents(reader, "product", reader.ids, modalities, quarantine, chunk, ids, export.views, hashes)
+            frame = dataset.products.filter(pl.col(KEY).is_in(pl.Series(reader.ids).implode()))
+            frame = ids.decoded(frame, *frame.columns)
+            header = [column for column in frame.columns if frame[column].null_count() < frame.height]
+            return _incoming(contents, frame.select(header), header, space, name)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there is no such table or dataset")
+        header = table_files.header(path)
+        _refuse_lost(header, modalities, space, name)
+        rows: TableReader | FrameReader = TableReader(
+            path, "products", images, modalities, unreadable, work / "t.arrow", export.views, as_text
+        )
+        kept = [KEY, *(column for column in space.columns if column in header)]
+        frame = pl.concat(table_files.scan(path, kept))
+    else:
+        frame, name = as_frame(products), "products"
+        header = frame.columns
+        _refuse_lost(header, modalities, space, name)
+        rows = FrameReader(
+            frame, "products", images, modalities, unreadable, work / "t.pictures", export.views, as_text
+        )
+    contents = Contents(rows, "product", rows.ids, modalities, rows.quarantine, chunk, rows.shop_ids, export.views)
+    return _incoming(contents, frame, header, space, name)
+
+
+def as_frame(products: pl.DataFrame | Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows as a data frame.
+
+    Raises:
+        ValueError: there is none, or values of a column are of several types.
+    """
+    if isinstance(products, pl.DataFrame):
+        frame = products
+    else:
+        try:
+            frame = pl.DataFrame(list(products), infer_schema_length=None)
+        except (pl.exceptions.PolarsError, TypeError) as error:
+            raise ValueError(f"products: values of a column are of several types ({error})") from None
+    if frame.is_empty():
+        raise ValueError("products: no rows; there is nothing to upsert")
+    return frame
+
+
+def _incoming(contents: Contents, frame: pl.DataFrame, header: Sequence[str], space: Space, name: str) -> Incoming:
+    numbers = contents.ids
+    names = contents.names
+    ids = pl.Series(KEY, numbers) if names is None else names.alias(KEY)
+    kind = "int64" if ids.dtype == pl.Int64 else "text"
+    if space.ids is not None and kind != space.ids:
+        raise ValueError(
+            f"{name}: ids are {kind}, such as {ids[0]!r}, and those of space {space.name} are {space.ids}: a space has "
+            "ids of one type; write them as before, or make another center"
+        )
+    keys = cast_key(frame.select(KEY), "products", name).cast(ids.dtype)
+    place = pl.DataFrame({KEY: keys, "row": np.arange(len(keys))})
+    rows = ids.to_frame().join(place, on=KEY, how="left", maintain_order="left")["row"].to_numpy()
+    columns = []
+    for column, column_type in space.columns.items():
+        dtype = COLUMN_TYPES[column_type]
+        if column not in frame.columns:
+            columns.append(pl.repeat(None, len(ids), dtype=dtype, eager=True).alias(column))
+            continue
+        cast = cast_column(frame[column], dtype(), name)
+        if column == "category":
+            cast = cast.to_frame().select(with_levels(pl.col("category"))).to_series()
+        columns.append(cast.gather(rows).alias(column))
+    given = frozenset(header) & {*space.columns, *columns_read("products", contents.modalities, header)}
+    return Incoming(contents, ids, pl.DataFrame(columns), given)
+
+
+def _refuse_lost(header: Sequence[str], modalities: Any, space: Space, name: str) -> None:
+    """Refuse products without a column that earlier ones had: their vectors, or filters, would silently be others."""
+    if KEY not in header:
+        return  # the reader says so
+    read = columns_read("products", modalities, [*header, *space.given])
+    if lost := [column for column in space.given if column not in header]:
+        what = "the encoder reads it" if lost[0] in read else "the center keeps it"
+        raise ValueError(
+            f"{name}: no column {lost[0]!r} (it has {', '.join(header[:_LISTED])}); earlier products of space "
+            f"{space.name} had it, and {what}: give it, with empty fields where a product has none"
+        )
+    if not set(read) & set(header):
+        raise ValueError(f"{name}: none of the columns that the encoder reads is there: {', '.join(read)}")
+
+
+def read_ids(ids: Any, space: Space) -> pl.Series:
+    """Ids of products to delete, in the type of the space's.
+
+    Args:
+        ids: a ``.csv`` or ``.parquet`` file with the column ``item_id``, or ids.
+        space: whose they are.
+
+    Raises:
+        ValueError: one is of another type.
+    """
+    wanted = pl.String if space.ids == "text" else pl.Int64
+    name = "delete"
+    if isinstance(ids, (str, Path)):
+        name = str(ids)
+        if not Path(ids).exists():
+            raise FileNotFoundError(f"{ids}: there is no such table of ids to delete")
+        frames = list(table_files.scan(Path(ids), [KEY]))
+        if KEY not in frames[0].columns:
+            raise ValueError(f"{name}: no column {KEY!r}: a table of ids to delete has it")
+        series = pl.concat(frames)[KEY]
+    else:
+        series = ids if isinstance(ids, pl.Series) else pl.Series(KEY, np.asarray(ids) if len(ids) else [], strict=True)
+    series = series.alias(KEY)
+    if wanted == pl.String and series.dtype.is_integer():
+        raise ValueError(f"{name}: ids are int64, such as {series[0]!r}; those of space {space.name} are text")
+    if series.is_empty():
+        return pl.Series(KEY, [], dtype=wanted)
+    return cast_column(series, wanted(), name).unique(maintain_order=True)
+
+
+KEPT: dict[str, ColumnType] = {
+    "title": "text",
+    "category": "text",
+    "price": "float",
+    "merchant_id": "integer",
+    "in_stock": "boolean",
+}
+"""Columns that are kept unless others are named, and their types."""
+
+
+def kept_columns(products: Products, names: Sequence[str] | None = None) -> dict[str, ColumnType]:
+    """The columns of products to keep beside their vectors, with the types that they have.
+
+    Args:
+        products: see `Products`.
+        names: of the columns; by default those of `KEPT`.
+
+    Raises:
+        ValueError: the products have no such column, or it holds neither text nor numbers nor booleans.
+    """
+    if isinstance(products, (str, Path)):
+        path, name = Path(products), str(products)
+        if path.is_dir() and (path / "dataset.json").exists():
+            dataset = Dataset(path)
+            frame = dataset.ids.decoded(dataset.products, *dataset.products.columns)
+        elif not path.exists():
+            raise FileNotFoundError(f"{path}: there is no such table or dataset")
+        else:
+            frame = table_files.read(path, ("title", "category"), without=("image", "images"))
+    else:
+        frame, name = as_frame(products), "products"
+    if names is None:
+        return {column: KEPT[column] for column in KEPT if column not in frame.columns} | {
+            column: _type(frame[column], name) for column in KEPT if column in frame.columns
+        }
+    for column in names:
+        if column not in frame.columns:
+            raise ValueError(f"{name}: no column {column!r} to keep; it has {', '.join(frame.columns)}")
+    return check_columns({column: _type(frame[column], name) for column in names})
+
+
+def _type(column: pl.Series, name: str) -> ColumnType:
+    dtype = column.dtype
+    if dtype == pl.Null:
+        return KEPT.get(column.name, "text")
+    if dtype.is_integer():
+        return "float" if KEPT.get(column.name) == "float" else "integer"
+    if dtype.is_float() or dtype.is_decimal():
+        return "float"
+    if dtype == pl.Boolean:
+        return "boolean"
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return "text"
+    raise ValueError(
+        f"{name}: column {column.name!r} holds {dtype}, which can't be kept: text, numbers and booleans can"
+    )

@@ -1,0 +1,391 @@
+"""The HTTP interface of a service."""
+
+# No `from __future__ import annotations`: FastAPI reads annotations that name limits of this very service.
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, FastAPI, File, Form, Header, Path, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+import moonlib
+from moonlib.center.where import BadFilter, Where
+from moonlib.data.content import Box
+from moonlib.serving.answers import (
+    About,
+    AliasAnswer,
+    DeleteRequest,
+    ErrorAnswer,
+    Health,
+    Limits,
+    LookupRequest,
+    ProductsRequest,
+    SearchAnswer,
+    Written,
+)
+from moonlib.serving.errors import Refused
+from moonlib.serving.gate import Gate, error_body
+from moonlib.serving.service import Service, item_id
+
+if TYPE_CHECKING:
+    from moonlib.inference.center import Upserted
+
+_REASONS = {
+    400: "not a request of this kind",
+    401: "the token is missing or wrong",
+    403: "this server takes no products",
+    404: "there is no such thing",
+    408: "the request came too slowly",
+    413: "the request is too large",
+    422: "a field is wrong; `error.field` names it",
+    429: "too many queries are in progress; try again",
+    503: "not now; try again",
+    504: "it took too long",
+}
+
+_OVERHEAD = 64_000
+"""Bytes of a search's request besides its picture."""
+
+
+def create_app(service: Service, token: str | None = None) -> FastAPI:
+    """Make the application that serves a service.
+
+    Args:
+        service: what answers.
+        token: that requests which write must bear; without one, all are refused.
+
+    Returns:
+        An ASGI application; its OpenAPI document is at ``/openapi.json``.
+    """
+    settings = service.settings
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        fresh = asyncio.create_task(service.keep_fresh())
+        yield
+        service.draining = True
+        fresh.cancel()
+        service.close()
+
+    app = FastAPI(
+        title="moonlib",
+        description="Searches products by picture and words, and looks up their representations.",
+        version=moonlib.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.service = service
+    largest = {"": settings.max_bytes, "POST /v1/search": settings.max_bytes + _OVERHEAD}
+    largest["POST /v1/products"] = settings.max_products_bytes
+    app.add_middleware(Gate, metrics=service.metrics, max_bytes=largest, receive_seconds=settings.receive_seconds)
+    _add_error_handlers(app)
+
+    def writing(authorization: Annotated[str | None, Header()] = None) -> None:
+        scheme, _, given = (authorization or "").partition(" ")
+        expected = token or secrets.token_hex()  # as long to refuse without a token as with a wrong one
+        same = secrets.compare_digest(given.encode(errors="replace"), expected.encode())
+        if token is None or scheme.lower() != "bearer" or not same:
+            raise Refused(401, "unauthorized", "give the token: authorization: Bearer TOKEN")
+
+    @app.post("/v1/search", response_model=SearchAnswer, responses=_errors(400, 408, 413, 422, 429, 503, 504))
+    async def search(
+        request: Request,
+        image: Annotated[UploadFile | None, File(description="a JPEG, PNG, WebP or GIF")] = None,
+        text: Annotated[str | None, Form(max_length=settings.max_text)] = None,
+        k: Annotated[int, Form(ge=1, le=settings.k)] = min(10, settings.k),
+        where: Annotated[str | None, Form(description='filters as JSON: {"price": {"lt": 50}}')] = None,
+        alias: Annotated[str | None, Form(max_length=200)] = None,
+        crop: Annotated[
+            str | None, Form(description="the part of the picture that counts: x0,y0,x1,y1 in 0..1", max_length=200)
+        ] = None,
+        like: Annotated[str | None, Form(description="id of a product to find others like", max_length=512)] = None,
+    ) -> Response:
+        """Find the products nearest to a picture, a text or both, or to another product."""
+        served = service.served(alias)
+        _begin(request, served.view.name)
+        data = None if image is None or not (image.filename or image.size) else await image.read()
+        if data is not None and len(data) > settings.max_bytes:
+            raise Refused(413, "too_large", f"image: larger than {settings.max_bytes:,} bytes", "image")
+        words = (text or "").strip() or None
+        if settings.log_queries:
+            request.state.logged = {"text": words, "where": where, "has_image": data is not None}
+        if like is not None and (data is not None or words is not None):
+            raise Refused(422, "two_queries", "like: give it alone, without image and text", "like")
+        if data is None and words is None and like is None:
+            raise Refused(422, "empty_query", "nothing to search for: give an image, a text or both, or like")
+        if crop is not None and data is None:
+            raise Refused(422, "bad_crop", "crop: there is no image to crop", "crop")
+        box = None if crop is None else _box(crop)
+        filters = None if where is None or not where.strip() else _filters(where)
+        hits = await service.search(served, k, data, words, box, filters, like)
+        ids: list[Any] = [*hits.ids]
+        found = enumerate(zip(ids, hits.scores, hits.rows, strict=True), 1)
+        named = served.alias if alias else None
+        answer = {
+            "snapshot": served.view.name,
+            "alias": served.alias,
+            "hits": [
+                {"rank": rank, "score": score, "item_id": item, "row": row, "picture": _picture(item, named)}
+                for rank, (item, score, row) in found
+            ],
+        }
+        return Response(to_json(answer), media_type="application/json")
+
+    @app.post(
+        "/v1/lookup",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "item_id and vector (null where there is no such product), one row per id in order",
+                "content": {"application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}}},
+            },
+            **_errors(400, 408, 413, 422, 503),
+        },
+    )
+    async def lookup(request: Request, wanted: LookupRequest) -> Response:
+        """Look up products' vectors, as an Arrow IPC stream."""
+        served = service.served(wanted.alias)
+        _begin(request, served.view.name)
+        return Response(await service.lookup(served, wanted.ids), media_type="application/vnd.apache.arrow.stream")
+
+    schemas = {
+        "application/json": {"schema": ProductsRequest.model_json_schema()},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["products"],
+                "properties": {
+                    "products": {"type": "string", "description": "the rows, as JSON; `image` names a file"},
+                    "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                },
+            }
+        },
+    }
+
+    @app.post(
+        "/v1/products",
+        status_code=202,
+        response_model=Written,
+        responses=_errors(400, 401, 403, 408, 413, 422, 503),
+        dependencies=[Depends(writing)],
+        openapi_extra={"requestBody": {"required": True, "content": schemas}},
+    )
+    async def add_products(request: Request) -> Written:
+        """Add products, or replace them by their id; answered once they are on disk."""
+        _begin(request, service.served().view.name)
+        return await _written(service, service.write(await _rows(request)))
+
+    @app.delete(
+        "/v1/products",
+        status_code=202,
+        response_model=Written,
+        responses=_errors(400, 401, 403, 408, 413, 422, 503),
+        dependencies=[Depends(writing)],
+    )
+    async def delete_products(request: Request, gone: DeleteRequest) -> Written:
+        """Delete products; answered once that is on disk."""
+        _begin(request, service.served().view.name)
+        if len(gone.ids) > settings.max_ids:
+            raise Refused(422, "too_many", f"ids: at most {settings.max_ids:,} at once", "ids")
+        return await _written(service, service.delete(gone.ids))
+
+    @app.get(
+        "/v1/products/{item}/picture",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "a small JPEG",
+                "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+            },
+            **_errors(404, 422, 503),
+        },
+    )
+    async def picture(
+        request: Request, item: Annotated[str, Path(max_length=512)], alias: str | None = None
+    ) -> Response:
+        """Send a product's small picture."""
+        served = service.served(alias)
+        _begin(request, served.view.name)
+        found = await asyncio.to_thread(served.view.picture, item_id(served, item, "item"))
+        if found is None:
+            raise Refused(404, "no_picture", "there is no picture of such a product", "item")
+        return Response(found, media_type="image/jpeg", headers={"cache-control": "max-age=60"})
+
+    @app.get("/v1/about", response_model=About, responses=_errors(503))
+    async def about(request: Request) -> About:
+        """Tell what is served, and the limits of a query."""
+        served = service.served()
+        _begin(request, served.view.name)
+        space = served.view.space
+        return About(
+            snapshot=served.view.name,
+            name="moonlib",
+            version=moonlib.__version__,
+            alias=service.default,
+            aliases=[
+                AliasAnswer(
+                    name=each.alias, snapshot=each.view.name, sequence=each.view.sequence, products=len(each.view)
+                )
+                for each in service.aliases.values()
+            ],
+            products=len(served.view),
+            sequence=served.view.sequence,
+            encoder=space.fingerprint,
+            dim=space.dim,
+            dtype=space.dtype,
+            reads=served.reads,
+            columns=dict(space.columns),
+            limits=Limits(
+                k=settings.k,
+                max_bytes=settings.max_bytes,
+                max_pixels=settings.max_pixels,
+                max_text=settings.max_text,
+                max_ids=settings.max_ids,
+            ),
+        )
+
+    @app.get("/live", response_model=Health, responses=_errors(503))
+    async def live() -> Health:
+        """Tell that the process is alive."""
+        return Health(status="alive")
+
+    @app.get("/ready", response_model=Health, responses=_errors(503))
+    async def ready(request: Request) -> Health:
+        """Tell whether queries are answered; not any more once the server is about to end."""
+        if service.draining:
+            raise Refused(503, "draining", "the server is about to end")
+        _begin(request, name := service.served().view.name)
+        return Health(status="ready", snapshot=name)
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_errors(503)})
+    async def metrics() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorAnswer, "description": _REASONS[status]} for status in statuses}
+
+
+def _begin(request: Request, snapshot: str) -> None:
+    """Note what a request is answered from, for its answer's header."""
+    request.scope["state"]["snapshot"] = snapshot
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        headers = {"retry-after": "1"} if error.status in (429, 503) else {}
+        if error.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if error.status in (408, 413):  # the rest of the request is not read
+            headers["connection"] = "close"
+        body = error_body(error, request.scope["state"])
+        return Response(body, error.status, headers=headers, media_type="application/json")
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"][1:])) or None
+        message = f"{field}: {first['msg']}" if field else str(first["msg"])
+        return await refused(request, Refused(422, "invalid", message, field))
+
+    async def of_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        cause = error.__cause__
+        if isinstance(cause, Refused):  # raised while FastAPI read the body
+            return await refused(request, cause)
+        answer = await refused(request, Refused(error.status_code, "http", str(error.detail)))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, of_http)
+
+
+def _picture(item: int | str, alias: str | None) -> str:
+    path = f"/v1/products/{quote(str(item), safe='')}/picture"
+    return path if alias is None else f"{path}?alias={quote(alias, safe='')}"
+
+
+def _box(words: str) -> Box:
+    try:
+        x0, y0, x1, y1 = (float(word) for word in words.split(","))
+        if 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1:
+            return x0, y0, x1, y1
+    except ValueError:
+        pass
+    raise Refused(422, "bad_crop", "crop: expected x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1", "crop")
+
+
+def _filters(words: str) -> Where | None:
+    try:
+        found = Where.from_json(words)
+    except (ValueError, RecursionError) as error:
+        known = isinstance(error, BadFilter)
+        raise Refused(422, "bad_filter", f"where: {error if known else 'expected JSON'}", "where") from None
+    return found if found.conditions else None
+
+
+_ROWS = TypeAdapter(list[dict[str, Any]])
+
+
+async def _rows(request: Request) -> list[dict[str, Any]]:
+    """The rows of a request to add products, pictures in place of their files' names.
+
+    Raises:
+        Refused: they are no rows, or name a picture that was not sent.
+    """
+    pictures: dict[str, bytes] = {}
+    try:
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            async with request.form(max_files=10_000, max_fields=1, max_part_size=32_000_000) as form:
+                given = form.get("products")
+                words: str | bytes | None = given if isinstance(given, str | None) else await given.read()
+                for file in form.getlist("images"):
+                    if isinstance(file, str) or not file.filename:
+                        raise Refused(422, "bad_rows", "images: expected files with names", "images")
+                    pictures[file.filename] = await file.read()
+            rows = _ROWS.validate_json(words or "")
+        else:
+            rows = ProductsRequest.model_validate_json(await request.body()).products
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise Refused(422, "bad_rows", f"products: {place}: {first['msg']}".replace(": : ", ": "), "products") from None
+    if not rows:
+        raise Refused(422, "bad_rows", "products: there are none", "products")
+    for number, row in enumerate(rows):
+        for name in {"image", "images"} & row.keys():
+            given_names = row[name] if isinstance(row[name], list) else [row[name]]
+            found = []
+            for each in given_names:
+                if each is not None and (not isinstance(each, str) or each not in pictures):
+                    field = f"products.{number}.{name}"
+                    raise Refused(422, "no_picture", f"{field}: send a file of this name among `images`", field)
+                found.append(None if each is None else pictures[each])
+            row[name] = found if isinstance(row[name], list) else found[0]
+    return rows
+
+
+async def _written(service: Service, writing: Awaitable[Upserted]) -> Written:
+    done = await writing
+    return Written(
+        snapshot=service.served().view.name,
+        sequence=done.sequence,
+        encoded=done.encoded,
+        unchanged=done.unchanged,
+        changed_columns_only=done.changed_columns_only,
+        deleted=done.deleted,
+        quarantined={str(item): why for item, why in done.quarantined.items()},
+    )

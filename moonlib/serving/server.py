@@ -1,0 +1,79 @@
+"""A service behind a socket, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from types import FrameType
+
+import uvicorn
+
+from moonlib.serving.app import create_app
+from moonlib.serving.protocol import BoundedProtocol
+from moonlib.serving.service import Service
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, which is not ready any more from the moment of a signal on."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.draining = True
+        super().handle_exit(sig, frame)
+
+
+def serve(service: Service, token: str | None = None, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests in progress are answered, then this returns.
+
+    Args:
+        service: what answers.
+        token: that requests which write must bear; None where nothing may be written.
+        host: address to listen on; ``0.0.0.0`` for all.
+        port: 0 for a free one, which the log names.
+
+    Raises:
+        OSError: the address is in use, or not this machine's.
+    """
+    config = uvicorn.Config(
+        create_app(service, token),
+        loop="uvloop",
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=max(1000, 4 * service.settings.queue),
+        timeout_graceful_shutdown=max(1, round(service.settings.drain_seconds)),
+    )
+    with _listening(host, port) as listener:
+        # Uvicorn raises the signal that ended it once more, when it has done; the process is to end with 0.
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            before = {each: signal.signal(each, _ignore) for each in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            _Server(config, service).run(sockets=[listener])
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, error.strerror, f"{host}:{port}") from None
+    return listener
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    """Do nothing: the signal was heard."""

@@ -1,0 +1,39 @@
+"""Products that come by HTTP, written to a center."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moonlib.inference.center import Center, Upserted
+
+
+class CenterWriter:
+    """Writes to a center. It is opened, with an encoder of its own, by the first write: most servers never write.
+
+    Args:
+        path: folder of the center.
+        alias: whose space tells what was done.
+    """
+
+    def __init__(self, path: Path, alias: str) -> None:
+        self._path, self._alias = path, alias
+        self._opened: Center | None = None
+
+    def upsert(self, products: Sequence[Mapping[str, Any]]) -> Upserted:
+        """Add products, or replace them by their id; see `moonlib.Center.upsert`."""
+        return self._center.upsert(products)
+
+    def delete(self, ids: Sequence[int | str]) -> Upserted:
+        """Delete products; see `moonlib.Center.delete`."""
+        return self._center.delete(ids)
+
+    @property
+    def _center(self) -> Center:
+        if self._opened is None:
+            from moonlib.inference.center import Center
+
+            self._opened = Center(self._path, self._alias)
+        return self._opened

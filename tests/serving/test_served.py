@@ -1,0 +1,116 @@
+"""Aliases that move, and rows that come, while queries are answered."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from moonlib.center.aliases import read_aliases, write_aliases
+from moonlib.encoders.encoder import Encoder
+from moonlib.serving.app import create_app
+from moonlib.serving.service import Service
+from moonlib.serving.settings import ServeSettings
+
+from .conftest import append, make_space, picture, title
+
+
+class Mirrored(torch.nn.Module):
+    """An encoder of another space: the first one's vectors, backwards."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.inner = encoder
+        self.image_dim, self.text_dim, self.preprocessor = encoder.image_dim, encoder.text_dim, encoder.preprocessor
+
+    def forward(self, batch: Any) -> Any:
+        return self.inner(batch).flip(1)
+
+
+@pytest.fixture
+def two(center: Path, encoder: Encoder) -> dict[str, Any]:
+    """The encoders of the center's two spaces, of the aliases live and v2, by fingerprint."""
+    encoders = {"a" * 12: encoder, "b" * 12: Mirrored(encoder)}
+    make_space(center, encoders["b" * 12], "b" * 16, "v2")  # type: ignore[arg-type]
+    return encoders
+
+
+def open_of(encoders: dict[str, Any]) -> Any:
+    return lambda folder: encoders[folder.parent.name[:12]]
+
+
+def test_new_rows_are_found_and_a_broken_center_is_not_served_instead(
+    center: Path, encoder: Encoder, settings: ServeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(center, settings=settings, open_encoder=lambda _: encoder)
+    with TestClient(create_app(service)) as client:
+
+        def first() -> int:
+            return int(client.post("/v1/search", data={"text": "violet teapot", "k": 1}).json()["hits"][0]["item_id"])
+
+        assert first() != 77
+        append(center, encoder, [{"item_id": 77, "title": "violet teapot"}])
+        client.portal.call(service.refresh)  # type: ignore[union-attr]
+        assert first() == 77
+        (center / "aliases.json").write_text("{")
+        client.portal.call(service.refresh)  # type: ignore[union-attr]
+        assert first() == 77
+        assert b"moonlib_refresh_failures_total 1.0" in client.get("/metrics").content
+        assert "can't be opened" in caplog.text
+
+
+def test_two_aliases_side_by_side(center: Path, two: dict[str, Any], settings: ServeSettings) -> None:
+    service = Service(center, ["live", "v2"], settings, open_encoder=open_of(two))
+    with TestClient(create_app(service)) as client:
+        answers = {
+            alias: client.post("/v1/search", data={"text": title(5), "alias": alias, "k": 3}).json()
+            for alias in ("live", "v2")
+        }
+        assert answers["live"]["snapshot"].startswith("a" * 12)
+        assert answers["v2"]["snapshot"].startswith("b" * 12)
+        ids = [[hit["item_id"] for hit in answers[alias]["hits"]] for alias in ("live", "v2")]
+        assert ids[0] == ids[1]  # both spaces have the same neighbours, each with its own encoder
+        assert client.get(answers["v2"]["hits"][0]["picture"]).content == picture(ids[1][0])
+        assert {each["name"] for each in client.get("/v1/about").json()["aliases"]} == {"live", "v2"}
+
+
+def test_an_alias_moves_under_load_and_no_answer_mixes_spaces(
+    center: Path, two: dict[str, Any], settings: ServeSettings
+) -> None:
+    """Vectors of the one space have other neighbours in the other: a mixed answer would show."""
+    service = Service(center, settings=settings, open_encoder=open_of(two))
+    with TestClient(create_app(service)) as client:
+        expected = [hit["item_id"] for hit in client.post("/v1/search", data={"text": title(9), "k": 5}).json()["hits"]]
+        aliases = read_aliases(center)
+        stop = threading.Event()
+        seen: set[str] = set()
+
+        def load() -> list[Any]:
+            wrong = []
+            while not stop.is_set():
+                answer = client.post("/v1/search", data={"text": title(9), "k": 5})
+                body = answer.json()
+                seen.add(body.get("snapshot"))
+                ids = [hit["item_id"] for hit in body.get("hits", ())]
+                if ids != expected or body["snapshot"] != answer.headers["moonlib-snapshot"]:
+                    wrong.append(body)
+            return wrong
+
+        with ThreadPoolExecutor(4) as pool:
+            loads = [pool.submit(load) for _ in range(4)]
+            for flip in range(12):
+                write_aliases(center, {**aliases, "live": aliases["v2" if flip % 2 == 0 else "live"]})
+                client.portal.call(service.refresh)  # type: ignore[union-attr]
+            stop.set()
+            assert [wrong for each in loads for wrong in each.result()] == []
+        assert {name[:12] for name in seen} == {"a" * 12, "b" * 12}
+
+
+def test_an_alias_that_is_not_there_is_an_error_at_start(center: Path, encoder: Encoder) -> None:
+    with pytest.raises(ValueError, match="no alias 'dev'"):
+        Service(center, ["dev"], open_encoder=lambda _: encoder)
