@@ -354,6 +354,8 @@ def as_series(ids: Ids, space: Space) -> pl.Series:
         ids = pl.Series(ids)
     wanted = id_dtype(space.ids)
     series = ids if isinstance(ids, pl.Series) else pl.Series(ids, dtype=wanted if not len(ids) else None, strict=False)
+    if space.ids is None and series.dtype == pl.String:  # no product has said yet what ids are
+        return series
     if wanted == pl.Int64 and series.dtype.is_integer():
         series = series.cast(pl.Int64)
     if series.dtype != wanted and not series.is_empty():

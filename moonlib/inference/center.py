@@ -25,6 +25,7 @@ from moonlib.center.rows import ColumnType, Dtype, Rows
 from moonlib.center.snapshot import Probe
 from moonlib.center.space import Space, check_columns, find_space, space_name, spaces
 from moonlib.center.view import View
+from moonlib.center.where import Where
 from moonlib.center.writing import Busy, make_center, require_center, writing_to
 from moonlib.data.content import Modalities
 from moonlib.embedding.changed import encode_changed
@@ -421,7 +422,7 @@ class Center:
         text: str | None = None,
         vector: NDArray[np.float32] | None = None,
         k: int = 10,
-        where: Any = None,
+        where: Where | Mapping[str, Any] | None = None,
     ) -> list[Hit]:
         """Find the products nearest to a photo, a text, both, or a vector.
 
@@ -445,7 +446,7 @@ class Center:
             queries = np.asarray(vector, np.float32).reshape(1, -1)
             if queries.shape[1] != view.space.dim:
                 raise ValueError(f"the vector has {queries.shape[1]} dimensions; those of {view.name} {view.space.dim}")
-        found = view.search(queries, k, where)
+        found = view.search(queries, k, where if where is None or isinstance(where, Where) else Where(where))
         there = found.ids.is_not_null()
         ids, scores = found.ids.filter(there), found.scores[0][there.to_numpy()].tolist()
         rows = view.rows(ids).drop("item_id").to_dicts() if len(ids) else []
