@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import random
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +33,7 @@ settings.register_profile("repeatable", settings.get_profile("explore"), derando
 settings.load_profile("repeatable")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+Once = Callable[[str, Callable[[Path], Path]], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -84,13 +87,39 @@ def bucket(s3_server: str, download_cache: Path, tmp_path: Path, monkeypatch: py
 
 
 @pytest.fixture(scope="session")
-def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where built datasets are kept for the whole test session, by all of its processes."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return tmp_path_factory.mktemp("data")
-    shared = tmp_path_factory.getbasetemp().parent / "data"
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of the test session share."""
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    shared = (tmp_path_factory.getbasetemp().parent if several else tmp_path_factory.getbasetemp()) / "shared"
     shared.mkdir(exist_ok=True)
     return shared
+
+
+@pytest.fixture(scope="session")
+def once(shared: Path) -> Once:
+    """Make something once for all processes of the test session; who comes later waits for it.
+
+    ``once(name, make)`` is the path that ``make(folder)`` returned, of an empty folder. Read it, and copy to change.
+    """
+
+    def once(name: str, make: Callable[[Path], Path]) -> Path:
+        place = shared / name
+        place.mkdir(exist_ok=True)
+        made = place / "made"
+        with (place / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                made.write_text(str(make(Path(tempfile.mkdtemp(dir=place)))))
+        return Path(made.read_text())
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def data_cache(shared: Path) -> Path:
+    """Where built datasets are kept for the whole test session, by all of its processes."""
+    (shared / "data").mkdir(exist_ok=True)
+    return shared / "data"
 
 
 @pytest.fixture(scope="session")
@@ -100,12 +129,10 @@ def tiny(data_cache: Path) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def finished_run(data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(data_cache: Path, once: Once) -> Path:
     """A run of iter1 on the tiny marketplace, of three steps, without an application; read it, and copy to change."""
     from moonlib.runs.iteration import fit
 
-    runs = tmp_path_factory.mktemp("finished")
-    (runs / ".data").symlink_to(data_cache)
     overrides = [
         "--data.init_args.size=tiny",
         "--encoder.init_args.image={class_path: convnet, init_args: {image_size: 32, width: 8}}",
@@ -118,7 +145,12 @@ def finished_run(data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "--stages.represent.data.workers=0",
         "--stages.application=null",
     ]
-    return fit("iter1", overrides, runs=runs)
+
+    def make(runs: Path) -> Path:
+        (runs / ".data").symlink_to(data_cache)
+        return fit("iter1", overrides, runs=runs)
+
+    return once("finished", make)
 
 
 SHORT_ITER2 = [
@@ -146,13 +178,15 @@ def short_iter2() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def unbroken(data_cache: Path, tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(data_cache: Path, once: Once) -> Path:
     """A run of iter2 with `short_iter2` that nothing happened to; read it, and copy to change."""
     from moonlib.runs.iteration import fit
 
-    runs = tmp_path_factory.mktemp("unbroken")
-    (runs / ".data").symlink_to(data_cache)
-    return fit("iter2", SHORT_ITER2, runs=runs)
+    def make(runs: Path) -> Path:
+        (runs / ".data").symlink_to(data_cache)
+        return fit("iter2", SHORT_ITER2, runs=runs)
+
+    return once("unbroken", make)
 
 
 @pytest.fixture

@@ -229,9 +229,8 @@ class Class:
         """
         if any(_name(decorator) not in HARMLESS for decorator in self.node.decorator_list):
             return None
-        nodes = ast.walk(self.node)
-        named = (node for node in nodes if "__init__" in (getattr(node, "name", ""), getattr(node, "id", "")))
-        init = next(named, None)
+        named = _named_init(self.node)
+        init = named[0] if named else None
         if init is None:
             if not self.is_dataclass:
                 return self.base.parameters() if self.base else None
@@ -239,7 +238,7 @@ class Class:
             fields = [n for n in self.node.body if isinstance(n, ast.AnnAssign) and _origin(n.annotation) != "ClassVar"]
             own = {_name(each.target): (each.annotation, self.scope) for each in fields}
             return None if inherited is None else inherited | own
-        if init not in self.node.body or not isinstance(init, ast.FunctionDef) or next(named, None):
+        if init not in self.node.body or not isinstance(init, ast.FunctionDef) or len(named) > 1:
             return None
         arguments = init.args
         found: dict[str, tuple[ast.expr | None, Scope]] = {
@@ -281,6 +280,13 @@ class Class:
             annotation, scope = known[name]
             if annotation is not None:
                 scope.check(annotation, value, (*key, str(name)))
+
+
+@lru_cache(maxsize=1024)
+def _named_init(definition: ast.ClassDef) -> tuple[ast.AST, ...]:
+    """Whatever is called __init__ in a class, at any depth; of a Trainer that takes a while to find."""
+    nodes = ast.walk(definition)
+    return tuple(node for node in nodes if "__init__" in (getattr(node, "name", ""), getattr(node, "id", "")))
 
 
 @lru_cache(maxsize=1024)

@@ -6,8 +6,8 @@ A component is an entry point in the group ``moonlib.<kind>`` of any installed d
     my_loss = "my_package.my_loss:MyLoss"
 
 `register` serves notebooks and tests, where nothing is installed. Names are unique within a kind; where the kind is
-not clear from its place, a component is written ``KIND/NAME``. Metadata is read anew at every call, so a component
-that was installed or repaired a moment ago is found, and no failure is remembered.
+not clear from its place, a component is written ``KIND/NAME``. Metadata is read again whenever a file of it has
+changed, so a component that was installed or repaired a moment ago is found, and no failure is remembered.
 
 A distribution says which plugin `API` it was made for, and which of its names changed, in two more groups. Nothing is
 imported to read them::
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import sys
 from collections import defaultdict
@@ -31,6 +32,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import Distribution, EntryPoint, distributions
+from pathlib import Path
 from typing import Any, TypeVar
 
 import moonlib
@@ -263,12 +265,12 @@ def renamings(*kinds: str) -> list[Renaming]:
 
 def problems() -> list[tuple[str, str]]:
     """Problems of metadata itself: (distribution, problem); its other components still work."""
-    return _installed().problems
+    return list(_installed().problems)
 
 
 def superseded() -> list[tuple[str, str]]:
     """Distributions whose components are left out, because moonlib has them by itself: (distribution, what to do)."""
-    return _installed().superseded
+    return list(_installed().superseded)
 
 
 def duplicates(listed: Iterable[Component]) -> dict[tuple[str, str], list[Component]]:
@@ -445,11 +447,40 @@ class _Metadata:
     superseded: list[tuple[str, str]] = field(default_factory=list)
 
 
+_read_before: tuple[list[object], _Metadata] = ([], _Metadata())
+"""What `_installed` found last, and the stamps of the files that it was read from."""
+
+
 def _installed() -> _Metadata:
-    """Read the metadata of every distribution; one that cannot be read is a problem of its own and of no other."""
+    """Metadata of every distribution; hundreds of files are read again only if one of them has changed."""
+    global _read_before
+    listed = list(distributions())
+    stamps = [_stamp(distribution) for distribution in listed]
+    if stamps != _read_before[0]:
+        _read_before = stamps, _read_all(listed)
+    return _read_before[1]
+
+
+def _stamp(distribution: Distribution) -> object:
+    """Equal while a distribution says the same; never equal where it lies in no folder, as in a zip file."""
+    folder = getattr(distribution, "_path", None)
+    if not isinstance(folder, Path):
+        return object()
+    stamp: list[object] = [str(folder)]
+    try:
+        for name in ("entry_points.txt", "METADATA"):
+            file = os.stat(f"{folder}/{name}")  # noqa: PTH116  (hundreds of them, many times a second)
+            stamp += [file.st_ino, file.st_ctime_ns, file.st_size]
+    except OSError:  # most have no entry points
+        pass
+    return stamp
+
+
+def _read_all(listed: Iterable[Distribution]) -> _Metadata:
+    """Read the metadata of distributions; one that cannot be read is a problem of its own and of no other."""
     found = _Metadata()
     seen = set()
-    for distribution in distributions():
+    for distribution in listed:
         label = str(getattr(distribution, "_path", "?"))
         try:
             # Thousands of lines of other packages' metadata need not be parsed.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dis
 import hashlib
+import os
 import sys
 import sysconfig
 import types
@@ -44,16 +45,18 @@ def code_digest(classes: Iterable[str]) -> dict[str, str]:
         {}
     """
     digests: dict[str, str] = {}
-    waiting = []
+    waiting: list[str] = []
     for path in classes:
         module, _, name = path.rpartition(".")
         if module == "__main__" and not getattr(sys.modules[module], "__file__", None):
             digests[path] = _digest_of_class(getattr(sys.modules[module], name, None))
         waiting += [module, path]
+    seen = set(digests)
     while waiting:
         name = waiting.pop()
-        if name in digests:
+        if name in seen:
             continue
+        seen.add(name)
         if (file := _file(name)) is None:
             waiting += _offered(name)
             continue
@@ -91,16 +94,17 @@ def _file(name: str) -> Path | None:
     if name == "__main__":
         file = getattr(sys.modules[name], "__file__", None)
         return Path(file) if file and Path(file).suffix == ".py" and not _installed(Path(file)) else None
-    top, *below = name.split(".")
+    top, _, below = name.partition(".")
     place = _place(top, tuple(sys.path))
     if place is None:
         return None
     if not below and place.is_file():
         return place
-    folder = place.joinpath(*below)
-    for file in (folder / "__init__.py", folder.with_name(f"{folder.name}.py")):
-        if file.is_file():
-            return file
+    # As strings: of an iteration's stages there are tens of thousands to look for.
+    folder = f"{place}{os.sep}{below.replace('.', os.sep)}" if below else str(place)
+    for file in (f"{folder}{os.sep}__init__.py", f"{folder}.py"):
+        if os.path.isfile(file):  # noqa: PTH113
+            return Path(file)
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from moonlib.cli import main
@@ -18,8 +20,8 @@ REMEDY = (
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Moonlib without any plugin."""
     found = registry._installed()
-    found.components = [each for each in found.components if each.distribution.startswith("moonlib-embedding ")]
-    monkeypatch.setattr(registry, "_installed", lambda: found)
+    ours = [each for each in found.components if each.distribution.startswith("moonlib-embedding ")]
+    monkeypatch.setattr(registry, "_installed", lambda: replace(found, components=ours))
 
 
 @pytest.mark.usefixtures("alone")

@@ -105,20 +105,20 @@ def built(tables: dict[str, bytes]) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.fixed_dictionaries({"products": csv_of("products")}))
 def test_any_products(tables: dict[str, bytes]) -> None:
     built(tables)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data(), st.sampled_from([table for table in COLUMNS if table != "products"]))
 def test_any_other_table(data: st.DataObject, table: str) -> None:
     products = b"item_id,spu_id,category,listed_at\n0,1,a,2025-01-01\n"
     built({"products": products, "queries": b"query_id,text\n0,a\n", table: data.draw(csv_of(table))})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=8), st.sampled_from([m.encode() for m in MORSELS])), max_size=12))
 def test_any_bytes(pieces: list[bytes]) -> None:
     built({"products": b"".join(pieces)})
@@ -153,7 +153,7 @@ PICTURES = _pictures()
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(PICTURES),
     st.lists(st.tuples(st.integers(0, 4000), st.binary(min_size=1, max_size=6)), max_size=3),

@@ -21,9 +21,10 @@ SMALL = {
 
 
 @pytest.fixture(scope="session")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished stages of all runs of these tests: what one has run, the others take over."""
-    return tmp_path_factory.mktemp("stages")
+def stages(shared: Path) -> Path:
+    """The finished stages of all runs of these tests, of all processes: what one has run, the others take over."""
+    (shared / "stages").mkdir(exist_ok=True)
+    return shared / "stages"
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,8 @@ def shorten() -> Shorten:
             if "max_steps" in stage.get("trainer", {}):
                 words += [f"--stages.{name}.trainer.max_steps", "2", f"--stages.{name}.trainer.log_every_n_steps", "1"]
                 words += [f"--stages.{name}.data.batch_size", "16"]
+            if "max_epochs" in stage.get("trainer", {}):  # two steps an epoch
+                words += [f"--stages.{name}.data.batch_size", "4000"]
             if stage["module"] == "represent" or "tasks" in stage.get("data", {}):
                 words += [f"--stages.{name}.data.workers", "0"]
             if stage.get("trainer", {}).get("accelerator") == "gpu":

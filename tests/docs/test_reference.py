@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import EntryPoint, distribution
 from pathlib import Path
 
 import pytest
 
+from moonlib.cli import main
 from moonlib.config.recipe import load
 from moonlib.data.image_lists import IMAGES
 from moonlib.data.tables import SCHEMAS, known_columns
@@ -20,7 +19,6 @@ from moonlib.registry import registry
 from moonlib.registry.signature import parameters
 from moonlib.system.versions import DISTRIBUTION
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parents[2]
 OWN = sorted(point for point in distribution(DISTRIBUTION).entry_points if point.group.startswith("moonlib."))
 
@@ -120,12 +118,21 @@ def test_every_column_is_described_and_no_other() -> None:
     assert set(reference.COLUMNS) == {name for schema in SCHEMAS.values() for name in schema.names} | {IMAGES}
 
 
-def test_every_verb_and_its_options_are_there(cli: Cli) -> None:
+def test_every_verb_and_its_options_are_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def help_of(*words: str) -> str:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([*words, "--help"])
+        return capsys.readouterr().out
+
     text = reference.commands()
-    verbs = re.findall(r"^    (\w+) ", cli("--help").stdout.split("verbs:")[1].split("examples:")[0], re.MULTILINE)
+    verbs = re.findall(r"^    (\w+) ", help_of().split("verbs:")[1].split("examples:")[0], re.MULTILINE)
     assert "fit" in verbs and "data" in verbs
     for verb in verbs:
-        shown = cli(verb, "--help").stdout
+        shown = help_of(verb)
         if "\nverbs:" in shown:
             for name in re.findall(r"^    (\w+) ", shown.split("\nverbs:")[1], re.MULTILINE):
                 assert f"## moonlib {verb} {name}\n" in text

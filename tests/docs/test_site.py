@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ from moonlib.docs import reference
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "moonlib/docs"
+
+Once = Callable[[str, Callable[[Path], Path]], Path]
 
 NO_NETWORK = """
 import socket
@@ -47,8 +50,11 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="session")
-def site(data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("docs")
+def site(data_cache: Path, once: Once) -> Path:
+    return once("site", lambda folder: build(folder, data_cache))
+
+
+def build(folder: Path, data_cache: Path) -> Path:
     (folder / "sitecustomize.py").write_text(NO_NETWORK)
     built = folder / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", DOCS / "mkdocs.yml", "-d", built]

@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,26 @@ def test_a_miss_is_not_remembered(install: Install) -> None:
         registry.get("losses", "good")
     install("moonlib-good", GOOD, good="Good")
     assert registry.get("losses", "good").__name__ == "Good"
+
+
+def test_metadata_that_has_not_changed_is_not_read_again(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("moonlib-good", GOOD, good="Good")
+    before = registry.components()
+    monkeypatch.setattr(PathDistribution, "read_text", lambda self, name: pytest.fail(f"{name} is read again"))
+    assert registry.components() == before
+    registry.problems().append(("moonlib-good", "what a caller does with a list is its own affair"))
+    assert registry.problems() == []
+
+
+@pytest.mark.parametrize("file", ["entry_points.txt", "METADATA"])
+def test_metadata_that_is_edited_in_place_is_read_again(install: Install, tmp_path: Path, file: str) -> None:
+    install("moonlib-good", GOOD, good="Good")
+    assert str(registry.find("losses", "good").distribution) == "moonlib-good 1.2"
+    path = tmp_path / "moonlib_good-1.2.dist-info" / file
+    path.write_text(path.read_text().replace("1.2", "1.10").replace("good =", "better ="))
+    known = {(component.name, component.distribution) for component in registry.components("losses")}
+    expected = {"entry_points.txt": ("better", "moonlib-good 1.2"), "METADATA": ("good", "moonlib-good 1.10")}
+    assert expected[file] in known
 
 
 def test_two_claims_on_a_name_are_an_error_of_that_name_only(install: Install) -> None:

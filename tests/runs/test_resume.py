@@ -211,7 +211,7 @@ def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continue
     overrides = [*short_iter2, "--stages.pretrain.trainer.log_every_n_steps=1", "--stages.pretrain.data.workers=1"]
     process, checkpoint = start_to_end_it(runs, overrides)
     send(process, signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 143, errors
     assert errors.strip().endswith("moonlib: ended by SIGTERM; the same command resumes")
     assert checkpoint.exists()
@@ -250,7 +250,7 @@ PAIR = [
 def test_two_processes_killed_and_terminated_continue_to_the_same_bits(runs: Path, short_iter2: list[str]) -> None:
     overrides = [*short_iter2, *PAIR]
     whole = start(runs, [*overrides, "--name", "unbroken"])
-    printed, errors = whole.communicate(timeout=240)
+    printed, errors = whole.communicate()
     assert whole.returncode == 0, errors
     assert printed.count("run: ") == 1  # one of the processes speaks
     (runs / ".stages").rename(runs / ".stages-unbroken")
@@ -262,10 +262,10 @@ def test_two_processes_killed_and_terminated_continue_to_the_same_bits(runs: Pat
     for signum, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
         process, _ = start_to_end_it(runs, overrides)
         process.send_signal(signum)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate()
         assert process.returncode == code, errors
     process = start(runs, overrides)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert_same_bits(runs / "iter2", runs / "unbroken")
 
@@ -275,15 +275,15 @@ def test_two_processes_share_mined_negatives_a_queue_and_filters(taken_over: Pat
     overrides = [*short_iter2, *REFINED, *pair, "--stages.refine.trainer.max_steps=12", "--stages.application=null"]
     process, _ = start_to_end_it(taken_over, overrides, "iter3")
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 143, errors
     process = start(taken_over, overrides, "iter3")
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
     cut = (taken_over / "iter3/refine/weights.safetensors").read_bytes()
     shutil.rmtree((taken_over / "iter3/refine").resolve())
     shutil.rmtree((taken_over / "iter3/represent").resolve())
     process = start(taken_over, overrides, "iter3")
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert (taken_over / "iter3/refine/weights.safetensors").read_bytes() == cut
