@@ -119,7 +119,9 @@ def test_a_path_and_rows_give_what_a_frame_gives(center: Center, exported: Path,
     assert len(center.view) == 10
 
 
-def test_workers_have_no_effect(center: Center, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_have_no_effect(
+    center: Center, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("moonlib.inference.incoming._CHUNK", 5)
     frame = shop()
     other = Center.create(tmp_path / "other", exported, columns=("price",))
