@@ -262,8 +262,7 @@ class Center:
         if products is not None:
             with tempfile.TemporaryDirectory(prefix="moonlib-upsert-") as work:
                 source = self.source(space)
-                assert isinstance(source, Export)
-                incoming = read_products(products, images, record.space, source, Path(work))
+                incoming = read_products(products, images, record.space, source, Path(work), workers)
                 self._note_columns(record, incoming)
                 done = self._write(record, incoming, received_at, workers, device)
         if gone is not None:
