@@ -262,8 +262,7 @@ class Center:
         if products is not None:
             with tempfile.TemporaryDirectory(prefix="moonlib-upsert-") as work:
                 source = self.source(space)
-                assert isinstance(source, Export)
-                incoming = read_products(products, images, record.space, source, Path(work))
+                incoming = read_products(products, images, record.space, source, Path(work), workers)
                 self._note_columns(record, incoming)
                 done = self._write(record, incoming, received_at, workers, device)
         if gone is not None:
@@ -431,7 +430,7 @@ class Center:
             text: what is searched for.
             vector: float32 [D], in place of image and text.
             k: products wanted.
-            where: a filter by kept columns, see `moonlib.center.where`.
+            where: a filter by kept columns, as `moonlib.center.where.Where` takes it.
 
         Raises:
             ValueError: nothing to search for, a vector of another width, or a filter that does not fit the columns.

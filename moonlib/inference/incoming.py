@@ -24,6 +24,7 @@ from moonlib.embedding.embed import Contents
 from moonlib.embedding.frames import FrameReader
 from moonlib.embedding.tables import TableReader, columns_read
 from moonlib.exports.folder import Export
+from moonlib.runs.run import Run
 
 Products: TypeAlias = "str | Path | pl.DataFrame | Sequence[Mapping[str, Any]]"
 """A table's file, a dataset's folder, a data frame, or rows."""
@@ -31,6 +32,8 @@ Products: TypeAlias = "str | Path | pl.DataFrame | Sequence[Mapping[str, Any]]"
 KEY = KEYS["products"]
 _CHUNK = 512
 """Rows that are hashed together, and appended together."""
+_FEWEST = 64
+"""Rows that are worth a process of their own."""
 _LISTED = 5
 
 
@@ -51,7 +54,9 @@ class Incoming:
     given: frozenset[str]
 
 
-def read_products(products: Products, images: str | Path | None, space: Space, export: Export, work: Path) -> Incoming:
+def read_products(
+    products: Products, images: str | Path | None, space: Space, export: Run | Export, work: Path, workers: int = 0
+) -> Incoming:
     """Read products for a space.
 
     Args:
@@ -60,13 +65,13 @@ def read_products(products: Products, images: str | Path | None, space: Space, e
         space: that they are for.
         export: of the space's encoder.
         work: an empty folder for what is needed meanwhile.
+        workers: processes that are to share them.
 
     Raises:
         ValueError: they have other ids than the space, lack a column that earlier products had, or can't be read.
     """
     modalities, unreadable = export.modalities("product"), work / "products.quarantine.jsonl"
     as_text = space.ids == "text" or (space.ids is None and "products" in export.text_ids)
-    chunk = _CHUNK
     if isinstance(products, (str, Path)):
         path, name = Path(products), str(products)
         if path.is_dir() and (path / "dataset.json").exists():
@@ -75,7 +80,17 @@ def read_products(products: Products, images: str | Path | None, space: Space, e
             quarantine = Quarantine(unreadable, total=len(reader), ids=ids)
             digested = not modalities.image or dataset.image_digests("products") is not None
             hashes = DatasetHashes(dataset, reader, modalities, export.views) if digested else None
-            contents = Contents(reader, "product", reader.ids, modalities, quarantine, chunk, ids, export.views, hashes)
+            contents = Contents(
+                reader,
+                "product",
+                reader.ids,
+                modalities,
+                quarantine,
+                _chunk(len(reader.ids), workers),
+                ids,
+                export.views,
+                hashes,
+            )
             frame = dataset.products.filter(pl.col(KEY).is_in(pl.Series(reader.ids).implode()))
             frame = ids.decoded(frame, *frame.columns)
             header = [column for column in frame.columns if frame[column].null_count() < frame.height]
@@ -96,8 +111,22 @@ def read_products(products: Products, images: str | Path | None, space: Space, e
         rows = FrameReader(
             frame, "products", images, modalities, unreadable, work / "t.pictures", export.views, as_text
         )
-    contents = Contents(rows, "product", rows.ids, modalities, rows.quarantine, chunk, rows.shop_ids, export.views)
+    contents = Contents(
+        rows,
+        "product",
+        rows.ids,
+        modalities,
+        rows.quarantine,
+        _chunk(len(rows.ids), workers),
+        rows.shop_ids,
+        export.views,
+    )
     return _incoming(contents, frame, header, space, name)
+
+
+def _chunk(rows: int, workers: int) -> int:
+    """Rows that are hashed and appended together: fewer where several processes are to share few."""
+    return min(_CHUNK, max(_FEWEST, -(-rows // max(1, workers))))
 
 
 def as_frame(products: pl.DataFrame | Sequence[Mapping[str, Any]]) -> pl.DataFrame:
