@@ -194,29 +194,28 @@ class View:
 
     def ids_of(self, rows: NDArray[np.int64]) -> pl.Series:
         """The shop's ids of rows within the view [m]; null for -1."""
-        rows = np.asarray(rows)
-        if self._snapshot is None or (rows >= self._first).any():
-            both = self._delta.ids if self._snapshot is None else pl.concat([self._snapshot.base.ids, self._delta.ids])
-        else:
-            both = self._snapshot.base.ids
         missing = rows < 0
-        numbers = pl.Series(rows)
-        if missing.any():
-            numbers = numbers.set(pl.Series(missing), None)
-        return both.gather(numbers).alias("item_id")
+        if self.space.ids == "text":
+            numbers = pl.Series(rows)
+            if missing.any():
+                numbers = numbers.set(pl.Series(missing), None)
+            parts = [self._delta.ids]
+            if self._snapshot is not None:
+                parts = [self._snapshot.base.ids, *(parts if len(self._delta) else ())]
+            return pl.concat(parts).gather(numbers).alias("item_id")
+        # Of numbers this takes a tenth of the time of a gather.
+        ids = pl.Series("item_id", self._taken(np.maximum(rows, 0), "numbers"))
+        return ids.set(pl.Series(missing), None) if missing.any() else ids
 
     def _taken(self, rows: NDArray[np.int64], name: str) -> NDArray[Any]:
-        """A value of each row within the view, in an array of the snapshot's base and of the delta."""
-        older = rows < self._first
+        """A value of each row within the view, of the arrays that the snapshot and the delta have of it."""
         newer = getattr(self._delta, name)
         if self._snapshot is None:
-            found: NDArray[Any] = newer[rows]
-            return found
-        base = getattr(self._snapshot.base, name)
-        found = np.empty((len(rows), *newer.shape[1:]), newer.dtype)
-        found[older] = base[rows[older]]
-        found[~older] = newer[rows[~older] - self._first]
-        return found
+            return np.take(newer, rows) if len(newer) else np.zeros(len(rows), newer.dtype)
+        older: NDArray[Any] = np.take(getattr(self._snapshot, name), rows, mode="clip")
+        if len(newer):
+            older = np.where(rows < self._first, older, np.take(newer, rows - self._first, mode="clip"))
+        return older
 
     def search(
         self, vectors: NDArray[np.floating[Any]], k: int, where: Where | None = None, exact: bool = False
@@ -354,6 +353,8 @@ def as_series(ids: Ids, space: Space) -> pl.Series:
         ids = pl.Series(ids)
     wanted = id_dtype(space.ids)
     series = ids if isinstance(ids, pl.Series) else pl.Series(ids, dtype=wanted if not len(ids) else None, strict=False)
+    if space.ids is None and series.dtype == pl.String:  # no product has said yet what ids are
+        return series
     if wanted == pl.Int64 and series.dtype.is_integer():
         series = series.cast(pl.Int64)
     if series.dtype != wanted and not series.is_empty():

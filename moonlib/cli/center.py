@@ -55,7 +55,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "--no-pictures", dest="pictures", action="store_false", help="of a new space: keep no small pictures to show"
     )
-    verb.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode and encode (none)")
+    verb.add_argument("--workers", type=int, metavar="N", help="processes that decode and encode (one per CPU)")
 
     verb = add_verb(verbs, "publish", publish, "build and check a snapshot of a space, and let an alias lead to it")
     verb.add_argument("center", type=Path, metavar="CENTER", help="the center's folder")
@@ -73,6 +73,7 @@ def add(verbs: Verbs) -> None:
 def upsert(arguments: argparse.Namespace) -> int:
     """Add, change and delete products."""
     from moonlib.inference.center import Center
+    from moonlib.system.workers import cpus
 
     if arguments.run is None:
         center = Center(arguments.center)
@@ -83,7 +84,13 @@ def upsert(arguments: argparse.Namespace) -> int:
         center, space = _space_of(arguments)
     if arguments.products is None and arguments.delete is None:
         raise ValueError("nothing to upsert: give --products, --delete, or both")
-    done = center.upsert(arguments.products, arguments.images, arguments.delete, space=space, workers=arguments.workers)
+    done = center.upsert(
+        arguments.products,
+        arguments.images,
+        arguments.delete,
+        space=space,
+        workers=cpus() if arguments.workers is None else arguments.workers,
+    )
     say(str(done))
     for id, reason in list(done.quarantined.items())[:_LISTED]:
         say(f"can't be read: {id}: {reason}")
