@@ -233,6 +233,7 @@ async function take(file) {
   crop.reset()
   described()
   at("photo-image").src = photo.url
+  at("stage").style.setProperty("--ratio", photo.ratio)
   at("photo-note").textContent = photo.note
   at("photo-note").hidden = !photo.note
   at("photo").hidden = false
@@ -354,6 +355,7 @@ at("search").addEventListener("submit", (event) => {
   if (at("text").value.trim()) unlike()
   query.k = PAGE
   run({ anew: true })
+  if (matchMedia("(pointer: coarse)").matches) at("text").blur() // the phone's keyboard would hide the results
   if (asksNothing()) {
     problem("text", served.reads.includes("image") ? "Type what you are looking for, or add a photo." : "Type what you are looking for.")
     at("text").focus()
