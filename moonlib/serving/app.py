@@ -31,6 +31,7 @@ from moonlib.serving.answers import (
 )
 from moonlib.serving.errors import Refused
 from moonlib.serving.gate import Gate, error_body
+from moonlib.serving.page.routes import page_routes
 from moonlib.serving.service import Service, item_id
 
 if TYPE_CHECKING:
@@ -269,6 +270,7 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
         """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    app.include_router(page_routes())
     return app
 
 
