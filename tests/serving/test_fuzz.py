@@ -70,7 +70,7 @@ def of_the_document(client: TestClient, method: str, path: str, examples: int) -
     @quick(examples)
     @given(case=schema[path][method].as_strategy())
     def ask(case: Any) -> None:
-        answer = case.call(headers={"authorization": f"Bearer {TOKEN}"})
+        answer = case.call(headers={"authorization": f"Bearer {TOKEN}"}, timeout=600)
         if answer.status_code not in FINE:
             case.validate_response(answer, checks=checks)
 

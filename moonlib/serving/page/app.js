@@ -220,19 +220,22 @@ function suggest(hits) {
 async function take(file) {
   if (!file) return
   if (!served.reads.includes("image")) return problem("photo", "This encoder reads no pictures: search with words.")
+  const turn = (take.turn = (take.turn ?? 0) + 1)
   let photo
   try {
     photo = await prepare(file, served.limits)
   } catch (error) {
-    problem("photo", error.message)
+    if (turn === take.turn) problem("photo", error.message)
     return
   }
-  drop()
+  if (turn !== take.turn) return URL.revokeObjectURL(photo.url) // another was chosen meanwhile
+  removePhoto()
   query.photo = photo
-  unlike()
+  removeLike()
   crop.reset()
   described()
   at("photo-image").src = photo.url
+  at("stage").style.setProperty("--ratio", photo.ratio)
   at("photo-note").textContent = photo.note
   at("photo-note").hidden = !photo.note
   at("photo").hidden = false
@@ -241,20 +244,20 @@ async function take(file) {
   at("results").scrollIntoView({ block: "nearest" })
 }
 
-function drop() {
+function removePhoto() {
   if (query.photo) URL.revokeObjectURL(query.photo.url)
   query.photo = null
   at("photo").hidden = true
   at("photo-image").removeAttribute("src")
 }
 
-function unlike() {
+function removeLike() {
   query.like = null
   at("like").hidden = true
 }
 
 function likes(hit) {
-  drop()
+  removePhoto()
   at("text").value = ""
   query.like = hit
   query.k = PAGE
@@ -306,8 +309,8 @@ function restore() {
   }
   filters.typed = said.typed
   filtered()
-  drop()
-  unlike()
+  removePhoto()
+  removeLike()
   query.k = PAGE
   if (said.like) {
     const from = at("alias").value === served.alias ? "" : `?alias=${encodeURIComponent(at("alias").value)}`
@@ -344,16 +347,18 @@ async function start() {
   at("choose").hidden = at("camera").hidden = !reads("image")
   at("text").parentElement.hidden = !reads("text")
   at("title").textContent = `Find products by ${served.reads.map((modality) => ({ image: "picture", text: "words" })[modality]).join(" or ")}`
-  at("hint").textContent = reads("image") ? `Drop a photo anywhere, paste one${reads("text") ? ", or type" : ""}.` : ""
+  const ways = matchMedia("(pointer: coarse)").matches ? "Take a photo, choose one" : "Drop a photo anywhere, paste one"
+  at("hint").textContent = reads("image") ? `${ways}${reads("text") ? ", or type" : ""}.` : ""
   document.body.classList.add("ready")
   restore()
 }
 
 at("search").addEventListener("submit", (event) => {
   event.preventDefault()
-  if (at("text").value.trim()) unlike()
+  if (at("text").value.trim()) removeLike()
   query.k = PAGE
   run({ anew: true })
+  if (matchMedia("(pointer: coarse)").matches) at("text").blur() // the phone's keyboard would hide the results
   if (asksNothing()) {
     problem("text", served.reads.includes("image") ? "Type what you are looking for, or add a photo." : "Type what you are looking for.")
     at("text").focus()
@@ -367,7 +372,7 @@ for (const id of ["file", "shot"])
     event.target.value = "" // so that the same file can be chosen again
   })
 at("remove").addEventListener("click", () => {
-  drop()
+  removePhoto()
   run()
   at("choose").focus()
 })
@@ -377,7 +382,7 @@ at("whole").addEventListener("click", () => {
   cropped()
 })
 at("like-remove").addEventListener("click", () => {
-  unlike()
+  removeLike()
   run({ anew: true })
   at("text").focus()
 })

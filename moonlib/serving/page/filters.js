@@ -55,8 +55,8 @@ export class Filters {
     if (kind === "range") {
       const number = { type: "text", inputmode: whole ? "numeric" : "decimal", "aria-describedby": "where-problem" }
       return [
-        element("input", { ...number, id: about.id, placeholder: "from" }),
-        element("input", { ...number, id: `${about.id}-to`, placeholder: "to" }),
+        element("input", { ...number, id: about.id, placeholder: "min" }),
+        element("input", { ...number, id: `${about.id}-to`, placeholder: "max" }),
       ]
     }
     if (kind === "integers") return [element("input", { ...about, inputmode: "numeric", placeholder: "any, or 3, 7" })]

@@ -36,16 +36,17 @@ async function redrawn(image, scale) {
  *
  * @param {File} file
  * @param {{max_bytes?: number, max_pixels?: number}} limits of the server
- * @returns {Promise<{image: Blob, url: string, note: string}>} what is sent, the URL that shows it (revoke it in the
- *   end), and what was done to it, if anything
+ * @returns {Promise<{image: Blob, url: string, ratio: number, note: string}>} what is sent, the URL that shows it (revoke
+ *   it in the end), its width / height, and what was done to it, if anything
  */
 export async function prepare(file, limits) {
   if (!file.size) throw new Error("This file is empty.")
   const picture = await decode(file)
   const bytes = limits.max_bytes ?? Infinity
   const pixels = picture.naturalWidth * picture.naturalHeight
+  const ratio = picture.naturalWidth / picture.naturalHeight || 1
   let scale = Math.min(1, Math.sqrt((limits.max_pixels ?? Infinity) / pixels) || 1)
-  if (scale === 1 && file.size <= bytes && READ_EVERYWHERE.includes(file.type)) return { image: file, url: picture.src, note: "" }
+  if (scale === 1 && file.size <= bytes && READ_EVERYWHERE.includes(file.type)) return { image: file, url: picture.src, ratio, note: "" }
   let image = await redrawn(picture, scale)
   // A JPEG's size goes roughly with its pixels: a few rounds suffice, and a picture of one pixel always fits.
   while (image.size > bytes && scale * picture.naturalWidth > 16) {
@@ -54,5 +55,5 @@ export async function prepare(file, limits) {
   }
   URL.revokeObjectURL(picture.src)
   const note = scale < 1 ? "Made smaller before it was sent: the server takes no larger photos." : "Sent as a JPEG."
-  return { image: new File([image], "photo.jpg", { type: "image/jpeg" }), url: URL.createObjectURL(image), note }
+  return { image: new File([image], "photo.jpg", { type: "image/jpeg" }), url: URL.createObjectURL(image), ratio, note }
 }

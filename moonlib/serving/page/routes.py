@@ -39,11 +39,11 @@ def page_routes() -> APIRouter:
             return Response(status_code=304, headers=headers)
         return Response(contents[name], media_type=f"{_TYPES[Path(name).suffix]}; charset=utf-8", headers=headers)
 
-    @router.get("/")
+    @router.api_route("/", methods=["GET", "HEAD"])
     async def index(request: Request) -> Response:
         return answer(request, "index.html")
 
-    @router.get("/page/{name}")
+    @router.api_route("/page/{name}", methods=["GET", "HEAD"])
     async def file(request: Request, name: str) -> Response:
         return answer(request, name)
 
