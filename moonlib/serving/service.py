@@ -27,6 +27,7 @@ from moonlib.serving.served import OpenEncoder, Served, open_encoder
 from moonlib.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
+    from moonlib.encoders.encoder import Encoder
     from moonlib.inference.center import Upserted
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,11 @@ class Service:
     def aliases(self) -> Mapping[str, Served]:
         """All that is served, by alias."""
         return self._served
+
+    @property
+    def encoders(self) -> dict[str, Encoder]:
+        """The encoders that are open, by the fingerprint of what they encode."""
+        return {each.view.space.fingerprint: each.encoder for each in self._served.values()}
 
     async def search(
         self,
