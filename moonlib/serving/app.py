@@ -384,7 +384,7 @@ async def _rows(request: Request) -> list[dict[str, Any]]:
     return rows
 
 
-async def _written(service: Service, writing: Awaitable[Upserted]) -> Written:
+async def _written(service: Service, writing: "Awaitable[Upserted]") -> Written:
     done = await writing
     return Written(
         snapshot=service.served().view.name,
