@@ -431,7 +431,7 @@ class Center:
             text: what is searched for.
             vector: float32 [D], in place of image and text.
             k: products wanted.
-            where: a filter by kept columns, see `moonlib.center.where`.
+            where: a filter by kept columns, as `moonlib.center.where.Where` takes it.
 
         Raises:
             ValueError: nothing to search for, a vector of another width, or a filter that does not fit the columns.
