@@ -446,7 +446,7 @@ class Center:
             queries = np.asarray(vector, np.float32).reshape(1, -1)
             if queries.shape[1] != view.space.dim:
                 raise ValueError(f"the vector has {queries.shape[1]} dimensions; those of {view.name} {view.space.dim}")
-        found = view.search(queries, k, where if where is None or isinstance(where, Where) else Where(where))
+        found = view.search(queries, k, Where(where) if isinstance(where, Mapping) else where)
         there = found.ids.is_not_null()
         ids, scores = found.ids.filter(there), found.scores[0][there.to_numpy()].tolist()
         rows = view.rows(ids).drop("item_id").to_dicts() if len(ids) else []
