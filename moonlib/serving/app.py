@@ -69,10 +69,11 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        fresh = asyncio.create_task(service.keep_fresh())
+        tasks = [asyncio.create_task(work) for work in (service.keep_fresh(), service.send_canaries())]
         yield
         service.draining = True
-        fresh.cancel()
+        for task in tasks:
+            task.cancel()
         service.close()
 
     app = FastAPI(
