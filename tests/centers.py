@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,14 @@ APPLICATION = [
 """Makes iter1 an application alone, which takes a second on ``tiny``."""
 
 
-def publish(center: Path, run: Path, dtype: Dtype = "int8", products: int | None = None, shift: int = 0) -> str:
+def publish(
+    center: Path,
+    run: Path,
+    dtype: Dtype = "int8",
+    products: int | None = None,
+    shift: int = 0,
+    encoder: Path | None = None,
+) -> str:
     """Publish a run's vectors as the next snapshot, to which ``live`` then leads; returns ``space@snapshot``.
 
     Args:
@@ -39,6 +47,7 @@ def publish(center: Path, run: Path, dtype: Dtype = "int8", products: int | None
         dtype: of the vectors.
         products: how many; all by default.
         shift: what is added to their ids.
+        encoder: an export of the run, to copy; it is exported by default.
     """
     make_center(center)
     store, _ = Run(run).representations()
@@ -47,7 +56,10 @@ def publish(center: Path, run: Path, dtype: Dtype = "int8", products: int | None
     space = Space(directory, fingerprint, store.dim, dtype, ids="int64")
     if not directory.exists():
         directory.mkdir(parents=True)
-        export(run, space.encoder)
+        if encoder is None:
+            export(run, space.encoder)
+        else:
+            shutil.copytree(encoder, space.encoder)
         space.save()
         make_record(space.record)
         write_aliases(center, {"live": Alias(Target(space.name, 0))})

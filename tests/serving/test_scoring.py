@@ -110,16 +110,19 @@ def test_a_text_that_was_asked_before_is_the_query_that_asked_it(
 
 
 def test_another_query_is_encoded_as_the_spaces_queries_were(scorer: Scorer, request_: Request, tiny: Dataset) -> None:
-    """A known query's content, sent anew, has the known query's vector."""
-    ids = tiny.queries.filter(pl.col("image").is_not_null())["query_id"].head(20).to_numpy()
+    """A known text or photo, sent anew, has the known query's vector; a photo's box is not sent."""
+    by_text = tiny.queries.filter(pl.col("image").is_null())["query_id"].head(10)
+    by_photo = tiny.queries.filter(pl.col("image").is_not_null(), pl.col("box").is_null())["query_id"].head(10)
+    ids = pl.concat([by_text, by_photo]).unique().sort().to_numpy()
     vectors = scorer._vectors
     assert vectors is not None
     kept = vectors.of_queries(ids).vectors.astype(np.float32)
     samples = SampleReader(tiny, "queries").read(ids)
     found = np.concatenate([vectors.encode(each.image, each.row["text"]) for each in samples]).astype(np.float32)
     np.testing.assert_allclose(found, kept, atol=1)
-    scored = scorer.score({**request_, "query": {"image": samples[0].image}})
-    assert "queries.vector" not in scored.missing
+    photo = tiny.queries.filter(pl.col("image").is_not_null())["query_id"].head(1).to_numpy()
+    (sample,) = SampleReader(tiny, "queries").read(photo)
+    assert "queries.vector" not in scorer.score({**request_, "query": {"image": sample.image}}).missing
 
 
 def test_what_is_missing_is_said(scorer: Scorer, request_: Request) -> None:
@@ -208,7 +211,8 @@ def test_a_center_that_lost_the_snapshot_or_holds_another_of_its_name_is_refused
     shutil.copytree(center_application.parent / "center", center)
     assert Scorer.open(center_application, center=center).snapshot == str(read_aliases(center)["live"].now)
     shutil.rmtree(center)
-    publish(center, finished_run, products=200)
+    (encoder,) = (center_application.parent / "center" / "spaces").glob("*/encoder")
+    publish(center, finished_run, products=200, encoder=encoder)
     with pytest.raises(OtherSnapshot, match="holds other vectors than those"):
         Scorer.open(center_application, center=center)
     shutil.rmtree(next(center.glob("spaces/*/snapshots/000001")))
