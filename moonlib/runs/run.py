@@ -19,6 +19,7 @@ from moonlib.artifacts.layout import (
     STAGES,
     WEIGHTS,
     RunLayout,
+    center_link,
     is_finished,
     is_read,
     stage_of,
@@ -27,7 +28,7 @@ from moonlib.artifacts.reading import Unreadable, read_mapping, read_numbers
 from moonlib.artifacts.remedies import fit_command
 from moonlib.config.earlier import present, present_reference, present_results
 from moonlib.config.encoder import ready
-from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint
+from moonlib.config.recipe import REPRESENTATIONS, Recipe, RecipeError, StageRecipe, fingerprint
 from moonlib.config.recipe import load as load_recipe
 from moonlib.config.typing import construct_component
 from moonlib.config.warm_start import component
@@ -351,6 +352,8 @@ class Run:
         made = lineage_of(self._provides, until=name).representations
         representations = None
         if "representations" in module.needs:
+            if self.config["stages"][name].get(REPRESENTATIONS):
+                made = center_link(name)
             representations = self.finished(made) if made else dataset.representations
         return module, StageContext(
             dataset=dataset,
