@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from moonlib.center.aliases import Alias, Target, read_aliases, write_aliases
-from moonlib.center.base import write_base
-from moonlib.center.layout import CENTER, FORMAT, SNAPSHOT, snapshot_of
-from moonlib.center.record import make_record
-from moonlib.center.rows import Dtype
+from moonlib.center import publishing
+from moonlib.center.aliases import Alias, Target, write_aliases
+from moonlib.center.record import Record, make_record
+from moonlib.center.rows import Dtype, Rows
 from moonlib.center.space import Space, space_name
+from moonlib.center.writing import make_center
 from moonlib.exports.folder import export
 from moonlib.representations.store import Representations
 from moonlib.runs.run import Run
@@ -33,45 +32,47 @@ APPLICATION = [
 
 
 def publish(
-    center: Path, run: Path, number: int, dtype: Dtype = "int8", products: int | None = None, shift: int = 0
+    center: Path,
+    run: Path,
+    dtype: Dtype = "int8",
+    products: int | None = None,
+    shift: int = 0,
+    encoder: Path | None = None,
 ) -> str:
-    """Publish a run's vectors as snapshot ``number``, to which ``live`` then leads; returns ``space@snapshot``.
+    """Publish a run's vectors as the next snapshot, to which ``live`` then leads; returns ``space@snapshot``.
 
     Args:
         center: made where it is not there.
         run: whose vectors and encoder.
-        number: of the snapshot.
         dtype: of the vectors.
         products: how many; all by default.
         shift: what is added to their ids.
+        encoder: an export of the run, to copy; it is exported by default.
     """
-    center.mkdir(exist_ok=True)
-    (center / CENTER).write_text(json.dumps({"moonlib_center": FORMAT}))
+    make_center(center)
     store, _ = Run(run).representations()
     fingerprint = Run(run).fingerprint
-    space = Space(center / "spaces" / space_name(fingerprint, store.dim, dtype), fingerprint, store.dim, dtype)
-    if not space.directory.exists():
-        space.directory.mkdir(parents=True)
-        export(run, space.encoder)
-        space.with_ids("int64").save()
+    directory = center / "spaces" / space_name(fingerprint, store.dim, dtype)
+    space = Space(directory, fingerprint, store.dim, dtype, ids="int64")
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        if encoder is None:
+            export(run, space.encoder)
+        else:
+            shutil.copytree(encoder, space.encoder)
+        space.save()
         make_record(space.record)
-    kept = Representations(store.ids[:products], store.read(slice(0, products))).as_type(dtype)
+        write_aliases(center, {"live": Alias(Target(space.name, 0))})
+    kept = Representations(store.ids[:products] + shift, store.read(slice(0, products))).as_type(dtype)
+    record = Record(space, write=True)
+    ids, _ = record.live()
+    gone = ids.filter(~ids.is_in(kept.ids.tolist()))
+    record.append(Rows.tombstones(gone, store.dim, dtype, record.no_columns, 0))
     n = len(kept.ids)
-    directory = snapshot_of(space.directory, number)
-    shutil.rmtree(directory, ignore_errors=True)
-    write_base(
-        directory,
-        pl.Series(kept.ids + shift),
-        iter([kept.vectors]),
-        store.dim,
-        dtype,
-        np.zeros((n, 16), np.uint8),
-        np.arange(1, n + 1),
-        np.zeros(n, np.int64),
-        pl.DataFrame(),
-        None,
+    zeros = np.zeros((n, 16), np.uint8)
+    nothing = pl.repeat(None, n, dtype=pl.Binary, eager=True)
+    named = pl.Series(kept.ids)
+    record.append(
+        Rows(named, kept.vectors, zeros, np.zeros(n, np.int64), np.zeros(n, np.bool_), record.no_columns, nothing)
     )
-    (directory / SNAPSHOT).write_text("{}")
-    before = read_aliases(center).get("live")
-    write_aliases(center, {"live": Alias(Target(space.name, number), before and before.now)})
-    return f"{space.name}@{number:06d}"
+    return publishing.publish(center, space, kind="flat").name

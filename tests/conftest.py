@@ -217,5 +217,5 @@ def center_application(finished_run: Path, data_cache: Path, tmp_path_factory: p
 
     folder = tmp_path_factory.mktemp("center")
     (folder / ".data").symlink_to(data_cache)
-    publish(folder / "center", finished_run, 1)
+    publish(folder / "center", finished_run)
     return fit("iter1", [*APPLICATION, f"--stages.application.representations.center={folder / 'center'}"], runs=folder)

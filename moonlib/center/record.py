@@ -281,6 +281,11 @@ class Record:
         """Rows and tombstones in the logs."""
         return len(self._deleted)
 
+    @property
+    def tombstones(self) -> int:
+        """Tombstones in the logs."""
+        return int(np.count_nonzero(self._deleted.values))
+
     def find(self, ids: pl.Series) -> NDArray[np.int64]:
         """Number of each id's row, int64 [m]; -1 for a product that is not there, or was deleted."""
         found = np.full(len(ids), -1) if self.base is None else np.array(self.base.rows(ids))

@@ -112,7 +112,8 @@ class _Source:
             delta = self._delta(view._snapshot)
         else:
             delta = view._delta.extended(changes, _superseded(view._snapshot, changes.ids))
-        return View(self, record, view.snapshot, view._snapshot, delta)
+        arrived = np.empty(0, np.int64) if changes is None else changes.received_at
+        return View(self, record, view.snapshot, view._snapshot, delta, arrived)
 
 
 def _superseded(snapshot: SnapshotReader | None, ids: pl.Series) -> NDArray[np.int64]:
@@ -132,15 +133,24 @@ class View:
         space: the space.
         snapshot: number of the snapshot; 0 before the first.
         sequence: of the last row that it knows.
+        arrived: when the rows were received that the view before it did not know, int64 [n], microseconds since 1970
+            UTC; none of a view that was opened.
     """
 
     def __init__(
-        self, source: _Source, record: Record, number: int, snapshot: SnapshotReader | None, delta: Delta
+        self,
+        source: _Source,
+        record: Record,
+        number: int,
+        snapshot: SnapshotReader | None,
+        delta: Delta,
+        arrived: NDArray[np.int64] | None = None,
     ) -> None:
         self._source, self._snapshot, self._delta = source, snapshot, delta
         self.center, self.alias = source.center, source.alias
         self.space: Space = record.space
         self.snapshot, self.sequence = number, record.sequence
+        self.arrived = np.empty(0, np.int64) if arrived is None else arrived
         self._first = len(delta.hidden)
         """Number of the delta's first row; smaller ones are the snapshot's."""
         self._hidden = delta.hidden if delta.hidden.any() else None
@@ -169,6 +179,11 @@ class View:
 
     def __len__(self) -> int:
         return self._len
+
+    @property
+    def delta_rows(self) -> int:
+        """Rows and deletions that are newer than the snapshot."""
+        return len(self._delta)
 
     @cached_property
     def _ordered(self) -> tuple[pl.Series, NDArray[np.int64]]:

@@ -19,16 +19,18 @@ from numpy.typing import NDArray
 
 from moonlib.artifacts.reading import read_mapping
 from moonlib.center.aliases import Alias, Target, find_alias, read_aliases, write_aliases
+from moonlib.center.canary import append_canary, refuse_canaries
 from moonlib.center.layout import ALIASES, CENTER, EMBEDDING, ENCODER, SPACES
 from moonlib.center.publishing import Published, compact, open_spaces, publish, rollback
 from moonlib.center.record import Record, Stamp, make_record, stamp
 from moonlib.center.rows import ColumnType, Dtype, Rows
 from moonlib.center.snapshot import Probe
 from moonlib.center.space import Space, check_columns, find_space, space_name, spaces
+from moonlib.center.status import Status, read_status
 from moonlib.center.view import View
 from moonlib.center.where import Where
 from moonlib.center.writing import Busy, make_center, require_center, writing_to
-from moonlib.data.content import Modalities
+from moonlib.data.content import Content, Modalities
 from moonlib.embedding.changed import encode_changed
 from moonlib.embedding.content_hash import content_hash
 from moonlib.exports.folder import Export, export, opened
@@ -269,6 +271,35 @@ class Center:
         """Delete products; see `upsert`."""
         return self.upsert(delete=ids, space=space)
 
+    def send_canary(self) -> int:
+        """Write a row that no search finds, to measure how long it takes until searches know of it.
+
+        Like a product's, its content is encoded first. It goes to the space that the alias leads to.
+
+        Returns:
+            Its sequence.
+
+        Raises:
+            Busy: another process writes.
+            ValueError: the space has no product yet, or this is an embedding, which can only be read.
+        """
+        self._require_writable()
+        received_at = time.time_ns() // 1000
+        space = find_space(self.path, find_alias(self.path, self.alias).now.space)
+        record, encoder = self._record(space), self.encoder(space)
+        with torch.inference_mode():
+            encoder(encoder.preprocessor([Content(None, "canary")], "product"))
+        with writing_to(self.path):
+            record.refresh()
+            return append_canary(record, received_at)
+
+    def status(self) -> Status:
+        """Describe spaces, snapshots and aliases, with sizes, and what nobody can reach any more.
+
+        Example: ``moonlib.Center("shop").status().spaces[0].products``
+        """
+        return read_status(self._read)
+
     def _upsert(
         self,
         space: Space,
@@ -286,6 +317,7 @@ class Center:
             with tempfile.TemporaryDirectory(prefix="moonlib-upsert-") as work:
                 source = self.source(space)
                 incoming = read_products(products, images, record.space, source, Path(work), workers)
+                refuse_canaries(incoming.ids)
                 self._note_columns(record, incoming)
                 done = self._write(record, incoming, received_at, workers, device)
         if gone is not None:

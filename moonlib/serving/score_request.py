@@ -114,6 +114,7 @@ class ScoreRequest:
             raise BadRequest("query.image", "expected the bytes of an image file")
         if found.get("text") is not None and not isinstance(found["text"], str):
             raise BadRequest("query.text", f"expected text, got {found['text']!r}")
+        texts("text", [found.get("text")], "query")
         return found
 
     @cached_property
@@ -150,7 +151,7 @@ class ScoreRequest:
                 "item_id": pl.Series(numbers(self.ids, "item_id", names), dtype=pl.Int64),
                 "name": names,
                 "query_id": nullable(self.ids, "query_id", asked),
-                "query": pl.Series([event.get("query") for event in events], dtype=pl.String),
+                "query": texts("query", [event.get("query") for event in events], "history"),
                 "ts": pl.Series(moments, dtype=MICROSECONDS),
             }
         )
@@ -187,7 +188,7 @@ class ScoreRequest:
                 place = field if single else f"{field}.{row}"
                 expected = "text" if text else "an integer"
                 raise BadRequest(f"{place}.{column}", f"expected {expected}, as the run's data has it, got {value!r}")
-        return pl.Series(column, values, dtype=pl.String if text else pl.Int64)
+        return texts(column, values, field) if text else pl.Series(column, values, dtype=pl.Int64)
 
 
 def refuse_unknown(field: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -222,11 +223,20 @@ def moment(value: Any, field: str) -> datetime:
     """A moment: a datetime or a text of ISO 8601, with its time zone."""
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        found = None if found.tzinfo is None else found.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         found = None
-    if found is None or found.tzinfo is None:
+    if found is None:
         raise BadRequest(field, f"expected a moment with its time zone, as in 2025-01-31T12:00:00Z, got {value!r}")
-    return found.astimezone(UTC)
+    return found
+
+
+def texts(name: str, values: Sequence[str | None], field: str) -> pl.Series:
+    """A column of texts."""
+    try:
+        return pl.Series(name, values, dtype=pl.String)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise BadRequest(f"{field}.{name}", "is no valid text") from None
 
 
 def numbers(ids: ShopIds, column: str, names: pl.Series) -> Ids:

@@ -7,7 +7,7 @@ What is in neither counts as missing, and the answer says how often.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from moonlib.clicks.impressions import Behaviours, ImpressionReader, Impressions
 from moonlib.clicks.query_ids import QueryIds
 from moonlib.config.merge import hint
 from moonlib.data.categories import with_levels
-from moonlib.data.content import Content, Modalities, compose
+from moonlib.data.content import compose
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import Ids
 from moonlib.data.images import UnreadableImage
@@ -49,9 +49,7 @@ from moonlib.serving.score_request import (
     ScoreRequest,
 )
 from moonlib.stages.application import Application
-
-Encode = Callable[[bytes | None, str | None], NDArray[np.float32]]
-"""A photo, a text, or both of a query → its vector, float32 [D]."""
+from moonlib.system.disk import is_panic
 
 READ = ("category", "merchant_id", "price")
 """Columns of products that every click model reads."""
@@ -123,7 +121,7 @@ class Scorer:
         *,
         link: str = "application",
         center: str | Path | None = None,
-        encode: Encode | None = None,
+        encoders: Mapping[str, Encoder] = {},
     ) -> Scorer:
         """Open a finished application.
 
@@ -131,8 +129,8 @@ class Scorer:
             run: a run directory. Its data must be there.
             link: the stage of the run.
             center: where the center is whose vectors the application was trained on; by default where the run notes it.
-            encode: represents queries that the run's data does not have, in full width; by default the encoder of the
-                center's space, or of the run, opened when it is first needed.
+            encoders: encoders that are open already, by their fingerprints. Another one is opened when a query comes
+                that the run's data does not have.
 
         Raises:
             RunError: there is no such application, it has not finished, or its data is gone.
@@ -151,9 +149,9 @@ class Scorer:
         vectors: Vectors | None = None
         if products is not None and queries is not None:
             if noted is None:
-                vectors = RunVectors(source, products, queries, encode)
+                vectors = RunVectors(source, products, queries, encoders)
             else:
-                vectors = CenterVectors.open(source, link, center, noted, queries, encode)
+                vectors = CenterVectors.open(source, link, center, noted, queries, encoders)
         return cls(source, link, module, read, vectors)
 
     def require(self, snapshot: str) -> None:
@@ -313,10 +311,15 @@ class Scorer:
         shops = self._ids.of(name)
         try:
             column = pl.Series(name, values, dtype=pl.String if shops is not None else dtype, strict=True)
-        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        except BaseException as error:  # polars panics at some values
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
             row = next((row for row in rows if not _fits(values[row], dtype)), rows[0])
             place = field if single else f"{field}.{row}"
             raise BadRequest(f"{place}.{name}", f"expected {dtype}, got {values[row]!r}") from error
+        if dtype.is_float() and not column.is_finite().fill_null(True).all():
+            row = int(column.is_finite().fill_null(True).not_().arg_true()[0])
+            raise BadRequest(f"{field if single else f'{field}.{row}'}.{name}", f"{values[row]} is not finite")
         if shops is not None:
             return shops.encode(column)
         if name == "category" and dtype == pl.String:
@@ -386,6 +389,8 @@ class Scorer:
             vector = self._vectors.encode(asked.query.get("image"), asked.query.get("text"))
         except UnreadableImage as error:
             raise BadRequest("query.image", str(error)) from error
+        except RunError as error:
+            raise BadRequest("query", f"only queries of the run's data can be scored: {error}") from error
         if not vector.any():
             missing["queries.vector"] = 1
         return Representations(np.append(found.ids, query), np.concatenate([found.vectors, vector]))
@@ -468,16 +473,16 @@ class RunVectors:
         run: the run.
         products: of products.
         queries: of queries.
-        encode: represents other queries; by default the run's encoder.
+        encoders: encoders that are open already, by their fingerprints.
     """
 
     snapshot: str | None = None
 
     def __init__(
-        self, run: Run, products: Representations, queries: Representations, encode: Encode | None = None
+        self, run: Run, products: Representations, queries: Representations, encoders: Mapping[str, Encoder] = {}
     ) -> None:
-        self._run, self._products, self._queries = run, products, queries
-        self._encode = encode or LazyEncoder(run)
+        self._products, self._queries = products, queries
+        self._encode = QueryEncoder(run, encoders)
 
     def of_products(self, ids: Ids, names: pl.Series) -> Representations:
         return _some(self._products, ids, self._products.rows(ids))
@@ -500,15 +505,20 @@ class CenterVectors:
         space: the space.
         base: the snapshot's rows.
         queries: of the data's queries, as the run has read them.
-        encode: represents other queries; by default the space's encoder.
+        encoders: encoders that are open already, by their fingerprints.
     """
 
     def __init__(
-        self, snapshot: str, space: Space, base: Base, queries: Representations, encode: Encode | None = None
+        self,
+        snapshot: str,
+        space: Space,
+        base: Base,
+        queries: Representations,
+        encoders: Mapping[str, Encoder] = {},
     ) -> None:
         self.snapshot: str | None = snapshot
         self._space, self._base, self._queries = space, base, queries
-        self._encode = encode or LazyEncoder(Export(space.encoder))
+        self._encode = QueryEncoder(Export(space.encoder), encoders)
 
     @classmethod
     def open(
@@ -518,7 +528,7 @@ class CenterVectors:
         center: str | Path | None,
         noted: Mapping[str, str],
         queries: Representations,
-        encode: Encode | None = None,
+        encoders: Mapping[str, Encoder] = {},
     ) -> CenterVectors:
         """Find the snapshot that an application was trained on, whatever an alias leads to now.
 
@@ -528,7 +538,7 @@ class CenterVectors:
             center: where the center is; None for where the run notes it.
             noted: what the application's identity holds of it.
             queries: of the data's queries.
-            encode: see `CenterVectors`.
+            encoders: see `CenterVectors`.
 
         Raises:
             RunError: the center is not where it was.
@@ -553,7 +563,7 @@ class CenterVectors:
                 f"{directory} holds other vectors than those that {run.directory}/{link} was trained on: it is of "
                 "another center; fit the application again"
             )
-        return cls(noted["snapshot"], Space.open(space), Base(directory), queries, encode)
+        return cls(noted["snapshot"], Space.open(space), Base(directory), queries, encoders)
 
     def of_products(self, ids: Ids, names: pl.Series) -> Representations:
         return _some(self._base.store, ids, self._base.rows(names))
@@ -566,26 +576,30 @@ class CenterVectors:
         return Representations(np.zeros(1, np.int64), vector).as_type(self._space.dtype).vectors
 
 
-class LazyEncoder:
+class QueryEncoder:
     """Represents queries; the encoder is opened when it is first needed.
 
     Args:
         source: the run, or the export, whose encoder it is.
+        encoders: encoders that are open already, by their fingerprints.
     """
 
-    def __init__(self, source: Run | Export) -> None:
-        self._source = source
+    def __init__(self, source: Run | Export, encoders: Mapping[str, Encoder] = {}) -> None:
+        self._source, self._known = source, encoders
         self._reads = source.modalities("query")
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return self._source.encoder()
+        return self._known.get(self._source.fingerprint) or self._source.encoder()
 
     def __call__(self, image: bytes | None, text: str | None) -> NDArray[np.float32]:
         """The vector of a query, float32 [D]; zeros where the encoder reads nothing of what is given."""
-        batch = self._encoder.preprocessor([query_content(image, text, self._reads)], "query")
+        content = compose({"query_id": None, "text": text}, image, self._reads)
+        batch = self._encoder.preprocessor([content], "query")
+        device = next((parameter.device for parameter in self._encoder.parameters()), torch.device("cpu"))
         with torch.inference_mode():
-            vector: NDArray[np.float32] = self._encoder(batch).float().cpu().numpy()[0]
+            moved = {name: part.to(device) for name, part in batch.items()}
+            vector: NDArray[np.float32] = self._encoder(moved).float().cpu().numpy()[0]
         return vector
 
 
@@ -605,14 +619,11 @@ def _columns_of(query: Mapping[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in (query or {}).items() if key != "image"}
 
 
-def query_content(image: bytes | None, text: str | None, reads: Modalities) -> Content:
-    """What an encoder sees of a query."""
-    return compose({"query_id": None, "text": text}, image, reads)
-
-
 def _fits(value: Any, dtype: pl.DataType) -> bool:
     try:
         pl.Series([value], dtype=dtype, strict=True)
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         return False
     return True

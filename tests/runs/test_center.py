@@ -30,7 +30,7 @@ def flipped(center_application: Path, finished_run: Path, tmp_path: Path) -> Pat
     """A folder of runs that holds a copy of `center_application` and of its center, whose alias leads elsewhere now."""
     folder = tmp_path / "copy"
     shutil.copytree(center_application.parent, folder, symlinks=True)
-    publish(folder / "center", finished_run, 2, products=300)
+    publish(folder / "center", finished_run, products=300)
     return folder
 
 
@@ -186,7 +186,7 @@ def test_a_space_of_which_nothing_was_published_is_told(center_application: Path
 def test_a_center_of_another_shop_is_told(center_application: Path, finished_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(center_application.parent, folder, symlinks=True)
-    publish(folder / "center", finished_run, 2, products=3, shift=1)
+    publish(folder / "center", finished_run, products=3, shift=1)
     words = [*APPLICATION, f"--stages.application.representations.center={folder / 'center'}"]
     with pytest.raises(ValueError, match=r"none of the [\d,]+ products of .* has a vector there"):
         fit("iter1", words, runs=folder, name="other")
