@@ -109,7 +109,8 @@ def drift(arguments: argparse.Namespace) -> int:
     from moonlib.system.console import Terminal
 
     old, new = arguments.old, arguments.new
-    out = arguments.out or default_file(old, new)
+    file = default_file(old, new)
+    out = arguments.out or file
     found = drift(old, new, data=arguments.data, k=arguments.k, sample=arguments.sample, out=out)
     if arguments.json:
         say(json.dumps(found.to_json(), indent=2, allow_nan=False))

@@ -373,6 +373,11 @@ def grow(base: Dataset, tables: Tables, files: Mapping[str, str], growing: Compa
             said.append(line + (f", {same:,} as they are there, which are not written again" if same else ""))
             said += _new_columns(base, table, kept[table], files[table])
     left = _tables({table: kept.get(table, tables[table]) for table in SCHEMAS}, tables.ids)
+    if not any(tables[table].height for table in SCHEMAS):
+        given = [files[table] for table in SCHEMAS if files[table] != table]  # one without a file has its own name
+        raise ValueError(
+            f"nothing to append: {', '.join(given) or 'the tables'} {'has' if len(given) == 1 else 'have'} no rows"
+        )
     if not any(left[table].height for table in SCHEMAS):
         raise ValueError(
             f"nothing to append: {base.directory} has all of these rows already, as they are; give new days or changed "

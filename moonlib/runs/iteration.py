@@ -12,7 +12,7 @@ from moonlib.artifacts.layout import RESULTS, RunLayout
 from moonlib.artifacts.reading import read_numbers
 from moonlib.config import recipe as recipes
 from moonlib.config.earlier import present_results
-from moonlib.config.merge import shipped
+from moonlib.config.merge import RecipeError, shipped
 from moonlib.config.names import run_name
 from moonlib.config.recipe import Recipe
 from moonlib.data.dataset import Dataset
@@ -25,9 +25,11 @@ from moonlib.runs.comparable import old_run
 from moonlib.runs.days import daily_stage, days_table, read_days, require_days, train_by_day, without_days
 from moonlib.runs.initial_weights import below_initial
 from moonlib.runs.lineage import DATA
+from moonlib.runs.lost_parents import LostParents, load_without
 from moonlib.runs.ownership import claimed
 from moonlib.runs.record import begin_record, end_record
 from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_legend
+from moonlib.runs.run import RunError
 from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.runs.warm_start import require_origins
@@ -63,8 +65,9 @@ def fit(
 ) -> Path:
     """Run an iteration.
 
-    Stages whose fingerprint was finished before, by whatever run, are reused. A run that was cut off, at whatever
-    moment, resumes to the same weights and results. The data is built first where it is missing.
+    Stages whose fingerprint was finished before, by whatever run, are reused; where what a recipe starts from is gone,
+    those that this run has finished. A run that was cut off, at whatever moment, resumes to the same weights and
+    results. The data is built first where it is missing.
 
     Args:
         config: a recipe's file, or the name of a shipped one.
@@ -91,9 +94,19 @@ def fit(
 
     Example: ``fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])`` returns ``Path("runs/iter1")``.
     """
-    recipe = recipes.load(config, list(overrides))
-    require_days(recipe, days)
     runs = local_only(runs, "a run")
+    lost: LostParents | None = None
+    try:
+        recipe = recipes.load(config, list(overrides))
+        require_parents(recipe)
+    except (RecipeError, RunError) as error:
+        if replace:
+            raise
+        before = RunLayout(runs / (Path(config).stem if name is None else name), runs)
+        recipe, lost = load_without(config, list(overrides), before, error)
+        if days is not None:  # which go on from those of the parent
+            raise
+    require_days(recipe, days)
     run = RunLayout(runs / run_name(recipe.name if name is None else name), runs)
     console = Terminal()
 
@@ -101,11 +114,9 @@ def fit(
         console.print(line, soft_wrap=True)
 
     quiet()
+    if lost is not None:
+        show(f"no longer there: {', '.join(lost.named)}; what this run has finished is reused without")
     loggers.require(recipe.logger_recipes)
-    for stage in recipe.stages.values():  # before hours are spent on the stages ahead of it
-        if (old := stage.module().compatible_with) is not None:
-            old_run(old)
-    require_origins(recipe)
     centers = find_snapshots(recipe)
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     if not processes.is_first():
@@ -123,6 +134,7 @@ def fit(
             costs,
             interruption,
             checkpoint_seconds=checkpoint_seconds,
+            lost=lost,
             show=show,
             progress=StageProgress(run.directory.name, console=console, show=show, seconds=progress_seconds)
             if processes.is_first()
@@ -142,6 +154,22 @@ def fit(
         again = next_command(recipe, overrides, run.directory.relative_to(runs), runs=runs, days=days)
         console.print(f"next: {again}", soft_wrap=True)
     return run.directory
+
+
+def require_parents(recipe: Recipe) -> None:
+    """Refuse a recipe of which an earlier run is missing, before hours are spent on the stages ahead of it.
+
+    Raises:
+        RecipeError: see `moonlib.runs.warm_start.require_origins`.
+        RunError: a stage is to be compatible with what is no run, or holds no representations.
+    """
+    for name, stage in recipe.stages.items():
+        if (old := stage.module().compatible_with) is not None:
+            try:
+                old_run(old)
+            except RunError as error:
+                raise RunError(f"stages.{name}.module.init_args.{error}") from error
+    require_origins(recipe)
 
 
 def fit_seeds(

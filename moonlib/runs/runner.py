@@ -40,7 +40,9 @@ from moonlib.runs import loggers
 from moonlib.runs.center import CenterSnapshot, CenterVectors, find_snapshots, read_snapshot, vectors_identity
 from moonlib.runs.comparable import content_of, old_run
 from moonlib.runs.lineage import Lineage, needs_encoder
+from moonlib.runs.lost_parents import LostParents
 from moonlib.runs.results import Legend, write_legend
+from moonlib.runs.run import RunError
 from moonlib.runs.step import StageOrigin, Step, fingerprint_of, seed_of, step_of
 from moonlib.runs.warm_start import NEEDS_ENCODER, EncoderOrigin, encoder_origin, stage_origin
 from moonlib.stages.click_warm_start import carried_over
@@ -67,6 +69,7 @@ class Runner:
         costs: what each step took is added here, by its link.
         interruption: where a request to end the run arrives.
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
+        lost: parents of the run that are gone; what is finished is reused, and what needs them raises.
         show: called with each line of what is to be seen of the progress; nothing is shown by default.
         progress: shows how far each stage is; nothing is shown by default.
         centers: the snapshots that stages read, by the stage's name; by default they are looked up now.
@@ -81,6 +84,7 @@ class Runner:
         interruption: Interruption,
         *,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        lost: LostParents | None = None,
         show: Callable[[str], None] = lambda line: None,
         progress: StageProgress | None = None,
         centers: Mapping[str, CenterSnapshot] | None = None,
@@ -88,6 +92,7 @@ class Runner:
         self.recipe, self.dataset, self.run = recipe, dataset, run
         self.costs, self.interruption, self.checkpoint_seconds = costs, interruption, checkpoint_seconds
         self.show, self.progress = show, progress or StageProgress()
+        self.lost, self.orphans = lost, set[str]()
         self.cores = torch.get_num_threads()
         self.centers = find_snapshots(recipe) if centers is None else centers
         self._centers_read: set[str] = set()
@@ -98,8 +103,32 @@ class Runner:
         for stage in self.recipe.stages.values():
             if stage.source is not None:  # whatever is wrong with it is told before the stages before it are trained
                 for reference in ("", *(each.prefix for each in stage.module().references(self.dataset))):
-                    stage_origin(stage, reference, self.fitted(lineage))
+                    self.stage_origin(stage, reference, lineage)
         return lineage
+
+    def stage_origin(self, stage: StageRecipe, reference: str, lineage: Lineage) -> StageOrigin | None:
+        """What a stage starts from; where that is gone, what the run has noted of it."""
+        try:
+            return stage_origin(stage, reference, self.fitted(lineage))
+        except RecipeError:
+            if self.lost is None:
+                raise
+            return self.lost.stage(self.orphan(stage, reference))
+
+    def comparable(self, stage: StageRecipe, reference: str, place: str) -> str:
+        """Hash of the vectors that a stage is to stay comparable with; where they are gone, the one that was noted."""
+        try:
+            return content_of(old_run(place))
+        except RunError:
+            if self.lost is None:
+                raise
+            return self.lost.comparable(self.orphan(stage, reference))
+
+    def orphan(self, stage: StageRecipe, reference: str) -> str:
+        """Remember the link of a step that can't be run, only reused."""
+        link = layout.link_name(stage.name, reference)
+        self.orphans.add(link)
+        return link
 
     def fitted(self, lineage: Lineage) -> Path | None:
         """Directory of the encoder's preprocessing; None without an encoder."""
@@ -115,7 +144,13 @@ class Runner:
         if encoder is None:
             return None
         source = self.recipe.encoder_source
-        origin = None if source is None else encoder_origin(source)
+        try:
+            origin = None if source is None else encoder_origin(source)
+        except RecipeError:
+            if self.lost is None:
+                raise
+            origin = self.lost.encoder()
+            self.orphans.add(layout.PREPROCESSING)
         reads = encoder.reads().before("train_until")
         identity = self.preprocessing_identity(reads, origin)
         name = fingerprint_of(identity)
@@ -123,6 +158,7 @@ class Runner:
         if not processes.is_first():
             self.await_stage(directory)
             return name
+        self.require_origin(layout.PREPROCESSING, directory)
         self.claim_stage(self.run.preprocessing, directory)
         with (
             costed(self.costs, layout.PREPROCESSING) as cost,
@@ -219,9 +255,9 @@ class Runner:
             lineage = replace(lineage, representations=self.read_center(center, stage, module.reads_queries))
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
-        origin = origin or stage_origin(stage, prefix, self.fitted(lineage))
+        origin = origin or self.stage_origin(stage, prefix, lineage)
         old = module.compatible_with
-        comparable = None if old is None else content_of(old_run(old))
+        comparable = None if old is None else self.comparable(stage, prefix, old)
         return step_of(
             stage,
             module,
@@ -292,6 +328,7 @@ class Runner:
         """
         directory = self.run.stages / step.fingerprint
         waiting = self.waiting_for(step.link)
+        self.require_origin(step.link, directory)
         self.claim_stage(self.run.directory / step.link, directory)
         with (
             costed(self.costs, step.link) as cost,
@@ -315,6 +352,11 @@ class Runner:
         self.report_undefined(directory)
         self.report_carried_over(directory)
         return read_numbers(directory / layout.METRICS)
+
+    def require_origin(self, link: str, directory: Path) -> None:
+        """Refuse to begin with what is not finished and needs a parent that is gone."""
+        if self.lost is not None and link in self.orphans and not directory.exists():
+            raise self.lost.error
 
     def run_module(self, step: Step, partial: Path) -> dict[str, float]:
         """Let a stage do its work, together with the other processes where its trainer has several devices."""

@@ -1,9 +1,10 @@
-"""Curves of trainings: loss, learning rate, gradient norm, samples per second and what is measured on the way."""
+"""Curves of trainings: loss, learning rate, gradient norm, samples per second, and what is measured by step or day."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import polars as pl
 
 from moonlib.artifacts.layout import LOG, is_finished
 from moonlib.artifacts.logs import read_log, steps_made
+from moonlib.runs.days import MEASURED, read_days
 from moonlib.runs.run import Run
 from moonlib.system.disk import replacing
 from moonlib.system.terminal import visible
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 ORDER = ("loss", "learning_rate", "gradient_norm", "samples_per_second")
 """Quantities that come first, in this order; others follow as they were logged."""
+
+BY_DAY = "by day"
+"""In place of a stage, what `moonlib fit --days` found on the day after each that it trained on."""
 
 WIDTH, HEIGHT = 4.2, 2.4
 """Inches of a panel."""
@@ -36,8 +41,8 @@ class Curve:
 
     Attributes:
         run: name of the run.
-        stage: name of the stage, as the run directory calls it.
-        log: a row per logged step, see `moonlib.artifacts.logs.read_log`.
+        stage: name of the stage, as the run directory calls it; or `BY_DAY`.
+        log: a row per logged step, see `moonlib.artifacts.logs.read_log`; or per tested ``day``.
         finished: whether the stage has finished.
     """
 
@@ -50,7 +55,9 @@ class Curve:
     def quantities(self) -> list[str]:
         """Metrics that were logged, in the order of panels; learning rates of further groups of parameters left out."""
         logged = [
-            name for name in self.log.columns if name not in ("step", "epoch") and self.log[name].is_not_null().any()
+            name
+            for name in self.log.columns
+            if name not in ("step", "epoch", "day") and self.log[name].is_not_null().any()
         ]
         logged = [name for name in logged if not name.startswith("learning_rate/")]
         return [name for name in ORDER if name in logged] + [name for name in logged if name not in ORDER]
@@ -58,6 +65,8 @@ class Curve:
 
 def logged_curves(run: str | Path) -> list[Curve]:
     """The logs of a run's stages, which may still be going, in the order of the recipe; without those of references.
+
+    What was measured by day (`moonlib fit --days`) comes last.
 
     Args:
         run: a run directory.
@@ -74,6 +83,14 @@ def logged_curves(run: str | Path) -> list[Curve]:
         log = read_log(place / LOG)
         if len(log):
             found.append(Curve(opened.name, stage, log, is_finished(place)))
+    if days := read_days(opened.layout):
+        log = pl.DataFrame(
+            {
+                "day": [date.fromisoformat(each.tested) for each in days],
+                **{name: pl.Series([each.metrics.get(name) for each in days], dtype=pl.Float64) for name in MEASURED},
+            }
+        )
+        found.append(Curve(opened.name, BY_DAY, log, True))
     if not found:
         stages = ", ".join(opened.config["stages"])
         raise NoLogs(
@@ -131,16 +148,17 @@ def drawn(logged: Sequence[Curve]) -> Figure:
 
 
 def _panel(panel: Axes, of_stage: Sequence[Curve], quantity: str, runs: Sequence[str]) -> None:
-    """A quantity of a stage, over the steps of the optimizer."""
+    """A quantity of a stage, over the steps of the optimizer; or over days."""
     there = [curve for curve in of_stage if quantity in curve.quantities]
     if not there:
         panel.set_axis_off()
         return
     for curve in there:
-        points = curve.log.select("step", pl.col(quantity).cast(pl.Float64, strict=False)).drop_nulls()
+        over = "day" if curve.stage == BY_DAY else "step"
+        points = curve.log.select(over, pl.col(quantity).cast(pl.Float64, strict=False)).drop_nulls()
         few = len(points) < 12
         panel.plot(
-            (points["step"] + steps_made(quantity)).to_list(),
+            (points["day"] if over == "day" else points["step"] + steps_made(quantity)).to_list(),
             points[quantity].to_list(),
             color=f"C{runs.index(curve.run) % 10}",
             marker="." if few else None,
@@ -150,7 +168,9 @@ def _panel(panel: Axes, of_stage: Sequence[Curve], quantity: str, runs: Sequence
     title = f"{there[0].stage}: {quantity.replace('_', ' ')}"
     panel.set_title(_literal(title), fontsize=9, loc="left")
     panel.tick_params(labelsize=8)
-    panel.set_xlabel("step", fontsize=8)
+    panel.set_xlabel(over, fontsize=8)
+    if over == "day":
+        panel.tick_params(axis="x", rotation=30)
     panel.grid(alpha=0.3)
 
 

@@ -8,6 +8,7 @@ products with it: of new queries on old vectors, and the other way round.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,8 +20,10 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from moonlib.artifacts.checksums import Damaged
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import EXPORT, is_read
+from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.data.dataset import Dataset
 from moonlib.data.evaluation import evaluation_searches, microseconds
 from moonlib.metrics.bootstrap import Interval, resampled_sums
@@ -646,10 +649,41 @@ def _plain(value: Any) -> Any:
 
 
 def default_file(old: str | Path, new: str | Path) -> Path | None:
-    """File of a run's drift against another: ``drift/OLD.json`` in the run; None where ``new`` is no local run."""
+    """File of a run's drift against another: ``drift/OLD.json`` in the run.
+
+    A drift against another run of that name, of another folder, is not overwritten: this one's name gets 8 digits of a
+    hash of where the old run is.
+
+    Args:
+        old: see `drift`.
+        new: see `drift`.
+
+    Returns:
+        None where ``new`` is no local run.
+
+    Raises:
+        ValueError: both are the same run.
+    """
+    if not is_url(old) and not is_url(new) and Path(old).resolve() == Path(new).resolve():
+        raise ValueError(
+            f"{old} and {new} are the same vectors: there is nothing to compare; give an earlier run as OLD"
+        )
     if is_url(new) or (Path(new) / "embedding.json").is_file():
         return None
-    return Run(new).layout.drift(Path(without_credentials(str(old))).resolve().name)
+    layout, place = Run(new).layout, _placed(old)
+    file = layout.drift(Path(place).name)
+    try:
+        other = read_mapping(file).get("old")
+    except (FileNotFoundError, Unreadable, Damaged):  # one that can't be read is of no use to anybody
+        other = None
+    if isinstance(other, str) and _placed(other) != place:
+        file = layout.drift(f"{Path(place).name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}")
+    return file
+
+
+def _placed(run: str | Path) -> str:
+    """Where a run is, in full."""
+    return without_credentials(str(run)) if is_url(run) else str(Path(run).resolve())
 
 
 def drift_tables(found: Drift) -> list[FittedTable]:

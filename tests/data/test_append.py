@@ -477,7 +477,10 @@ class TestBadInput:
     def test_nothing_new(self, place: Path, week1: Frames) -> None:
         again = {table: week1[table] for table in ("products", "queries", "users")}
         self.refused(place, again, "nothing to append: .*week1 has all of these rows already")
-        self.refused(place, {"searches": week1["searches"].clear()}, "nothing to append")
+        empty = week1["searches"].clear()
+        self.refused(place, {"searches": empty}, r"nothing to append: searches\.parquet has no rows")
+        nothing = {"searches": empty, "products": week1["products"].clear()}
+        self.refused(place, nothing, r"products\.parquet, searches\.parquet have no rows")
 
     def test_no_table(self, place: Path) -> None:
         self.refused(place, {}, "holds no table to append, such as searches.parquet")

@@ -46,6 +46,16 @@ def test_a_fingerprint_covers_what_the_earlier_run_holds_and_not_where_it_lies(
     assert len(set(weights.values())) == 3
 
 
+def test_a_finished_run_is_reused_when_the_earlier_one_is_gone(finished_run: Path, tmp_path: Path, runs: Path) -> None:
+    copied = shutil.copytree(finished_run.parent, tmp_path / "elsewhere", symlinks=True) / finished_run.name
+    stage = (fit("iter1", [*SHORT, compatible_with(copied)], runs=runs, name="a") / "pretrain").resolve()
+    shutil.rmtree(copied)
+    assert (fit("iter1", [*SHORT, compatible_with(copied)], runs=runs, name="a") / "pretrain").resolve() == stage
+    shutil.rmtree(stage)
+    with pytest.raises(RunError, match=r"compatible_with: .*iter1: there is no such run directory"):
+        fit("iter1", [*SHORT, compatible_with(copied)], runs=runs, name="a")
+
+
 def test_other_vectors_are_other_content(finished_run: Path, tmp_path: Path) -> None:
     runs = shutil.copytree(finished_run.parent, tmp_path / "runs", symlinks=True)
     run = runs / finished_run.name
@@ -67,7 +77,8 @@ def test_runs_that_can_not_be_compared_with_are_told_before_anything_is_done(
         assert not (runs / "new").exists()
         return str(caught.value)
 
-    assert refused(tmp_path / "nothing") == f"compatible_with: {tmp_path / 'nothing'}: there is no such run directory"
+    key = "stages.pretrain.module.init_args.compatible_with"
+    assert refused(tmp_path / "nothing") == f"{key}: {tmp_path / 'nothing'}: there is no such run directory"
     copied = shutil.copytree(finished_run.parent, tmp_path / "runs2", symlinks=True) / finished_run.name
     stage = (copied / "represent").resolve()
     (copied / "represent").unlink()

@@ -22,6 +22,7 @@ from moonlib.data.build import build
 from moonlib.data.dataset import Dataset
 from moonlib.exports.folder import export, load
 from moonlib.runs.iteration import fit
+from moonlib.runs.ownership import RunExistsError
 from moonlib.runs.run import Run
 from moonlib.runs.warm_start import encoder_origin
 from moonlib.stages.training import Checkpoints
@@ -216,8 +217,39 @@ def test_a_run_is_read_when_what_it_started_from_is_gone(copied: Path, runs: Pat
     shutil.rmtree(copied)
     assert load(run).dim == 32
     assert Run(run).recipe.encoder_source == str(copied)
-    with pytest.raises(RecipeError, match=r"encoder\.from: .*week1: there is no such run directory"):
-        fit("weekly", [*NO_TRAINING, *start(copied)], runs=runs, name="week2")
+
+
+def test_a_finished_run_is_reused_when_what_it_started_from_is_gone(
+    copied: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*STILL[:-1], *start(copied), "--stages.posttrain.from", f"{copied}/pretrain"]
+    run = fit("weekly", words, runs=runs, name="week2")
+    made = {link: (run / link).resolve() for link in ("preprocessing", "posttrain", "represent")}
+    vectors = (run / "represent/products.npy").read_bytes()
+    shutil.rmtree(copied)
+    capsys.readouterr()
+    shutil.rmtree(made["represent"])  # which needs nothing of week1
+    assert fit("weekly", words, runs=runs, name="week2") == run
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"no longer there: {copied}, {copied}/pretrain; what this run has finished is reused without" in told
+    assert {link: (run / link).resolve() for link in made} == made
+    assert (run / "represent/products.npy").read_bytes() == vectors
+
+    missing = r"from: .*week1\S*: there is no such run directory"
+    for refused in (
+        lambda: fit("weekly", words, runs=runs, name="another"),
+        lambda: fit("weekly", [*words, "--seed=3"], runs=runs, name="another"),
+        lambda: fit("weekly", words, runs=runs, name="week2", replace=True),
+    ):
+        with pytest.raises(RecipeError, match=missing):
+            refused()
+    with pytest.raises(RunExistsError, match="differs:\n  seed: 0 -> 3"):
+        fit("weekly", [*words, "--seed=3"], runs=runs, name="week2")
+    for link in ("posttrain", "preprocessing"):  # work that needs week1
+        shutil.rmtree(made[link])
+        with pytest.raises(RecipeError, match=missing):
+            fit("weekly", words, runs=runs, name="week2")
+        assert not made[link].exists()
 
 
 def test_a_recipe_without_an_encoder_says_how_to_give_one(tmp_path: Path) -> None:

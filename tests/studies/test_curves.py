@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -70,3 +71,19 @@ def test_a_run_without_logs_and_another_ending_are_told_and_nothing_is_written(
     assert main(["curves", str(runs / "going")]) == 2
     assert "metrics.csv is no CSV log, it has no column 'step'" in capsys.readouterr().err
     assert not list(runs.glob("**/*.png"))
+
+
+def test_what_was_measured_by_day_is_drawn_over_days(runs: Path) -> None:
+    days = [
+        {"day": "2025-01-05", "tested": "2025-01-06", "n": 9, "metrics": {"auc": 0.5, "logloss": 0.3}},
+        {"day": "2025-01-06", "tested": "2025-01-07", "n": 9, "metrics": {"logloss": 0.25}},
+        {"day": "2025-01-07", "tested": "2025-01-08", "n": 9, "metrics": {"auc": 0.7, "logloss": 0.2}},
+    ]
+    (runs / "iter1" / layout.DAYS).write_text(json.dumps({"days": days}))
+    panels = {panel.get_title(loc="left"): panel for panel in drawn(logged_curves(runs / "iter1")).axes}
+    assert {"pretrain: loss", "by day: auc", "by day: logloss"} <= panels.keys()
+    (auc,) = panels["by day: auc"].get_lines()
+    assert list(auc.get_ydata()) == [0.5, 0.7] and auc.get_label() == "iter1"
+    assert [str(day) for day in auc.get_xdata(orig=True)] == ["2025-01-06", "2025-01-08"]
+    assert panels["by day: auc"].get_xlabel() == "day" and panels["pretrain: loss"].get_xlabel() == "step"
+    assert curves([runs / "iter1"]).read_bytes().startswith(b"\x89PNG")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from moonlib.data.evaluation import evaluation_searches
 from moonlib.metrics.bootstrap import Interval
 from moonlib.representations.store import Representations
 from moonlib.runs.run import RunError
-from moonlib.studies.drift import CELLS, drift, drift_tables, neighbour_overlap
+from moonlib.studies.drift import CELLS, default_file, drift, drift_tables, neighbour_overlap
 
 Vectors = NDArray[np.float32]
 
@@ -344,6 +345,31 @@ def test_the_verb_prints_tables_or_json_and_leaves_a_file_in_the_run(
     assert max(map(len, printed.replace(str(file), "").split("\n"))) <= 80
     assert main(["drift", str(finished_run), str(run), "--k", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(file.read_text())
+
+
+def test_a_run_is_not_compared_with_itself(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = [str(finished_run), str(finished_run.parent / "." / finished_run.name)]
+    for words in (twice, [*twice, "--out", "drift.json"]):
+        assert main(["drift", *words]) == 2
+        assert "are the same vectors: there is nothing to compare" in capsys.readouterr().err
+    assert not (finished_run / "drift").exists()
+
+
+def test_runs_of_one_name_do_not_overwrite_each_others_drift(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = finished_run.name
+    run, other = (shutil.copytree(finished_run.parent, tmp_path / each, symlinks=True) / name for each in "ab")
+    first = run / "drift" / f"{name}.json"
+    assert default_file(finished_run, run) == default_file(other, run) == first
+    assert main(["drift", str(finished_run), str(run)]) == 0
+    second = default_file(other, run)
+    assert second is not None and re.fullmatch(rf"{name}-[0-9a-f]{{8}}\.json", second.name)
+    assert main(["drift", str(other), str(run)]) == 0
+    assert [json.loads(file.read_text())["old"] for file in (first, second)] == [str(finished_run), str(other)]
+    assert default_file(finished_run, run) == first and default_file(other, run) == second
+    first.write_text("{")  # of no use to anybody
+    assert default_file(other, run) == first
 
 
 def test_the_verb_writes_nothing_into_a_folder_of_embed_unless_told(

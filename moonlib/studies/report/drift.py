@@ -52,7 +52,7 @@ def read_drift(report: Report, run: Evidence, file: Path) -> dict[str, Any]:
         return {}
     parent = report.parent(run)
     sides = [("new", run)]
-    if parent is not None and file == run.run.layout.drift(parent.run.name):
+    if parent is not None and _is_of(file, found, parent):
         sides.append(("old", parent))
     for side, evidence in sides:
         version = (found.get("versions") or {}).get(side)
@@ -62,6 +62,14 @@ def read_drift(report: Report, run: Evidence, file: Path) -> dict[str, Any]:
             run.problems.append(f"{file} is of vectors that {whose} does not have any more: {command}")
             return {}
     return found
+
+
+def _is_of(file: Path, found: Mapping[str, Any], old: Evidence) -> bool:
+    """Whether a drift is one against this run: by where its old run is, or by its name once nothing is there."""
+    place = Path(str(found.get("old") or file.stem))
+    if place.is_dir():
+        return place.resolve() == old.run.directory.resolve()
+    return place.name == old.run.name
 
 
 def _began_from(run: Evidence) -> Iterator[Path | str]:

@@ -200,7 +200,7 @@ def target(studied: Path) -> Harm:
 
 
 # Whoever sees one fail wants to know soon: to make a failing example small takes minutes.
-@settings(max_examples=40, deadline=None, phases=[Phase.generate])
+@settings(max_examples=20, deadline=None, phases=[Phase.generate])
 @given(st.data())
 def test_the_report_never_stops(target: Harm, data: st.DataObject) -> None:
     try:
@@ -217,7 +217,7 @@ def test_the_report_never_stops(target: Harm, data: st.DataObject) -> None:
             assert re.search(rf"/{Path(name).name} (is damaged|is no )", page)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(st.data())
 def test_the_other_readers_end_in_one_sentence(target: Harm, data: st.DataObject) -> None:
     first, second = target.place / "first", target.place / "second"
