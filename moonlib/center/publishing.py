@@ -17,7 +17,7 @@ from moonlib.representations.index import IndexKind
 
 @dataclass(frozen=True)
 class Published:
-    """What a publish did.
+    """Outcome of a publish.
 
     Attributes:
         alias: that was switched.

@@ -54,7 +54,7 @@ COMPACT_AT = 65_536
 
 @dataclass(frozen=True)
 class Upserted:
-    """What an upsert did to a space.
+    """Outcome of an upsert, for a space.
 
     Attributes:
         encoded: products that are new or whose content changed.
@@ -186,7 +186,7 @@ class Center:
         return self._view
 
     def source(self, space: Space) -> Run | Export:
-        """What a space's encoder is opened from."""
+        """The export that a space's encoder is opened from."""
         if space.name not in self._exports:
             if self.read_only and not space.encoder.exists():
                 run = read_mapping(self.path / EMBEDDING).get("run")

@@ -198,7 +198,7 @@ def test_killed_at_every_operation_of_the_file_system(tmp_path: Path) -> None:
     new_center(center)
     known: dict[int, int] = {}
     draw = random.Random(0)
-    steps = [
+    steps: list[list[Any]] = [
         ["upsert", [(id, 1) for id in range(9)]],
         ["publish"],
         ["upsert", [(id, 2) for id in range(5, 12)]],
@@ -221,9 +221,9 @@ def test_killed_at_every_operation_of_the_file_system(tmp_path: Path) -> None:
             with killed_at(number, kill) as count:
                 try:
                     if step[0] == "upsert":
-                        upsert(center, dict(step[1]))  # type: ignore[arg-type]
+                        upsert(center, dict(step[1]))
                     elif step[0] == "delete":
-                        delete(center, step[1])  # type: ignore[arg-type]
+                        delete(center, step[1])
                     else:
                         other(center, str(step[0]))
                 except Killed:
