@@ -1,3 +1,4 @@
 from .view import Found, View
+from .where import BadFilter, Where
 
-__all__ = ["Found", "View"]
+__all__ = ["BadFilter", "Found", "View", "Where"]
