@@ -239,39 +239,36 @@ def kept_columns(products: Products, names: Sequence[str] | None = None) -> dict
     Raises:
         ValueError: the products have no such column, or it holds neither text nor numbers nor booleans.
     """
-    if isinstance(products, (str, Path)):
-        path, name = Path(products), str(products)
-        if path.is_dir() and (path / "dataset.json").exists():
-            dataset = Dataset(path)
-            frame = dataset.ids.decoded(dataset.products, *dataset.products.columns)
-        elif not path.exists():
-            raise FileNotFoundError(f"{path}: there is no such table or dataset")
-        else:
-            frame = table_files.read(path, ("title", "category"), without=("image", "images"))
+    types: Mapping[str, Any]
+    name = "products" if not isinstance(products, (str, Path)) else str(products)
+    if not isinstance(products, (str, Path)):
+        types = as_frame(products).schema
+    elif (path := Path(products)).is_dir() and (path / "dataset.json").exists():
+        dataset = Dataset(path)
+        types = dataset.ids.decoded(dataset.products, *dataset.products.columns).schema
+    elif not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such table or dataset")
     else:
-        frame, name = as_frame(products), "products"
+        types = (
+            table_files.read(path, ("title", "category")).schema if path.suffix == ".csv" else table_files.schema(path)
+        )
     if names is None:
-        return {column: KEPT[column] for column in KEPT if column not in frame.columns} | {
-            column: _type(frame[column], name) for column in KEPT if column in frame.columns
-        }
+        return KEPT | {column: _type(column, types[column], name) for column in KEPT if column in types}
     for column in names:
-        if column not in frame.columns:
-            raise ValueError(f"{name}: no column {column!r} to keep; it has {', '.join(frame.columns)}")
-    return check_columns({column: _type(frame[column], name) for column in names})
+        if column not in types:
+            raise ValueError(f"{name}: no column {column!r} to keep; it has {', '.join(types)}")
+    return check_columns({column: _type(column, types[column], name) for column in names})
 
 
-def _type(column: pl.Series, name: str) -> ColumnType:
-    dtype = column.dtype
-    if dtype == pl.Null:
-        return KEPT.get(column.name, "text")
+def _type(column: str, dtype: Any, name: str) -> ColumnType:
+    if dtype == pl.Null or (dtype.is_integer() and KEPT.get(column) == "float"):
+        return KEPT.get(column, "text")
     if dtype.is_integer():
-        return "float" if KEPT.get(column.name) == "float" else "integer"
+        return "integer"
     if dtype.is_float() or dtype.is_decimal():
         return "float"
     if dtype == pl.Boolean:
         return "boolean"
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return "text"
-    raise ValueError(
-        f"{name}: column {column.name!r} holds {dtype}, which can't be kept: text, numbers and booleans can"
-    )
+    raise ValueError(f"{name}: column {column!r} holds {dtype}, which can't be kept: text, numbers and booleans can")
