@@ -37,6 +37,7 @@ class Delta:
     columns: pl.DataFrame
     _unit: Growing
     _kept: Growing
+    _represented: Growing
     _received_at: Growing
     _pictures: Sequence[tuple[int, Pictures]]
 
@@ -58,6 +59,7 @@ class Delta:
             columns.clear(),
             Growing(np.float32, dim),
             Growing(dtype, dim),
+            Growing(np.bool_),
             Growing(np.int64),
             (),
         )
@@ -103,6 +105,7 @@ class Delta:
         kept = changes.vectors[new]
         self._unit.extend(unit(kept))
         self._kept.extend(kept)
+        self._represented.extend(kept.any(axis=1))
         self._received_at.extend(changes.received_at[new])
         ids, columns = self.ids.to_frame("id").vstack(changes.ids.gather(new).to_frame("id")), self.columns
         if columns.width:
@@ -140,7 +143,7 @@ class Delta:
     @cached_property
     def _findable(self) -> Chosen | None:
         """Rows that a search may find; None if it may find all."""
-        mask = self.live & self.vectors.any(axis=1)
+        mask = self.live & self._represented.values[: len(self)]
         return None if mask.all() else Chosen(mask)
 
     def search(self, queries: NDArray[np.float32], k: int, where: Where | None) -> tuple[Scores, Rows]:

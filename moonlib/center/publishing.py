@@ -13,6 +13,7 @@ from moonlib.center.snapshot import Description, Probe, build, describe, next_nu
 from moonlib.center.space import Space, spaces
 from moonlib.center.writing import writing_to
 from moonlib.representations.index import IndexKind
+from moonlib.representations.store import Representations
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def publish(
     keep: int = 3,
     nothing: bytes | None = None,
     probes: Sequence[Probe] = (),
+    whole: Representations | None = None,
 ) -> Published:
     """Publish a space under an alias. Others may upsert meanwhile; readers need do nothing.
 
@@ -61,6 +63,7 @@ def publish(
         keep: how many of the newest snapshots to keep, beside those that aliases lead to.
         nothing: see `moonlib.center.snapshot.build`.
         probes: queries whose answers are known.
+        whole: see `moonlib.center.snapshot.build`.
 
     Raises:
         GateFailed: the snapshot is not good enough; the alias leads where it did.
@@ -76,7 +79,7 @@ def publish(
             raise ValueError(f"{space.name} has no products to publish: upsert some")
         before = read_aliases(center)
         number, about = _newest(record, kind)
-        if about is None or probes:
+        if about is None or probes or whole is not None:
             number = next_number(space, _numbers(before, space))
             about = build(
                 space,
@@ -87,6 +90,7 @@ def publish(
                 kind=kind,
                 nothing=nothing,
                 probes=probes,
+                whole=whole,
             )
         with writing_to(center):
             aliases = read_aliases(center)

@@ -23,10 +23,12 @@ from moonlib.artifacts.checksums import again, seal
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import partial, pruned
 from moonlib.artifacts.reading import Unreadable, read_mapping
+from moonlib.center.at_rest import recall_at_rest
 from moonlib.center.base import Base
 from moonlib.center.layout import PICTURES, PRODUCTS, SNAPSHOT, SNAPSHOTS, snapshot_numbers, snapshot_of
 from moonlib.center.space import Space
 from moonlib.representations.index import IndexKind, build_index
+from moonlib.representations.store import Representations
 from moonlib.system.disk import rename, second_name, sync
 
 COVERAGE = 0.999
@@ -67,6 +69,7 @@ class Description:
         kind: of the index.
         recall_at_10: of the index, against the exact search; None where there was nothing to compare.
         probes: how many probe queries passed.
+        recall_of_vectors: see `moonlib.center.at_rest.recall_at_rest`; None where it was not measured.
         moonlib: the version that made it.
     """
 
@@ -78,6 +81,7 @@ class Description:
     recall_at_10: float | None
     probes: int
     moonlib: str = moonlib.__version__
+    recall_of_vectors: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ def build(
     kind: IndexKind = "hnsw",
     nothing: bytes | None = None,
     probes: Sequence[Probe] = (),
+    whole: Representations | None = None,
 ) -> Description:
     """Build a snapshot beside the others, and check it.
 
@@ -155,10 +160,11 @@ def build(
         kind: of the index.
         nothing: content hash of a product of which nothing can be read: it needs no vector. None where not known.
         probes: queries whose answers are known.
+        whole: vectors of the products as the encoder made them, to compare those at rest with.
 
     Raises:
-        GateFailed: too few products have a vector, the index finds too little, or a probe query does not find what it
-            should. Nothing of the snapshot stays.
+        GateFailed: too few products have a vector, the vectors at rest have lost too many neighbours, the index finds
+            too little, or a probe query does not find what it should. Nothing of the snapshot stays.
     """
     directory = snapshot_of(space.directory, number)
     made = partial(directory)
@@ -183,6 +189,13 @@ def build(
                 if len(missing)
                 else f"{space.name}: there is no product with a vector; upsert some"
             )
+        at_rest = None if whole is None else recall_at_rest(base, whole)
+        if at_rest is not None and at_rest < RECALL:
+            raise GateFailed(
+                f"{space.name}: vectors of {space.dim} dimensions kept as {space.dtype} have a recall@10 of "
+                f"{at_rest:.3f} against those that the encoder makes, and {RECALL} is asked for: make a space of more "
+                "dimensions, or of float16"
+            )
         index = build_index(base.store, kind, index_file(made, kind), encoder=space.fingerprint)
         recall = None if index.about.comparison is None else index.about.comparison.recall_at_10
         if recall is not None and recall < RECALL:
@@ -200,7 +213,9 @@ def build(
                     f"{space.name}: the probe query {probe.name!r} finds none of {list(probe.expected)} among its "
                     f"first {_PROBE_K}, but {found[:3]} and others"
                 )
-        about = Description(sequence, base_number, len(base), coverage, kind, recall, len(probes))
+        about = Description(
+            sequence, base_number, len(base), coverage, kind, recall, len(probes), recall_of_vectors=at_rest
+        )
         write_description(made, about)
         seal(made, [file for file in made.iterdir() if file.name != PICTURES])
         rename(made, directory)

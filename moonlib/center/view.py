@@ -37,7 +37,7 @@ from moonlib.center.writing import require_center
 
 Ids = pl.Series | NDArray[np.int64] | Sequence[Any]
 
-_FILTERS = 64
+_FILTERS = 16
 """Filters whose products are kept by a view."""
 
 

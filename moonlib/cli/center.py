@@ -71,6 +71,12 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "--keep", type=int, default=3, metavar="N", help="snapshots to keep, beside those that aliases lead to (3)"
     )
+    verb.add_argument(
+        "--embedding",
+        type=Path,
+        metavar="DIR",
+        help="what moonlib embed wrote with the same encoder: the space's vectors must find what those find",
+    )
     verb.add_argument("--rollback", action="store_true", help="let the alias lead where it did before instead")
 
     group = add_group(verbs.add_parser("center", help="look at a center", allow_abbrev=False))
@@ -130,7 +136,9 @@ def publish(arguments: argparse.Namespace) -> int:
     if arguments.rollback:
         say(f"{arguments.alias}: {center.rollback()}")
         return 0
-    done = center.publish(space=arguments.space, kind=arguments.kind, keep=arguments.keep)
+    done = center.publish(
+        space=arguments.space, kind=arguments.kind, keep=arguments.keep, embedding=arguments.embedding
+    )
     for name, value in (
         ("products", f"{done.about.products:,}"),
         ("coverage", f"{done.about.coverage:.4f}"),
@@ -138,6 +146,8 @@ def publish(arguments: argparse.Namespace) -> int:
         ("recall@10", "-" if done.about.recall_at_10 is None else f"{done.about.recall_at_10:.4f}"),
     ):
         say(f"{name:<20} {value}")
+    if done.about.recall_of_vectors is not None:
+        say(f"{'against embedding':<20} {done.about.recall_of_vectors:.4f}")
     say(f"{done.alias}: {done.name}")
     return 0
 

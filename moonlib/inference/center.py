@@ -35,6 +35,7 @@ from moonlib.embedding.changed import encode_changed
 from moonlib.embedding.content_hash import content_hash
 from moonlib.exports.folder import Export, export, opened
 from moonlib.inference.embedded import as_center
+from moonlib.inference.embedding_folder import embedding_identity
 from moonlib.inference.hits import Hit
 from moonlib.inference.incoming import KEPT, Incoming, Products, read_ids, read_products
 from moonlib.inference.searching import query_vector
@@ -437,6 +438,7 @@ class Center:
         kind: IndexKind = "hnsw",
         keep: int = 3,
         probes: Mapping[str, Sequence[int | str]] | None = None,
+        embedding: str | Path | None = None,
     ) -> Published:
         """Build a snapshot with an index, check it, and let an alias lead to it. Readers notice by themselves.
 
@@ -446,12 +448,15 @@ class Center:
             kind: of the index, see `moonlib.index`.
             keep: how many of the newest snapshots to keep, beside those that aliases lead to.
             probes: texts to search for, each with ids of which one must be among the first ten.
+            embedding: folder that `moonlib embed` wrote with the same encoder, of these products or some of them. The
+                space's vectors are compared with those in it; one of fewer dimensions than the encoder's needs that.
 
         Raises:
-            GateFailed: fewer than .999 of the products with something to represent have a vector, recall@10 against the
-                exact search is below .95, or a probe fails; the alias leads where it did.
+            GateFailed: fewer than .999 of the products with something to represent have a vector, recall@10 is below
+                .95, of the index against the exact search or of the space's vectors against ``embedding``, or a probe
+                fails; the alias leads where it did.
             Busy: another process publishes.
-            ValueError: there is nothing to publish, or no such space.
+            ValueError: there is nothing to publish, no such space, or ``embedding`` is missing or of another encoder.
         """
         self._require_writable()
         alias = self.alias if alias is None else alias
@@ -461,8 +466,16 @@ class Center:
             Probe(text, query_vector(self.encoder(found), None, text)[0, : found.dim], expected)
             for text, expected in (probes or {}).items()
         ]
+        whole = None if embedding is None else _embedded(Path(embedding), found)
+        if whole is None and found.dim < (width := int(Export(found.encoder).config["dim"])):
+            raise ValueError(
+                f"{found.name} keeps {found.dim} of the encoder's {width} dimensions: embed some of the products with "
+                "the same run (moonlib embed), and publish with --embedding DIR, which measures what that costs"
+            )
         nothing = content_hash({"title": None}, None, Modalities.parse("title"))
-        return publish(self.path, found, alias=alias, kind=kind, keep=keep, nothing=nothing, probes=queries)
+        return publish(
+            self.path, found, alias=alias, kind=kind, keep=keep, nothing=nothing, probes=queries, whole=whole
+        )
 
     def rollback(self, alias: str | None = None) -> Target:
         """Let an alias lead where it did before the last publish, in one rename; a second call takes it back.
@@ -523,6 +536,17 @@ class Center:
                 f"{self.path} is what `moonlib embed` wrote, and can only be read: make a center with `moonlib upsert "
                 "CENTER --run RUN --products TABLE`, which takes upserts"
             )
+
+
+def _embedded(folder: Path, space: Space) -> Representations:
+    """Vectors that `moonlib embed` wrote with the encoder of a space.
+
+    Raises:
+        ValueError: they are of another encoder.
+    """
+    if embedding_identity(folder / EMBEDDING).get("encoder") != space.fingerprint:
+        raise ValueError(f"{folder} was embedded with another encoder than that of {space.name}")
+    return Representations.open(folder, "products")
 
 
 def _kept(columns: Sequence[str] | Mapping[str, ColumnType] | None) -> dict[str, ColumnType]:

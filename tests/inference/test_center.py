@@ -269,3 +269,24 @@ def test_what_is_no_center_is_refused(tmp_path: Path, exported: Path, center: Ce
         center.rollback()
     with pytest.raises(ValueError, match="no alias 'canary'"):
         _ = Center(center.path, alias="canary").view
+
+
+def test_vectors_that_lost_their_neighbours_are_not_published(exported: Path, tmp_path: Path) -> None:
+    frame = shop(40)
+    frame.write_parquet(tmp_path / "products.parquet")
+    embed(exported, tmp_path / "products.parquet", tmp_path / "vectors", workers=0)
+    small = Center.create(tmp_path / "center", exported, dtype="int8", dim=2)
+    small.upsert(frame)
+    with pytest.raises(ValueError, match=r"keeps 2 of the encoder's \d+ dimensions.*--embedding DIR"):
+        small.publish()
+    with pytest.raises(GateFailed, match=r"vectors of 2 dimensions kept as int8 have a recall@10 of 0\.\d+"):
+        small.publish(embedding=tmp_path / "vectors")
+    assert small.view.snapshot == 0
+    large = Center.create(tmp_path / "large", exported, dtype="float32")
+    large.upsert(frame)
+    done = large.publish(kind="flat", embedding=tmp_path / "vectors")
+    assert done.about.recall_of_vectors == 1
+    about = tmp_path / "vectors" / "embedding.json"
+    about.write_text(about.read_text().replace(large.view.space.fingerprint, "0" * 40))
+    with pytest.raises(ValueError, match="was embedded with another encoder than that of"):
+        large.publish(embedding=tmp_path / "vectors")
