@@ -1,4 +1,5 @@
 # make fit    fit the third iteration; another: make fit RECIPE=recipes/iter5.yaml
+# make serve  a center of the products of that run, published and served with its page at http://127.0.0.1:8000/
 # make test   ruff, mypy and the suite
 # make test-newest, test-lowest   the wheel with the newest and the lowest versions of what it needs (.ci/newest.txt, .ci/lowest.txt)
 # make lock-newest, lock-lowest   write these files anew, from what the package index has today
@@ -12,6 +13,8 @@
 PYTHON ?= python3
 RECIPE ?= recipes/iter3.yaml
 ARGS ?=
+RUN = runs/$(basename $(notdir $(RECIPE)))
+CENTER = build/center/$(basename $(notdir $(RECIPE)))
 # The newest Python that torch has wheels for here, and the lowest that pyproject.toml declares.
 NEWEST_PYTHON ?= $(shell .ci/python 3.13)
 LOWEST_PYTHON ?= $(shell .ci/python 3.11)
@@ -20,10 +23,16 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: fit test test-newest test-lowest lock-newest lock-lowest real real-pretrained real-ctr docs
+.PHONY: fit serve test test-newest test-lowest lock-newest lock-lowest real real-pretrained real-ctr docs
 
 fit: $(INSTALLED)
 	$(BIN)/moonlib fit --config $(RECIPE) $(ARGS)
+
+# A finished run is reused. An upsert of products that are there already costs little.
+serve: fit
+	$(BIN)/moonlib upsert $(CENTER) --run $(RUN) --products "$$($(BIN)/python -c 'import moonlib; print(moonlib.Run("$(RUN)").data_place)')"
+	$(BIN)/moonlib publish $(CENTER)
+	$(BIN)/moonlib serve $(CENTER)
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -173,3 +173,15 @@ def cli(tmp_path: Path) -> Cli:
         return run_program(command, cwd=cwd, env={**os.environ, "COLUMNS": "160", **env}, timeout=600)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def center_application(finished_run: Path, data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an application that reads the vectors of `finished_run` from a center beside it; copy it to change."""
+    from moonlib.runs.iteration import fit
+    from tests.centers import APPLICATION, publish
+
+    folder = tmp_path_factory.mktemp("center")
+    (folder / ".data").symlink_to(data_cache)
+    publish(folder / "center", finished_run)
+    return fit("iter1", [*APPLICATION, f"--stages.application.representations.center={folder / 'center'}"], runs=folder)

@@ -59,6 +59,8 @@ class Adapter(nn.Module, ABC):
     Attributes:
         out_features: width F of the output, available after `setup`.
         reads_content: False for an adapter that reads ids only; nothing is then looked up for it (D = 0).
+        reads_queries: False for an adapter that reads no representations of queries, neither of the present one nor of
+            past ones; they need not be there then.
         reads_query_ids: True for an adapter that reads the embeddings of queries' ids, which are then learnt.
         matching: widths of the hidden outputs and, last, of the logit (1) that end the features and join a predictor at
             its hidden layers and its logit, see `moonlib.predictors.predictor.Predictor`. Empty for none.
@@ -67,6 +69,7 @@ class Adapter(nn.Module, ABC):
 
     out_features: int
     reads_content: bool = True
+    reads_queries: bool = True
     reads_query_ids: bool = False
     matching: tuple[int, ...] = ()
     pretraining_epochs: int = 0

@@ -36,6 +36,7 @@ class Concat(Adapter):
         self.parts = [*(adapter for adapter in adapters if adapter not in special), *special]
         self.adapters = nn.ModuleList(self.parts)
         self.reads_content = any(adapter.reads_content for adapter in adapters)
+        self.reads_queries = any(adapter.reads_content and adapter.reads_queries for adapter in adapters)
         self.reads_query_ids = any(adapter.reads_query_ids for adapter in adapters)
         self.matching = self.parts[-1].matching
         self.pretraining_epochs = self.parts[-1].pretraining_epochs

@@ -34,6 +34,8 @@ class SATA(Adapter):
         16
     """
 
+    reads_queries = False
+
     def __init__(self, beta: tuple[float, float, float] = (1.0, 1.0, 1.0), temperature: float = 0.1) -> None:
         super().__init__()
         if len(beta) != 3:

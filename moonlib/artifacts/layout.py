@@ -7,6 +7,7 @@ iter3/                            a run
 recipe.yaml  results.json  legend.json  costs.json  run.json  points.json
 preprocessing, pretrain, application, application.baseline, …         links to stages
 points/pretrain-200/represent, …                                      those of evaluated checkpoints
+centers/application                                                   links to vectors read of a center
 evaluations/  abtest/  drift/
 """
 
@@ -65,6 +66,8 @@ DAYS = "days.json"
 """Results of daily training, day by day."""
 DAY_LINKS = "days"
 """Folder of links to the stages that were trained on a day each."""
+CENTER_LINKS = "centers"
+"""Folder of links to the vectors that a stage each has read of a representation center."""
 EVALUATIONS = "evaluations"
 """Folder of what `moonlib evaluate` measured on other data."""
 ABTEST = "abtest"
@@ -121,6 +124,8 @@ SEARCHES = "searches.parquet"
 """The searches of test and validation days with the rank of what was ordered; of a post-training, its filtered ones."""
 FILTERS = "filters.json"
 """Rows that the filters of a post-training have removed, and why."""
+FROM_CENTER = "from_center.json"
+"""Which snapshot of a representation center vectors are of, and how many products have none there."""
 PREDICTIONS = "predictions.parquet"
 """The impressions of test and validation days with the predicted probability."""
 
@@ -244,6 +249,16 @@ def day_link(day: str) -> str:
         'days/2025-01-05'
     """
     return f"{DAY_LINKS}/{day}"
+
+
+def center_link(stage: str) -> str:
+    """The name, in a run directory, of the vectors that a stage reads of a center.
+
+    Example:
+        >>> center_link("application")
+        'centers/application'
+    """
+    return f"{CENTER_LINKS}/{stage}"
 
 
 def runs_of(run: Path) -> Path:

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from moonlib.artifacts.checksums import seal
 from moonlib.artifacts.layout import partial
 from moonlib.artifacts.reading import Unreadable, read_array, reading
 from moonlib.center.layout import COLUMNS, PICTURES, PRODUCTS, RECEIVED_AT, SEQUENCE
@@ -26,7 +27,7 @@ from moonlib.representations.store import (
     write_array,
     write_names,
 )
-from moonlib.system.disk import rename, replacing, sync
+from moonlib.system.disk import rename, replacing
 
 
 class Base:
@@ -146,7 +147,7 @@ def write_base(
             with replacing(made / PICTURES) as file, pa.ipc.new_file(file, schema) as writer:
                 for part in pictures:
                     writer.write_batch(pa.record_batch([pa.array(part, pa.large_binary())], schema=schema))
-        sync(made)
+        seal(made, [file for file in made.iterdir() if file.name != PICTURES])
         rename(made, directory)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)

@@ -80,6 +80,11 @@ class Delta:
         """When rows were received, int64 [n], microseconds since 1970 UTC."""
         return self._received_at.values[: len(self)]
 
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """The ids [n], where they are int64."""
+        return self.ids.to_numpy()
+
     def extended(self, changes: Changes, superseded: NDArray[np.int64]) -> Delta:
         """A delta with further rows. Only the newest delta can be extended.
 

@@ -60,7 +60,9 @@ class Chosen:
         return self.count <= _EXACT * math.sqrt(len(self.mask))
 
 
-def among(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, chosen: Chosen | None) -> tuple[Scores, Rows]:
+def among(
+    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, chosen: Chosen | None
+) -> tuple[Scores, Rows]:
     """Search some vectors exactly, on the caller's thread.
 
     Args:

@@ -27,7 +27,7 @@ from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.center.base import Base, merged, write_base
 from moonlib.center.layout import CURRENT, PICTURES, base_of, log_of
 from moonlib.center.log import Log, Replaced
-from moonlib.center.rows import Rows, StoredRows, empty_columns, id_dtype
+from moonlib.center.rows import IdType, Rows, StoredRows, empty_columns, id_dtype
 from moonlib.center.space import Space
 from moonlib.representations.store import HASH_BYTES
 from moonlib.system.disk import sync
@@ -281,6 +281,11 @@ class Record:
         """Rows and tombstones in the logs."""
         return len(self._deleted)
 
+    @property
+    def tombstones(self) -> int:
+        """Tombstones in the logs."""
+        return int(np.count_nonzero(self._deleted.values))
+
     def find(self, ids: pl.Series) -> NDArray[np.int64]:
         """Number of each id's row, int64 [m]; -1 for a product that is not there, or was deleted."""
         found = np.full(len(ids), -1) if self.base is None else np.array(self.base.rows(ids))
@@ -417,11 +422,19 @@ class Record:
 
         Raises:
             OSError: they can't be written; none of them is there then.
+            ValueError: the space's ids are of another type.
         """
         if len(rows):
+            kind: IdType = "text" if rows.ids.dtype == pl.String else "int64"
             if self.space.ids is None:
-                self.space = self.space.with_ids("text" if rows.ids.dtype == pl.String else "int64")
+                self.space = Space.open(self.space.directory)
+            if self.space.ids is None:
+                self.space = self.space.with_ids(kind)
                 self.space.save()
+            if kind != self.space.ids:
+                raise ValueError(
+                    f"ids are {kind}, such as {rows.ids[0]!r}; those of {self.space.name} are {self.space.ids}"
+                )
             self._logs[-1].append(rows, self.sequence + 1)
             self._read_logs()
         return self.sequence

@@ -44,6 +44,16 @@ class SnapshotReader:
     def __len__(self) -> int:
         return len(self.base)
 
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The ids [N], where they are int64."""
+        return self.base.store.ids
+
+    @property
+    def received_at(self) -> NDArray[np.int64]:
+        """When rows were received, int64 [N], microseconds since 1970 UTC."""
+        return self.base.received_at
+
     @cached_property
     def _lookup(self) -> IdLookup | TextLookup:
         names = self.base.store.names

@@ -112,7 +112,8 @@ class _Source:
             delta = self._delta(view._snapshot)
         else:
             delta = view._delta.extended(changes, _superseded(view._snapshot, changes.ids))
-        return View(self, record, view.snapshot, view._snapshot, delta)
+        arrived = np.empty(0, np.int64) if changes is None else changes.received_at
+        return View(self, record, view.snapshot, view._snapshot, delta, arrived)
 
 
 def _superseded(snapshot: SnapshotReader | None, ids: pl.Series) -> NDArray[np.int64]:
@@ -132,15 +133,24 @@ class View:
         space: the space.
         snapshot: number of the snapshot; 0 before the first.
         sequence: of the last row that it knows.
+        arrived: when the rows were received that the view before it did not know, int64 [n], microseconds since 1970
+            UTC; none of a view that was opened.
     """
 
     def __init__(
-        self, source: _Source, record: Record, number: int, snapshot: SnapshotReader | None, delta: Delta
+        self,
+        source: _Source,
+        record: Record,
+        number: int,
+        snapshot: SnapshotReader | None,
+        delta: Delta,
+        arrived: NDArray[np.int64] | None = None,
     ) -> None:
         self._source, self._snapshot, self._delta = source, snapshot, delta
         self.center, self.alias = source.center, source.alias
         self.space: Space = record.space
         self.snapshot, self.sequence = number, record.sequence
+        self.arrived = np.empty(0, np.int64) if arrived is None else arrived
         self._first = len(delta.hidden)
         """Number of the delta's first row; smaller ones are the snapshot's."""
         self._hidden = delta.hidden if delta.hidden.any() else None
@@ -170,6 +180,11 @@ class View:
     def __len__(self) -> int:
         return self._len
 
+    @property
+    def delta_rows(self) -> int:
+        """Rows and deletions that are newer than the snapshot."""
+        return len(self._delta)
+
     @cached_property
     def _ordered(self) -> tuple[pl.Series, NDArray[np.int64]]:
         """Ids of all products, ascending, and their rows."""
@@ -194,29 +209,28 @@ class View:
 
     def ids_of(self, rows: NDArray[np.int64]) -> pl.Series:
         """The shop's ids of rows within the view [m]; null for -1."""
-        rows = np.asarray(rows)
-        if self._snapshot is None or (rows >= self._first).any():
-            both = self._delta.ids if self._snapshot is None else pl.concat([self._snapshot.base.ids, self._delta.ids])
-        else:
-            both = self._snapshot.base.ids
         missing = rows < 0
-        numbers = pl.Series(rows)
-        if missing.any():
-            numbers = numbers.set(pl.Series(missing), None)
-        return both.gather(numbers).alias("item_id")
+        if self.space.ids == "text":
+            numbers = pl.Series(rows)
+            if missing.any():
+                numbers = numbers.set(pl.Series(missing), None)
+            parts = [self._delta.ids]
+            if self._snapshot is not None:
+                parts = [self._snapshot.base.ids, *(parts if len(self._delta) else ())]
+            return pl.concat(parts).gather(numbers).alias("item_id")
+        # Of numbers this takes a tenth of the time of a gather.
+        ids = pl.Series("item_id", self._taken(np.maximum(rows, 0), "numbers"))
+        return ids.set(pl.Series(missing), None) if missing.any() else ids
 
     def _taken(self, rows: NDArray[np.int64], name: str) -> NDArray[Any]:
-        """A value of each row within the view, in an array of the snapshot's base and of the delta."""
-        older = rows < self._first
+        """A value of each row within the view, of the arrays that the snapshot and the delta have of it."""
         newer = getattr(self._delta, name)
         if self._snapshot is None:
-            found: NDArray[Any] = newer[rows]
-            return found
-        base = getattr(self._snapshot.base, name)
-        found = np.empty((len(rows), *newer.shape[1:]), newer.dtype)
-        found[older] = base[rows[older]]
-        found[~older] = newer[rows[~older] - self._first]
-        return found
+            return np.take(newer, rows) if len(newer) else np.zeros(len(rows), newer.dtype)
+        older: NDArray[Any] = np.take(getattr(self._snapshot, name), rows, mode="clip")
+        if len(newer):
+            older = np.where(rows < self._first, older, np.take(newer, rows - self._first, mode="clip"))
+        return older
 
     def search(
         self, vectors: NDArray[np.floating[Any]], k: int, where: Where | None = None, exact: bool = False
@@ -354,6 +368,8 @@ def as_series(ids: Ids, space: Space) -> pl.Series:
         ids = pl.Series(ids)
     wanted = id_dtype(space.ids)
     series = ids if isinstance(ids, pl.Series) else pl.Series(ids, dtype=wanted if not len(ids) else None, strict=False)
+    if space.ids is None and series.dtype == pl.String:  # no product has said yet what ids are
+        return series
     if wanted == pl.Int64 and series.dtype.is_integer():
         series = series.cast(pl.Int64)
     if series.dtype != wanted and not series.is_empty():

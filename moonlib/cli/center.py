@@ -1,17 +1,21 @@
-"""`moonlib upsert` and `moonlib publish`: a representation center."""
+"""`moonlib upsert`, `moonlib publish` and `moonlib center`: a representation center."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moonlib.cli.arguments import Verbs, add_verb, place
+from moonlib.cli.arguments import Verbs, add_group, add_verb, place
 from moonlib.system.terminal import say
 
 if TYPE_CHECKING:
     from moonlib.center.rows import ColumnType
+    from moonlib.center.status import Status
     from moonlib.inference.center import Center
+    from moonlib.system.fitted_table import FittedTable
 
 _LISTED = 10
 """Images that can't be read which are printed."""
@@ -55,7 +59,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "--no-pictures", dest="pictures", action="store_false", help="of a new space: keep no small pictures to show"
     )
-    verb.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode and encode (none)")
+    verb.add_argument("--workers", type=int, metavar="N", help="processes that decode and encode (one per CPU)")
 
     verb = add_verb(verbs, "publish", publish, "build and check a snapshot of a space, and let an alias lead to it")
     verb.add_argument("center", type=Path, metavar="CENTER", help="the center's folder")
@@ -69,10 +73,18 @@ def add(verbs: Verbs) -> None:
     )
     verb.add_argument("--rollback", action="store_true", help="let the alias lead where it did before instead")
 
+    group = add_group(verbs.add_parser("center", help="look at a center", allow_abbrev=False))
+    verb = add_verb(
+        group, "status", status, "spaces, snapshots and aliases, with sizes, and what nobody needs any more"
+    )
+    verb.add_argument("center", type=Path, metavar="CENTER", help="the center's folder")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
 
 def upsert(arguments: argparse.Namespace) -> int:
     """Add, change and delete products."""
     from moonlib.inference.center import Center
+    from moonlib.system.workers import cpus
 
     if arguments.run is None:
         center = Center(arguments.center)
@@ -83,7 +95,13 @@ def upsert(arguments: argparse.Namespace) -> int:
         center, space = _space_of(arguments)
     if arguments.products is None and arguments.delete is None:
         raise ValueError("nothing to upsert: give --products, --delete, or both")
-    done = center.upsert(arguments.products, arguments.images, arguments.delete, space=space, workers=arguments.workers)
+    done = center.upsert(
+        arguments.products,
+        arguments.images,
+        arguments.delete,
+        space=space,
+        workers=cpus() if arguments.workers is None else arguments.workers,
+    )
     say(str(done))
     for id, reason in list(done.quarantined.items())[:_LISTED]:
         say(f"can't be read: {id}: {reason}")
@@ -122,3 +140,78 @@ def publish(arguments: argparse.Namespace) -> int:
         say(f"{name:<20} {value}")
     say(f"{done.alias}: {done.name}")
     return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print the status of a center."""
+    from moonlib.center.status import read_status
+    from moonlib.system.console import Terminal
+
+    found = read_status(arguments.center)
+    if arguments.json:
+        say(json.dumps(found.to_json(), indent=1))
+        return 0
+    terminal = Terminal()
+    for table in status_tables(found, datetime.now(UTC)):
+        terminal.print(table)
+    return 0
+
+
+def status_tables(status: Status, now: datetime) -> list[FittedTable]:
+    """A table of the spaces, one of their snapshots, and below them what can go.
+
+    Args:
+        status: of the center.
+        now: what ages are counted to.
+    """
+    from moonlib.runs.listing import in_bytes
+    from moonlib.system.fitted_table import FittedTable
+
+    spaces = [
+        (
+            space.name,
+            [
+                f"{space.products:,}",
+                f"{space.delta:,}",
+                f"{space.tombstones:,}",
+                in_bytes(space.bytes),
+                f"{space.written:%Y-%m-%d %H:%M}",
+            ],
+        )
+        for space in status.spaces
+    ]
+    rows: list[tuple[str, list[str]]] = []
+    for space in status.spaces:
+        for each in reversed(space.snapshots):
+            led = [*each.aliases, *(f"({name})" for name in each.previous)]
+            recall = "" if each.recall_at_10 is None else f"{each.recall_at_10:.3f}"
+            cells = [", ".join(led), f"{each.products:,}", each.kind, recall, _age((now - each.made).total_seconds())]
+            rows.append((f"{space.name}@{each.number:06d}", cells))
+    notes = [
+        f"{name} leads to {alias.now}, of which nothing was published yet"
+        for name, alias in status.aliases.items()
+        if not alias.now.snapshot
+    ]
+    notes += [
+        f"{each.place.relative_to(status.center)} ({in_bytes(each.bytes)}): {each.why}" for each in status.unreachable
+    ]
+    count = f"{len(status.spaces)} {'space' if len(status.spaces) == 1 else 'spaces'}"
+    headings = ["products", "delta", "tombstones", "on disk", "last write"]
+    tables = [FittedTable(f"{count} in {status.center}", "space", headings, spaces, notes=[] if rows else notes)]
+    if rows:
+        headings = ["alias", "products", "index", "recall@10", "age"]
+        tables.append(FittedTable("snapshots; (led to before)", "snapshot", headings, rows, notes=notes))
+    return tables
+
+
+def _age(seconds: float) -> str:
+    """A length of time for people to read.
+
+    Example:
+        >>> _age(59), _age(7_200), _age(200_000)
+        ('59 s', '2 h', '2 d')
+    """
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"

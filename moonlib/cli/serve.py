@@ -36,6 +36,12 @@ def add(verbs: Verbs) -> None:
         metavar="FILE",
         help="holds the token that requests which write must bear (or set MOONLIB_TOKEN); without it none may write",
     )
+    verb.add_argument(
+        "--score",
+        type=Path,
+        metavar="RUN",
+        help="a run whose application answers POST /v1/score; its vectors are those of the snapshot it was trained on",
+    )
     verb.add_argument("--log-queries", action="store_true", default=None, help="also log texts and filters of queries")
     for name, (kind, shown, about) in LIMITS.items():
         verb.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=shown, help=about)
@@ -62,6 +68,11 @@ def serve(arguments: argparse.Namespace) -> int:
     aliases = arguments.alias or ["live"]
     writer = CenterWriter(arguments.center, aliases[0]) if token else None
     service = Service(arguments.center, aliases, settings, writer=writer)
+    scorer = None
+    if arguments.score is not None:
+        from moonlib.serving.scoring import Scorer
+
+        scorer = Scorer.open(arguments.score, center=arguments.center, encoders=service.encoders)
     log_json()
-    serve(service, token or None, arguments.host, arguments.port)
+    serve(service, token or None, arguments.host, arguments.port, scorer)
     return 0

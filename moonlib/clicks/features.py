@@ -290,6 +290,19 @@ class Features:
             found.insert(0, (self.encode(impressions, "impressions"), np.arange(len(impressions))))
         return FeatureRows(found)
 
+    def given(self, frames: Mapping[str, pl.DataFrame], rows: Mapping[str, NDArray[np.intp]]) -> FeatureRows:
+        """Encode the features of impressions from rows that are given, and not those of the dataset.
+
+        Args:
+            frames: rows of each table that a feature is declared of, with the columns declared.
+            rows: of each, the row that belongs to each of n impressions, [n].
+
+        Raises:
+            ValueError: a column holds what can't be read.
+        """
+        tables = dict.fromkeys(column.table for column in self.columns)
+        return FeatureRows([(self.encode(frames[table], table), rows[table]) for table in tables])
+
 
 class FeatureRows:
     """Features of n impressions, read a batch of row numbers at a time."""

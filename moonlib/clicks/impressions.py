@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from moonlib.clicks.features import FeatureBatch, Features
+from moonlib.clicks.features import FeatureBatch, FeatureRows, Features
 from moonlib.clicks.histories import Histories
 from moonlib.clicks.price import PriceScale
-from moonlib.clicks.query_ids import QueryIds
+from moonlib.clicks.query_ids import QueryIds, SameQueries
 from moonlib.clicks.saved_vocabularies import SEEN, SavedVocabularies, vocabulary_entries
 from moonlib.clicks.snapshots import HistorySnapshots
 from moonlib.clicks.vocabulary import HashedVocabulary, TextVocabulary, Vocabulary
@@ -329,7 +329,7 @@ class Lookups:
 
     vocabularies: Vocabularies
     products: ItemFeatures
-    query_ids: QueryIds
+    query_ids: SameQueries
     items: Behaviours
     queries: Behaviours
 
@@ -376,7 +376,7 @@ class Impressions(TorchDataset[ImpressionBatch]):
         history: int,
         query_history: int,
         similarity_topk: int | None = None,
-        features: Features | None = None,
+        features: Features | FeatureRows | None = None,
     ) -> None:
         """Prepare: every id becomes a row number here.
 
@@ -386,7 +386,8 @@ class Impressions(TorchDataset[ImpressionBatch]):
             history: L, how many of the latest items are read.
             query_history: M, how many of the latest queries are read.
             similarity_topk: of the L items, keep this many, those most like the target; None for all.
-            features: declared features, fitted to the training impressions; None for none.
+            features: declared features, fitted to the training impressions, or what they are of these rows; None for
+                none.
         """
         item_id = impressions["item_id"].to_numpy()
         self.user_id = impressions["user_id"].to_numpy()
@@ -406,7 +407,7 @@ class Impressions(TorchDataset[ImpressionBatch]):
         self.target_stored = self.items.rows_of(item_id)
         self.lengths = (history, query_history)
         self.similarity_topk = similarity_topk
-        self.features = features.of(impressions) if features else None
+        self.features = features.of(impressions) if isinstance(features, Features) else features
 
     def __len__(self) -> int:
         return len(self.user_id)
@@ -441,6 +442,48 @@ class Impressions(TorchDataset[ImpressionBatch]):
             query_history_known=past_known,
             clicked=torch.from_numpy(self.clicked[rows]),
             features=self.features.batch(rows) if self.features else None,
+        )
+
+
+@dataclass(frozen=True)
+class ImpressionReader:
+    """How a click model reads impressions.
+
+    Attributes:
+        lookups: what is known of products, queries and behaviours.
+        history: L, how many of the latest items are read.
+        query_history: M, how many of the latest queries are read.
+        similarity_topk: of the L items, how many are kept; None for all.
+        features: declared features, fitted to the training impressions; None for none.
+    """
+
+    lookups: Lookups
+    history: int
+    query_history: int
+    similarity_topk: int | None = None
+    features: Features | None = None
+
+    def __call__(self, impressions: pl.DataFrame) -> Impressions:
+        """Read a table of impressions."""
+        return self.with_lookups(impressions, self.lookups, self.features)
+
+    def with_lookups(
+        self, impressions: pl.DataFrame, lookups: Lookups, features: Features | FeatureRows | None
+    ) -> Impressions:
+        """Read a table of impressions of which other lookups know.
+
+        Args:
+            impressions: the rows to read, n of them.
+            lookups: of their products, queries and behaviours.
+            features: the declared ones of these rows; None for none.
+        """
+        return Impressions(
+            impressions,
+            lookups,
+            history=self.history,
+            query_history=self.query_history,
+            similarity_topk=self.similarity_topk,
+            features=features,
         )
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import polars as pl
 
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import Ids
 
 _IS_TEXT = pl.col("image").is_null() & pl.col("text").is_not_null()
+
+
+class SameQueries(Protocol):
+    """Knows which queries are one."""
+
+    def of(self, query_id: Ids) -> Ids:
+        """The id that stands for each query, int64 of the same shape."""
+        ...
 
 
 class QueryIds:
@@ -37,3 +47,8 @@ class QueryIds:
         """The id that stands for the queries of each text, int64 [N]; null for a text that nobody has asked."""
         known = self._read().filter(_IS_TEXT).group_by("text", maintain_order=True).agg(pl.col("query_id").first())
         return pl.DataFrame({"text": texts}).join(known, on="text", how="left", maintain_order="left")["query_id"]
+
+    def ids_of_texts(self) -> dict[str, int]:
+        """The id that stands for the queries of each text."""
+        known = self._read().filter(_IS_TEXT).group_by("text", maintain_order=True).agg(pl.col("query_id").first())
+        return dict(zip(known["text"].to_list(), known["query_id"].to_list(), strict=True))

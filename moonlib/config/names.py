@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from moonlib.artifacts.layout import ABTEST, CHECKPOINT_LINKS, DAY_LINKS, EVALUATIONS, PREPROCESSING
+from moonlib.artifacts.layout import ABTEST, CENTER_LINKS, CHECKPOINT_LINKS, DAY_LINKS, EVALUATIONS, PREPROCESSING
 
 RULE = "letters, digits, '_', '-', '+' and '.', first a letter, a digit or '_', at most 100 bytes"
 """Of a name, in words."""
 
-RESERVED = (PREPROCESSING, CHECKPOINT_LINKS, DAY_LINKS, EVALUATIONS, ABTEST)
+RESERVED = (PREPROCESSING, CHECKPOINT_LINKS, DAY_LINKS, CENTER_LINKS, EVALUATIONS, ABTEST)
 """Names that a run directory has beside its stages, and so no stage may have, in upper or lower case."""
 
 _NAME = re.compile(r"\w[\w+.-]*")

@@ -55,7 +55,7 @@ from moonlib.config.warm_start import (
     stage_at,
 )
 from moonlib.stages.validation_schedule import Keep, ValidationSchedule
-from moonlib.system.remote import holds_credentials
+from moonlib.system.remote import holds_credentials, is_url, without_credentials
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -67,6 +67,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 __all__ = ["NOT_SET", "Recipe", "RecipeError", "StageRecipe", "diff", "fingerprint", "load", "shipped"]
+
+REPRESENTATIONS = "representations"
+"""The key of a stage that reads the vectors of a center."""
 
 NOT_SET = "(not set)"
 """Stands in `diff` for a key that one side does not have."""
@@ -90,6 +93,29 @@ class EvaluationSchedule:
             raise ValueError(f"every must be at least 1, got {self.every}")
 
 
+@dataclass(frozen=True)
+class CenterSource:
+    """A stage's key ``representations``: the vectors of a representation center, see `moonlib.runs.center`.
+
+    Args:
+        center: the center's directory; a relative path is one from here.
+        alias: whose snapshot is read, as it is when the run begins.
+
+    Raises:
+        ValueError: one of them is empty, or the center is a URL.
+    """
+
+    center: str
+    alias: str = "live"
+
+    def __post_init__(self) -> None:
+        for name, value in (("center", self.center), ("alias", self.alias)):
+            if not value.strip():
+                raise ValueError(f"{name} must not be empty")
+        if is_url(self.center):
+            raise ValueError(f"center: {without_credentials(self.center)} is a URL: copy the center here, or mount it")
+
+
 class StageRecipe:
     """One stage of a recipe: its module, its data, its trainer and, where it is given, when its encoder is evaluated.
 
@@ -99,6 +125,7 @@ class StageRecipe:
         validate: when its training is measured on validation days; None for never.
         keep: which weights its training leaves.
         source: the run, or the stage of one, that it starts from; None for no warm start.
+        center: the center whose vectors it reads; None for those of the stages before it, or of the dataset.
         written: what the recipe says, bare names expanded, without defaults.
         config: the same with every default, as plain JSON values: what a fingerprint is made of.
     """
@@ -140,6 +167,15 @@ class StageRecipe:
             # Not in `config`: a fingerprint is made of what lies there, and not of the path.
             self.source = named(source, (*key, FROM))
             self.written[FROM] = self.source
+        self.center: CenterSource | None = None
+        if (given := section.get(REPRESENTATIONS)) is not None:
+            if not self._module.cls.reads_center:  # type: ignore[attr-defined]
+                problem = f"{self._module.cls.__name__} reads no vectors of a center"
+                raise RecipeError(f"{problem}; give it to an application", (*key, REPRESENTATIONS))
+            center = construct(CenterSource, given, (*key, REPRESENTATIONS))
+            # Not in `config`, either: what counts is the snapshot, and not where it lies.
+            self.center = center.build()
+            self.written[REPRESENTATIONS] = center.arguments
 
     def _validation(self, section: Mapping[str, Any], key: tuple[str, ...]) -> None:
         """Type the keys ``validate`` and ``keep``; like a schedule they are material only where they are given."""
@@ -400,6 +436,8 @@ def _header(merged: Mapping[str, Any]) -> Header:
     sections = ("data", "encoder", "stages", "scale", "trainer", "loggers")
     parts = {key: value for key, value in merged.items() if key not in sections}
     for key in parts:
+        if key == REPRESENTATIONS:
+            raise RecipeError("a stage reads them: write it as stages.application.representations", (key,))
         if key not in ("seed", "changes"):
             raise RecipeError(f"unknown key; {hint(str(key), ('changes', 'seed', *sections))}", (str(key),))
     header: Header = construct(Header, parts, ()).build()

@@ -24,7 +24,7 @@ from moonlib.registry.moved import present_path
 
 TRAINER = ("lightning.pytorch.trainer.trainer", "Trainer")
 
-PARTS = ("module", "data", "trainer", "checkpoint_evaluation", "validate", "keep", "from")
+PARTS = ("module", "data", "trainer", "checkpoint_evaluation", "validate", "keep", "from", "representations")
 """The keys of a stage."""
 
 PLAIN = {"int": int, "float": float, "str": str, "bool": bool}

@@ -72,7 +72,8 @@ def encode_changed(
     device = torch.device(device)
     on_cpu = device.type == "cpu"
     training = encoder.training
-    encoder.to(device).eval()
+    if training or any(parameter.device != device for parameter in encoder.parameters()):  # else it takes its time
+        encoder.to(device).eval()
     work = _Work(encoder, contents, known, is_known, batch_size, pictures, on_cpu)
     workers = min(workers, len(contents))
     loader: Iterator[_Chunk | Exception] = (work[number] for number in range(len(contents)))
@@ -104,7 +105,8 @@ def encode_changed(
                     )
                 yield Changed(found.hashes, found.rows, vectors, found.pictures)
     finally:
-        encoder.train(training)
+        if training:
+            encoder.train()
 
 
 @dataclass(frozen=True)

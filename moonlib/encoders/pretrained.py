@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import moonlib.compat  # noqa: F401
 from torch import Tensor, nn
 
 from moonlib.artifacts.layout import EXPORT_WEIGHTS
@@ -125,6 +124,7 @@ def read_config(model: str, key: dict[str, Any]) -> PretrainedConfig:
     Raises:
         UnusableCheckpoint: there is none.
     """
+    import moonlib.compat  # noqa: F401
     from transformers import AutoConfig
 
     require_file(model, (CONFIG,), "a configuration")
@@ -166,6 +166,7 @@ def read_tokenizer(model: str, key: dict[str, Any]) -> PreTrainedTokenizerBase:
     Raises:
         UnusableCheckpoint: there is none, or it needs a package that is not installed.
     """
+    import moonlib.compat  # noqa: F401
     from transformers import AutoTokenizer
 
     try:
@@ -189,6 +190,7 @@ def read_image_processor(model: str, key: dict[str, Any]) -> Any:
     Raises:
         UnusableCheckpoint: there is none, or it needs a package that is not installed.
     """
+    import moonlib.compat  # noqa: F401
     from transformers import AutoImageProcessor
 
     require_file(model, IMAGE_PROCESSORS, "an image processor")

@@ -32,16 +32,13 @@ from torch import Tensor, nn
 from moonlib.encoders.dual import DualEncoder
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.encoders.tower import Tokenize
-from moonlib.runs.run import RunError
+from moonlib.runs.errors import RunError
 from moonlib.system.versions import DISTRIBUTION
 
 Kind = Literal["onnx", "torch"]
 
 FORMAT = 1
 """Of a program's config.json."""
-
-MARK = "moonlib_program"
-"""The key of config.json that holds the format."""
 
 FILES: dict[Kind, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
 TOKENIZER, PROCESSOR = "tokenizer.json", "preprocessor_config.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ from moonlib.representations.store import write_parquet
 from moonlib.runs.run import Run, RunError
 from moonlib.system.download_cache import origin
 from moonlib.system.remote import local_copy, local_only
-from moonlib.system.workers import shortage
+from moonlib.system.workers import cpus, shortage
 
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
@@ -130,7 +129,7 @@ def embed(
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: encode at least 1 row at once")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    workers = _cpus() if workers is None else workers
+    workers = cpus() if workers is None else workers
     folder = None if images is None else image_place(images)
     given = {"products": products} | ({} if queries is None else {"queries": queries})
     tables = {table: local_copy(place, _read_for(table)) for table, place in given.items()}
@@ -298,10 +297,6 @@ def _told_of_workers() -> Iterator[None]:
             "a worker process was killed, by hand or because the system was out of memory: the same command resumes; "
             "fewer --workers or a smaller --batch-size take less memory"
         ) from error
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _hash(path: Path) -> str:

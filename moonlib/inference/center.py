@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +19,18 @@ from numpy.typing import NDArray
 
 from moonlib.artifacts.reading import read_mapping
 from moonlib.center.aliases import Alias, Target, find_alias, read_aliases, write_aliases
-from moonlib.center.layout import CENTER, EMBEDDING, ENCODER, SPACES
+from moonlib.center.canary import append_canary, refuse_canaries
+from moonlib.center.layout import ALIASES, CENTER, EMBEDDING, ENCODER, SPACES
 from moonlib.center.publishing import Published, compact, open_spaces, publish, rollback
-from moonlib.center.record import Record, make_record
+from moonlib.center.record import Record, Stamp, make_record, stamp
 from moonlib.center.rows import ColumnType, Dtype, Rows
 from moonlib.center.snapshot import Probe
 from moonlib.center.space import Space, check_columns, find_space, space_name, spaces
+from moonlib.center.status import Status, read_status
 from moonlib.center.view import View
+from moonlib.center.where import Where
 from moonlib.center.writing import Busy, make_center, require_center, writing_to
-from moonlib.data.content import Modalities
+from moonlib.data.content import Content, Modalities
 from moonlib.embedding.changed import encode_changed
 from moonlib.embedding.content_hash import content_hash
 from moonlib.exports.folder import Export, export, opened
@@ -99,6 +103,9 @@ class Center:
         self._encoders: dict[str, Encoder] = {}
         self._records: dict[str, Record] = {}
         self._view: View | None = None
+        self._writing = threading.Lock()
+        """Of the threads that upsert with this object, one at a time does."""
+        self._opened: tuple[tuple[Stamp, Stamp], list[Space]] | None = None
         self._read = self.path
         if not (self.path / CENTER).is_file() and (self.path / EMBEDDING).is_file():
             self._folder = as_center(self.path, alias)
@@ -231,19 +238,67 @@ class Center:
         if products is None and delete is None:
             raise ValueError("nothing to upsert: give products, ids to delete, or both")
         self._require_writable()
-        targets = [find_space(self.path, space)] if space is not None else open_spaces(self.path)
+        with self._writing:
+            return self._upsert_all(products, images, delete, space, workers, device)
+
+    def _upsert_all(
+        self,
+        products: Products | None,
+        images: str | Path | None,
+        delete: Any,
+        space: str | None,
+        workers: int,
+        device: str | None,
+    ) -> Upserted:
+        targets = [find_space(self.path, space)] if space is not None else self._open_spaces()
         if not targets:
             raise ValueError(f"{self.path} has no space yet: give the run whose encoder it is for (--run)")
         answers = {each.name: self._upsert(each, products, images, delete, workers, device) for each in targets}
         for name, done in answers.items():
             log.info(f"{name}: {done}")
-        aliases = read_aliases(self.path)
-        live = aliases[self.alias].now.space if self.alias in aliases else ""
-        return answers.get(live) or next(iter(answers.values()))
+        if len(answers) > 1 and (live := read_aliases(self.path).get(self.alias)) and live.now.space in answers:
+            return answers[live.now.space]
+        return next(iter(answers.values()))
+
+    def _open_spaces(self) -> list[Space]:
+        """The spaces that take upserts, read again if an alias or the list of spaces changed."""
+        now = stamp(self.path / ALIASES), stamp(self.path / SPACES)
+        if self._opened is None or self._opened[0] != now:
+            self._opened = now, open_spaces(self.path)
+        return self._opened[1]
 
     def delete(self, ids: str | Path | pl.Series | Sequence[Any], *, space: str | None = None) -> Upserted:
         """Delete products; see `upsert`."""
         return self.upsert(delete=ids, space=space)
+
+    def send_canary(self) -> int:
+        """Write a row that no search finds, to measure how long it takes until searches know of it.
+
+        Like a product's, its content is encoded first. It goes to the space that the alias leads to.
+
+        Returns:
+            Its sequence.
+
+        Raises:
+            Busy: another process writes.
+            ValueError: the space has no product yet, or this is an embedding, which can only be read.
+        """
+        self._require_writable()
+        received_at = time.time_ns() // 1000
+        space = find_space(self.path, find_alias(self.path, self.alias).now.space)
+        record, encoder = self._record(space), self.encoder(space)
+        with torch.inference_mode():
+            encoder(encoder.preprocessor([Content(None, "canary")], "product"))
+        with writing_to(self.path):
+            record.refresh()
+            return append_canary(record, received_at)
+
+    def status(self) -> Status:
+        """Describe spaces, snapshots and aliases, with sizes, and what nobody can reach any more.
+
+        Example: ``moonlib.Center("shop").status().spaces[0].products``
+        """
+        return read_status(self._read)
 
     def _upsert(
         self,
@@ -261,8 +316,8 @@ class Center:
         if products is not None:
             with tempfile.TemporaryDirectory(prefix="moonlib-upsert-") as work:
                 source = self.source(space)
-                assert isinstance(source, Export)
-                incoming = read_products(products, images, record.space, source, Path(work))
+                incoming = read_products(products, images, record.space, source, Path(work), workers)
+                refuse_canaries(incoming.ids)
                 self._note_columns(record, incoming)
                 done = self._write(record, incoming, received_at, workers, device)
         if gone is not None:
@@ -313,31 +368,35 @@ class Center:
             same = np.flatnonzero(kept)
             with writing_to(self.path):
                 record.refresh()
-                before = record.find(ids.gather(same))
-                # Somebody else may have changed or deleted these products since; then they are encoded after all.
-                agree = before >= 0
-                agree[agree] = (record.content(before[agree]) == changed.hashes[same[agree]]).all(axis=1)
-                again.append(rows[same[~agree]])
-                same, before = same[agree], before[agree]
-                differ = _differ(record.columns(before), columns[same] if columns.width else columns)
-                same, before = same[differ], before[differ]
+                before = same
+                if len(same):
+                    before = record.find(ids.gather(same))
+                    # Somebody else may have changed or deleted these since; then they are encoded after all.
+                    agree = before >= 0
+                    agree[agree] = (record.content(before[agree]) == changed.hashes[same[agree]]).all(axis=1)
+                    again.append(rows[same[~agree]])
+                    same, before = same[agree], before[agree]
+                    differ = _differ(record.columns(before), columns[same] if columns.width else columns)
+                    same, before = same[differ], before[differ]
                 vectors = _at_rest(changed.vectors[:, : space.dim], space.dtype)
                 written = np.concatenate([changed.rows, same])
+                if len(changed.rows) < len(rows):
+                    ids, columns = ids.gather(written), columns[written] if columns.width else columns
                 sequence = record.append(
                     Rows(
-                        ids.gather(written),
+                        ids,
                         np.concatenate([vectors, record.vectors(before)]),
                         changed.hashes[written],
                         np.full(len(written), received_at),
                         np.zeros(len(written), np.bool_),
-                        columns[written] if columns.width else columns,
+                        columns,
                         pl.Series([*changed.pictures, *[None] * len(same)], dtype=pl.Binary),
                     )
                 )
             encoded += len(changed.rows)
             columns_only += len(same)
         quarantined = {id: reason for (_, id), reason in contents.quarantine.entries().items()}
-        left = np.concatenate(again)
+        left = np.concatenate([np.empty(0, np.int64), *again])
         done = Upserted(
             encoded, len(found) - encoded - columns_only - len(left), columns_only, 0, quarantined, sequence
         )
@@ -421,7 +480,7 @@ class Center:
         text: str | None = None,
         vector: NDArray[np.float32] | None = None,
         k: int = 10,
-        where: Any = None,
+        where: Where | Mapping[str, Any] | None = None,
     ) -> list[Hit]:
         """Find the products nearest to a photo, a text, both, or a vector.
 
@@ -430,7 +489,7 @@ class Center:
             text: what is searched for.
             vector: float32 [D], in place of image and text.
             k: products wanted.
-            where: a filter by kept columns, see `moonlib.center.where`.
+            where: a filter by kept columns, as `moonlib.center.where.Where` takes it.
 
         Raises:
             ValueError: nothing to search for, a vector of another width, or a filter that does not fit the columns.
@@ -445,7 +504,7 @@ class Center:
             queries = np.asarray(vector, np.float32).reshape(1, -1)
             if queries.shape[1] != view.space.dim:
                 raise ValueError(f"the vector has {queries.shape[1]} dimensions; those of {view.name} {view.space.dim}")
-        found = view.search(queries, k, where)
+        found = view.search(queries, k, where if where is None or isinstance(where, Where) else Where(where))
         there = found.ids.is_not_null()
         ids, scores = found.ids.filter(there), found.scores[0][there.to_numpy()].tolist()
         rows = view.rows(ids).drop("item_id").to_dicts() if len(ids) else []

@@ -24,6 +24,7 @@ from moonlib.embedding.embed import Contents
 from moonlib.embedding.frames import FrameReader
 from moonlib.embedding.tables import TableReader, columns_read
 from moonlib.exports.folder import Export
+from moonlib.runs.run import Run
 
 Products: TypeAlias = "str | Path | pl.DataFrame | Sequence[Mapping[str, Any]]"
 """A table's file, a dataset's folder, a data frame, or rows."""
@@ -31,6 +32,8 @@ Products: TypeAlias = "str | Path | pl.DataFrame | Sequence[Mapping[str, Any]]"
 KEY = KEYS["products"]
 _CHUNK = 512
 """Rows that are hashed together, and appended together."""
+_FEWEST = 64
+"""Rows that are worth a process of their own."""
 _LISTED = 5
 
 
@@ -51,7 +54,9 @@ class Incoming:
     given: frozenset[str]
 
 
-def read_products(products: Products, images: str | Path | None, space: Space, export: Export, work: Path) -> Incoming:
+def read_products(
+    products: Products, images: str | Path | None, space: Space, export: Run | Export, work: Path, workers: int = 0
+) -> Incoming:
     """Read products for a space.
 
     Args:
@@ -60,13 +65,13 @@ def read_products(products: Products, images: str | Path | None, space: Space, e
         space: that they are for.
         export: of the space's encoder.
         work: an empty folder for what is needed meanwhile.
+        workers: processes that are to share them.
 
     Raises:
         ValueError: they have other ids than the space, lack a column that earlier products had, or can't be read.
     """
     modalities, unreadable = export.modalities("product"), work / "products.quarantine.jsonl"
     as_text = space.ids == "text" or (space.ids is None and "products" in export.text_ids)
-    chunk = _CHUNK
     if isinstance(products, (str, Path)):
         path, name = Path(products), str(products)
         if path.is_dir() and (path / "dataset.json").exists():
@@ -75,7 +80,17 @@ def read_products(products: Products, images: str | Path | None, space: Space, e
             quarantine = Quarantine(unreadable, total=len(reader), ids=ids)
             digested = not modalities.image or dataset.image_digests("products") is not None
             hashes = DatasetHashes(dataset, reader, modalities, export.views) if digested else None
-            contents = Contents(reader, "product", reader.ids, modalities, quarantine, chunk, ids, export.views, hashes)
+            contents = Contents(
+                reader,
+                "product",
+                reader.ids,
+                modalities,
+                quarantine,
+                _chunk(len(reader.ids), workers),
+                ids,
+                export.views,
+                hashes,
+            )
             frame = dataset.products.filter(pl.col(KEY).is_in(pl.Series(reader.ids).implode()))
             frame = ids.decoded(frame, *frame.columns)
             header = [column for column in frame.columns if frame[column].null_count() < frame.height]
@@ -96,8 +111,22 @@ def read_products(products: Products, images: str | Path | None, space: Space, e
         rows = FrameReader(
             frame, "products", images, modalities, unreadable, work / "t.pictures", export.views, as_text
         )
-    contents = Contents(rows, "product", rows.ids, modalities, rows.quarantine, chunk, rows.shop_ids, export.views)
+    contents = Contents(
+        rows,
+        "product",
+        rows.ids,
+        modalities,
+        rows.quarantine,
+        _chunk(len(rows.ids), workers),
+        rows.shop_ids,
+        export.views,
+    )
     return _incoming(contents, frame, header, space, name)
+
+
+def _chunk(rows: int, workers: int) -> int:
+    """Rows that are hashed and appended together: fewer where several processes are to share few."""
+    return min(_CHUNK, max(_FEWEST, -(-rows // max(1, workers))))
 
 
 def as_frame(products: pl.DataFrame | Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -210,39 +239,36 @@ def kept_columns(products: Products, names: Sequence[str] | None = None) -> dict
     Raises:
         ValueError: the products have no such column, or it holds neither text nor numbers nor booleans.
     """
-    if isinstance(products, (str, Path)):
-        path, name = Path(products), str(products)
-        if path.is_dir() and (path / "dataset.json").exists():
-            dataset = Dataset(path)
-            frame = dataset.ids.decoded(dataset.products, *dataset.products.columns)
-        elif not path.exists():
-            raise FileNotFoundError(f"{path}: there is no such table or dataset")
-        else:
-            frame = table_files.read(path, ("title", "category"), without=("image", "images"))
+    types: Mapping[str, Any]
+    name = "products" if not isinstance(products, (str, Path)) else str(products)
+    if not isinstance(products, (str, Path)):
+        types = as_frame(products).schema
+    elif (path := Path(products)).is_dir() and (path / "dataset.json").exists():
+        dataset = Dataset(path)
+        types = dataset.ids.decoded(dataset.products, *dataset.products.columns).schema
+    elif not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such table or dataset")
     else:
-        frame, name = as_frame(products), "products"
+        types = (
+            table_files.read(path, ("title", "category")).schema if path.suffix == ".csv" else table_files.schema(path)
+        )
     if names is None:
-        return {column: KEPT[column] for column in KEPT if column not in frame.columns} | {
-            column: _type(frame[column], name) for column in KEPT if column in frame.columns
-        }
+        return KEPT | {column: _type(column, types[column], name) for column in KEPT if column in types}
     for column in names:
-        if column not in frame.columns:
-            raise ValueError(f"{name}: no column {column!r} to keep; it has {', '.join(frame.columns)}")
-    return check_columns({column: _type(frame[column], name) for column in names})
+        if column not in types:
+            raise ValueError(f"{name}: no column {column!r} to keep; it has {', '.join(types)}")
+    return check_columns({column: _type(column, types[column], name) for column in names})
 
 
-def _type(column: pl.Series, name: str) -> ColumnType:
-    dtype = column.dtype
-    if dtype == pl.Null:
-        return KEPT.get(column.name, "text")
+def _type(column: str, dtype: Any, name: str) -> ColumnType:
+    if dtype == pl.Null or (dtype.is_integer() and KEPT.get(column) == "float"):
+        return KEPT.get(column, "text")
     if dtype.is_integer():
-        return "float" if KEPT.get(column.name) == "float" else "integer"
+        return "integer"
     if dtype.is_float() or dtype.is_decimal():
         return "float"
     if dtype == pl.Boolean:
         return "boolean"
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return "text"
-    raise ValueError(
-        f"{name}: column {column.name!r} holds {dtype}, which can't be kept: text, numbers and booleans can"
-    )
+    raise ValueError(f"{name}: column {column!r} holds {dtype}, which can't be kept: text, numbers and booleans can")

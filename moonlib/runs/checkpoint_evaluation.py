@@ -135,7 +135,12 @@ def chain(dataset: Dataset, recipe: Recipe | None = None) -> dict[str, StageReci
         if link := names.get(type(module)):
             if metrics := stage.written["module"].get("init_args", {}).get("metrics"):
                 links[link] = links[link].override({"metrics": metrics})
-        elif module.provides is None and module.needs == {"representations"} and name not in links:
+        elif (
+            module.provides is None
+            and module.needs == {"representations"}
+            and stage.center is None
+            and name not in links
+        ):
             links[name] = StageRecipe(name, merge(stage.written, {"trainer": ONE_DEVICE}))
     return {name: stage for name, stage in links.items() if there.get(name, True)}
 

@@ -19,6 +19,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.metrics import undefined
 from moonlib.registry.deprecation import renamed_attributes
 from moonlib.runs import loggers
+from moonlib.runs.center import find_snapshots
 from moonlib.runs.checkpoint_evaluation import evaluate_checkpoints
 from moonlib.runs.comparable import old_run
 from moonlib.runs.days import daily_stage, days_table, read_days, require_days, train_by_day, without_days
@@ -105,6 +106,7 @@ def fit(
         if (old := stage.module().compatible_with) is not None:
             old_run(old)
     require_origins(recipe)
+    centers = find_snapshots(recipe)
     processes.heed_launcher(stage.world_size for stage in recipe.stages.values())
     if not processes.is_first():
         processes.end_with_parent()
@@ -113,7 +115,7 @@ def fit(
         with costed(costs, DATA):
             dataset = Dataset(recipe.source().prepare(run.datasets))
         if processes.is_first():
-            begin_record(run, recipe, dataset)
+            begin_record(run, recipe, dataset, {name: each.name for name, each in centers.items()})
         runner = Runner(
             recipe,
             dataset,
@@ -125,6 +127,7 @@ def fit(
             progress=StageProgress(run.directory.name, console=console, show=show, seconds=progress_seconds)
             if processes.is_first()
             else None,
+            centers=centers,
         )
         results, legend = run_stages(runner, days)
         if processes.is_first():

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from moonlib.artifacts.layout import (
 from moonlib.artifacts.remedies import fit_command
 from moonlib.metrics.metric import Meaning
 from moonlib.runs.descent import descent_of
-from moonlib.runs.parents import DATA, Parent
+from moonlib.runs.parents import CENTER_OF, DATA, Parent
 from moonlib.runs.results import legend_of_run
 from moonlib.runs.run import Run, RunError
 from moonlib.system import lock
@@ -65,6 +65,7 @@ class RunSummary:
         data_hash: SHA-256 over the data's content, or ``""``.
         data_until: when the test days of the data end, in UTC; None where it is not noted.
         parents: what it came from.
+        centers: ``space@snapshot`` of the representation center that a stage reads, by the stage's name.
         figures: the main metric of each task, see `moonlib.runs.results.Legend.main`.
         own_bytes: size of its files, and of the stages that no other run in the folder links.
         shared_bytes: size of the stages that another one links too.
@@ -80,6 +81,7 @@ class RunSummary:
     data_hash: str = ""
     data_until: datetime | None = None
     parents: tuple[Parent, ...] = ()
+    centers: Mapping[str, str] = field(default_factory=dict)
     figures: tuple[MainResult, ...] = ()
     own_bytes: int = 0
     shared_bytes: int = 0
@@ -102,6 +104,7 @@ class RunSummary:
                 {"how": each.how, "path": each.given, "place": str(each.place) if each.place else None}
                 for each in self.parents
             ],
+            "centers": dict(self.centers),
             "figures": {figure.key: figure.value for figure in self.figures},
             "own_bytes": self.own_bytes,
             "shared_bytes": self.shared_bytes,
@@ -233,6 +236,7 @@ def _summary(directory: Path, folder: Path, own: int, shared: int) -> tuple[RunS
     try:
         if (record := run.record) is not None:
             known |= {"recipe": record.recipe, "data": record.data.name, "data_hash": record.data.hash}
+            known["centers"] = record.centers
             known |= {"data_until": _moment(record.data.until), "finished": _moment(record.finished)}
         else:
             known |= {"data": _name_of(run.config.get("data")), "data_hash": _data_hash(run)}
@@ -316,7 +320,8 @@ def runs_table(folder: Path, runs: Sequence[RunSummary]) -> FittedTable:
             titles.setdefault(figure.key, f"{task} {figure.meaning.title}".strip())
     rows, notes = [], []
     for run in runs:
-        given = [_parent_name(parent, names) for parent in run.parents]
+        given = [_parent_name(parent, names) for parent in run.parents if not parent.how.startswith(CENTER_OF)]
+        given += run.centers.values()
         figures = {figure.key: figure.value for figure in run.figures}
         cells = [
             f"{run.finished:%Y-%m-%d %H:%M}" if run.finished else "",

@@ -11,6 +11,7 @@ import yaml
 
 from moonlib.artifacts.directories import LOCK, await_prune, links_to_stage, refuse_links, write_text
 from moonlib.artifacts.layout import (
+    CENTER_LINKS,
     CHECKPOINT_EVALUATIONS,
     CHECKPOINT_LINKS,
     COSTS,
@@ -112,7 +113,7 @@ def clear(run: Path) -> None:
     """Delete what a run has found, and its links to stages; what else is in its directory is left alone."""
     for name in (RESULTS, LEGEND, COSTS, RECORD, CHECKPOINT_EVALUATIONS, DAYS):
         (run / name).unlink(missing_ok=True)
-    folders = [run / name for name in (CHECKPOINT_LINKS, DAY_LINKS) if not (run / name).is_symlink()]
+    folders = [run / name for name in (CHECKPOINT_LINKS, DAY_LINKS, CENTER_LINKS) if not (run / name).is_symlink()]
     below = [path for folder in folders for path in sorted(folder.rglob("*"), reverse=True)]  # the deepest first
     for entry in [*run.iterdir(), *below]:
         if links_to_stage(entry):

@@ -10,19 +10,24 @@ from typing import Any
 
 from moonlib.artifacts.layout import EXPORT, RECIPE
 from moonlib.artifacts.reading import read_mapping
+from moonlib.center.layout import CENTER
+from moonlib.config.recipe import REPRESENTATIONS
 from moonlib.data.dataset import Dataset
 from moonlib.system.remote import is_url, without_credentials
 
 DATA = "data"
 """How a run comes from the dataset that its own was appended to."""
 
+CENTER_OF = "center of "
+"""How a run comes from the center that a stage reads, before the stage's name."""
+
 
 @dataclass(frozen=True)
 class Parent:
-    """A run, an export or a dataset that a run came from.
+    """A run, an export, a center or a dataset that a run came from.
 
     Attributes:
-        how: ``encoder``, ``stage posttrain``, ``posttrain compatible with`` or ``data``.
+        how: ``encoder``, ``stage posttrain``, ``posttrain compatible with``, ``center of application`` or ``data``.
         given: its path, as the recipe has it or as the dataset notes it.
         place: its directory; None where it is not any more, or is a URL.
     """
@@ -42,7 +47,7 @@ class Parent:
 
 
 def named_parents(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The paths of runs and exports that a recipe starts from, each with how; see `Parent`.
+    """The paths of runs, exports and centers that a recipe starts from, each with how; see `Parent`.
 
     Args:
         config: the recipe, merged and expanded.
@@ -60,6 +65,11 @@ def named_parents(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         given = arguments.get("compatible_with") if isinstance(arguments, Mapping) else None
         if isinstance(given, str) and given:
             yield f"{how.removeprefix('stage ')} compatible with", given
+    for how, section in _sections(config):
+        center = section.get(REPRESENTATIONS)
+        given = center.get("center") if isinstance(center, Mapping) else None
+        if isinstance(given, str) and given:
+            yield f"{CENTER_OF}{how.removeprefix('stage ')}", given
 
 
 def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -132,8 +142,8 @@ def _place(given: str, run: Path, noted: str | None) -> Path | None:
 
 
 def _whole(place: Path) -> Path | None:
-    """The run, export or dataset at a place, which may also be a stage of a run (``RUN/STAGE``)."""
-    names = (RECIPE, EXPORT, "dataset.json")
+    """The run, export, center or dataset at a place, which may also be a stage of a run (``RUN/STAGE``)."""
+    names = (RECIPE, EXPORT, "dataset.json", CENTER)
     try:
         return next((each for each in (place, place.parent) if any((each / name).is_file() for name in names)), None)
     except OSError:  # a name too long, a loop of links, a folder that may not be looked into

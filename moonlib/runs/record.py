@@ -49,6 +49,7 @@ class RunRecord:
         data: what it read.
         parents: directory of each run, export or dataset that it came from, relative to the run's, by how it is named:
             see `moonlib.runs.parents.Parent`.
+        centers: ``space@snapshot`` of the representation center that a stage reads, by the stage's name.
         finished: the moment, ISO 8601, at which it finished; empty until then.
     """
 
@@ -56,6 +57,7 @@ class RunRecord:
     data: DataRecord = field(default_factory=DataRecord)
     parents: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
+    centers: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_record(run: RunLayout, record: RunRecord) -> None:
@@ -72,18 +74,18 @@ def read_record(run: RunLayout) -> RunRecord | None:
     if not os.path.lexists(run.record):
         return None
     found = read_mapping(run.record)
-    data, parents = found.get("data", {}), found.get("parents", {})
+    data, parents, centers = (found.get(name, {}) for name in ("data", "parents", "centers"))
     texts = [found.get("recipe", ""), found.get("finished", "")]
-    if isinstance(data, Mapping) and isinstance(parents, Mapping):
+    if isinstance(data, Mapping) and isinstance(parents, Mapping) and isinstance(centers, Mapping):
         texts += [data.get(name, "") for name in DataRecord.__dataclass_fields__]
-        texts += [*parents, *parents.values()]
+        texts += [*parents, *parents.values(), *centers, *centers.values()]
         if all(isinstance(text, str) for text in texts) and _is_moment(texts[1]) and _is_moment(data.get("until", "")):
             known = DataRecord(**{name: data.get(name, "") for name in DataRecord.__dataclass_fields__})
-            return RunRecord(texts[0], known, dict(parents), texts[1])
+            return RunRecord(texts[0], known, dict(parents), texts[1], dict(centers))
     raise Unreadable(f"{run.record} is not what a run notes of itself; {again(run.record)}")
 
 
-def begin_record(run: RunLayout, recipe: Recipe, dataset: Dataset) -> None:
+def begin_record(run: RunLayout, recipe: Recipe, dataset: Dataset, centers: Mapping[str, str] = {}) -> None:
     """Note what is known of a run when its data is there.
 
     A run that has finished before, with the same data, stays finished.
@@ -92,6 +94,7 @@ def begin_record(run: RunLayout, recipe: Recipe, dataset: Dataset) -> None:
         run: its places.
         recipe: its recipe; the paths in it are seen from the current directory.
         dataset: its data.
+        centers: see `RunRecord`.
     """
     place = relative_to_run(dataset.directory, run.directory)
     data = DataRecord(dataset.name, dataset.hash, dataset.splits.test_until.isoformat(), place)
@@ -99,7 +102,8 @@ def begin_record(run: RunLayout, recipe: Recipe, dataset: Dataset) -> None:
     with suppress(ValueError):  # one that can't be read is made anew
         before = read_record(run)
     finished = before.finished if before is not None and before.data.hash == data.hash else ""
-    write_record(run, RunRecord(recipe.name, data, parents_record(recipe.config, run.directory, dataset), finished))
+    parents = parents_record(recipe.config, run.directory, dataset)
+    write_record(run, RunRecord(recipe.name, data, parents, finished, centers))
 
 
 def end_record(run: RunLayout, costs: Mapping[str, Mapping[str, Any]]) -> None:

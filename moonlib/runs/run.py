@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import moonlib.compat  # noqa: F401
 import polars as pl
-import torch
 import yaml
 
-from moonlib.artifacts.checksums import verified
 from moonlib.artifacts.layout import (
     EXPORT,
     IDENTITY,
-    INITIAL_WEIGHTS,
     PREPROCESSING,
     RECIPE,
     STAGES,
     WEIGHTS,
     RunLayout,
+    center_link,
     is_finished,
     is_read,
     stage_of,
@@ -29,7 +27,8 @@ from moonlib.artifacts.layout import (
 from moonlib.artifacts.reading import Unreadable, read_mapping, read_numbers
 from moonlib.artifacts.remedies import fit_command
 from moonlib.config.earlier import present, present_reference, present_results
-from moonlib.config.recipe import Recipe, RecipeError, StageRecipe, fingerprint
+from moonlib.config.encoder import ready
+from moonlib.config.recipe import REPRESENTATIONS, Recipe, RecipeError, StageRecipe, fingerprint
 from moonlib.config.recipe import load as load_recipe
 from moonlib.config.typing import construct_component
 from moonlib.config.warm_start import component
@@ -37,11 +36,10 @@ from moonlib.data.content import Modalities, Side
 from moonlib.data.dataset import Dataset
 from moonlib.data.digests import digests, given_representations
 from moonlib.embedding.embed import Views
-from moonlib.encoders.pretrained import keys_within
-from moonlib.encoders.weights import load_weights
 from moonlib.metrics import undefined
 from moonlib.registry import registry
 from moonlib.representations.store import Representations
+from moonlib.runs.errors import RunError
 from moonlib.runs.lineage import lineage_of, training_stages
 from moonlib.runs.parents import Parent, parents_of
 from moonlib.runs.record import RunRecord, read_record
@@ -57,10 +55,6 @@ from moonlib.system.versions import version_hint
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
     from moonlib.sources.source import Source
-
-
-class RunError(ValueError):
-    """A run directory that cannot give what it is asked for; the message says why and what to do."""
 
 
 class Run:
@@ -358,6 +352,8 @@ class Run:
         made = lineage_of(self._provides, until=name).representations
         representations = None
         if "representations" in module.needs:
+            if self.config["stages"][name].get(REPRESENTATIONS):
+                made = center_link(name)
             representations = self.finished(made) if made else dataset.representations
         return module, StageContext(
             dataset=dataset,
@@ -465,33 +461,3 @@ def _unspelled(value: Any) -> Any:
     if isinstance(value, list):
         return [_unspelled(item) for item in value]
     return float(value.replace(".", "")) if value in (".inf", "-.inf", ".nan") else value
-
-
-def ready(config: Mapping[str, Any], preprocessing: Path, seed: int, weights: Path | None) -> Encoder:
-    """Make an encoder from its configuration, its fitted preprocessing and its weights.
-
-    Args:
-        config: as a recipe writes a component in full.
-        preprocessing: directory of what `Encoder.setup` fitted.
-        seed: of the weights where ``weights`` is None; torch's own generator stays as it is.
-        weights: file of them; None for those that it starts from, random ones or a warm start's.
-
-    Returns:
-        The encoder in eval mode.
-
-    Raises:
-        RecipeError: it cannot be constructed.
-        PolarsError: the preprocessing is not there.
-        Damaged: a file of it, or the weights, are not what was written.
-        ValueError: the weights belong to another encoder.
-    """
-    encoder: Encoder = construct_component("encoders", config, ("encoder",)).build()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        # A table without columns: preprocessing that is not there must not be fitted on nothing in silence.
-        with keys_within("encoder"):
-            encoder.setup(pl.DataFrame(), verified(preprocessing))
-    initial = preprocessing / INITIAL_WEIGHTS
-    if weights is not None or initial.is_file():
-        load_weights(encoder, weights or initial)
-    return encoder.eval()

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from moonlib.encoders.weights import grow_weights, load_weights
 from moonlib.metrics import undefined
 from moonlib.metrics.counts import noted_rows
 from moonlib.runs import loggers
+from moonlib.runs.center import CenterSnapshot, CenterVectors, find_snapshots, read_snapshot, vectors_identity
 from moonlib.runs.comparable import content_of, old_run
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.results import Legend, write_legend
@@ -68,6 +69,7 @@ class Runner:
         checkpoint_seconds: time between the checkpoints of a training, 0 for one after every step.
         show: called with each line of what is to be seen of the progress; nothing is shown by default.
         progress: shows how far each stage is; nothing is shown by default.
+        centers: the snapshots that stages read, by the stage's name; by default they are looked up now.
     """
 
     def __init__(
@@ -81,11 +83,14 @@ class Runner:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         show: Callable[[str], None] = lambda line: None,
         progress: StageProgress | None = None,
+        centers: Mapping[str, CenterSnapshot] | None = None,
     ) -> None:
         self.recipe, self.dataset, self.run = recipe, dataset, run
         self.costs, self.interruption, self.checkpoint_seconds = costs, interruption, checkpoint_seconds
         self.show, self.progress = show, progress or StageProgress()
         self.cores = torch.get_num_threads()
+        self.centers = find_snapshots(recipe) if centers is None else centers
+        self._centers_read: set[str] = set()
 
     def begin(self) -> Lineage:
         """The lineage of the first stage: the data, and the preprocessing that the encoder has been fitted with."""
@@ -209,6 +214,9 @@ class Runner:
         needs = module.needs
         if needs_encoder(needs) and lineage.preprocessing is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} {NEEDS_ENCODER}")
+        center = self.centers[stage.name] if stage.center is not None and "representations" in needs else None
+        if center is not None:
+            lineage = replace(lineage, representations=self.read_center(center, stage, module.reads_queries))
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
         origin = origin or stage_origin(stage, prefix, self.fitted(lineage))
@@ -223,7 +231,54 @@ class Runner:
             prefix=prefix,
             origin=origin,
             comparable=comparable,
+            center=None if center is None else center.identity,
         )
+
+    def read_center(self, center: CenterSnapshot, stage: StageRecipe, queries: bool) -> str:
+        """Copy what a stage reads of a center into a directory that stages load it from, unless that was done before.
+
+        Args:
+            center: the snapshot.
+            stage: that reads it.
+            queries: whether it reads representations of queries.
+
+        Returns:
+            Its fingerprint.
+        """
+        identity = vectors_identity(center, self.dataset, queries)
+        name = fingerprint_of(identity)
+        directory = self.run.stages / name
+        if not processes.is_first():
+            self.await_stage(directory)
+            return name
+        link_of = layout.center_link(stage.name)
+        if name in self._centers_read:
+            return name
+        (self.run.directory / link_of).parent.mkdir(exist_ok=True)
+        self.claim_stage(self.run.directory / link_of, directory)
+        with costed(self.costs, link_of) as cost, attempt(directory, self.waiting_for(link_of)) as partial:
+            cost["reused"] = partial is None
+            if partial is not None:
+                trainer = stage.trainer(
+                    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+                )
+                with writing(partial), self.progress.stage(link_of):
+                    read_snapshot(
+                        center,
+                        self.dataset,
+                        partial,
+                        queries=queries,
+                        device=trainer.strategy.root_device,
+                        progress=self.progress,
+                    )
+                write_json(partial / layout.IDENTITY, spelled(identity))
+        link(self.run.directory / link_of, directory)
+        took = "reused" if cost["reused"] else f"{cost['seconds']:.1f} s"
+        self.show(f"{link_of:28s} {took:>10s}  {directory}")
+        self.show(f"{'':28s} {CenterVectors.read(directory)}")
+        self.report_quarantine(directory)
+        self._centers_read.add(name)
+        return name
 
     def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:
         """The same stage with a reference's arguments in place of the recipe's."""

@@ -71,6 +71,7 @@ def step_of(
     prefix: str = "",
     origin: StageOrigin | None = None,
     comparable: str | None = None,
+    center: Mapping[str, str] | None = None,
 ) -> Step:
     """Fingerprint a stage: its configuration, and what it reads of the data and of the stages before it.
 
@@ -84,13 +85,17 @@ def step_of(
         origin: the stage of another run that it starts from, in place of this run's weights.
         comparable: hash of what the run holds that the stage is to be compatible with, if any, see
             `moonlib.runs.comparable.content_of`.
+        center: snapshot and content of what it reads of a center, if anything, see
+            `moonlib.runs.center.CenterSnapshot`.
     """
     reads, config, own_seed = lineage.read(module.needs), material_stage(stage.config), seed_of(seed, stage.name)
     if module.compatible_with is not None:  # what the run holds, and not where it lies
         config = merge(config, {"module": {"init_args": {"compatible_with": comparable}}})
     if origin is not None:
         reads = replace(reads, weights=None)
-    started = {} if origin is None else {"from": origin.digest}
+    started: dict[str, Any] = {} if origin is None else {"from": origin.digest}
+    if center is not None:
+        started["center"] = center
     data = data_of(stage, module)
     found = digests(dataset, data)
     if "representations" in module.needs and reads.representations is None:

@@ -36,6 +36,7 @@ from moonlib.serving.service import Service, item_id
 
 if TYPE_CHECKING:
     from moonlib.inference.center import Upserted
+    from moonlib.serving.scoring import Scorer
 
 _REASONS = {
     400: "not a request of this kind",
@@ -54,12 +55,13 @@ _OVERHEAD = 64_000
 """Bytes of a search's request besides its picture."""
 
 
-def create_app(service: Service, token: str | None = None) -> FastAPI:
+def create_app(service: Service, token: str | None = None, scorer: "Scorer | None" = None) -> FastAPI:
     """Make the application that serves a service.
 
     Args:
         service: what answers.
         token: that requests which write must bear; without one, all are refused.
+        scorer: a click model for ``POST /v1/score``; None for no such endpoint.
 
     Returns:
         An ASGI application; its OpenAPI document is at ``/openapi.json``.
@@ -68,10 +70,11 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        fresh = asyncio.create_task(service.keep_fresh())
+        tasks = [asyncio.create_task(work) for work in (service.keep_fresh(), service.send_canaries())]
         yield
         service.draining = True
-        fresh.cancel()
+        for task in tasks:
+            task.cancel()
         service.close()
 
     app = FastAPI(
@@ -270,6 +273,10 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
         """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    if scorer is not None:
+        from moonlib.serving.score_router import score_router  # with torch
+
+        app.include_router(score_router(service, scorer))
     app.include_router(page_routes())
     return app
 

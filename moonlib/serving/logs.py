@@ -44,4 +44,5 @@ def log_json(stream: IO[str] | None = None) -> logging.Handler:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # which warns of each form that is none
     return handler

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-STAGES = ("receive", "prepare", "queue", "encode", "search")
-"""Where the time of a query goes: its upload, decoding, waiting for a batch, and the batch's two steps."""
+STAGES = ("receive", "prepare", "queue", "encode", "search", "score")
+"""Where the time of a query goes: its upload, decoding, waiting for a batch, and the batch's two steps; and the click
+model's."""
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moonlib.center.view import View
 from moonlib.center.where import Where
 from moonlib.serving.errors import Refused
 from moonlib.serving.served import Served
@@ -56,13 +57,16 @@ class Hits:
 
 
 def answer_queries(
-    queries: Sequence[Query], observe: Callable[[str, float], None] = lambda *_: None
+    queries: Sequence[Query],
+    observe: Callable[[str, float], None] = lambda *_: None,
+    offer: Callable[[View, NDArray[np.float32], Where | None], None] = lambda *_: None,
 ) -> list[Hits | Exception]:
     """Encode and search.
 
     Args:
         queries: of any views and encoders; those of one are encoded, and searched without filters, together.
         observe: called with ``encode`` or ``search`` and how many seconds that took.
+        offer: called with the view, the vector and the filter of each query that was answered.
 
     Returns:
         Hits, or what was wrong, for each query.
@@ -90,6 +94,8 @@ def answer_queries(
             observe("search", time.perf_counter() - started)
             for row, each in zip(rows, found, strict=True):
                 answers[members[row]] = each
+                if isinstance(each, Hits):
+                    offer(asked[row].served.view, vectors[row], asked[row].where)
     return answers
 
 

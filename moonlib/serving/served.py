@@ -30,7 +30,7 @@ def open_encoder(folder: Path) -> Encoder:
     """The encoder of a space, in eval mode, on a GPU if there is one."""
     import torch
 
-    from moonlib.exports.folder import Export
+    from moonlib.exports.exported import Export
 
     return Export(folder).encoder().to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -6,12 +6,16 @@ import signal
 import socket
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from moonlib.serving.app import create_app
 from moonlib.serving.protocol import BoundedProtocol
 from moonlib.serving.service import Service
+
+if TYPE_CHECKING:
+    from moonlib.serving.scoring import Scorer
 
 
 class _Server(uvicorn.Server):
@@ -26,7 +30,13 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(service: Service, token: str | None = None, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(
+    service: Service,
+    token: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    scorer: Scorer | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C; requests in progress are answered, then this returns.
 
     Args:
@@ -34,12 +44,13 @@ def serve(service: Service, token: str | None = None, host: str = "127.0.0.1", p
         token: that requests which write must bear; None where nothing may be written.
         host: address to listen on; ``0.0.0.0`` for all.
         port: 0 for a free one, which the log names.
+        scorer: a click model for ``POST /v1/score``; None for no such endpoint.
 
     Raises:
         OSError: the address is in use, or not this machine's.
     """
     config = uvicorn.Config(
-        create_app(service, token),
+        create_app(service, token, scorer),
         loop="uvloop",
         http=BoundedProtocol,
         ws="none",

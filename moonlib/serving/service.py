@@ -22,11 +22,13 @@ from moonlib.data.content import Box
 from moonlib.serving.batcher import Batcher, QueueFull, TimedOut
 from moonlib.serving.errors import Refused
 from moonlib.serving.metrics import ServerMetrics
+from moonlib.serving.monitoring import Freshness, RecallMonitor, ViewGauges
 from moonlib.serving.queries import Hits, Query, answer_queries
 from moonlib.serving.served import OpenEncoder, Served, open_encoder
 from moonlib.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
+    from moonlib.encoders.encoder import Encoder
     from moonlib.inference.center import Upserted
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,10 @@ class Writer(Protocol):
 
     def delete(self, ids: Sequence[int | str]) -> Upserted:
         """Delete products."""
+        ...
+
+    def send_canary(self) -> int:
+        """Write a row that no search finds; return its sequence."""
         ...
 
 
@@ -81,8 +87,11 @@ class Service:
         self.default = aliases[0]
         self._open_encoder = open_encoder
         self._served = {alias: Served.open(Path(center), alias, open_encoder) for alias in aliases}
+        self.freshness = Freshness(self.metrics.registry)
+        self.recall = RecallMonitor(self.metrics.registry, self.settings.recall_share)
+        ViewGauges(self.metrics.registry, lambda: {alias: each.view for alias, each in self._served.items()})
         self._batcher: Batcher[Query, Hits] = Batcher(
-            lambda queries: answer_queries(queries, self.metrics.stage),
+            lambda queries: answer_queries(queries, self.metrics.stage, self.recall.offer),
             batch=self.settings.batch,
             wait_ms=self.settings.wait_ms,
             queue=self.settings.queue,
@@ -109,6 +118,11 @@ class Service:
     def aliases(self) -> Mapping[str, Served]:
         """All that is served, by alias."""
         return self._served
+
+    @property
+    def encoders(self) -> dict[str, Encoder]:
+        """The encoders that are open, by the fingerprint of what they encode."""
+        return {each.view.space.fingerprint: each.encoder for each in self._served.values()}
 
     async def search(
         self,
@@ -225,7 +239,9 @@ class Service:
         async with self._refreshing:
             for alias, served in list(self._served.items()):
                 try:
-                    self._served[alias] = await asyncio.to_thread(served.refreshed, self._open_encoder)
+                    newer = await asyncio.to_thread(served.refreshed, self._open_encoder)
+                    self._served[alias] = newer
+                    self.freshness.refreshed(alias, served.view, newer.view)
                 except Exception:
                     self.metrics.refresh_failures.inc()
                     log.exception(
@@ -239,8 +255,22 @@ class Service:
             await asyncio.sleep(self.settings.refresh_ms / 1000)
             await self.refresh()
 
+    async def send_canaries(self) -> None:
+        """Write a canary again and again, if this server may write; see `moonlib.center.canary`."""
+        if self.writer is None or not self.settings.canary_seconds:
+            return
+        while True:
+            await asyncio.sleep(self.settings.canary_seconds)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._writing, self.writer.send_canary)
+            except Busy as error:  # whoever writes gives searches something to find
+                log.info("no canary was written: %s", error)
+            except Exception:
+                log.exception("no canary could be written")
+
     def close(self) -> None:
         """End the threads, once no request is in progress."""
+        self.recall.close()
         self._batcher.close()
         self._decoding.shutdown()
         self._writing.shutdown()

@@ -11,6 +11,8 @@ import yaml
 from moonlib.config.merge import RecipeError
 from moonlib.config.typing import construct
 
+MAY_BE_ZERO = ("canary_seconds", "recall_share", "wait_ms")
+
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -30,6 +32,8 @@ class ServeSettings:
         receive_seconds: time a client has to send its request; then it is answered 408.
         refresh_ms: how often the center is asked for newer products and snapshots, in milliseconds.
         drain_seconds: time that requests in progress have to be answered after SIGTERM.
+        canary_seconds: how often a server that may write measures its freshness by a canary; 0 for never.
+        recall_share: share of the queries that are answered exactly as well, to measure recall; 0 for none.
         log_queries: also log texts and filters of queries.
 
     Raises:
@@ -49,12 +53,16 @@ class ServeSettings:
     receive_seconds: float = 10.0
     refresh_ms: float = 500.0
     drain_seconds: float = 30.0
+    canary_seconds: float = 60.0
+    recall_share: float = 0.01
     log_queries: bool = False
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "log_queries" and (value < 0 or (value == 0 and name != "wait_ms")):
+            if name != "log_queries" and (value < 0 or (value == 0 and name not in MAY_BE_ZERO)):
                 raise ValueError(f"{name}: expected a positive number, got {value}")
+        if self.recall_share > 1:
+            raise ValueError(f"recall_share: expected a share from 0 to 1, got {self.recall_share}")
 
 
 def read_settings(path: Path | None = None, **given: Any) -> ServeSettings:

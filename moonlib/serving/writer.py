@@ -30,6 +30,10 @@ class CenterWriter:
         """Delete products; see `moonlib.Center.delete`."""
         return self._center.delete(ids)
 
+    def send_canary(self) -> int:
+        """Write a row that no search finds; see `moonlib.Center.send_canary`."""
+        return self._center.send_canary()
+
     @property
     def _center(self) -> Center:
         if self._opened is None:

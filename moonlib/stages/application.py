@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import moonlib.compat  # noqa: F401
@@ -26,7 +25,15 @@ from moonlib.adapters.adapter import Adapter
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import CARRIED_OVER, PREDICTIONS, WEIGHTS
 from moonlib.clicks.features import FeatureKind, Features
-from moonlib.clicks.impressions import CLICK_READS, BatchRows, ImpressionBatch, Impressions, Lookups, Vocabularies
+from moonlib.clicks.impressions import (
+    CLICK_READS,
+    BatchRows,
+    ImpressionBatch,
+    ImpressionReader,
+    Impressions,
+    Lookups,
+    Vocabularies,
+)
 from moonlib.clicks.saved_vocabularies import Description, SavedVocabularies, save_vocabularies
 from moonlib.data.dataset import Dataset
 from moonlib.data.reads import Reads
@@ -144,6 +151,7 @@ class Application(Stage):
     data_type: ClassVar[type] = ImpressionData
     validates: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = True
+    reads_center: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -185,6 +193,7 @@ class Application(Stage):
         self.sparse = sparse
         self.forget_after = forget_after
         self.pretraining_epochs = adapter.pretraining_epochs
+        self.reads_queries = adapter.reads_queries
         self.warm_start: ClickWarmStart | None = None
         self.metrics = with_metrics(own_metrics(), metrics, "ctr")
         self.validation: Validation | None = None
@@ -329,20 +338,39 @@ class Application(Stage):
         """
         if self.representation == "truth":
             raise ValueError(f"{context.directory} holds the true click probability, and no model that could score")
-        self.context = context
         products, queries = self.read_representations(context)
         if queries is not None and asked is not None:
             asked = asked.shuffled(context.seed) if self.representation == "shuffled" else asked
             ids = np.concatenate([queries.ids, asked.ids])
             queries = Representations(ids, np.concatenate([store.read(slice(None)) for store in (queries, asked)]))
+        with torch.random.fork_rng(devices=[]):  # which a loader draws from
+            return self.predict(self.load(context, products, queries)(impressions))
+
+    def load(
+        self, context: StageContext, products: Representations | None, queries: Representations | None
+    ) -> ImpressionReader:
+        """Make the `model` of a finished application, with its weights.
+
+        Args:
+            context: what the stage was run with, `StageContext.directory` being the finished one; see `Run.reopen`.
+            products: representations of products, None for none.
+            queries: representations of queries, None for none.
+
+        Returns:
+            What reads a table of impressions as the model does.
+
+        Raises:
+            ValueError: the weights do not fit.
+        """
+        self.context = context
         train = context.dataset.splits.check(context.dataset.impressions, "train", "impressions")
-        with torch.random.fork_rng(devices=[]):  # which first weights and a loader draw from
+        with torch.random.fork_rng(devices=[]):  # which first weights draw from
             # With its own vocabularies for earlier ones, the model knows what it knew, whatever it had started from.
             known = SavedVocabularies.are_in(context.directory)
             earlier = SavedVocabularies(context.directory, context.dataset) if known else None
             read = self.make_model(context, train, products, queries, earlier)
             load_weights(self.model, context.directory / WEIGHTS)
-            return self.predict(read(impressions))
+        return read
 
     def make_model(
         self,
@@ -351,7 +379,7 @@ class Application(Stage):
         products: Representations | None,
         queries: Representations | None,
         earlier: SavedVocabularies | None = None,
-    ) -> Callable[[pl.DataFrame], Impressions]:
+    ) -> ImpressionReader:
         """Fit vocabularies and features to the training impressions and make the untrained `model`.
 
         Args:
@@ -396,9 +424,8 @@ class Application(Stage):
         )
         if earlier is not None:
             self.warm_start = ClickWarmStart(earlier, vocabularies, features)
-        return partial(
-            Impressions,
-            lookups=lookups,
+        return ImpressionReader(
+            lookups,
             history=context.data.history,
             query_history=context.data.query_history,
             similarity_topk=context.data.similarity_topk,

@@ -105,6 +105,9 @@ class Stage(LightningModule, Declaring, ABC):
         compatible_with: a run whose representations of products the stage reads, see `StageContext.comparable` (None:
             of none). Its fingerprint depends on their content.
         warm_starts: whether a recipe may give it the key ``from``, and so `StageContext.warm_start`.
+        reads_center: whether a recipe may give it the key ``representations``: what it needs of them then comes from a
+            representation center. Those of queries are made by the center's encoder, unless `reads_queries` is False.
+        reads_queries: whether it reads representations of queries.
     """
 
     data_type: ClassVar[type]
@@ -112,6 +115,8 @@ class Stage(LightningModule, Declaring, ABC):
     validates: ClassVar[bool] = False
     compatible_with: str | None = None
     warm_starts: ClassVar[bool] = False
+    reads_center: ClassVar[bool] = False
+    reads_queries: bool = True
 
     @property
     @abstractmethod

@@ -96,6 +96,7 @@ SUBSTITUTIONS = [
         "cp -r data/week1 data/week2",
         "no second week lies here; tests/data appends one",
     ),
+    (r"^moonlib serve .*$", "moonlib serve --help", "it would serve for ever; tests/serving has servers"),
     (r"^(moonlib abtest .*)$", r"\1 --requests 60", "seconds in place of a minute"),
     (r"s3://shop/tables --images s3://shop/photos", r"tables --images photos", "tests/test_clouds.py has a bucket"),
     (r"^pip install (moonlib-embedding)$", r"pip install --no-index --dry-run \1", "it is installed; no network"),

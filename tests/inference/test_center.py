@@ -82,7 +82,7 @@ def test_only_what_the_encoder_reads_is_encoded_again(center: Center, exported: 
     repainted = renamed.with_columns(pl.Series("image", [photo(99), *renamed["image"].to_list()[1:]]))
     assert counts(center.upsert(repainted)) == (2, 0, 10, 0)
     expected = vectors_of(exported, repainted, tmp_path, "all")
-    assert (center.lookup(repainted["item_id"]) * expected).sum(axis=1).min() > 0.999  # int8 keeps the direction
+    assert (unit(center.lookup(repainted["item_id"])) * expected).sum(axis=1).min() > 0.999  # int8 keeps the direction
 
 
 def test_products_are_found_by_text_photo_and_vector_before_and_after_a_publish(center: Center) -> None:
@@ -224,7 +224,7 @@ def test_an_embedding_opens_as_a_center_that_can_only_be_read(exported: Path, tm
     expected = vectors_of(exported, frame, tmp_path, "all")
     center = Center(tmp_path / "all")
     assert center.read_only and len(center.view) == 12 and center.view.snapshot == 1
-    np.testing.assert_allclose(center.lookup(frame["item_id"]), expected, atol=1e-6)
+    np.testing.assert_allclose(unit(center.lookup(frame["item_id"])), expected, atol=1e-6)
     assert center.search(vector=expected[4], k=1)[0].item_id == 4
     assert len(center.search(text="red mug", k=5)) == 5
     for change in (lambda: center.upsert(frame), lambda: center.publish(), lambda: center.rollback()):

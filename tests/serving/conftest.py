@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,13 +131,23 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return made.eval()
 
 
-@pytest.fixture
-def center(tmp_path: Path, encoder: Encoder) -> Path:
-    """A center that a test may write to."""
-    folder = tmp_path / "center"
+def make_center_of(folder: Path, encoder: Encoder) -> Path:
+    """A center with one space, to which the alias live leads."""
     make_center(folder)
     make_space(folder, encoder, "a" * 16, "live")
     return folder
+
+
+@pytest.fixture(scope="session")
+def made_center(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Path:
+    """A center to copy."""
+    return make_center_of(tmp_path_factory.mktemp("made") / "center", encoder)
+
+
+@pytest.fixture
+def center(tmp_path: Path, made_center: Path) -> Path:
+    """A center that a test may write to."""
+    return Path(shutil.copytree(made_center, tmp_path / "center"))
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def clip_model(model: str, config: Any, pretrained: bool) -> Any:
     Raises:
         UnusableCheckpoint: the weights cannot be had, see `moonlib.encoders.pretrained.read_weights`.
     """
+    import moonlib.compat  # noqa: F401
     from transformers import AutoModel
 
     place = options(model)
