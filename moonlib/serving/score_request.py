@@ -221,6 +221,7 @@ def mappings(value: Any, field: str) -> list[Mapping[str, Any]]:
 
 def moment(value: Any, field: str) -> datetime:
     """A moment: a datetime or a text of ISO 8601, with its time zone."""
+    found: datetime | None
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         found = None if found.tzinfo is None else found.astimezone(UTC)

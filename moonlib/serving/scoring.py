@@ -352,7 +352,7 @@ class Scorer:
         query: Ids,
         missing: dict[str, int],
     ) -> Lookups:
-        """What is known of the products, queries and behaviours of a request."""
+        """Look up the products, queries and behaviours of a request."""
         vocabularies, vectors = self._lookups.vocabularies, self._vectors
         described = ItemFeatures(products, vocabularies, None, self._lookups.products.price_scale)
         same = KnownQueries(self._query_ids, self._known["queries"])
