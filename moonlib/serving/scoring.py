@@ -224,6 +224,8 @@ class Scorer:
             }
         )
         found = self._read.with_lookups(impressions, lookups, features)
+        if asked.user.get("user_id") is None:
+            found.user[:] = 0
         if n and not found.user[0]:
             missing["user_id"] = 1
         if unknown := int((found.target == 0).sum()):
