@@ -284,14 +284,16 @@ class Scorer:
         """The columns that the model reads of impressions, as they are given."""
         field = f"candidates.{IMPRESSION}"
         self._refuse_columns("impressions", asked.impressions, field, (), False)
-        found = self._shown.clear(len(asked.items))
+        n = len(asked.items)
+        ids = [pl.Series("search_id", np.zeros(n, np.int64)), pl.Series("item_id", asked.items)]
+        found = pl.DataFrame([*ids, *(column.clear(n) for column in self._shown)])
         for name in self._shown.columns:
             values = self._given("impressions", name, self._shown.schema[name], asked.impressions, field, False)
             if values is not None:
                 found = found.with_columns(values.alias(name))
             if lacking := found[name].null_count():
                 missing[f"impressions.{name}"] = lacking
-        return found.with_columns(pl.Series("item_id", asked.items), search_id=pl.lit(0))
+        return found
 
     def _refuse_columns(
         self, table: str, given: Sequence[Mapping[str, Any]], field: str, others: Collection[str], single: bool
