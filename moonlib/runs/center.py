@@ -75,7 +75,7 @@ class CenterSnapshot:
 
 @dataclass(frozen=True)
 class CenterVectors:
-    """What was read of a snapshot for a run's data.
+    """Counts of what was read of a snapshot for the data of a run.
 
     Attributes:
         snapshot: ``space@snapshot``.

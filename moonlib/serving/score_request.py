@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moonlib.clicks.vocabulary import fingerprints
 from moonlib.config.merge import hint
 from moonlib.data.ids import Ids, ShopIds
 
@@ -22,7 +23,7 @@ IMPRESSION = "impression"
 """The key of a candidate for columns of its impression."""
 
 NOBODY = -(2**63)
-"""The first of the numbers of ids that the run's data does not have, where the shop's are text."""
+"""The number of a user or a query that is none of the run's data."""
 
 MICROSECONDS = pl.Datetime("us", "UTC")
 
@@ -166,6 +167,8 @@ class ScoreRequest:
         given = [event.get("search_id") for event in events]
         known = np.array([each is not None for each in given], dtype=np.bool_)
         present = self.content.get("search_id")
+        if present is not None:
+            self._named("search_id", [present], "request", single=True)
         values = [each for each in given if each is not None] + ([] if present is None else [present])
         _, ranks = np.unique(
             numbers(self.ids, "search_id", self._named("search_id", values, "history")), return_inverse=True
@@ -221,6 +224,7 @@ def mappings(value: Any, field: str) -> list[Mapping[str, Any]]:
 
 def moment(value: Any, field: str) -> datetime:
     """A moment: a datetime or a text of ISO 8601, with its time zone."""
+    found: datetime | None
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         found = None if found.tzinfo is None else found.astimezone(UTC)
@@ -240,14 +244,16 @@ def texts(name: str, values: Sequence[str | None], field: str) -> pl.Series:
 
 
 def numbers(ids: ShopIds, column: str, names: pl.Series) -> Ids:
-    """The numbers of the shop's ids [n], int64; text that the data lacks gets numbers from `NOBODY` on."""
+    """The numbers of the shop's ids [n], int64; text that the data lacks gets a negative one."""
     known = ids.of(column)
     if known is None:
         return names.to_numpy()
     found = known.encode(names)
     if found.null_count():
-        other = NOBODY + names.rank("dense").cast(pl.Int64)
-        found = pl.select(pl.coalesce(found, other)).to_series()
+        # One text has one number wherever it stands in a request; those of the data are not negative.
+        other = -1 - (fingerprints(names) >> np.uint64(1)).astype(np.int64)
+        other = np.maximum(other, NOBODY + 1)
+        found = pl.select(pl.coalesce(found, pl.Series(other))).to_series()
     return found.to_numpy()
 
 

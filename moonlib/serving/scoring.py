@@ -224,6 +224,8 @@ class Scorer:
             }
         )
         found = self._read.with_lookups(impressions, lookups, features)
+        if asked.user.get("user_id") is None:
+            found.user[:] = 0
         if n and not found.user[0]:
             missing["user_id"] = 1
         if unknown := int((found.target == 0).sum()):
@@ -282,14 +284,16 @@ class Scorer:
         """The columns that the model reads of impressions, as they are given."""
         field = f"candidates.{IMPRESSION}"
         self._refuse_columns("impressions", asked.impressions, field, (), False)
-        found = self._shown.clear(len(asked.items))
+        n = len(asked.items)
+        ids = [pl.Series("search_id", np.zeros(n, np.int64)), pl.Series("item_id", asked.items)]
+        found = pl.DataFrame([*ids, *(column.clear(n) for column in self._shown)])
         for name in self._shown.columns:
             values = self._given("impressions", name, self._shown.schema[name], asked.impressions, field, False)
             if values is not None:
                 found = found.with_columns(values.alias(name))
             if lacking := found[name].null_count():
                 missing[f"impressions.{name}"] = lacking
-        return found.with_columns(pl.Series("item_id", asked.items), search_id=pl.lit(0))
+        return found
 
     def _refuse_columns(
         self, table: str, given: Sequence[Mapping[str, Any]], field: str, others: Collection[str], single: bool
@@ -352,7 +356,7 @@ class Scorer:
         query: Ids,
         missing: dict[str, int],
     ) -> Lookups:
-        """What is known of the products, queries and behaviours of a request."""
+        """Look up the products, queries and behaviours of a request."""
         vocabularies, vectors = self._lookups.vocabularies, self._vectors
         described = ItemFeatures(products, vocabularies, None, self._lookups.products.price_scale)
         same = KnownQueries(self._query_ids, self._known["queries"])

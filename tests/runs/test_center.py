@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from moonlib.artifacts.layout import IDENTITY
 from moonlib.center.aliases import Alias, Target, read_aliases, write_aliases
+from moonlib.center.space import Space
 from moonlib.config.recipe import RecipeError, load
 from moonlib.data.dataset import Dataset
+from moonlib.data.ids import IdMap, ShopIds
 from moonlib.representations.store import Representations
-from moonlib.runs.center import CenterVectors, find_snapshots
+from moonlib.runs.center import CenterSnapshot, CenterVectors, find_snapshots, read_snapshot
 from moonlib.runs.iteration import fit
 from moonlib.runs.listing import list_runs, runs_table
 from moonlib.runs.run import Run
 from moonlib.stages.application import Application
 from moonlib.system.console import Terminal
+from moonlib.system.progress import StageProgress
 from tests.centers import APPLICATION, publish
 
 
@@ -190,3 +194,30 @@ def test_a_center_of_another_shop_is_told(center_application: Path, finished_run
     words = [*APPLICATION, f"--stages.application.representations.center={folder / 'center'}"]
     with pytest.raises(ValueError, match=r"none of the [\d,]+ products of .* has a vector there"):
         fit("iter1", words, runs=folder, name="other")
+
+
+def test_text_ids_are_those_of_the_shop(tmp_path: Path) -> None:
+    """A dataset numbers its text ids by itself; the snapshot's rows are found by what the shop writes."""
+    store = Representations(np.arange(3), np.eye(3, dtype=np.float32), pl.Series(["a", "b", "c"]))
+    snapshot, out = tmp_path / "snapshot", tmp_path / "out"
+    for folder in (snapshot, out):
+        folder.mkdir()
+    store.save(snapshot, "products")
+
+    class Shop:
+        directory = tmp_path
+        ids = ShopIds({"item": IdMap.of([pl.Series(["c"])]).extended([pl.Series(["a", "x"])])})
+
+        def table(self, name: str, columns: object) -> pl.DataFrame:
+            return pl.DataFrame({"item_id": [2, 0, 1]})
+
+    space = Space(tmp_path / "a-3-float32", "a" * 16, 3, "float32", ids="text")
+    source = CenterSnapshot("shop", space, snapshot, "a-3-float32@000001", "")
+    read: Any = {"queries": False, "device": torch.device("cpu"), "progress": StageProgress()}
+    found = read_snapshot(source, Shop(), out, **read)  # type: ignore[arg-type]
+    assert (found.products, found.without_vector, found.queries) == (3, 1, 0)
+    products, queries = (Representations.open(out, name) for name in ("products", "queries"))
+    assert products.ids.tolist() == [0, 1]  # c and a
+    assert products.vectors.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert products.names is not None and products.names.to_list() == ["c", "a"]
+    assert queries.vectors.shape == (0, 3)
