@@ -105,11 +105,7 @@ SUBSTITUTIONS = [
     (r"^pip install (\./plugins/\S+)$", rf"{_TO_SITE} \1", _NEEDS),
     (r"^pip install \.$", "test -f pyproject.toml", "said of a folder of the reader's"),
     (r"^(python benchmarks/\S+\.py)( .*)?$", r"\1 --help", "minutes to hours"),
-    (
-        r"^\S*python -m pytest (tests\S*).*$",
-        r"python -m pytest {root}/\1 --collect-only -q -p no:cacheprovider",
-        "the suite",
-    ),
+    (r"^\S*python -m pytest (tests\S*).*$", r"pytest {root}/\1 --collect-only -q -p no:cacheprovider", "the suite"),
 ]
 
 PYTHON_SUBSTITUTIONS = [

@@ -114,7 +114,8 @@ def apply_again(runs: Path) -> None:
 def test_nothing_holds_the_process_group_when_it_ends(kept: str, sparse: list[str], tmp_path: Path) -> None:
     """Also where somebody, such as a callback, keeps the model that held it."""
     (tmp_path / "ending.py").write_text(ENDING)
-    done = run_program(["ending.py", kept, *sparse], cwd=tmp_path)
+    command = [sys.executable, "ending.py", kept, *sparse]
+    done = subprocess.run(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert [file.read_text() for file in tmp_path.glob("ended-*")] == ["0 False", "0 False"]
 
