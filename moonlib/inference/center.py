@@ -444,7 +444,7 @@ class Center:
 
         Args:
             alias: to switch; by default the center's own.
-            space: name of the space; by default the one that the alias leads to.
+            space: name of the space; by default the one that the alias leads to, or ``live`` where the alias is new.
             kind: of the index, see `moonlib.index`.
             keep: how many of the newest snapshots to keep, beside those that aliases lead to.
             probes: texts to search for, each with ids of which one must be among the first ten.
@@ -460,7 +460,8 @@ class Center:
         """
         self._require_writable()
         alias = self.alias if alias is None else alias
-        name = find_alias(self.path, alias).now.space if space is None else space
+        known = alias if alias in read_aliases(self.path) else "live"
+        name = find_alias(self.path, known).now.space if space is None else space
         found = find_space(self.path, name)
         queries = [
             Probe(text, query_vector(self.encoder(found), None, text)[0, : found.dim], expected)

@@ -241,6 +241,7 @@ def test_probes_and_coverage_guard_a_publish(center: Center) -> None:
     with pytest.raises(GateFailed, match="'mug' finds none"):
         center.publish(probes={"mug": [best[11].item_id]})
     assert center.view.snapshot == 1
+    assert center.publish(alias="canary").snapshot == 1 == Center(center.path, "canary").view.snapshot
     nothing = pl.DataFrame({"item_id": [900], "title": [""], "image": [None], "category": ["x"], "price": [1.0]})
     center.upsert(nothing)
     assert center.publish(kind="flat").about.coverage == 1  # nothing can be said of it, so it needs no vector
