@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,9 +45,9 @@ class Log:
         """Where the last whole frame ends."""
         self._last = (0, b"")
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the end of the process `os` is gone
         if hasattr(self, "_file"):
-            os.close(self._file)
+            close(self._file)
 
     @property
     def grew(self) -> bool:

@@ -18,7 +18,7 @@ from moonlib.representations.store import Representations
 
 @dataclass(frozen=True)
 class Published:
-    """What a publish did.
+    """Outcome of a publish.
 
     Attributes:
         alias: that was switched.

@@ -310,7 +310,7 @@ class Record:
         return named.filter(pl.Series(there)), rows[there]
 
     def changes(self, sequence: int) -> Changes | None:
-        """What the logs have after a sequence; None where some of that is in the base already."""
+        """Rows of the logs after a sequence; None where some of that is in the base already."""
         if sequence < self.base_sequence:
             return None
         first = int(np.searchsorted(self._sequence.values, sequence, side="right"))

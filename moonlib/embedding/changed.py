@@ -24,7 +24,7 @@ PICTURE_SIDE = 256
 
 @dataclass(frozen=True)
 class Changed:
-    """What changed of a chunk of contents.
+    """Rows of a chunk of contents that changed.
 
     Attributes:
         hashes: content hash of every row, uint8 [n, 16].

@@ -53,7 +53,7 @@ COMPACT_AT = 65_536
 
 @dataclass(frozen=True)
 class Upserted:
-    """What an upsert did to a space.
+    """Outcome of an upsert, for a space.
 
     Attributes:
         encoded: products that are new or whose content changed.
@@ -185,7 +185,7 @@ class Center:
         return self._view
 
     def source(self, space: Space) -> Run | Export:
-        """What a space's encoder is opened from."""
+        """The export that a space's encoder is opened from."""
         if space.name not in self._exports:
             if self.read_only and not space.encoder.exists():
                 run = read_mapping(self.path / EMBEDDING).get("run")
@@ -412,7 +412,7 @@ class Center:
 
         Args:
             alias: to switch; by default the center's own.
-            space: name of the space; by default the one that the alias leads to.
+            space: name of the space; by default the one that the alias leads to, or ``live`` where the alias is new.
             kind: of the index, see `moonlib.index`.
             keep: how many of the newest snapshots to keep, beside those that aliases lead to.
             probes: texts to search for, each with ids of which one must be among the first ten.
@@ -428,7 +428,8 @@ class Center:
         """
         self._require_writable()
         alias = self.alias if alias is None else alias
-        name = find_alias(self.path, alias).now.space if space is None else space
+        known = alias if alias in read_aliases(self.path) else "live"
+        name = find_alias(self.path, known).now.space if space is None else space
         found = find_space(self.path, name)
         queries = [
             Probe(text, query_vector(self.encoder(found), None, text)[0, : found.dim], expected)

@@ -198,7 +198,7 @@ def test_killed_at_every_operation_of_the_file_system(tmp_path: Path) -> None:
     new_center(center)
     known: dict[int, int] = {}
     draw = random.Random(0)
-    steps = [
+    steps: list[list[Any]] = [
         ["upsert", [(id, 1) for id in range(9)]],
         ["publish"],
         ["upsert", [(id, 2) for id in range(5, 12)]],
@@ -217,13 +217,13 @@ def test_killed_at_every_operation_of_the_file_system(tmp_path: Path) -> None:
         number = 0
         done = False
         while not done:
-            number += draw.randint(1, 3)
+            number += draw.randint(1, 4)
             with killed_at(number, kill) as count:
                 try:
                     if step[0] == "upsert":
-                        upsert(center, dict(step[1]))  # type: ignore[arg-type]
+                        upsert(center, dict(step[1]))
                     elif step[0] == "delete":
-                        delete(center, step[1])  # type: ignore[arg-type]
+                        delete(center, step[1])
                     else:
                         other(center, str(step[0]))
                 except Killed:
@@ -231,7 +231,7 @@ def test_killed_at_every_operation_of_the_file_system(tmp_path: Path) -> None:
                 done = count[0] < number
             after = applied(known, step)
             known = check(center, [after] if done else [known, after])
-    assert kills > 60
+    assert kills > 40
     assert len(snapshot_numbers(find_space(center, "f").directory)) <= 4
 
 
@@ -323,7 +323,7 @@ def read_during(center: Path, readers: int, upserts: int, flips: int) -> set[str
 
 
 def test_every_answer_is_of_one_space_and_snapshot(tmp_path: Path) -> None:
-    assert len(read_during(tmp_path / "center", 3, 30, 15)) > 1
+    assert len(read_during(tmp_path / "center", 3, 16, 8)) > 1
 
 
 @pytest.mark.slow

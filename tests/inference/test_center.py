@@ -182,7 +182,7 @@ def test_text_ids_stay_text(exported: Path, tmp_path: Path) -> None:
     assert counts(center.upsert(frame.head(2).with_columns(price=pl.lit(1.0)))) == (0, 2, 0, 0)
     hit = center.search(vector=center.lookup(["sku-1"])[0], k=1)[0]
     assert (hit.item_id, hit.row) == ("sku-1", {"price": 1.0})
-    with pytest.raises(ValueError, match="int64.*text"):
+    with pytest.raises(ValueError, match=r"int64.*text"):
         center.upsert(shop(2))
     assert counts(center.upsert(delete=["sku-1", "sku-99"])) == (0, 0, 0, 1)
 
@@ -217,7 +217,7 @@ def test_a_backfill_of_another_space_and_the_way_back(center: Center, exported: 
     center.publish()
     center.upsert(shop(1, first=61))
     assert len(Center(center.path).view) == 14
-    with pytest.raises(ValueError, match="2 spaces|no space"):
+    with pytest.raises(ValueError, match=r"2 spaces|no space"):
         center.publish(space=v1[:5])
 
 
@@ -230,7 +230,7 @@ def test_an_embedding_opens_as_a_center_that_can_only_be_read(exported: Path, tm
     assert center.search(vector=expected[4], k=1)[0].item_id == 4
     assert len(center.search(text="red mug", k=5)) == 5
     for change in (lambda: center.upsert(frame), lambda: center.publish(), lambda: center.rollback()):
-        with pytest.raises(ValueError, match="can only be read.*moonlib upsert"):
+        with pytest.raises(ValueError, match=r"can only be read.*moonlib upsert"):
             change()
 
 
@@ -241,6 +241,7 @@ def test_probes_and_coverage_guard_a_publish(center: Center) -> None:
     with pytest.raises(GateFailed, match="'mug' finds none"):
         center.publish(probes={"mug": [best[11].item_id]})
     assert center.view.snapshot == 1
+    assert center.publish(alias="canary").snapshot == 1 == Center(center.path, "canary").view.snapshot
     nothing = pl.DataFrame({"item_id": [900], "title": [""], "image": [None], "category": ["x"], "price": [1.0]})
     center.upsert(nothing)
     assert center.publish(kind="flat").about.coverage == 1  # nothing can be said of it, so it needs no vector
