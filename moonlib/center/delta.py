@@ -105,7 +105,7 @@ class Delta:
         kept = changes.vectors[new]
         self._unit.extend(unit(kept))
         self._kept.extend(kept)
-        self._represented.extend(kept.any(axis=1))
+        self._represented.extend(np.any(kept != 0, axis=1))
         self._received_at.extend(changes.received_at[new])
         ids, columns = self.ids.to_frame("id").vstack(changes.ids.gather(new).to_frame("id")), self.columns
         if columns.width:

@@ -25,6 +25,13 @@ _NEARLY_ALL = 0.9
 """Where this share of the vectors is chosen, an index is searched as if all were."""
 
 
+def _faiss() -> Any:
+    """Imported where it is used. Its stubs are not those of what it is."""
+    import faiss
+
+    return faiss
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Some of N vectors, as faiss wants them.
@@ -43,15 +50,13 @@ class Chosen:
     @cached_property
     def one_by_one(self) -> Any:
         """A selector that faiss reads the chosen vectors by, and no others, where vectors lie flat."""
-        import faiss
-
+        faiss = _faiss()
         return faiss.IDSelectorArray(np.flatnonzero(self.mask))
 
     @cached_property
     def by_bits(self) -> Any:
         """A selector that faiss asks about every vector."""
-        import faiss
-
+        faiss = _faiss()
         return faiss.IDSelectorBitmap(np.packbits(self.mask, bitorder="little"))
 
     @property
@@ -74,8 +79,7 @@ def among(
     Returns:
         Cosines [q, k], falling, and rows [q, k]; -1 where there are fewer.
     """
-    import faiss
-
+    faiss = _faiss()
     # faiss and not a product of matrices, which many threads of a server would each divide among all cores.
     scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     pointer = faiss.swig_ptr
@@ -102,8 +106,7 @@ class Searched:
     """
 
     def __init__(self, index: Index) -> None:
-        import faiss
-
+        faiss = _faiss()
         self.index = index
         self._flat = faiss.downcast_index(index.faiss.storage) if index.about.kind == "hnsw" else index.faiss
         self._one_by_one = isinstance(self._flat, faiss.IndexFlat)
@@ -147,8 +150,7 @@ class Searched:
         return scores, rows
 
     def _exactly(self, queries: NDArray[np.float32], k: int, chosen: Chosen | None) -> tuple[Scores, Rows]:
-        import faiss
-
+        faiss = _faiss()
         selector = None
         if chosen is not None:
             selector = chosen.one_by_one if self._one_by_one and chosen.few else chosen.by_bits
@@ -162,8 +164,7 @@ class Searched:
     def _approximately(
         self, queries: NDArray[np.float32], k: int, chosen: Chosen | None, width: float
     ) -> tuple[Scores, Rows]:
-        import faiss
-
+        faiss = _faiss()
         index, parameters = self.index.faiss, None
         if chosen is not None and self.index.about.kind == "hnsw":
             candidates = math.ceil(index.hnsw.efSearch * width)

@@ -59,7 +59,7 @@ class Where:
                     raise BadFilter(f"{name}: {_shown(condition)}: a range has one or more of {', '.join(_RANGE)}")
                 values = list(condition.values())
             else:
-                values = condition if isinstance(condition, list | tuple) else [condition]
+                values = list(condition) if isinstance(condition, list | tuple) else [condition]
             for value in values:
                 if not isinstance(value, str | bool | int | float):
                     raise BadFilter(f"{name}: {_shown(value)}: expected a text, a number, true or false")
