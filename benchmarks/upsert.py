@@ -37,6 +37,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from moonlib.artifacts.directories import write_json
+from moonlib.artifacts.layout import EXPORT
 from moonlib.center.aliases import Alias, Target, write_aliases
 from moonlib.center.layout import SPACES
 from moonlib.center.record import make_record
@@ -93,6 +95,10 @@ def new_center(path: Path, run: Any, encoder: Any) -> Center:
     space = Space(directory, FINGERPRINT, encoder.dim, "int8", {"title": "text", "price": "float"})
     make_record(space.record)
     space.save()
+    space.encoder.mkdir()
+    # As `moonlib export` writes it; `publish` reads the width, and nothing opens the encoder.
+    about = {"moonlib_export": 2, "encoder": {}, "fingerprint": FINGERPRINT, "reads": {}, "batch_size": 256}
+    write_json(space.encoder / EXPORT, about | {"versions": {}, "dim": encoder.dim})
     write_aliases(path, {"live": Alias(Target(space.name, 0))})
     center = Center(path)
     center._exports[space.name], center._encoders[space.name] = run, encoder

@@ -399,6 +399,8 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
 
 
 def _check_boxes(frame: pl.DataFrame, name: str, first: int = 0) -> None:
+    if frame["box"].null_count() == frame.height:
+        return
     corners = frame.select(
         *(pl.col("box").list.get(i, null_on_oob=True).alias(c) for i, c in enumerate(("x0", "y0", "x1", "y1"))),
         sides=pl.col("box").list.len(),

@@ -48,9 +48,12 @@ def held(path: Path) -> Iterator[None]:
         found = os.fstat(file.fileno())
         if not os.path.samestat(found, path.stat()):  # who held it before has moved it, and it locks nothing here
             raise FileNotFoundError(errno.ENOENT, "the lock was moved", str(path))
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        said = f"process {os.getpid()} on {socket.gethostname()}\n"
+        file.seek(0)
+        if file.read() != said:  # to write takes longer than all else here, and who takes a lock takes it again
+            file.truncate(0)
+            file.write(said)
+            file.flush()
         _own.add((found.st_dev, found.st_ino))
         try:
             yield
