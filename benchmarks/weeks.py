@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("tiny", "small", "medium"), default="small", help="of the marketplace")
     parser.add_argument("--products", type=int, help="keep so many of its products")
     parser.add_argument("--weeks", type=int, default=5)
-    parser.add_argument("--days", type=int, help="of a week; by default 7 of two weeks, and 4 of more")
+    parser.add_argument("--days", type=int, help="of a week; by default 7 of two weeks, and 2 of more")
     parser.add_argument("--weights", type=float, nargs="*", default=[], help="of the compatibility term, in week 2")
     parser.add_argument("--weight", type=float, default=1.0, help="of the compatibility term, in every week")
     parser.add_argument("--scratch", default="iter3", help="recipe of the first week, and of every week from scratch")
@@ -196,7 +196,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out, seed = arguments.out, arguments.seed
     out.mkdir(parents=True, exist_ok=True)
-    runs, days = out / "runs", arguments.days or (7 if arguments.weeks <= 2 else 4)
+    runs, days = out / "runs", arguments.days or (7 if arguments.weeks <= 2 else 2)
     shop = Shop.of(Dataset(Marketplace(arguments.size, seed).prepare(out / "data")), out, arguments.products, seed)
 
     def fit(recipe: str, week: int, name: str, *words: str | Path) -> Path:

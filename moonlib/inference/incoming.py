@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import polars as pl
 
+from moonlib.artifacts.layout import QUARANTINE
 from moonlib.center.rows import COLUMN_TYPES, ColumnType
 from moonlib.center.space import Space, check_columns
 from moonlib.data import table_files
@@ -70,7 +71,7 @@ def read_products(
     Raises:
         ValueError: they have other ids than the space, lack a column that earlier products had, or can't be read.
     """
-    modalities, unreadable = export.modalities("product"), work / "products.quarantine.jsonl"
+    modalities, unreadable = export.modalities("product"), work / QUARANTINE
     as_text = space.ids == "text" or (space.ids is None and "products" in export.text_ids)
     if isinstance(products, (str, Path)):
         path, name = Path(products), str(products)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
 
 from moonlib.serving.batcher import Batcher, QueueFull, TimedOut
+
+
+T = TypeVar("T")
 
 
 class Worker:
@@ -29,6 +34,12 @@ class Worker:
         return [2 * job for job in jobs]
 
 
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a thread of its own: a browser that another test opened has a running loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
 async def ask(batcher: Batcher[int, int], job: int, timeout: float = 30) -> int:
     with batcher.place() as place:
         return await place.submit(job, timeout)
@@ -45,7 +56,7 @@ def test_what_comes_while_a_batch_is_worked_on_is_joined() -> None:
 
     worker = Worker()
     batcher = Batcher(worker, batch=4)
-    asyncio.run(main())
+    run(main())
     batcher.close()
     assert worker.batches == [[1], [2, 3, 4, 5], [6, 7, 8]]
 
@@ -66,8 +77,8 @@ def test_a_lone_request_does_not_wait_and_one_on_its_way_is_waited_for() -> None
     worker = Worker()
     worker.may.set()
     batcher = Batcher(worker, wait_ms=20_000)
-    assert asyncio.run(alone()) < 10
-    asyncio.run(two())
+    assert run(alone()) < 10
+    run(two())
     assert worker.batches == [[1], [1, 2]]
     batcher.close()
 
@@ -81,7 +92,7 @@ def test_a_request_that_never_submits_does_not_hold_up_others_for_good() -> None
     worker = Worker()
     worker.may.set()
     batcher = Batcher(worker, wait_ms=1e9)
-    asyncio.run(asyncio.wait_for(main(), 30))
+    run(asyncio.wait_for(main(), 30))
     batcher.close()
 
 
@@ -98,7 +109,7 @@ def test_who_has_timed_out_is_not_worked_on() -> None:
 
     worker = Worker()
     batcher = Batcher(worker)
-    asyncio.run(main())
+    run(main())
     batcher.close()
     assert worker.batches == [[1], [3]]
 
@@ -116,7 +127,7 @@ def test_a_full_queue_refuses_and_has_places_again() -> None:
 
     worker = Worker()
     batcher = Batcher(worker, queue=3)
-    asyncio.run(main())
+    run(main())
     batcher.close()
 
 
@@ -132,7 +143,7 @@ def test_whatever_breaks_a_batch_fails_alone() -> None:
 
     worker = Worker()
     batcher = Batcher(worker)
-    good, bad, other = asyncio.run(main())
+    good, bad, other = run(main())
     assert (good, other) == (2, 6)
     assert isinstance(bad, ValueError)
     batcher.close()
@@ -152,4 +163,4 @@ def test_closing_answers_what_waits_and_takes_no_more() -> None:
 
     worker = Worker()
     batcher = Batcher(worker)
-    asyncio.run(main())
+    run(main())
