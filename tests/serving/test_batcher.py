@@ -13,7 +13,6 @@ import pytest
 
 from moonlib.serving.batcher import Batcher, QueueFull, TimedOut
 
-
 T = TypeVar("T")
 
 

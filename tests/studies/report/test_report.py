@@ -352,7 +352,7 @@ def test_one_run_has_its_page_in_itself(runs: list[Path]) -> None:
 def test_a_run_without_data_or_results_is_still_told_of(runs: list[Path]) -> None:
     (runs[1] / "results.json").unlink()
     recipe = runs[0] / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("report", "moved"))
+    recipe.write_text(recipe.read_text().replace("lineage", "moved"))
     page = Page(report(runs[::-1]))
     assert f"{runs[1]} has no results yet" in page.text
     assert "its data is not in" in page.text
