@@ -1,7 +1,7 @@
 """Weeks in a row on one marketplace: what a warm start costs and keeps, beside training from scratch every week.
 
     python benchmarks/weeks.py                        five weeks of the small marketplace
-    python benchmarks/weeks.py --size medium --products 20000 --weeks 2 --weights 0.3 1 3
+    python benchmarks/weeks.py --size medium --products 20000 --weeks 2 --weights 0 0.3 3
 
 The marketplace has 30 days; a week here is ``--days`` of them. Every week has the days so far, and the products listed
 by then; of those that were there the week before, 3 % have changed: price, title or picture. Weeks after the
@@ -175,7 +175,7 @@ def row(name: str, run: Path, scratch: Path | None, found: Drift | None) -> list
     if found is None:
         return [*cells, "", "", ""]
     everything = found.everything
-    shown = [everything.overlap, *(everything.recall.get(key) for key in ("new on old", "old on old"))]
+    shown = [everything.overlap, *(everything.recall.get(key) for key in ("new on old", "new on new"))]
     return [*cells, *("" if each is None else f"{each.estimate:.4f}" for each in shown)]
 
 
@@ -213,7 +213,7 @@ def main() -> None:
             words += [f"--stages.{stage}.module.init_args.compatibility", str(weight)]
         return fit(arguments.warm, week, name, *words)
 
-    table = Table("run", *FIGURES, "seconds", "of scratch", "overlap@10", "new on old", "old on old")
+    table = Table("run", *FIGURES, "seconds", "of scratch", "overlap@10", "new on old", "new on new")
     builds, ratios = [], []
     for week in range(1, arguments.weeks + 1):
         until = shop.days - days * (arguments.weeks - week)
