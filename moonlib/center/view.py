@@ -255,14 +255,16 @@ class View:
             raise ValueError(f"k {k}: ask for at least 1 product")
         if where is not None:
             where.check(self._delta.columns.schema)
+        wanted = min(k, self._first + len(self._delta))  # before faiss makes room for more than there can be
         parts = []
         if self._snapshot is not None:
-            parts.append(self._snapshot.search(queries, k, self._choose(self._snapshot, where), exact))
+            parts.append(self._snapshot.search(queries, wanted, self._choose(self._snapshot, where), exact))
         if len(self._delta):
-            scores, rows = self._delta.search(queries, k, where)
+            scores, rows = self._delta.search(queries, wanted, where)
             parts.append((scores, np.where(rows >= 0, rows + self._first, -1)))
-        if not parts:
-            return Found(self, np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
+        if wanted < k:
+            nothing = np.zeros((len(queries), k - wanted), np.float32), np.full((len(queries), k - wanted), -1)
+            parts.append(nothing)
         scores, rows = parts[0]
         if len(parts) > 1:
             scores, rows = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
@@ -278,7 +280,8 @@ class View:
         if queries.ndim != 2 or queries.shape[1] != self.space.dim:
             raise ValueError(f"vectors are {list(queries.shape)}; those of {self.space.name} are [q, {self.space.dim}]")
         length = np.sqrt(np.einsum("ij,ij->i", queries, queries))
-        if len(bad := np.flatnonzero(~((length > 0) & (length < np.inf)))):
+        if not (length.min(initial=1) > 0 and length.max(initial=1) < np.inf):  # so that NaN is refused
+            bad = np.flatnonzero(~((length > 0) & (length < np.inf)))
             raise ValueError(f"vector {bad[0]} is all zeros, or has values that are not finite: it has no direction")
         queries /= length[:, None]
         return queries
