@@ -27,3 +27,11 @@ def test_a_center_is_searched(finished_run: Path, tmp_path: Path, capsys: pytest
         assert message in capsys.readouterr().err
     assert main(["search", str(finished_run), "--text", "mug", "--alias", "live"]) == 2
     assert "--where and --alias are of a center" in capsys.readouterr().err
+
+
+def test_the_same_upsert_again_goes_to_the_same_space(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text("item_id,title\n7,red mug\n")
+    words = ["upsert", tmp_path / "shop", "--run", finished_run, "--products", tmp_path / "products.csv", "--workers=0"]
+    assert main([*map(str, words), "--dtype", "float16"]) == 0
+    assert main([*map(str, words)]) == 0
+    assert [space.dtype for space in Center(tmp_path / "shop").spaces.values()] == ["float16"]
