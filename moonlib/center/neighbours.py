@@ -32,6 +32,14 @@ def _faiss() -> Any:
     return faiss
 
 
+def _search(index: Any, queries: NDArray[np.float32], k: int, parameters: Any) -> tuple[Scores, Rows]:
+    """As ``index.search`` does, without its checks, which take longer than a small search."""
+    pointer = _faiss().swig_ptr
+    scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    index.search_c(len(queries), pointer(queries), k, pointer(scores), pointer(rows), parameters)
+    return scores, rows
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Some of N vectors, as faiss wants them.
@@ -132,22 +140,24 @@ class Searched:
             chosen = None
         if exact or (chosen is not None and chosen.few):
             return self._exactly(queries, k, chosen)
-        if chosen is None:
-            return self._approximately(queries, k, None, 1.0)
-        share = chosen.count / len(self)
-        if share >= _NEARLY_ALL:
-            wanted, width = k, 1 / share
-        else:
-            wanted = max(_BEAM, 4 * k)
-            width = _SLACK * wanted / (_BEAM * share)
+        wanted, width, there = k, 1.0, len(self)
+        if chosen is not None:
+            there = chosen.count
+            share = there / len(self)
+            if share >= _NEARLY_ALL:
+                width = 1 / share
+            else:
+                wanted = max(_BEAM, 4 * k)
+                width = _SLACK * wanted / (_BEAM * share)
         scores, rows = self._approximately(queries, wanted, chosen, width)
-        # What is chosen may lie far from a query, such as bags from a shoe: the search then came by too few.
-        missed = np.flatnonzero(rows[:, min(wanted, chosen.count) - 1] < 0)
-        scores, rows = scores[:, :k], rows[:, :k]
-        if len(missed):
-            scores, rows = scores.copy(), rows.copy()
+        last = rows[:, min(wanted, there) - 1]
+        if last.min(initial=0) < 0:
+            # The search came by too few: what is chosen may lie far from a query, such as bags from a shoe, and a graph
+            # or the lists that are searched hold only so many.
+            missed = np.flatnonzero(last < 0)
+            scores, rows = scores[:, :k].copy(), rows[:, :k].copy()
             scores[missed], rows[missed] = self._exactly(queries[missed], k, chosen)
-        return scores, rows
+        return scores[:, :k], rows[:, :k]
 
     def _exactly(self, queries: NDArray[np.float32], k: int, chosen: Chosen | None) -> tuple[Scores, Rows]:
         faiss = _faiss()
@@ -158,8 +168,7 @@ class Searched:
             parameters = faiss.SearchParametersIVF(sel=selector, nprobe=self._flat.nlist)
         else:
             parameters = faiss.SearchParameters(sel=selector)
-        found: tuple[Scores, Rows] = self._flat.search(queries, k, params=parameters)
-        return found
+        return _search(self._flat, queries, k, parameters)
 
     def _approximately(
         self, queries: NDArray[np.float32], k: int, chosen: Chosen | None, width: float
@@ -175,5 +184,4 @@ class Searched:
             )
         elif chosen is not None:
             return self._exactly(queries, k, chosen)
-        found: tuple[Scores, Rows] = index.search(queries, k, params=parameters)
-        return found
+        return _search(index, queries, k, parameters)

@@ -255,14 +255,16 @@ class View:
             raise ValueError(f"k {k}: ask for at least 1 product")
         if where is not None:
             where.check(self._delta.columns.schema)
+        wanted = min(k, self._first + len(self._delta))  # before faiss makes room for more than there can be
         parts = []
         if self._snapshot is not None:
-            parts.append(self._snapshot.search(queries, k, self._choose(self._snapshot, where), exact))
+            parts.append(self._snapshot.search(queries, wanted, self._choose(self._snapshot, where), exact))
         if len(self._delta):
-            scores, rows = self._delta.search(queries, k, where)
+            scores, rows = self._delta.search(queries, wanted, where)
             parts.append((scores, np.where(rows >= 0, rows + self._first, -1)))
-        if not parts:
-            return Found(self, np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
+        if wanted < k:
+            left = len(queries), k - wanted
+            parts.append((np.zeros(left, np.float32), np.full(left, -1)))
         scores, rows = parts[0]
         if len(parts) > 1:
             scores, rows = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
@@ -278,7 +280,8 @@ class View:
         if queries.ndim != 2 or queries.shape[1] != self.space.dim:
             raise ValueError(f"vectors are {list(queries.shape)}; those of {self.space.name} are [q, {self.space.dim}]")
         length = np.sqrt(np.einsum("ij,ij->i", queries, queries))
-        if len(bad := np.flatnonzero(~((length > 0) & (length < np.inf)))):
+        if not (length.min(initial=1) > 0 and length.max(initial=1) < np.inf):  # so that NaN is refused
+            bad = np.flatnonzero(~((length > 0) & (length < np.inf)))
             raise ValueError(f"vector {bad[0]} is all zeros, or has values that are not finite: it has no direction")
         queries /= length[:, None]
         return queries
@@ -364,15 +367,22 @@ def as_series(ids: Ids, space: Space) -> pl.Series:
     Raises:
         ValueError: they are of another type.
     """
-    if isinstance(ids, np.ndarray):
-        ids = pl.Series(ids)
     wanted = id_dtype(space.ids)
-    series = ids if isinstance(ids, pl.Series) else pl.Series(ids, dtype=wanted if not len(ids) else None, strict=False)
+    kind = "text" if wanted == pl.String else "int64"
+    try:
+        series = ids if isinstance(ids, pl.Series) else pl.Series(ids, dtype=None if len(ids) else wanted, strict=True)
+    except TypeError as error:
+        raise ValueError(
+            f"ids are of several types ({str(error).splitlines()[0]}); those of {space.name} are {kind}"
+        ) from None
     if space.ids is None and series.dtype == pl.String:  # no product has said yet what ids are
         return series
     if wanted == pl.Int64 and series.dtype.is_integer():
-        series = series.cast(pl.Int64)
-    if series.dtype != wanted and not series.is_empty():
-        kind = "text" if wanted == pl.String else "int64"
+        numbers = series.cast(pl.Int64, strict=False)
+        if numbers.null_count() > series.null_count():
+            large = series.filter(numbers.is_null() & series.is_not_null())[0]
+            raise ValueError(f"id {large} is no int64; those of {space.name} are")
+        return numbers
+    if series.dtype not in (wanted, pl.Null) and not series.is_empty():
         raise ValueError(f"ids are {series.dtype}, such as {series[0]!r}; those of {space.name} are {kind}")
     return series.cast(wanted)

@@ -12,7 +12,7 @@ from moonlib.cli.arguments import Verbs, add_group, add_verb, place
 from moonlib.system.terminal import say
 
 if TYPE_CHECKING:
-    from moonlib.center.rows import ColumnType
+    from moonlib.center.rows import ColumnType, Dtype
     from moonlib.center.status import Status
     from moonlib.inference.center import Center
     from moonlib.system.fitted_table import FittedTable
@@ -46,8 +46,7 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "--dtype",
         choices=("int8", "float16", "float32"),
-        default="int8",
-        help="of the vectors at rest in a new space; int8 keeps their direction (int8)",
+        help="of the vectors at rest in a new space; int8 keeps their direction (as the run's space has it, or int8)",
     )
     verb.add_argument("--dim", type=int, metavar="D", help="of a new space: keep the vectors' first D dimensions")
     verb.add_argument(
@@ -117,15 +116,22 @@ def upsert(arguments: argparse.Namespace) -> int:
 
 def _space_of(arguments: argparse.Namespace) -> tuple[Center, str]:
     """The space of a run's encoder, which is made if need be."""
+    from moonlib.center.space import spaces
+    from moonlib.exports.folder import opened
     from moonlib.inference.center import Center
     from moonlib.inference.incoming import kept_columns
 
+    dtype: Dtype | None = arguments.dtype
+    if dtype is None:  # the same command again goes to the space that it made, whatever that keeps
+        fingerprint = opened(arguments.run).fingerprint
+        there = {each.dtype for each in spaces(arguments.center).values() if each.fingerprint == fingerprint}
+        dtype = there.pop() if len(there) == 1 else "int8"
     columns: dict[str, ColumnType] | None = None
     if arguments.products is not None:
         names = None if arguments.columns is None else [name.strip() for name in arguments.columns.split(",")]
         columns = kept_columns(arguments.products, names)
-    center = Center.create(arguments.center, arguments.run, arguments.dtype, arguments.dim, columns, arguments.pictures)
-    return center, center.space_of(arguments.run, arguments.dtype, arguments.dim).name
+    center = Center.create(arguments.center, arguments.run, dtype, arguments.dim, columns, arguments.pictures)
+    return center, center.space_of(arguments.run, dtype, arguments.dim).name
 
 
 def publish(arguments: argparse.Namespace) -> int:

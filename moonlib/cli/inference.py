@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moonlib.cli.arguments import Verbs, add_verb, place
 from moonlib.system.terminal import say
+
+if TYPE_CHECKING:
+    from moonlib.inference.hits import Hit
 
 
 def add(verbs: Verbs) -> None:
@@ -52,12 +56,19 @@ def add(verbs: Verbs) -> None:
     )
     verb.add_argument("--out", type=Path, metavar="FILE", help="default: products.KIND.faiss in the directory")
 
-    verb = add_verb(verbs, "search", search, "find a run's products by photo, text or both")
-    verb.add_argument("run", type=place, metavar="RUN", help="a run directory; with --index also an export of one")
+    verb = add_verb(verbs, "search", search, "find products of a run or a center by photo, text or both")
+    verb.add_argument(
+        "run",
+        type=place,
+        metavar="RUN_OR_CENTER",
+        help="a run directory, a center, or what moonlib embed wrote; with --index also an export of a run",
+    )
     verb.add_argument("--image", type=place, metavar="FILE", help="the photo to search with")
     verb.add_argument("--text", help="the text to search with")
     verb.add_argument("-k", type=int, default=10, help="products to show (10)")
     verb.add_argument("--index", type=place, metavar="FILE", help="of moonlib index (default: look at every product)")
+    verb.add_argument("--where", metavar="JSON", help='of a center: a filter, such as \'{"price": {"lt": 50}}\'')
+    verb.add_argument("--alias", metavar="NAME", help="of a center: the alias to search (live)")
     verb.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the query and what it found")
     verb.add_argument("--new-only", action="store_true", help="only products listed after the end of training")
 
@@ -116,16 +127,23 @@ def index(arguments: argparse.Namespace) -> int:
 def search(arguments: argparse.Namespace) -> int:
     """Search products by photo, text or both."""
     from moonlib.exports.folder import opened
+    from moonlib.inference.center import is_center
     from moonlib.inference.hits import hits_sheet, hits_table
     from moonlib.inference.searching import search
     from moonlib.runs.run import RunError
     from moonlib.system.console import Terminal
     from moonlib.system.remote import local_copy
 
-    names = ("image", "text", "k", "index", "new_only")
-    hits = search(arguments.run, **{name: vars(arguments)[name] for name in names})
+    in_center = is_center(arguments.run)
+    if in_center:
+        hits = _search_center(arguments)
+    elif arguments.where is not None or arguments.alias is not None:
+        raise ValueError(f"--where and --alias are of a center, and {arguments.run} is none")
+    else:
+        names = ("image", "text", "k", "index", "new_only")
+        hits = search(arguments.run, **{name: vars(arguments)[name] for name in names})
     Terminal().print(hits_table(hits))
-    if hits and not any(hit.row for hit in hits):
+    if hits and not in_center and not any(hit.row for hit in hits):
         try:
             opened(arguments.run).dataset()
         except RunError as error:
@@ -134,6 +152,20 @@ def search(arguments: argparse.Namespace) -> int:
         image = local_copy(arguments.image).read_bytes() if arguments.image else None
         say(hits_sheet(image, arguments.text, hits, arguments.sheet))
     return 0
+
+
+def _search_center(arguments: argparse.Namespace) -> list[Hit]:
+    """Search what an alias of a center leads to."""
+    from moonlib.center.where import Where
+    from moonlib.inference.center import Center
+    from moonlib.system.remote import local_copy
+
+    if arguments.index is not None or arguments.new_only:
+        raise ValueError(f"{arguments.run} is a center: --index and --new-only are of a run")
+    center = Center(arguments.run, arguments.alias or "live")
+    image = None if arguments.image is None else local_copy(arguments.image)
+    where = None if arguments.where is None else Where.from_json(arguments.where)
+    return center.search(image, arguments.text, k=arguments.k, where=where)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:

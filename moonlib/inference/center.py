@@ -43,6 +43,7 @@ from moonlib.representations.index import IndexKind
 from moonlib.representations.store import Representations
 from moonlib.runs.run import Run, RunError
 from moonlib.system.disk import rename, sync, unfinished
+from moonlib.system.remote import is_url
 
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
@@ -518,6 +519,7 @@ class Center:
             queries = np.asarray(vector, np.float32).reshape(1, -1)
             if queries.shape[1] != view.space.dim:
                 raise ValueError(f"the vector has {queries.shape[1]} dimensions; those of {view.name} {view.space.dim}")
+        k = min(k, max(1, len(view)))  # of more, only the places would be made
         found = view.search(queries, k, where if where is None or isinstance(where, Where) else Where(where))
         there = found.ids.is_not_null()
         ids, scores = found.ids.filter(there), found.scores[0][there.to_numpy()].tolist()
@@ -537,6 +539,11 @@ class Center:
                 f"{self.path} is what `moonlib embed` wrote, and can only be read: make a center with `moonlib upsert "
                 "CENTER --run RUN --products TABLE`, which takes upserts"
             )
+
+
+def is_center(path: str | Path) -> bool:
+    """Whether a folder opens as a center: one that `moonlib upsert` made, or `moonlib embed` wrote."""
+    return not is_url(path) and any((Path(path) / name).is_file() for name in (CENTER, EMBEDDING))
 
 
 def _embedded(folder: Path, space: Space) -> Representations:

@@ -182,8 +182,9 @@ def _refuse_lost(header: Sequence[str], modalities: Any, space: Space, name: str
     read = columns_read("products", modalities, [*header, *space.given])
     if lost := [column for column in space.given if column not in header]:
         what = "the encoder reads it" if lost[0] in read else "the center keeps it"
+        others = f", nor {', '.join(map(repr, lost[1:]))}" if lost[1:] else ""
         raise ValueError(
-            f"{name}: no column {lost[0]!r} (it has {', '.join(header[:_LISTED])}); earlier products of space "
+            f"{name}: no column {lost[0]!r}{others} (it has {', '.join(header[:_LISTED])}); earlier products of space "
             f"{space.name} had it, and {what}: give it, with empty fields where a product has none"
         )
     if not set(read) & set(header):
@@ -211,7 +212,10 @@ def read_ids(ids: Any, space: Space) -> pl.Series:
             raise ValueError(f"{name}: no column {KEY!r}: a table of ids to delete has it")
         series = pl.concat(frames)[KEY]
     else:
-        series = ids if isinstance(ids, pl.Series) else pl.Series(KEY, np.asarray(ids) if len(ids) else [], strict=True)
+        try:
+            series = ids if isinstance(ids, pl.Series) else pl.Series(KEY, ids, strict=True)
+        except TypeError as error:
+            raise ValueError(f"{name}: ids are of several types ({str(error).splitlines()[0]})") from None
     series = series.alias(KEY)
     if wanted == pl.String and series.dtype.is_integer():
         raise ValueError(f"{name}: ids are int64, such as {series[0]!r}; those of space {space.name} are text")

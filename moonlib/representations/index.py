@@ -68,8 +68,13 @@ def nearest(
         if among is not None:
             chosen = np.isin(store.ids[rows], among)
             rows, vectors = rows[chosen], vectors[chosen]
+        block = queries @ vectors.T
+        if block.shape[1] > k > 0:  # sort only what may be among a query's k, ties included
+            least = np.partition(block, -k, axis=1)[:, -k, None]
+            near = np.flatnonzero((block >= least).any(axis=0))
+            rows, block = rows[near], block[:, near]
         ids = np.concatenate([ids, np.broadcast_to(store.ids[rows], (len(queries), len(rows)))], axis=1)
-        scores = np.concatenate([scores, queries @ vectors.T], axis=1)
+        scores = np.concatenate([scores, block], axis=1)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         ids, scores = np.take_along_axis(ids, best, axis=1), np.take_along_axis(scores, best, axis=1)
     return ids, scores

@@ -237,6 +237,21 @@ def test_a_filter_for_what_lies_far_from_the_query_fills_k(tmp_path: Path) -> No
     assert found.ids.to_list() == exact.ids.to_list()
 
 
+def test_k_answers_are_found_where_there_are_so_many(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.upsert(range(1500), np.repeat(draw(30, 750), 2, axis=0))
+    shop.publish("hnsw")
+    view = View.open(tmp_path)
+    for k in (1000, 1500):
+        found = view.search(draw(31, 5), k)
+        assert (found.rows >= 0).all()
+        assert all(len(np.unique(rows)) == k for rows in found.rows)
+    found = view.search(draw(31, 5), 10_000)
+    assert found.scores.shape == (5, 10_000)
+    assert (found.rows >= 0).sum(axis=1).tolist() == [1500] * 5
+    assert found.ids.null_count() == 5 * 8500
+
+
 def test_many_threads_get_the_answers_of_one(large: tuple[Shop, View]) -> None:
     _, view = large
     queries = draw(8, 24, 16)

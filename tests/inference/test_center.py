@@ -169,9 +169,53 @@ def test_what_does_not_fit_the_space_is_refused_and_nothing_is_written(center: C
     for frame, message in refused:
         with pytest.raises(ValueError, match=message):
             center.upsert(frame)
-    with pytest.raises(ValueError, match="delete"):
-        center.delete(["x7"])
-    assert center.view.sequence == before
+    for ids, message in ((["x7"], "delete.*x7"), ([1, "x"], "delete: ids are of several types"), ([2**63], "int64")):
+        with pytest.raises(ValueError, match=message):
+            center.delete(ids)
+    center.upsert(shop(1).with_columns(title=pl.lit("red")))
+    with pytest.raises(ValueError, match="no column 'category', nor 'price'"):
+        center.upsert(shop(4).drop("price", "category"))
+    assert center.view.sequence == before + 1
+
+
+def test_ids_are_kept_to_the_bit(exported: Path, tmp_path: Path) -> None:
+    texts = [
+        "a",
+        "A",
+        " a",
+        "a ",
+        "\x00",
+        "e\u0301",
+        "\u00e9",
+        "\U0001f98a",
+        "../x",
+        "NULL",
+        "01",
+        "1",
+        '"q", r',
+        "x" * 5000,
+    ]
+    numbers = [-(2**63) + 1, -1, 0, 1, 2**62, 2**63 - 1]
+    for name, ids in (("texts", texts), ("numbers", numbers)):
+        center = Center.create(tmp_path / name, exported, columns=("title",), pictures=False)
+        center.upsert([{"item_id": id, "title": f"{WORDS[n % 8]} {n}"} for n, id in enumerate(ids)])
+        titles = [f"{WORDS[n % 8]} {n}" for n in range(len(ids))]
+        for publish in (False, True):
+            if publish:
+                center.publish(kind="flat")
+            assert center.view.rows(ids)["title"].to_list() == titles
+            vectors = center.lookup(ids)
+            assert vectors.any(axis=1).all()
+            hits = center.search(vector=vectors[1], k=10_000)
+            assert sorted(hit.item_id for hit in hits) == sorted(ids)  # type: ignore[type-var]
+            assert all(hit.row["title"] == titles[ids.index(hit.item_id)] for hit in hits)  # type: ignore[arg-type]
+        center.delete(ids[1:2])
+        assert center.view.has(ids).tolist() == [True, False, *[True] * (len(ids) - 2)]
+        assert not center.view.has([None]).any()
+        with pytest.raises(ValueError, match="ids are of several types"):
+            center.lookup([1, "a"])
+    with pytest.raises(ValueError, match="9223372036854775808 is no int64"):
+        center.lookup([1, 2**63])
 
 
 def test_text_ids_stay_text(exported: Path, tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moonlib.cli.app import main
+from moonlib.inference.center import Center
+
+
+def test_a_center_is_searched(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    center = Center.create(tmp_path / "shop", finished_run, pictures=False)
+    center.upsert([{"item_id": 7, "title": "red mug", "price": 5.0}, {"item_id": 8, "title": "lamp", "price": 9.0}])
+    words = ["search", str(tmp_path / "shop"), "--text", "red mug"]
+    assert main(words) == 0
+    assert "lamp" in capsys.readouterr().out
+    assert main([*words, "--where", '{"price": {"lt": 6}}']) == 0
+    found = capsys.readouterr().out
+    assert "red mug" in found
+    assert "lamp" not in found
+    for more, message in (
+        (["--where", '{"prize": 1}'], "unknown column 'prize'"),
+        (["--alias", "next"], "has no alias 'next'; it has live"),
+        (["--new-only"], "--index and --new-only are of a run"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["search", str(finished_run), "--text", "mug", "--alias", "live"]) == 2
+    assert "--where and --alias are of a center" in capsys.readouterr().err
+
+
+def test_the_same_upsert_again_goes_to_the_same_space(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text("item_id,title\n7,red mug\n")
+    words = ["upsert", tmp_path / "shop", "--run", finished_run, "--products", tmp_path / "products.csv", "--workers=0"]
+    assert main([*map(str, words), "--dtype", "float16"]) == 0
+    assert main([*map(str, words)]) == 0
+    assert [space.dtype for space in Center(tmp_path / "shop").spaces.values()] == ["float16"]
