@@ -25,7 +25,9 @@ class ErrorAnswer(BaseModel):
     """The answer to a request that is refused."""
 
     error: Error
-    snapshot: str | None = Field(description="space@snapshot, once something is served")
+    snapshot: str | None = Field(
+        description="space@snapshot; null where the request was refused before it was looked up"
+    )
     request_id: str | None = Field(description="also in the header x-request-id, and in the server's log")
 
 
@@ -42,7 +44,7 @@ class Hit(BaseModel):
     score: float = Field(description="cosine of query and product")
     item_id: ItemId
     row: dict[str, Any] = Field(description="the columns that the center keeps")
-    picture: str = Field(description="path of the product's picture; 404 where it has none")
+    picture: str | None = Field(description="path of the product's picture; null where it has none")
 
 
 class SearchAnswer(Answer):
@@ -126,7 +128,9 @@ class About(Answer):
     dim: int
     dtype: str
     reads: list[str] = Field(description="what a query may hold")
-    columns: dict[str, str] = Field(description="kept columns and their types, for filters")
+    columns: dict[str, str] = Field(
+        description="columns to filter by, with their types: those kept in which some product has a value"
+    )
     limits: Limits
 
 

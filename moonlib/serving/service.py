@@ -221,7 +221,11 @@ class Service:
 
     def _writer(self) -> Writer:
         if self.writer is None:
-            raise Refused(403, "read_only", "this server takes no products: start it with a token")
+            raise Refused(
+                403,
+                "read_only",
+                "this server takes no products: it has no writer",
+            )
         return self.writer
 
     async def _written(self, write: Callable[[], Upserted], field: str) -> Upserted:
@@ -230,7 +234,9 @@ class Service:
         except Busy as error:
             raise Refused(503, "writer_busy", str(error)) from None
         except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
-            raise Refused(422, "bad_rows", f"{field}: {error}", field) from None
+            message = str(error)
+            message = message if message.startswith(f"{field}: ") else f"{field}: {message}"
+            raise Refused(422, "bad_rows", message, field) from None
         await self.refresh()
         return done
 
