@@ -101,6 +101,7 @@ class Service:
         self._decoding = ThreadPoolExecutor(_cpus(), "decode")
         self._writing = ThreadPoolExecutor(1, "write")
         self._refreshing = asyncio.Lock()
+        self._failed: dict[str, str] = {}
         self._note()
 
     def served(self, alias: str | None = None) -> Served:
@@ -248,11 +249,14 @@ class Service:
                     newer = await asyncio.to_thread(served.refreshed, self._open_encoder)
                     self._served[alias] = newer
                     self.freshness.refreshed(alias, served.view, newer.view)
-                except Exception:
+                    self._failed.pop(alias, None)
+                except Exception as error:
                     self.metrics.refresh_failures.inc()
-                    log.exception(
-                        "alias %s: what it leads to can't be opened; %s is still served", alias, served.view.name
-                    )
+                    if self._failed.get(alias) != repr(error):  # the same twice a second would fill the log
+                        log.exception(
+                            "alias %s: what it leads to can't be opened; %s is still served", alias, served.view.name
+                        )
+                    self._failed[alias] = repr(error)
             self._note()
 
     async def keep_fresh(self) -> None:
