@@ -1,4 +1,4 @@
-"""What requests and answers look like, for the OpenAPI document."""
+"""Requests and answers, as the OpenAPI document describes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ItemId = (
 
 
 class Error(BaseModel):
-    """What was wrong with a request."""
+    """The reason for a refusal."""
 
     code: str = Field(description="a word for programs", examples=["unreadable_image"])
     message: str = Field(description="for people")
@@ -84,7 +84,7 @@ class ProductsRequest(BaseModel):
 
 
 class Written(Answer):
-    """What became of products that were sent; they are on disk, and searchable within a moment."""
+    """Outcome of a write; it is on disk, and searchable within a moment."""
 
     sequence: int = Field(description="of the last row written; GET /v1/about tells what can be found")
     encoded: int = Field(description="products that the encoder had to read")
@@ -116,7 +116,7 @@ class Limits(BaseModel):
 
 
 class About(Answer):
-    """What is served."""
+    """A description of the server and of what it serves."""
 
     name: str
     version: str

@@ -136,6 +136,14 @@ def _searched(queries: Sequence[Query], vectors: NDArray[np.float32]) -> list[Hi
     hits, start = [], 0
     for query, end in zip(queries, ends, strict=True):
         some = [at for at in range(start, end) if query.like is None or named[at] != query.like][: query.k]
-        hits.append(Hits(*([each[at] for at in some] for each in (named, scores, columns, pictured))))
+        names: Any = [named[at] for at in some]
+        hits.append(
+            Hits(
+                names,
+                [scores[at] for at in some],
+                [columns[at] for at in some],
+                [pictured[at] for at in some],
+            )
+        )
         start = end
     return hits

@@ -105,7 +105,7 @@ class Service:
         self._note()
 
     def served(self, alias: str | None = None) -> Served:
-        """What is served under an alias now.
+        """The view and the encoder that are served under an alias now.
 
         Raises:
             Refused: it is not served.
