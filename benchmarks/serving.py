@@ -138,7 +138,8 @@ def run_noop(center: Path, port: int) -> None:
     found = view.search(np.ones((1, DIM), np.float32), 10)
     from moonlib.serving.queries import Hits
 
-    hits = Hits(found.ids.to_list(), found.scores[0].tolist(), view.rows(found.ids).drop("item_id").to_dicts())
+    rows = view.rows(found.ids).drop("item_id").to_dicts()
+    hits = Hits(found.ids.to_list(), found.scores[0].tolist(), rows, [False] * len(rows))
 
     async def search(*_: Any, **__: Any) -> Hits:
         return hits

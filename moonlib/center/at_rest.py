@@ -1,4 +1,4 @@
-"""What is lost by keeping vectors small: neighbours that vectors of fewer dimensions, or of int8, no longer have."""
+"""Loss by keeping vectors small: neighbours that vectors of fewer dimensions, or of int8, no longer have."""
 
 from __future__ import annotations
 

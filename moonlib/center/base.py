@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,14 @@ class Base:
         if self._texts is None:
             return self.store.rows(ids.to_numpy())
         return self._texts.encode(ids).fill_null(-1).to_numpy()
+
+    @cached_property
+    def pictured(self) -> NDArray[np.bool_]:
+        """Which rows have a picture, bool [n]."""
+        if self._pictures is None:
+            return np.zeros(len(self), np.bool_)
+        found: NDArray[np.bool_] = self._pictures.is_valid().to_numpy()
+        return found
 
     def picture(self, row: int) -> bytes | None:
         """The small JPEG of a row; None if it has none."""

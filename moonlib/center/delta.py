@@ -39,6 +39,7 @@ class Delta:
     _kept: Growing
     _represented: Growing
     _received_at: Growing
+    _pictured: Growing
     _pictures: Sequence[tuple[int, Pictures]]
 
     @classmethod
@@ -61,6 +62,7 @@ class Delta:
             Growing(dtype, dim),
             Growing(np.bool_),
             Growing(np.int64),
+            Growing(np.bool_),
             (),
         )
 
@@ -81,6 +83,11 @@ class Delta:
     def received_at(self) -> NDArray[np.int64]:
         """When rows were received, int64 [n], microseconds since 1970 UTC."""
         return self._received_at.values[: len(self)]
+
+    @property
+    def pictured(self) -> NDArray[np.bool_]:
+        """Which rows have a picture, bool [n]."""
+        return self._pictured.values[: len(self)]
 
     @cached_property
     def numbers(self) -> NDArray[np.int64]:
@@ -107,6 +114,8 @@ class Delta:
         self._kept.extend(kept)
         self._represented.extend(np.any(kept != 0, axis=1))
         self._received_at.extend(changes.received_at[new])
+        pictures = changes.pictures.take(new)
+        self._pictured.extend(pictures.there)
         ids, columns = self.ids.to_frame("id").vstack(changes.ids.gather(new).to_frame("id")), self.columns
         if columns.width:
             columns = columns.vstack(changes.columns[new])
@@ -118,7 +127,7 @@ class Delta:
             live=np.concatenate([live, np.ones(len(new), np.bool_)]),
             hidden=hidden,
             columns=columns,
-            _pictures=(*self._pictures, (len(self), changes.pictures.take(new))),
+            _pictures=(*self._pictures, (len(self), pictures)),
         )
 
     @cached_property

@@ -94,6 +94,15 @@ class Pictures(NamedTuple):
         """Those of some of the rows."""
         return self._replace(places=self.places[rows])
 
+    @property
+    def there(self) -> NDArray[np.bool_]:
+        """Which rows have one, bool [n]."""
+        logs, at, sizes = self.places.T
+        found = sizes > 0
+        in_base = logs == _IN_BASE
+        found[in_base] = False if self.base is None else self.base.pictured[at[in_base]]
+        return found
+
     def read(self, row: int) -> bytes | None:
         """The picture of a row; None if it has none."""
         log, at, size = self.places[row].tolist()

@@ -54,6 +54,11 @@ class SnapshotReader:
         """When rows were received, int64 [N], microseconds since 1970 UTC."""
         return self.base.received_at
 
+    @property
+    def pictured(self) -> NDArray[np.bool_]:
+        """Which rows have a picture, bool [N]."""
+        return self.base.pictured
+
     @cached_property
     def _lookup(self) -> IdLookup | TextLookup:
         names = self.base.store.names

@@ -350,6 +350,18 @@ class View:
             columns += [column.gather(numbers) for column in both]
         return pl.DataFrame(columns)
 
+    def pictured(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows within the view have a picture, bool [m]."""
+        return self._taken(rows, "pictured")
+
+    @cached_property
+    def filled(self) -> list[str]:
+        """The kept columns in which some product has a value."""
+        parts = [self._delta.columns]
+        if self._snapshot is not None:
+            parts.append(self._snapshot.base.columns)
+        return [name for name in parts[0].columns if any(part[name].null_count() < part.height for part in parts)]
+
     def picture(self, id: int | str) -> bytes | None:
         """The small JPEG of a product; None if there is none."""
         row = int(self._places(as_series([id], self.space))[0])

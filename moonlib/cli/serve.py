@@ -66,8 +66,9 @@ def serve(arguments: argparse.Namespace) -> int:
         if not token:
             raise ValueError(f"{arguments.token_file} is empty; expected the token")
     aliases = arguments.alias or ["live"]
-    writer = CenterWriter(arguments.center, aliases[0]) if token else None
-    service = Service(arguments.center, aliases, settings, writer=writer)
+    service = Service(arguments.center, aliases, settings)
+    if token:
+        service.writer = CenterWriter(arguments.center, aliases[0], service.encoders)
     scorer = None
     if arguments.score is not None:
         from moonlib.serving.scoring import Scorer

@@ -1,4 +1,4 @@
-"""What `moonlib export` wrote, opened; see `moonlib.exports.folder`. Nothing that trains is imported."""
+"""The folder that `moonlib export` wrote, opened; see `moonlib.exports.folder`. Nothing that trains is imported."""
 
 from __future__ import annotations
 

@@ -87,6 +87,7 @@ class Center:
     Args:
         path: its folder, or one that `moonlib embed` wrote, which can only be read.
         alias: that searches and look-ups follow.
+        encoders: encoders that are open already, by their fingerprints.
 
     Raises:
         FileNotFoundError: there is none.
@@ -98,11 +99,12 @@ class Center:
         >>> center.search(text="red mug", where={"price": {"lt": 20}})[0].item_id  # doctest: +SKIP
     """
 
-    def __init__(self, path: str | Path, alias: str = "live") -> None:
+    def __init__(self, path: str | Path, alias: str = "live", encoders: Mapping[str, Encoder] = {}) -> None:
         self.path, self.alias = Path(path), alias
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._exports: dict[str, Run | Export] = {}
         self._encoders: dict[str, Encoder] = {}
+        self._known = encoders
         self._records: dict[str, Record] = {}
         self._view: View | None = None
         self._writing = threading.Lock()
@@ -197,9 +199,9 @@ class Center:
         return self._exports[space.name]
 
     def encoder(self, space: Space) -> Encoder:
-        """The encoder of a space, on the CPU."""
+        """The encoder of a space: one that was given, or one on the CPU."""
         if space.name not in self._encoders:
-            self._encoders[space.name] = self.source(space).encoder()
+            self._encoders[space.name] = self._known.get(space.fingerprint) or self.source(space).encoder()
         return self._encoders[space.name]
 
     def upsert(
@@ -289,8 +291,10 @@ class Center:
         received_at = time.time_ns() // 1000
         space = find_space(self.path, find_alias(self.path, self.alias).now.space)
         record, encoder = self._record(space), self.encoder(space)
+        device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
+        batch = encoder.preprocessor([Content(None, "canary")], "product")
         with torch.inference_mode():
-            encoder(encoder.preprocessor([Content(None, "canary")], "product"))
+            encoder({name: part.to(device) for name, part in batch.items()})
         with writing_to(self.path):
             record.refresh()
             return append_canary(record, received_at)

@@ -1,4 +1,4 @@
-"""What requests and answers look like, for the OpenAPI document."""
+"""Requests and answers, as the OpenAPI document describes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ItemId = (
 
 
 class Error(BaseModel):
-    """What was wrong with a request."""
+    """The reason for a refusal."""
 
     code: str = Field(description="a word for programs", examples=["unreadable_image"])
     message: str = Field(description="for people")
@@ -25,7 +25,9 @@ class ErrorAnswer(BaseModel):
     """The answer to a request that is refused."""
 
     error: Error
-    snapshot: str | None = Field(description="space@snapshot, once something is served")
+    snapshot: str | None = Field(
+        description="space@snapshot; null where the request was refused before it was looked up"
+    )
     request_id: str | None = Field(description="also in the header x-request-id, and in the server's log")
 
 
@@ -42,7 +44,7 @@ class Hit(BaseModel):
     score: float = Field(description="cosine of query and product")
     item_id: ItemId
     row: dict[str, Any] = Field(description="the columns that the center keeps")
-    picture: str = Field(description="path of the product's picture; 404 where it has none")
+    picture: str | None = Field(description="path of the product's picture; null where it has none")
 
 
 class SearchAnswer(Answer):
@@ -82,7 +84,7 @@ class ProductsRequest(BaseModel):
 
 
 class Written(Answer):
-    """What became of products that were sent; they are on disk, and searchable within a moment."""
+    """Outcome of a write; it is on disk, and searchable within a moment."""
 
     sequence: int = Field(description="of the last row written; GET /v1/about tells what can be found")
     encoded: int = Field(description="products that the encoder had to read")
@@ -114,7 +116,7 @@ class Limits(BaseModel):
 
 
 class About(Answer):
-    """What is served."""
+    """A description of the server and of what it serves."""
 
     name: str
     version: str
@@ -126,7 +128,9 @@ class About(Answer):
     dim: int
     dtype: str
     reads: list[str] = Field(description="what a query may hold")
-    columns: dict[str, str] = Field(description="kept columns and their types, for filters")
+    columns: dict[str, str] = Field(
+        description="columns to filter by, with their types: those kept in which some product has a value"
+    )
     limits: Limits
 
 

@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
-from fastapi import Depends, FastAPI, File, Form, Header, Path, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Path, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 import moonlib
 from moonlib.center.where import BadFilter, Where
+from moonlib.config.merge import hint
 from moonlib.data.content import Box
 from moonlib.serving.answers import (
     About,
@@ -41,15 +43,21 @@ if TYPE_CHECKING:
 _REASONS = {
     400: "not a request of this kind",
     401: "the token is missing or wrong",
-    403: "this server takes no products",
+    403: "this server takes no products, as it was started without a token",
     404: "there is no such thing",
     408: "the request came too slowly",
     413: "the request is too large",
+    415: "the body is no form",
     422: "a field is wrong; `error.field` names it",
     429: "too many queries are in progress; try again",
     503: "not now; try again",
     504: "it took too long",
 }
+
+_FIELDS = ("image", "text", "k", "where", "alias", "crop", "like")
+"""Of the form of a search."""
+
+_FORMS = ("", "multipart/form-data", "application/x-www-form-urlencoded")
 
 _OVERHEAD = 64_000
 """Bytes of a search's request besides its picture."""
@@ -91,14 +99,23 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
     app.add_middleware(Gate, metrics=service.metrics, max_bytes=largest, receive_seconds=settings.receive_seconds)
     _add_error_handlers(app)
 
-    def writing(authorization: Annotated[str | None, Header()] = None) -> None:
-        scheme, _, given = (authorization or "").partition(" ")
-        expected = token or secrets.token_hex()  # as long to refuse without a token as with a wrong one
-        same = secrets.compare_digest(given.encode(errors="replace"), expected.encode())
-        if token is None or scheme.lower() != "bearer" or not same:
+    bearer = HTTPBearer(auto_error=False, description="the token of --token-file or MOONLIB_TOKEN")
+
+    async def writing(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if token is None:
+            raise Refused(
+                403, "read_only", "this server takes no products: start it with --token-file or MOONLIB_TOKEN"
+            )
+        shown = "" if given is None else given.credentials
+        if not secrets.compare_digest(shown.encode(errors="replace"), token.encode()):
             raise Refused(401, "unauthorized", "give the token: authorization: Bearer TOKEN")
 
-    @app.post("/v1/search", response_model=SearchAnswer, responses=_errors(400, 408, 413, 422, 429, 503, 504))
+    @app.post(
+        "/v1/search",
+        response_model=SearchAnswer,
+        response_description="products, the nearest first",
+        responses=_errors(400, 408, 413, 415, 422, 429, 503, 504),
+    )
     async def search(
         request: Request,
         image: Annotated[UploadFile | None, File(description="a JPEG, PNG, WebP or GIF")] = None,
@@ -114,6 +131,7 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
         """Find the products nearest to a picture, a text or both, or to another product."""
         served = service.served(alias)
         _begin(request, served.view.name)
+        await _require_known_fields(request)
         data = None if image is None or not (image.filename or image.size) else await image.read()
         if data is not None and len(data) > settings.max_bytes:
             raise Refused(413, "too_large", f"image: larger than {settings.max_bytes:,} bytes", "image")
@@ -130,14 +148,20 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
         filters = None if where is None or not where.strip() else _filters(where)
         hits = await service.search(served, k, data, words, box, filters, like)
         ids: list[Any] = [*hits.ids]
-        found = enumerate(zip(ids, hits.scores, hits.rows, strict=True), 1)
+        found = enumerate(zip(ids, hits.scores, hits.rows, hits.pictured, strict=True), 1)
         named = served.alias if alias else None
         answer = {
             "snapshot": served.view.name,
             "alias": served.alias,
             "hits": [
-                {"rank": rank, "score": score, "item_id": item, "row": row, "picture": _picture(item, named)}
-                for rank, (item, score, row) in found
+                {
+                    "rank": rank,
+                    "score": score,
+                    "item_id": item,
+                    "row": row,
+                    "picture": _picture(item, named) if pictured else None,
+                }
+                for rank, (item, score, row, pictured) in found
             ],
         }
         return Response(to_json(answer), media_type="application/json")
@@ -177,6 +201,7 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
         "/v1/products",
         status_code=202,
         response_model=Written,
+        response_description="the products are on disk",
         responses=_errors(400, 401, 403, 408, 413, 422, 503),
         dependencies=[Depends(writing)],
         openapi_extra={"requestBody": {"required": True, "content": schemas}},
@@ -190,6 +215,7 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
         "/v1/products",
         status_code=202,
         response_model=Written,
+        response_description="the deletion is on disk",
         responses=_errors(400, 401, 403, 408, 413, 422, 503),
         dependencies=[Depends(writing)],
     )
@@ -201,7 +227,7 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
         return await _written(service, service.delete(gone.ids))
 
     @app.get(
-        "/v1/products/{item}/picture",
+        "/v1/products/{item:path}/picture",  # an id of text may hold slashes
         response_class=Response,
         responses={
             200: {
@@ -222,7 +248,7 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
             raise Refused(404, "no_picture", "there is no picture of such a product", "item")
         return Response(found, media_type="image/jpeg", headers={"cache-control": "max-age=60"})
 
-    @app.get("/v1/about", response_model=About, responses=_errors(503))
+    @app.get("/v1/about", response_model=About, response_description="what is served", responses=_errors(503))
     async def about(request: Request) -> About:
         """Tell what is served, and the limits of a query."""
         served = service.served()
@@ -245,7 +271,7 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
             dim=space.dim,
             dtype=space.dtype,
             reads=served.reads,
-            columns=dict(space.columns),
+            columns={name: space.columns[name] for name in served.view.filled},
             limits=Limits(
                 k=settings.k,
                 max_bytes=settings.max_bytes,
@@ -255,12 +281,12 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
             ),
         )
 
-    @app.get("/live", response_model=Health, responses=_errors(503))
+    @app.get("/live", response_model=Health, response_description="the process is alive", responses=_errors(503))
     async def live() -> Health:
         """Tell that the process is alive."""
         return Health(status="alive")
 
-    @app.get("/ready", response_model=Health, responses=_errors(503))
+    @app.get("/ready", response_model=Health, response_description="queries are answered", responses=_errors(503))
     async def ready(request: Request) -> Health:
         """Tell whether queries are answered; not any more once the server is about to end."""
         if service.draining:
@@ -268,7 +294,11 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
         _begin(request, name := service.served().view.name)
         return Health(status="ready", snapshot=name)
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_errors(503)})
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"description": "for Prometheus", "content": {"text/plain": {}}}, **_errors(503)},
+    )
     async def metrics() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -303,10 +333,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"][1:])) or None
-        message = f"{field}: {first['msg']}" if field else str(first["msg"])
-        return await refused(request, Refused(422, "invalid", message, field))
+        return await refused(request, _invalid(error.errors()[0]))
 
     async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -320,6 +347,46 @@ def _add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_http)
+
+
+def _invalid(error: dict[str, Any]) -> Refused:
+    """The refusal of what pydantic found wrong."""
+    if error["type"] == "json_invalid":
+        problem = f"the body is no JSON: {error['ctx']['error']}, at character {error['loc'][-1]}"
+        return Refused(422, "invalid", problem)
+    place = [str(part) for part in error["loc"][1:]]
+    field, problem = ".".join(part for part in place if part not in _ID_KINDS), str(error["msg"])
+    if not field:
+        return Refused(422, "invalid", "expected a JSON object, with content-type: application/json")
+    if len(set(place) & _ID_KINDS):
+        problem = "expected an id: an integer of 64 bits, or a text of 1 to 512 characters"
+    elif field == "image":
+        problem = "expected a file, as curl -F image=@photo.jpg sends it"
+    return Refused(422, "invalid", f"{field}: {problem}", field)
+
+
+_ID_KINDS = {"constrained-int", "constrained-str"}
+"""Names that pydantic gives to the two kinds of `moonlib.serving.answers.ItemId`."""
+
+
+async def _require_known_fields(request: Request) -> None:
+    """Refuse a search part of which would be passed over in silence, such as a filter whose field is misspelt.
+
+    Raises:
+        Refused: naming the field.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in _FORMS:
+        raise Refused(415, "no_form", f"send a form (multipart/form-data, as curl -F does), not {kind}")
+    for name in request.query_params:
+        raise Refused(422, "unknown_field", f"{name}: give it as a field of the form, not in the address", name)
+    seen = set[str]()
+    for name, _ in (await request.form()).multi_items():  # which FastAPI has read
+        if name not in _FIELDS:
+            raise Refused(422, "unknown_field", f"{name}: there is no such field; {hint(name, _FIELDS)}", name)
+        if name in seen:
+            raise Refused(422, "given_twice", f"{name}: is given twice", name)
+        seen.add(name)
 
 
 def _picture(item: int | str, alias: str | None) -> str:
@@ -359,21 +426,31 @@ async def _rows(request: Request) -> list[dict[str, Any]]:
     try:
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             async with request.form(max_files=10_000, max_fields=1, max_part_size=32_000_000) as form:
+                if unknown := [name for name in form if name not in ("images", "products")]:
+                    raise Refused(
+                        422, "unknown_field", f"{unknown[0]}: expected the fields products and images", unknown[0]
+                    )
+                if "products" not in form:
+                    raise Refused(422, "bad_rows", "products: the form has no such field", "products")
                 given = form.get("products")
                 words: str | bytes | None = given if isinstance(given, str | None) else await given.read()
                 for file in form.getlist("images"):
                     if isinstance(file, str) or not file.filename:
                         raise Refused(422, "bad_rows", "images: expected files with names", "images")
+                    if file.filename in pictures:
+                        raise Refused(422, "bad_rows", f"images: {file.filename!r} is sent twice", "images")
                     pictures[file.filename] = await file.read()
             rows = _ROWS.validate_json(words or "")
         else:
             rows = ProductsRequest.model_validate_json(await request.body()).products
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise Refused(422, "bad_rows", f"products: {place}: {first['msg']}".replace(": : ", ": "), "products") from None
+        place = list(map(str, first["loc"]))
+        place = place if place[:1] == ["products"] else ["products", *place]
+        raise Refused(422, "bad_rows", f"{'.'.join(place)}: {first['msg']}", "products") from None
     if not rows:
         raise Refused(422, "bad_rows", "products: there are none", "products")
+    unused = set(pictures)
     for number, row in enumerate(rows):
         for name in {"image", "images"} & row.keys():
             given_names = row[name] if isinstance(row[name], list) else [row[name]]
@@ -383,7 +460,10 @@ async def _rows(request: Request) -> list[dict[str, Any]]:
                     field = f"products.{number}.{name}"
                     raise Refused(422, "no_picture", f"{field}: send a file of this name among `images`", field)
                 found.append(None if each is None else pictures[each])
+                unused.discard(each)
             row[name] = found if isinstance(row[name], list) else found[0]
+    if unused:
+        raise Refused(422, "bad_rows", f"images: no row names {min(unused)!r}", "images")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What every request passes: limits while it is received, an id, headers of its answer, metrics and a line of log."""
+"""A gate for every request: limits while it is received, an id, headers of its answer, metrics and a line of log."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import simplejpeg
+from PIL import Image
 
 from moonlib.data.content import Box
 from moonlib.data.images import UnreadableImage
@@ -34,6 +35,8 @@ def check_picture(data: bytes, max_pixels: int) -> None:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
         else:
             width, height = open_image(data).size
+    except Image.DecompressionBombError:
+        raise UnreadableImage(f"more pixels than the {max_pixels:,} allowed") from None
     except Exception:  # the decoders raise almost anything on damaged files
         raise UnreadableImage(f"a broken {format}: its header can't be read") from None
     if width * height > max_pixels:

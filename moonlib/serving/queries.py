@@ -49,11 +49,13 @@ class Hits:
         ids: of the products.
         scores: cosines.
         rows: their kept columns.
+        pictured: whether they have a picture.
     """
 
     ids: list[int] | list[str]
     scores: list[float]
     rows: list[dict[str, Any]]
+    pictured: list[bool]
 
 
 def answer_queries(
@@ -129,13 +131,19 @@ def _searched(queries: Sequence[Query], vectors: NDArray[np.float32]) -> list[Hi
     if not columns:
         columns = [{}] * len(named)
     scores = found.scores.reshape(-1)[there].tolist()
+    pictured = view.pictured(found.rows.reshape(-1)[there]).tolist()
     ends = np.cumsum(there.reshape(len(queries), width).sum(axis=1)).tolist()
     hits, start = [], 0
     for query, end in zip(queries, ends, strict=True):
-        kept = range(start, end)
-        if query.like is not None:
-            kept = [at for at in kept if named[at] != query.like]  # type: ignore[assignment]
-        some = list(kept)[: query.k]
-        hits.append(Hits([named[at] for at in some], [scores[at] for at in some], [columns[at] for at in some]))
+        some = [at for at in range(start, end) if query.like is None or named[at] != query.like][: query.k]
+        names: Any = [named[at] for at in some]
+        hits.append(
+            Hits(
+                names,
+                [scores[at] for at in some],
+                [columns[at] for at in some],
+                [pictured[at] for at in some],
+            )
+        )
         start = end
     return hits

@@ -70,7 +70,7 @@ class User(BaseModel):
 
 
 class AskedQuery(BaseModel):
-    """What is asked for; other keys are columns of queries."""
+    """The present query; other keys are columns of queries."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,4 +1,4 @@
-"""What is served under an alias: a view and the encoder of its space, switched together."""
+"""A served alias: a view and the encoder of its space, switched together."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Served:
 
     @property
     def reads(self) -> list[str]:
-        """What a query may consist of: ``image``, ``text`` or both."""
+        """Modalities of a query: ``image``, ``text`` or both."""
         widths = {"image": self.encoder.image_dim, "text": self.encoder.text_dim}
         return [name for name, width in widths.items() if width]
 

@@ -48,6 +48,7 @@ def serve(
 
     Raises:
         OSError: the address is in use, or not this machine's.
+        ValueError: there is no such port.
     """
     config = uvicorn.Config(
         create_app(service, token, scorer),
@@ -74,7 +75,13 @@ def serve(
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    if not 0 <= port <= 65_535:  # or the system would take what is left of it after 65536
+        raise ValueError(f"port {port}: expected 0 to 65535")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(error.errno, error.strerror, host) from None
+    family, kind, _, _, address = found[0]
     listener = socket.socket(family, kind)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -101,10 +101,11 @@ class Service:
         self._decoding = ThreadPoolExecutor(_cpus(), "decode")
         self._writing = ThreadPoolExecutor(1, "write")
         self._refreshing = asyncio.Lock()
+        self._failed: dict[str, str] = {}
         self._note()
 
     def served(self, alias: str | None = None) -> Served:
-        """What is served under an alias now.
+        """The view and the encoder that are served under an alias now.
 
         Raises:
             Refused: it is not served.
@@ -221,7 +222,11 @@ class Service:
 
     def _writer(self) -> Writer:
         if self.writer is None:
-            raise Refused(403, "read_only", "this server takes no products: start it with a token")
+            raise Refused(
+                403,
+                "read_only",
+                "this server takes no products: it has no writer",
+            )
         return self.writer
 
     async def _written(self, write: Callable[[], Upserted], field: str) -> Upserted:
@@ -230,7 +235,9 @@ class Service:
         except Busy as error:
             raise Refused(503, "writer_busy", str(error)) from None
         except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
-            raise Refused(422, "bad_rows", f"{field}: {error}", field) from None
+            message = str(error)
+            message = message if message.startswith(f"{field}: ") else f"{field}: {message}"
+            raise Refused(422, "bad_rows", message, field) from None
         await self.refresh()
         return done
 
@@ -242,11 +249,14 @@ class Service:
                     newer = await asyncio.to_thread(served.refreshed, self._open_encoder)
                     self._served[alias] = newer
                     self.freshness.refreshed(alias, served.view, newer.view)
-                except Exception:
+                    self._failed.pop(alias, None)
+                except Exception as error:
                     self.metrics.refresh_failures.inc()
-                    log.exception(
-                        "alias %s: what it leads to can't be opened; %s is still served", alias, served.view.name
-                    )
+                    if self._failed.get(alias) != repr(error):  # the same twice a second would fill the log
+                        log.exception(
+                            "alias %s: what it leads to can't be opened; %s is still served", alias, served.view.name
+                        )
+                    self._failed[alias] = repr(error)
             self._note()
 
     async def keep_fresh(self) -> None:

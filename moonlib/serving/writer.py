@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moonlib.encoders.encoder import Encoder
     from moonlib.inference.center import Center, Upserted
 
 
 class CenterWriter:
-    """Writes to a center. It is opened, with an encoder of its own, by the first write: most servers never write.
+    """Writes to a center, which is opened by the first write: most servers never write.
 
     Args:
         path: folder of the center.
         alias: whose space tells what was done.
+        encoders: encoders that are open already, by their fingerprints.
     """
 
-    def __init__(self, path: Path, alias: str) -> None:
-        self._path, self._alias = path, alias
+    def __init__(self, path: Path, alias: str, encoders: Mapping[str, Encoder] = {}) -> None:
+        self._path, self._alias, self._encoders = path, alias, encoders
         self._opened: Center | None = None
 
     def upsert(self, products: Sequence[Mapping[str, Any]]) -> Upserted:
@@ -39,5 +41,5 @@ class CenterWriter:
         if self._opened is None:
             from moonlib.inference.center import Center
 
-            self._opened = Center(self._path, self._alias)
+            self._opened = Center(self._path, self._alias, self._encoders)
         return self._opened

@@ -45,7 +45,13 @@ class Shop:
     def key(self, number: int) -> Any:
         return f"SKU-{number}" if self.ids == "text" else number * 1_000_003 - 7
 
-    def upsert(self, numbers: Sequence[int], vectors: NDArray[np.float32], columns: pl.DataFrame | None = None) -> None:
+    def upsert(
+        self,
+        numbers: Sequence[int],
+        vectors: NDArray[np.float32],
+        columns: pl.DataFrame | None = None,
+        pictured: bool = True,
+    ) -> None:
         ids = pl.Series("id", [self.key(number) for number in numbers])
         store = Representations(np.arange(len(ids)), vectors.astype(np.float32)).as_type(self.dtype)
         n = len(ids)
@@ -59,7 +65,9 @@ class Shop:
                     "in_stock": [number % 4 == 0 for number in numbers],
                 }
             )
-        pictures = pl.Series([f"picture {number}".encode() for number in numbers], dtype=pl.Binary)
+        pictures = pl.Series(
+            [f"picture {number}".encode() if pictured else None for number in numbers], dtype=pl.Binary
+        )
         content = np.random.default_rng(len(self.products)).integers(0, 255, (n, 16), np.uint8)
         self._append(Rows(ids, store.vectors, content, np.arange(n), np.zeros(n, bool), columns, pictures))
         for id, vector, row in zip(ids.to_list(), store.read(slice(None)), columns.to_dicts(), strict=True):
@@ -300,6 +308,28 @@ def test_a_view_stays_as_it_was_while_newer_ones_are_made(tmp_path: Path) -> Non
     assert newest.snapshot > old.snapshot == 0 and newest.sequence > old.sequence
     shop.agrees(newest, draw(2, 1)[0], 10)
     assert newest.picture(shop.key(108)) == b"picture 108" and newest.picture(shop.key(999)) is None
+
+
+def test_which_products_have_a_picture_and_which_columns_a_value(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "center", dtype="int8")
+    schema = {"category": pl.String, "price": pl.Float64, "in_stock": pl.Boolean}
+    row = pl.DataFrame({"category": ["Bags"], "price": [None], "in_stock": [None]}, schema=schema)
+    shop.upsert(range(3), draw(1, 3), pl.concat([row] * 3))
+    shop.upsert([1, 7], draw(2, 2), pl.concat([row] * 2), pictured=False)
+
+    def view() -> View:
+        found = View.open(shop.path)
+        near = found.search(draw(3, 1), len(found))
+        pictures = [found.picture(id) is not None for id in near.ids]
+        assert found.pictured(near.rows[0]).tolist() == pictures
+        assert sum(pictures) == len(found) - 2
+        return found
+
+    assert view().filled == ["category"]
+    shop.publish("flat")
+    assert view().filled == ["category"]
+    shop.upsert([8], draw(4, 1), row.with_columns(price=pl.lit(3.0)))
+    assert view().filled == ["category", "price"]
 
 
 def test_bad_questions_are_refused_with_what_is_wrong(large: tuple[Shop, View]) -> None:

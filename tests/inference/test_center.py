@@ -147,6 +147,15 @@ def test_pictures_can_be_turned_off(exported: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "center").rglob("pictures.arrow"))
 
 
+def test_an_encoder_that_is_open_already_is_not_opened_again(center: Center) -> None:
+    space = next(iter(center.spaces.values()))
+    encoder = center.encoder(space)
+    again = Center(center.path, encoders={space.fingerprint: encoder})
+    again.upsert(shop(3))
+    again.send_canary()
+    assert again.encoder(space) is encoder
+
+
 def test_large_pictures_are_made_small(center: Center) -> None:
     center.upsert(shop(1).with_columns(pl.Series("image", [photo(0, 300)])))
     small = center.view.picture(0)

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from moonlib.center.aliases import Alias, Target, read_aliases, write_aliases
+from moonlib.center.canary import append_canary
 from moonlib.center.layout import SPACES
 from moonlib.center.record import Record, make_record
 from moonlib.center.rows import Rows
@@ -72,6 +73,9 @@ class StandInWriter:
         gone = Rows.tombstones(pl.Series(ids, dtype=pl.Int64), 16, "float32", columns, 1)
         record.append(gone)
         return Upserted(deleted=len(ids), sequence=record.sequence)
+
+    def send_canary(self) -> int:
+        return append_canary(open_record(self.center, write=True), 1)
 
 
 def open_record(center: Path, alias: str = "live", write: bool = False) -> Record:

@@ -231,6 +231,10 @@ def test_tricks_in_paths_are_no_ids(client: TestClient, item: str) -> None:
     assert answer.json()["error"]["message"]
 
 
+def test_an_id_may_hold_slashes(client: TestClient) -> None:
+    refused(client.get("/v1/products/a%2Fb/picture"), 422, "item")  # and not 404: it is text where ids are numbers
+
+
 def test_products_are_written_with_the_token_alone(client: TestClient) -> None:
     rows = {"products": [{"item_id": 100, "title": "blue jug", "price": 3.5}]}
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}, {"authorization": "Bearer é"}):
@@ -259,13 +263,64 @@ def test_products_come_with_pictures(client: TestClient) -> None:
     refused(client.post("/v1/products", json={"products": []}, headers=AUTHORIZED), 422, "products")
     refused(client.post("/v1/products", json={"products": [{"item_id": "x"}]}, headers=AUTHORIZED), 422, "products")
     refused(client.post("/v1/products", content=b"\xff", headers=AUTHORIZED), 422, "products")
+    row = {"products": json.dumps([{"item_id": 203, "title": "cup"}])}
+    for form, sent, field in (
+        (row, "images", "images"),  # which no row names
+        (row, "image", "image"),
+        ({"rows": "[]"}, "images", "rows"),
+        ({}, "images", "products"),
+    ):
+        file = [(sent, ("cup.jpg", picture(1)))]
+        refused(client.post("/v1/products", data=form, files=file, headers=AUTHORIZED), 422, field)
+    assert client.get("/v1/about").json()["products"] == PRODUCTS + 2
+
+
+def test_a_product_without_a_picture_says_so(client: TestClient) -> None:
+    rows = {"products": [{"item_id": 300, "title": "mug number 3"}, {"item_id": 4, "title": "mug number 3"}]}
+    assert client.post("/v1/products", json=rows, headers=AUTHORIZED).status_code == 202
+    hits = {hit["item_id"]: hit for hit in searched(client, text="mug number 3", k=20).json()["hits"]}
+    assert hits[300]["picture"] is None
+    for item, hit in hits.items():
+        answer = client.get(f"/v1/products/{item}/picture")
+        assert (answer.status_code == 200) == (hit["picture"] is not None), item
+
+
+def test_nothing_of_a_search_is_passed_over_in_silence(client: TestClient) -> None:
+    error = refused(searched(client, text="mug", wher='{"price": 3}'), 422, "wher")
+    assert "where" in error["message"]
+    refused(searched(client, text=["mug", "jug"]), 422, "text")
+    refused(client.post("/v1/search?k=3", data={"text": "mug"}), 422, "k")
+    refused(client.post("/v1/search", json={"text": "mug"}), 415)
+    document = client.get("/openapi.json").json()
+    form = document["paths"]["/v1/search"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    fields = document["components"]["schemas"][form["$ref"].rpartition("/")[2]]["properties"]
+    for name in fields:
+        if name not in ("image", "k"):
+            assert "unknown_field" not in searched(client, **{name: "0"}).text
+
+
+def test_messages_are_for_people(client: TestClient) -> None:
+    json_kind = {"content-type": "application/json"}
+    for body, headers, field, said in (
+        ('{"ids": [1}', json_kind, None, "JSON"),
+        ('{"ids": [1]}', {}, None, "application/json"),
+        ("", json_kind, None, "JSON object"),
+        ('{"ids": [1.5]}', json_kind, "ids.0", "integer"),
+    ):
+        answer = client.post("/v1/lookup", content=body, headers=headers)
+        assert said in refused(answer, 422, field)["message"]
+    assert "file" in refused(client.post("/v1/search", data={"image": "photo"}), 422, "image")["message"]
+    assert "pixels" in refused(searched(client, image=bomb()), 422, "image")["message"]
+    wrong = client.post("/v1/products", json={"products": [{"item_id": "x"}]}, headers=AUTHORIZED)
+    assert wrong.json()["error"]["message"].count("products: ") == 1
 
 
 def test_a_server_without_a_token_takes_no_products(service: Service) -> None:
     from moonlib.serving.app import create_app
 
     with TestClient(create_app(service)) as client:
-        refused(client.post("/v1/products", json={"products": [{"item_id": 1}]}, headers=AUTHORIZED), 401)
+        error = refused(client.post("/v1/products", json={"products": [{"item_id": 1}]}, headers=AUTHORIZED), 403)
+        assert "--token-file" in error["message"]
 
 
 def test_about_says_what_a_query_may_hold(client: TestClient, settings: ServeSettings) -> None:

@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from moonlib.encoders.encoder import Encoder
 from moonlib.serving.app import create_app
+from moonlib.serving.scoring import Scorer
 from moonlib.serving.service import Service
 from moonlib.serving.settings import ServeSettings
 
@@ -40,12 +41,31 @@ def quick(examples: int) -> Any:
     )
 
 
+LIMITS = ServeSettings(
+    timeout_ms=20_000,
+    k=20,
+    max_bytes=200_000,
+    max_pixels=100_000,
+    # A test client and schemathesis have an event loop each, and what is refreshed belongs to one.
+    refresh_ms=1e9,
+    canary_seconds=0,
+)
+
+
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Iterator[TestClient]:
     center = make_center_of(tmp_path_factory.mktemp("fuzzed") / "center", encoder)
-    limits = ServeSettings(timeout_ms=20_000, k=20, max_bytes=200_000, max_pixels=100_000)
-    service = Service(center, settings=limits, open_encoder=lambda _: encoder, writer=StandInWriter(center, encoder))
+    service = Service(center, settings=LIMITS, open_encoder=lambda _: encoder, writer=StandInWriter(center, encoder))
     with TestClient(create_app(service, TOKEN), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def scoring(center_application: Path) -> Iterator[TestClient]:
+    center = center_application.parent / "center"
+    service = Service(center, settings=LIMITS)
+    scorer = Scorer.open(center_application, center=center, encoders=service.encoders)
+    with TestClient(create_app(service, TOKEN, scorer), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -148,12 +168,16 @@ def test_what_the_document_allows_is_answered_as_it_says(fuzzed: TestClient, met
     of_the_document(fuzzed, method, path, 15)
 
 
+def test_what_the_document_allows_of_scoring_is_answered_as_it_says(scoring: TestClient) -> None:
+    of_the_document(scoring, "POST", "/v1/score", 30)
+
+
 def test_no_body_makes_the_server_fail(fuzzed: TestClient) -> None:
     of_bytes(fuzzed, 150)
 
 
 @pytest.mark.slow
-def test_ten_thousand_requests_and_memory_stays_flat(fuzzed: TestClient) -> None:
+def test_ten_thousand_requests_and_memory_stays_flat(fuzzed: TestClient, scoring: TestClient) -> None:
     def resident() -> int:
         gc.collect()
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -161,8 +185,10 @@ def test_ten_thousand_requests_and_memory_stays_flat(fuzzed: TestClient) -> None
     of_bytes(fuzzed, 2_000)
     for method, path in OPERATIONS:
         of_the_document(fuzzed, method, path, 50)
+    of_the_document(scoring, "POST", "/v1/score", 300)
     before = resident()
     of_bytes(fuzzed, 5_500)
     for method, path in OPERATIONS:
         of_the_document(fuzzed, method, path, 100)
+    of_the_document(scoring, "POST", "/v1/score", 500)
     assert resident() <= 1.05 * before

@@ -146,5 +146,13 @@ def test_an_address_in_use_is_an_error_on_one_line(center: Path, encoder: Encode
         assert caught.value.filename == f"127.0.0.1:{port}"
 
 
+def test_there_are_65536_ports(center: Path, encoder: Encoder) -> None:
+    from moonlib.serving.server import serve
+    from moonlib.serving.service import Service
+
+    with pytest.raises(ValueError, match="port 99999: expected 0 to 65535"):
+        serve(Service(center, open_encoder=lambda _: encoder), port=99_999)
+
+
 def test_heads_are_bounded_by_default() -> None:
     assert protocol.HEAD_BYTES <= 100_000 and protocol.HEAD_SECONDS <= 30
