@@ -126,12 +126,18 @@ def _space_of(arguments: argparse.Namespace) -> tuple[Center, str]:
         fingerprint = opened(arguments.run).fingerprint
         there = {each.dtype for each in spaces(arguments.center).values() if each.fingerprint == fingerprint}
         dtype = there.pop() if len(there) == 1 else "int8"
+    names = None if arguments.columns is None else [name.strip() for name in arguments.columns.split(",")]
     columns: dict[str, ColumnType] | None = None
     if arguments.products is not None:
-        names = None if arguments.columns is None else [name.strip() for name in arguments.columns.split(",")]
         columns = kept_columns(arguments.products, names)
     center = Center.create(arguments.center, arguments.run, dtype, arguments.dim, columns, arguments.pictures)
-    return center, center.space_of(arguments.run, dtype, arguments.dim).name
+    space = center.space_of(arguments.run, dtype, arguments.dim)
+    if names is not None and {*names} != {*space.columns}:
+        raise ValueError(
+            f"--columns {arguments.columns}: space {space.name} keeps {', '.join(space.columns) or 'none'}, which can't "
+            "be changed; leave --columns out, or make another center"
+        )
+    return center, space.name
 
 
 def publish(arguments: argparse.Namespace) -> int:

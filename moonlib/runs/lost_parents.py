@@ -24,7 +24,7 @@ from moonlib.system.remote import is_url
 
 @dataclass(frozen=True)
 class LostParents:
-    """What a run has noted of parents that are gone.
+    """Parents that are gone, as a run has noted them.
 
     Attributes:
         run: where it is.
@@ -37,7 +37,7 @@ class LostParents:
     error: Exception
 
     def encoder(self) -> EncoderOrigin:
-        """What the encoder started from, without its files."""
+        """Origin of the encoder, without its files."""
         noted = self._identity(PREPROCESSING)
         return EncoderOrigin(self._of(noted, "encoder"), {}, self.run.preprocessing, self._of(noted, "from"))
 

@@ -107,7 +107,7 @@ class Runner:
         return lineage
 
     def stage_origin(self, stage: StageRecipe, reference: str, lineage: Lineage) -> StageOrigin | None:
-        """What a stage starts from; where that is gone, what the run has noted of it."""
+        """Origin of a stage; where that is gone, as the run has noted it."""
         try:
             return stage_origin(stage, reference, self.fitted(lineage))
         except RecipeError:

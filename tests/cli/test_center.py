@@ -35,3 +35,15 @@ def test_the_same_upsert_again_goes_to_the_same_space(finished_run: Path, tmp_pa
     assert main([*map(str, words), "--dtype", "float16"]) == 0
     assert main([*map(str, words)]) == 0
     assert [space.dtype for space in Center(tmp_path / "shop").spaces.values()] == ["float16"]
+
+
+def test_columns_of_a_space_that_is_there_are_not_ignored(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "products.csv").write_text("item_id,title,colour\n7,red mug,red\n")
+    words = ["upsert", tmp_path / "shop", "--run", finished_run, "--products", tmp_path / "products.csv", "--workers=0"]
+    assert main([*map(str, words), "--columns", "title"]) == 0
+    assert main([*map(str, words), "--columns", "title, colour"]) == 2
+    assert "keeps title, which can't be changed" in capsys.readouterr().err
+    assert main([*map(str, words), "--columns", "title"]) == 0
+    assert Center(tmp_path / "shop").view.rows([7]).columns == ["item_id", "title"]
