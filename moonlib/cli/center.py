@@ -134,8 +134,8 @@ def _space_of(arguments: argparse.Namespace) -> tuple[Center, str]:
     space = center.space_of(arguments.run, dtype, arguments.dim)
     if names is not None and {*names} != {*space.columns}:
         raise ValueError(
-            f"--columns {arguments.columns}: space {space.name} keeps {', '.join(space.columns) or 'none'}, which can't "
-            "be changed; leave --columns out, or make another center"
+            f"--columns {arguments.columns}: space {space.name} keeps {', '.join(space.columns) or 'none'}, and that "
+            "can't be changed; leave --columns out, or make another center"
         )
     return center, space.name
 

@@ -44,6 +44,6 @@ def test_columns_of_a_space_that_is_there_are_not_ignored(
     words = ["upsert", tmp_path / "shop", "--run", finished_run, "--products", tmp_path / "products.csv", "--workers=0"]
     assert main([*map(str, words), "--columns", "title"]) == 0
     assert main([*map(str, words), "--columns", "title, colour"]) == 2
-    assert "keeps title, which can't be changed" in capsys.readouterr().err
+    assert "keeps title, and that can't be changed" in capsys.readouterr().err
     assert main([*map(str, words), "--columns", "title"]) == 0
     assert Center(tmp_path / "shop").view.rows([7]).columns == ["item_id", "title"]
