@@ -7,10 +7,12 @@ import logging
 import os
 import random
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -113,6 +115,23 @@ def once(shared: Path) -> Once:
         return Path(made.read_text())
 
     return once
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium: one for all, since a process can drive no second one with Playwright's synchronous interface.
+
+    Its event loop runs in the main thread until the session ends: a test that runs a coroutine does so in a thread.
+    """
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next((found for name in names if (found := shutil.which(name))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        yield running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
 
 @pytest.fixture(scope="session")

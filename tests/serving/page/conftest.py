@@ -1,11 +1,10 @@
-"""A browser, and a stand-in for the server: the page's own routes, and answers as the real interface gives them."""
+"""A stand-in for the server: the page's own routes, and answers as the real interface gives them."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 COLOURS = {"red": (190, 50, 50), "green": (60, 140, 80), "blue": (50, 80, 170), "grey": (120, 120, 125)}
 THINGS = {"boots": "Shoes/Boots", "sandals": "Shoes/Sandals", "lamp": "Home/Lamps"}
 LARGE = 2**53 + 1
@@ -154,14 +152,3 @@ def stand_in() -> Iterator[tuple[StandIn, str]]:
     yield stand_in, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
-
-
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        yield running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
