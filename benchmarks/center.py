@@ -19,11 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from lancedb.index import BTree, HnswSq
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -135,6 +133,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "float16", "int8"], default="float32")
     parser.add_argument("--without-lance", action="store_true")
     wanted = parser.parse_args()
+    import lancedb  # of the extra `bench`
+    from lancedb.index import BTree, HnswSq
+
     rng = np.random.default_rng(1)
     ids = np.unique(rng.integers(0, 2**62, wanted.rows + 100))[: wanted.rows]
     vectors, columns = clustered(wanted.rows, wanted.dim, 2), columns_of(wanted.rows, 3)

@@ -19,12 +19,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import lancedb
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from center import in_turns, made_center, rows_of
-from lancedb.index import BTree
 from rich.console import Console
 from rich.table import Table
 
@@ -43,6 +41,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--ids", choices=["int64", "text"], default="int64")
     wanted = parser.parse_args()
+    import lancedb  # of the extra `bench`
+    from lancedb.index import BTree
+
     rng = np.random.default_rng(0)
     ids = np.unique(rng.integers(-(2**63), 2**63 - 1, wanted.rows + 100))[: wanted.rows]
     vectors = rng.standard_normal((len(ids), wanted.dim), dtype=np.float32)

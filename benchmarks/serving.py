@@ -29,7 +29,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import litserve
 import numpy as np
 from fastapi import Request
 from PIL import Image
@@ -39,6 +38,11 @@ from rich.table import Table
 DIM = 128
 BATCH = 32
 PHOTOS = 64
+
+try:
+    import litserve
+except ImportError:  # a peer, of the extra `bench`; --help works without
+    litserve = None
 PEERS = ("moonlib", "litserve", "fastapi", "no-op")
 
 
@@ -192,7 +196,7 @@ def run_fastapi(center: Path, port: int) -> None:
     uvicorn.run(app, port=port, log_level="error")
 
 
-class LitSearch(litserve.LitAPI):
+class LitSearch(litserve.LitAPI if litserve else object):  # type: ignore[misc]
     """The search as LitServe's documentation has it: batches in a worker process, decoded by threads as ours are."""
 
     def setup(self, device: str) -> None:
@@ -383,6 +387,8 @@ def main() -> None:
     parser.add_argument("--load", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if litserve is None:
+        raise SystemExit("LitServe is a peer: pip install 'moonlib-embedding[bench]'")
     if arguments.load:
         print(json.dumps(load(arguments.load, arguments.clients, arguments.seconds)))
         return

@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -152,3 +152,12 @@ def stand_in() -> Iterator[tuple[StandIn, str]]:
     yield stand_in, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+def until(tab: Any, condition: Callable[[], bool]) -> None:
+    """Wait for a condition: `wait_for_function` evaluates a text in the page, which the page's policy forbids."""
+    for _ in range(1500):
+        if condition():
+            return
+        tab.wait_for_timeout(20)
+    raise AssertionError("what was waited for did not come")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .conftest import LARGE, StandIn
+from .conftest import LARGE, StandIn, until
 
 
 def photo(width: int = 80, height: int = 60, kind: str = "jpeg") -> bytes:
@@ -103,7 +103,7 @@ def test_words(tab: Any, server: StandIn) -> None:
     assert "12 products · old@000007" in tab.inner_text("#status")
     boots = tab.locator(".card", has_text="red boots").locator("img")
     boots.scroll_into_view_if_needed()
-    tab.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=boots.element_handle())
+    until(tab, lambda: boots.evaluate("image => image.complete && image.naturalWidth > 0"))
     assert boots.get_attribute("loading") == "lazy"
 
 
@@ -298,7 +298,7 @@ def test_filters(tab: Any, server: StandIn) -> None:
     tab.select_option("#where-in_stock", "true")
     tab.fill("#where-merchant_id", "1, 4,3 ,9")
     tab.press("#where-merchant_id", "Enter")
-    tab.wait_for_function("document.querySelectorAll('.card:not(.waiting)').length === 3")
+    until(tab, lambda: tab.locator(".card:not(.waiting)").count() == 3)
     assert json.loads(server.asked[-1]["where"]) == {
         "category": "Shoes",
         "price": {"gte": 15, "lte": 40},
@@ -307,7 +307,7 @@ def test_filters(tab: Any, server: StandIn) -> None:
     }
     assert tab.inner_text("#filter-count") == "4"
     tab.click("#clear")
-    tab.wait_for_function("document.querySelectorAll('.card:not(.waiting)').length === 12")
+    until(tab, lambda: tab.locator(".card:not(.waiting)").count() == 12)
 
 
 def test_a_filter_that_makes_no_sense_is_said_so_and_not_sent(tab: Any, server: StandIn) -> None:

@@ -13,6 +13,7 @@ from moonlib.serving.app import create_app
 from moonlib.serving.service import Service
 
 from ..conftest import picture, title
+from .conftest import until
 
 
 @pytest.fixture
@@ -54,9 +55,8 @@ def test_a_session_with_the_real_server(browser: Any, address: str) -> None:
         return lambda: tab.press("#text", "Enter")
 
     assert asking(words(title(7)))[0] == title(7)
-    tab.wait_for_function(
-        "[...document.querySelectorAll('.picture img')].slice(0, 5).every(image => image.naturalWidth)"
-    )
+    loaded = "[...document.querySelectorAll('.picture img')].slice(0, 5).every(image => image.naturalWidth)"
+    until(tab, lambda: tab.evaluate(loaded))
     tab.fill("#text", "")
     photo = {"name": "7.jpg", "mimeType": "image/jpeg", "buffer": picture(7)}
     assert len(asking(lambda: tab.set_input_files("#file", photo))) == 20  # what this server allows at most
