@@ -29,11 +29,10 @@ from moonlib.representations.store import HASH_BYTES, Chunk, GrowingArray, Repre
 from moonlib.system.workers import end_at_a_lost_batch
 
 Views = Literal["main", "mean"]
+"""Which pictures of a product or query its vector is made from: the main one, or all of them, see `averaged`."""
 
 _STORED_PER_WORKER = 16
 """Chunks whose stored hashes a process is started for: it costs as much as some of them."""
-
-"""Which pictures of a product or query its vector is made from: the main one, or all of them, see `averaged`."""
 
 
 class Reader(Protocol):

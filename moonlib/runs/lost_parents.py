@@ -42,7 +42,7 @@ class LostParents:
         return EncoderOrigin(self._of(noted, "encoder"), {}, self.run.preprocessing, self._of(noted, "from"))
 
     def stage(self, link: str) -> StageOrigin:
-        """Origin: what a stage started from, without its files.
+        """Origin of a stage, without its files.
 
         Args:
             link: name of the stage, or of a reference of it, in the run directory.
