@@ -7,8 +7,8 @@ The marketplace has 30 days, with impressions on the last twelve; a week here is
 days so far, and the products listed by then; of those that were there the week before, 3 % have changed: price, title
 or picture. Weeks after the first are appended to the week before (`moonlib data build --append`) and fitted twice:
 recipes/weekly.yaml from the week before (``--encoder.from``, ``--stages.application.from``, ``compatible_with``), and
-recipes/iter3.yaml from scratch on the same data (``--warm`` and ``--scratch`` name other recipes). ``--weights`` fits the second week with
-other weights of the compatibility term, 0 for none.
+recipes/iter3.yaml from scratch on the same data (``--warm`` and ``--scratch`` name other recipes). ``--weights`` fits
+the second week with other weights of the compatibility term, 0 for none.
 
 Seconds are those of the stages, as costs.json notes them: data and start-up are apart. Finished stages are reused, so
 an interrupted study continues. Ends with ``ratio``: the least of .35 of the seconds from scratch over ours, over weeks.
