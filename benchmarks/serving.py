@@ -26,11 +26,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastapi import Request
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -39,10 +39,6 @@ DIM = 128
 BATCH = 32
 PHOTOS = 64
 
-try:
-    import litserve
-except ImportError:  # a peer, of the extra `bench`; --help works without
-    litserve = None
 PEERS = ("moonlib", "litserve", "fastapi", "no-op")
 
 
@@ -124,6 +120,9 @@ def photos() -> list[bytes]:
 
 
 def run_moonlib(center: Path, port: int) -> None:
+    from moonlib.serving.process import prepare_process
+
+    prepare_process()  # as `moonlib serve` does
     from moonlib.serving.server import serve
     from moonlib.serving.service import Service
     from moonlib.serving.settings import ServeSettings
@@ -196,33 +195,10 @@ def run_fastapi(center: Path, port: int) -> None:
     uvicorn.run(app, port=port, log_level="error")
 
 
-class LitSearch(litserve.LitAPI if litserve else object):  # type: ignore[misc]
-    """The search as LitServe's documentation has it: batches in a worker process, decoded by threads as ours are."""
-
-    def setup(self, device: str) -> None:
-        self.searching = Searching(Path(sys.argv[-2]))
-        self.pool = ThreadPoolExecutor(os.cpu_count())
-
-    def decode_request(self, request: Request) -> bytes:
-        return request["image"].file.read()  # type: ignore[index]
-
-    def batch(self, inputs: list[bytes]) -> list[bytes]:
-        return list(inputs)
-
-    def predict(self, images: list[bytes]) -> list[Any]:
-        return self.searching.answers(list(self.pool.map(self.searching.prepared, images)))
-
-    def unbatch(self, output: list[Any]) -> list[Any]:
-        return output
-
-    def encode_response(self, output: Any) -> Any:
-        return output
-
-
 def run_litserve(center: Path, port: int) -> None:
-    api = LitSearch(max_batch_size=BATCH, batch_timeout=0.005, api_path="/v1/search")
-    server = litserve.LitServer(api, accelerator="cpu", healthcheck_path="/ready", timeout=60)
-    server.run(port=port, generate_client_file=False, log_level="error", num_api_servers=1)
+    import serving_litserve
+
+    serving_litserve.run(port)
 
 
 def run(peer: str, center: Path, port: int) -> None:
@@ -387,7 +363,7 @@ def main() -> None:
     parser.add_argument("--load", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if litserve is None:
+    if find_spec("litserve") is None:
         raise SystemExit("LitServe is a peer: pip install 'moonlib-embedding[bench]'")
     if arguments.load:
         print(json.dumps(load(arguments.load, arguments.clients, arguments.seconds)))

@@ -338,17 +338,23 @@ class View:
     def rows(self, ids: Ids) -> pl.DataFrame:
         """The kept columns of products, ``item_id`` first, n rows; nulls where there is no product."""
         wanted = as_series(ids, self.space)
-        rows = self._places(wanted)
-        columns = [wanted.alias("item_id")]
-        if self._delta.columns.width:
-            both = self._delta.columns
-            if self._snapshot is not None:
-                both = pl.concat([self._snapshot.base.columns, both])
-            numbers = pl.Series(rows)
-            if (rows < 0).any():
-                numbers = numbers.set(pl.Series(rows < 0), None)
-            columns += [column.gather(numbers) for column in both]
-        return pl.DataFrame(columns)
+        columns = self.columns_of(self._places(wanted))
+        return pl.DataFrame([wanted.alias("item_id"), *columns])
+
+    def columns_of(self, rows: NDArray[np.int64]) -> pl.DataFrame:
+        """The kept columns of rows within the view [m]; nulls for -1."""
+        newer = self._delta.columns
+        if not newer.width:
+            return pl.DataFrame()
+        numbers = pl.Series(rows)
+        if (missing := rows < 0).any():
+            numbers = numbers.set(pl.Series(missing), None)
+        if self._snapshot is None:
+            return newer[numbers]
+        older = self._snapshot.base.columns
+        if not (rows >= self._first).any():  # to join the two takes longer than to read a few rows
+            return older[numbers]
+        return pl.concat([older, newer])[numbers]
 
     def pictured(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows within the view have a picture, bool [m]."""

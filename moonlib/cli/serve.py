@@ -53,6 +53,9 @@ def serve(arguments: argparse.Namespace) -> int:
         from moonlib.serving.logs import log_json
     except ImportError as error:
         raise ValueError(str(error)) from None
+    from moonlib.serving.process import prepare_process
+
+    prepare_process()
     from moonlib.serving.server import serve
     from moonlib.serving.service import Service
     from moonlib.serving.settings import read_settings

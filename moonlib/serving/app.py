@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
-from fastapi import Depends, FastAPI, File, Form, Path, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import TypeAdapter, ValidationError
@@ -16,9 +16,6 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 import moonlib
-from moonlib.center.where import BadFilter, Where
-from moonlib.config.merge import hint
-from moonlib.data.content import Box
 from moonlib.serving.answers import (
     About,
     AliasAnswer,
@@ -34,6 +31,7 @@ from moonlib.serving.answers import (
 from moonlib.serving.errors import Refused
 from moonlib.serving.gate import Gate, error_body
 from moonlib.serving.page.routes import page_routes
+from moonlib.serving.search_form import SearchForm
 from moonlib.serving.service import Service, item_id
 
 if TYPE_CHECKING:
@@ -53,11 +51,6 @@ _REASONS = {
     503: "not now; try again",
     504: "it took too long",
 }
-
-_FIELDS = ("image", "text", "k", "where", "alias", "crop", "like")
-"""Of the form of a search."""
-
-_FORMS = ("", "multipart/form-data", "application/x-www-form-urlencoded")
 
 _OVERHEAD = 64_000
 """Bytes of a search's request besides its picture."""
@@ -110,46 +103,27 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
         if not secrets.compare_digest(shown.encode(errors="replace"), token.encode()):
             raise Refused(401, "unauthorized", "give the token: authorization: Bearer TOKEN")
 
+    form = SearchForm(settings)
+
     @app.post(
         "/v1/search",
         response_model=SearchAnswer,
         response_description="products, the nearest first",
         responses=_errors(400, 408, 413, 415, 422, 429, 503, 504),
+        openapi_extra={"requestBody": form.openapi()},
     )
-    async def search(
-        request: Request,
-        image: Annotated[UploadFile | None, File(description="a JPEG, PNG, WebP or GIF")] = None,
-        text: Annotated[str | None, Form(max_length=settings.max_text)] = None,
-        k: Annotated[int, Form(ge=1, le=settings.k)] = min(10, settings.k),
-        where: Annotated[str | None, Form(description='filters as JSON: {"price": {"lt": 50}}')] = None,
-        alias: Annotated[str | None, Form(max_length=200)] = None,
-        crop: Annotated[
-            str | None, Form(description="the part of the picture that counts: x0,y0,x1,y1 in 0..1", max_length=200)
-        ] = None,
-        like: Annotated[str | None, Form(description="id of a product to find others like", max_length=512)] = None,
-    ) -> Response:
+    async def search(request: Request) -> Response:
         """Find the products nearest to a picture, a text or both, or to another product."""
-        served = service.served(alias)
+        wanted = await form.read(request)
+        served = service.served(wanted.alias)
         _begin(request, served.view.name)
-        await _require_known_fields(request)
-        data = None if image is None or not (image.filename or image.size) else await image.read()
-        if data is not None and len(data) > settings.max_bytes:
-            raise Refused(413, "too_large", f"image: larger than {settings.max_bytes:,} bytes", "image")
-        words = (text or "").strip() or None
         if settings.log_queries:
-            request.state.logged = {"text": words, "where": where, "has_image": data is not None}
-        if like is not None and (data is not None or words is not None):
-            raise Refused(422, "two_queries", "like: give it alone, without image and text", "like")
-        if data is None and words is None and like is None:
-            raise Refused(422, "empty_query", "nothing to search for: give an image, a text or both, or like")
-        if crop is not None and data is None:
-            raise Refused(422, "bad_crop", "crop: there is no image to crop", "crop")
-        box = None if crop is None else _box(crop)
-        filters = None if where is None or not where.strip() else _filters(where)
-        hits = await service.search(served, k, data, words, box, filters, like)
+            has_image = wanted.image is not None
+            request.state.logged = {"text": wanted.text, "where": wanted.written_where, "has_image": has_image}
+        hits = await service.search(served, wanted.k, wanted.image, wanted.text, wanted.crop, wanted.where, wanted.like)
         ids: list[Any] = [*hits.ids]
         found = enumerate(zip(ids, hits.scores, hits.rows, hits.pictured, strict=True), 1)
-        named = served.alias if alias else None
+        named = served.alias if wanted.alias else None
         answer = {
             "snapshot": served.view.name,
             "alias": served.alias,
@@ -360,8 +334,6 @@ def _invalid(error: dict[str, Any]) -> Refused:
         return Refused(422, "invalid", "expected a JSON object, with content-type: application/json")
     if len(set(place) & _ID_KINDS):
         problem = "expected an id: an integer of 64 bits, or a text of 1 to 512 characters"
-    elif field == "image":
-        problem = "expected a file, as curl -F image=@photo.jpg sends it"
     return Refused(422, "invalid", f"{field}: {problem}", field)
 
 
@@ -369,48 +341,9 @@ _ID_KINDS = {"constrained-int", "constrained-str"}
 """Names that pydantic gives to the two kinds of `moonlib.serving.answers.ItemId`."""
 
 
-async def _require_known_fields(request: Request) -> None:
-    """Refuse a search part of which would be passed over in silence, such as a filter whose field is misspelt.
-
-    Raises:
-        Refused: naming the field.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in _FORMS:
-        raise Refused(415, "no_form", f"send a form (multipart/form-data, as curl -F does), not {kind}")
-    for name in request.query_params:
-        raise Refused(422, "unknown_field", f"{name}: give it as a field of the form, not in the address", name)
-    seen = set[str]()
-    for name, _ in (await request.form()).multi_items():  # which FastAPI has read
-        if name not in _FIELDS:
-            raise Refused(422, "unknown_field", f"{name}: there is no such field; {hint(name, _FIELDS)}", name)
-        if name in seen:
-            raise Refused(422, "given_twice", f"{name}: is given twice", name)
-        seen.add(name)
-
-
 def _picture(item: int | str, alias: str | None) -> str:
     path = f"/v1/products/{quote(str(item), safe='')}/picture"
     return path if alias is None else f"{path}?alias={quote(alias, safe='')}"
-
-
-def _box(words: str) -> Box:
-    try:
-        x0, y0, x1, y1 = (float(word) for word in words.split(","))
-        if 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1:
-            return x0, y0, x1, y1
-    except ValueError:
-        pass
-    raise Refused(422, "bad_crop", "crop: expected x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1", "crop")
-
-
-def _filters(words: str) -> Where | None:
-    try:
-        found = Where.from_json(words)
-    except (ValueError, RecursionError) as error:
-        known = isinstance(error, BadFilter)
-        raise Refused(422, "bad_filter", f"where: {error if known else 'expected JSON'}", "where") from None
-    return found if found.conditions else None
 
 
 _ROWS = TypeAdapter(list[dict[str, Any]])

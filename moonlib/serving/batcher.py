@@ -1,4 +1,4 @@
-"""Joins concurrent requests into batches that one thread works on."""
+"""Joins concurrent requests into batches: each is prepared by some thread, and all of a batch are worked on by one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -27,32 +27,40 @@ class TimedOut(Exception):
 
 
 @dataclass
-class _Waiting(Generic[Job, Answer]):
-    job: Job
+class _Request(Generic[Job, Answer]):
+    prepare: Callable[[], Job]
     deadline: float
+    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Answer]
-    since: float = field(default_factory=time.perf_counter)
+    job: Any = None
+    ready: float = 0.0
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.future.done() or time.monotonic() > self.deadline
 
 
 class Batcher(Generic[Job, Answer]):
     """Joins jobs of concurrent requests into batches for one thread.
 
-    A batch takes what waits, up to its size. It waits for more only while requests are on their way that have entered
-    `place` and not submitted their job yet, and no longer than ``wait_ms``: a lone request never waits. A job whose
-    deadline has passed, or whose client is gone, is not worked on.
+    A request's job is prepared first, by one of several threads; from there it goes to the batches without coming by
+    the event loop again. A batch takes what is prepared, up to its size. It waits for more only while others are being
+    prepared, and no longer than ``wait_ms``: a lone request never waits. A request whose deadline has passed, or whose
+    client is gone, is not worked on.
 
     Args:
         work: takes jobs and returns one answer, or one exception, per job, in order; called in the batcher's thread.
+        threads: that prepare.
         batch: jobs of a batch, at most.
-        wait_ms: how long a batch waits for jobs on their way, in milliseconds.
+        wait_ms: how long a batch waits for jobs that are being prepared, in milliseconds.
         queue: requests in progress, at most.
         seen: called per batch with the time that each job has waited, in seconds.
 
     Example:
         >>> async def doubled() -> int:
         ...     batcher = Batcher(lambda jobs: [2 * job for job in jobs])
-        ...     with batcher.place() as place:
-        ...         return await place.submit(21, timeout=1)
+        ...     return await batcher.submit(lambda: 21, timeout=1)
         >>> asyncio.run(doubled())
         42
     """
@@ -60,6 +68,7 @@ class Batcher(Generic[Job, Answer]):
     def __init__(
         self,
         work: Callable[[Sequence[Job]], Sequence[Answer | Exception]],
+        threads: int = 1,
         batch: int = 32,
         wait_ms: float = 5.0,
         queue: int = 256,
@@ -68,67 +77,84 @@ class Batcher(Generic[Job, Answer]):
         self._work, self._seen = work, seen
         self._batch, self._wait, self._queue = batch, wait_ms / 1000, queue
         self._changed = threading.Condition()
-        self._waiting: deque[_Waiting[Job, Answer]] = deque()
+        self._unprepared: SimpleQueue[_Request[Job, Answer] | None] = SimpleQueue()
+        self._ready: deque[_Request[Job, Answer]] = deque()
         self._in_progress = 0
         self._on_their_way = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
-        self._thread.start()
+        preparing = [(self._prepare, f"prepare_{number}") for number in range(threads)]
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in [*preparing, (self._run, "encode")]
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def in_progress(self) -> int:
-        """Requests that have a place."""
+        """Requests that wait for their answers."""
         return self._in_progress
 
-    @contextmanager
-    def place(self) -> Iterator[Place[Job, Answer]]:
-        """Hold a place in the queue, from a request's arrival to its answer; entered in the event loop.
+    async def submit(self, prepare: Callable[[], Job], timeout: float) -> Answer:
+        """Hand over a request and wait for its answer.
+
+        Args:
+            prepare: makes the job; called in a thread.
+            timeout: seconds that it may take.
 
         Raises:
-            QueueFull: none is left.
+            QueueFull: as many are in progress as may be, or the batcher is closed.
+            TimedOut: it took longer.
+            Exception: what ``prepare`` or the work raised, or returned in place of an answer.
         """
         if self._in_progress >= self._queue or self._closed:
             raise QueueFull(f"{self._in_progress} queries are in progress; try again in a moment")
-        place = Place(self)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
         self._in_progress += 1  # the event loop's thread alone writes it
-        self._comes()
-        try:
-            yield place
-        finally:
-            self._in_progress -= 1
-            place.leave()
-
-    def _comes(self) -> None:
         with self._changed:
             self._on_their_way += 1
-
-    def _arrives(self, waiting: _Waiting[Job, Answer] | None) -> None:
-        with self._changed:
-            self._on_their_way -= 1
-            if waiting is not None:
-                self._waiting.append(waiting)
-            self._changed.notify()
+        self._unprepared.put(_Request(prepare, time.monotonic() + timeout, loop, future))
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            raise TimedOut from None
+        finally:
+            self._in_progress -= 1
 
     def close(self) -> None:
-        """Work on what waits, then end the thread."""
+        """Work on what waits, then end the threads."""
+        self._closed = True  # nothing is put from here on
+        for _ in self._threads[:-1]:
+            self._unprepared.put(None)
+        for thread in self._threads[:-1]:
+            thread.join()
         with self._changed:
-            self._closed = True
             self._changed.notify()
-        self._thread.join()
+        self._threads[-1].join()
+
+    def _prepare(self) -> None:
+        while (request := self._unprepared.get()) is not None:
+            prepared = False
+            if not request.given_up:
+                try:
+                    request.job = request.prepare()
+                    prepared = True
+                except Exception as error:
+                    _answer([(request, error)])
+            with self._changed:
+                self._on_their_way -= 1
+                if prepared:
+                    request.ready = time.perf_counter()
+                    self._ready.append(request)
+                self._changed.notify()
 
     def _run(self) -> None:
-        while jobs := self._next():
+        while requests := self._next():
             started = time.perf_counter()
-            self._seen([started - each.since for each in jobs])
-            answers = self._answers([each.job for each in jobs])
-            by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Answer | Exception]]] = {}
-            for each, answer in zip(jobs, answers, strict=True):
-                by_loop.setdefault(each.future.get_loop(), []).append((each.future, answer))
-            for loop, answered in by_loop.items():
-                try:
-                    loop.call_soon_threadsafe(_settle, answered)
-                except RuntimeError:  # the loop has ended, and nobody waits
-                    log.debug("%d answers came after the server's end", len(answered))
+            self._seen([started - each.ready for each in requests])
+            _answer(list(zip(requests, self._answers([each.job for each in requests]), strict=True)))
 
     def _answers(self, jobs: Sequence[Job]) -> Sequence[Answer | Exception]:
         try:
@@ -139,25 +165,36 @@ class Batcher(Generic[Job, Answer]):
                 return [error]
         return [answer for job in jobs for answer in self._answers([job])]  # whichever fails, fails alone
 
-    def _next(self) -> list[_Waiting[Job, Answer]]:
+    def _next(self) -> list[_Request[Job, Answer]]:
         """The next batch; empty at the end."""
         with self._changed:
             while True:
-                while not self._waiting and not self._closed:
+                while not self._ready and not (self._closed and self._on_their_way == 0):
                     self._changed.wait()
                 until = time.monotonic() + self._wait
-                while self._on_their_way > 0 and len(self._waiting) < self._batch and not self._closed:
+                while self._on_their_way > 0 and len(self._ready) < self._batch and not self._closed:
                     if (left := until - time.monotonic()) <= 0:
                         break
                     self._changed.wait(left)
-                now = time.monotonic()
-                taken: list[_Waiting[Job, Answer]] = []
-                while self._waiting and len(taken) < self._batch:
-                    each = self._waiting.popleft()
-                    if each.deadline > now and not each.future.cancelled():
+                taken: list[_Request[Job, Answer]] = []
+                while self._ready and len(taken) < self._batch:
+                    each = self._ready.popleft()
+                    if not each.given_up:
                         taken.append(each)
-                if taken or self._closed:
+                if taken or (self._closed and self._on_their_way == 0):
                     return taken
+
+
+def _answer(answered: Sequence[tuple[_Request[Job, Answer], Answer | Exception]]) -> None:
+    """Hand answers to those who wait, all of an event loop at once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Answer | Exception]]] = {}
+    for request, answer in answered:
+        by_loop.setdefault(request.loop, []).append((request.future, answer))
+    for loop, those in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle, those)
+        except RuntimeError:  # the loop has ended, and nobody waits
+            log.debug("%d answers came after the server's end", len(those))
 
 
 def _settle(answered: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
@@ -168,36 +205,3 @@ def _settle(answered: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]
             future.set_exception(answer)
         else:
             future.set_result(answer)
-
-
-class Place(Generic[Job, Answer]):
-    """A request's place in the queue of a `Batcher`."""
-
-    def __init__(self, batcher: Batcher[Job, Answer]) -> None:
-        self._batcher = batcher
-        self._on_its_way = True
-
-    async def submit(self, job: Job, timeout: float) -> Answer:
-        """Hand over a job and wait for its answer.
-
-        Args:
-            job: what to work on.
-            timeout: seconds that it may take.
-
-        Raises:
-            TimedOut: it took longer.
-            Exception: what the work raised, or returned in place of an answer.
-        """
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.leave(_Waiting(job, time.monotonic() + timeout, future))
-        try:
-            async with asyncio.timeout(timeout):
-                return await future
-        except TimeoutError:
-            raise TimedOut from None
-
-    def leave(self, waiting: _Waiting[Job, Answer] | None = None) -> None:
-        """Be on the way no longer: with a job, or without one."""
-        if self._on_its_way:
-            self._on_its_way = False
-            self._batcher._arrives(waiting)

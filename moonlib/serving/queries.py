@@ -127,11 +127,12 @@ def _searched(queries: Sequence[Query], vectors: NDArray[np.float32]) -> list[Hi
     width = found.scores.shape[1]
     there = np.isfinite(found.scores).reshape(-1)
     ids = found.ids.filter(pl.Series(there))
-    named, columns = ids.to_list(), view.rows(ids).drop("item_id").to_dicts()
+    rows = found.rows.reshape(-1)[there]
+    named, columns = ids.to_list(), view.columns_of(rows).to_dicts()
     if not columns:
         columns = [{}] * len(named)
     scores = found.scores.reshape(-1)[there].tolist()
-    pictured = view.pictured(found.rows.reshape(-1)[there]).tolist()
+    pictured = view.pictured(rows).tolist()
     ends = np.cumsum(there.reshape(len(queries), width).sum(axis=1)).tolist()
     hits, start = [], 0
     for query, end in zip(queries, ends, strict=True):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from moonlib.serving.app import create_app
+from moonlib.serving.process import freeze_heap
 from moonlib.serving.protocol import BoundedProtocol
 from moonlib.serving.service import Service
 
@@ -63,6 +64,7 @@ def serve(
         timeout_graceful_shutdown=max(1, round(service.settings.drain_seconds)),
     )
     with _listening(host, port) as listener:
+        freeze_heap()
         # Uvicorn raises the signal that ended it once more, when it has done; the process is to end with 0.
         before = {}
         if threading.current_thread() is threading.main_thread():

@@ -92,13 +92,13 @@ class Service:
         ViewGauges(self.metrics.registry, lambda: {alias: each.view for alias, each in self._served.items()})
         self._batcher: Batcher[Query, Hits] = Batcher(
             lambda queries: answer_queries(queries, self.metrics.stage, self.recall.offer),
+            threads=_cpus(),
             batch=self.settings.batch,
             wait_ms=self.settings.wait_ms,
             queue=self.settings.queue,
             seen=self.metrics.batch,
         )
         self.metrics.queue.set_function(lambda: self._batcher.in_progress)
-        self._decoding = ThreadPoolExecutor(_cpus(), "decode")
         self._writing = ThreadPoolExecutor(1, "write")
         self._refreshing = asyncio.Lock()
         self._failed: dict[str, str] = {}
@@ -141,52 +141,21 @@ class Service:
             Refused: see its status: 422 for a field that is wrong, 429 where too many queries are in progress, 504
                 where it took too long.
         """
-        deadline = time.monotonic() + self.settings.timeout_ms / 1000
-        try:
-            with self._batcher.place() as place:
-                if like is not None:
-                    query = self._like(served, like, k, where)
-                else:
-                    query = await self._prepared(served, k, image, text, crop, where, deadline)
-                return await place.submit(query, deadline - time.monotonic())
-        except QueueFull as error:
-            raise Refused(429, "queue_full", str(error)) from None
-        except TimedOut:
-            raise Refused(504, "timeout", f"no answer within {self.settings.timeout_ms:g} ms") from None
 
-    def _like(self, served: Served, like: str, k: int, where: Where | None) -> Query:
-        known = item_id(served, like, "like")
-        vector = served.view.lookup([known])[0]
-        if not vector.any():
-            raise Refused(422, "unknown_product", "like: there is no such product, or nothing of it to compare", "like")
-        return Query(served, k, vector=vector, where=where, like=known)
-
-    async def _prepared(
-        self,
-        served: Served,
-        k: int,
-        image: bytes | None,
-        text: str | None,
-        crop: Box | None,
-        where: Where | None,
-        deadline: float,
-    ) -> Query:
         def prepare() -> Query:
-            if time.monotonic() > deadline:  # it waited for others' pictures for too long
-                raise TimedOut
+            if like is not None:
+                return _like(served, like, k, where)
             started = time.perf_counter()
             content = served.prepared(image, text, crop, self.settings.max_pixels)
             self.metrics.stage("prepare", time.perf_counter() - started)
             return Query(served, k, content, where=where)
 
-        if image is None:  # a text is tokenised faster than handed to another thread
-            return prepare()
-        working = asyncio.get_running_loop().run_in_executor(self._decoding, prepare)
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await working
-        except TimeoutError:
-            raise TimedOut from None
+            return await self._batcher.submit(prepare, self.settings.timeout_ms / 1000)
+        except QueueFull as error:
+            raise Refused(429, "queue_full", str(error)) from None
+        except TimedOut:
+            raise Refused(504, "timeout", f"no answer within {self.settings.timeout_ms:g} ms") from None
 
     async def lookup(self, served: Served, ids: Sequence[int | str]) -> bytes:
         """Vectors of products as an Arrow IPC stream.
@@ -282,7 +251,6 @@ class Service:
         """End the threads, once no request is in progress."""
         self.recall.close()
         self._batcher.close()
-        self._decoding.shutdown()
         self._writing.shutdown()
 
     def _note(self) -> None:
@@ -302,6 +270,14 @@ def item_id(served: Served, given: str, field: str) -> int | str:
     if _INTEGER.fullmatch(given) and -(2**63) <= int(given) < 2**63:
         return int(given)
     raise Refused(422, "bad_id", f"{field}: expected an integer, as the products' ids are", field)
+
+
+def _like(served: Served, like: str, k: int, where: Where | None) -> Query:
+    known = item_id(served, like, "like")
+    vector = served.view.lookup([known])[0]
+    if not vector.any():
+        raise Refused(422, "unknown_product", "like: there is no such product, or nothing of it to compare", "like")
+    return Query(served, k, vector=vector, where=where, like=known)
 
 
 def _looked_up(served: Served, ids: Sequence[int | str]) -> bytes:

@@ -40,8 +40,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def ask(batcher: Batcher[int, int], job: int, timeout: float = 30) -> int:
-    with batcher.place() as place:
-        return await place.submit(job, timeout)
+    return await batcher.submit(lambda: job, timeout)
 
 
 def test_what_comes_while_a_batch_is_worked_on_is_joined() -> None:
@@ -67,25 +66,34 @@ def test_a_lone_request_does_not_wait_and_one_on_its_way_is_waited_for() -> None
         return time.perf_counter() - started
 
     async def two() -> None:
-        with batcher.place() as late:
-            soon = asyncio.create_task(ask(batcher, 1))
-            await asyncio.sleep(0.05)
-            assert await late.submit(2, 30) == 4
-            assert await soon == 2
+        late = asyncio.create_task(batcher.submit(slowly, 30))
+        soon = asyncio.create_task(ask(batcher, 1))
+        await asyncio.sleep(0.05)
+        prepared.set()
+        assert await asyncio.gather(soon, late) == [2, 4]
+
+    def slowly() -> int:
+        assert prepared.wait(30)
+        return 2
+
+    prepared = threading.Event()
 
     worker = Worker()
     worker.may.set()
-    batcher = Batcher(worker, wait_ms=20_000)
+    batcher = Batcher(worker, threads=2, wait_ms=20_000)
     assert run(alone()) < 10
     run(two())
     assert worker.batches == [[1], [1, 2]]
     batcher.close()
 
 
-def test_a_request_that_never_submits_does_not_hold_up_others_for_good() -> None:
+def test_a_request_that_cannot_be_prepared_fails_alone_and_holds_up_nobody() -> None:
+    def broken() -> int:
+        raise KeyError("its picture was broken")
+
     async def main() -> None:
-        with pytest.raises(KeyError), batcher.place():
-            raise KeyError("its picture was broken")
+        with pytest.raises(KeyError):
+            await batcher.submit(broken, 30)
         assert await ask(batcher, 5) == 10
 
     worker = Worker()
