@@ -158,8 +158,8 @@ def main() -> None:
         (file,) = (space.directory / "snapshots" / "000001").glob("*.faiss")
         index = Index.open(file)
 
-        def plain(turn: int) -> NDArray[np.int64]:
-            found: NDArray[np.int64] = index.ids[index.faiss.search(queries[turn], 10)[1]]
+        def plain(turn: int) -> list[list[int]]:
+            found: list[list[int]] = index.ids[index.faiss.search(queries[turn], 10)[1]].tolist()
             return found
 
         ways: dict[str, Callable[[int], object]] = {
@@ -196,7 +196,7 @@ def main() -> None:
         def recall(name: str) -> str:
             if wanted.batch > 1 or ("delta" in name and "empty" not in name):
                 return ""
-            truth = (filtered if "filter" in name else exact).ids.to_numpy().reshape(-1, 10)
+            truth = (filtered if "filter" in name else exact).ids
             found = [np.asarray(ways[name](turn)) for turn in range(len(truth))]
             return f"{np.mean([np.isin(row, each).mean() for row, each in zip(truth, found, strict=True)]):.3f}"
 

@@ -141,8 +141,8 @@ def run_noop(center: Path, port: int) -> None:
     found = view.search(np.ones((1, DIM), np.float32), 10)
     from moonlib.serving.queries import Hits
 
-    rows = view.rows(found.ids).drop("item_id").to_dicts()
-    hits = Hits(found.ids.to_list(), found.scores[0].tolist(), rows, [False] * len(rows))
+    rows = view.rows(found.ids[0]).drop("item_id").to_dicts()
+    hits = Hits(found.ids[0], found.scores[0].tolist(), rows, [False] * len(rows))
 
     async def search(*_: Any, **__: Any) -> Hits:
         return hits

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moonlib.center.neighbours import Chosen, Rows, Scores, among
 from moonlib.center.record import Changes, Growing, Pictures
 from moonlib.center.where import Where
-from moonlib.representations.lookup import IdLookup, TextLookup
+from moonlib.representations.lookup import IdLookup, TextLookup, find_rows
 from moonlib.representations.store import unit
 
 _CHUNKS = 64
@@ -141,12 +141,12 @@ class Delta:
         order = np.argsort(numbers)
         return rows[order], IdLookup(numbers[order])
 
-    def rows(self, ids: pl.Series) -> NDArray[np.int64]:
+    def rows(self, ids: pl.Series | NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of each id [m], int64; -1 where there is none."""
         if not len(self):
             return np.full(len(ids), -1)
         rows, lookup = self._lookup
-        found = lookup.rows(ids) if isinstance(lookup, TextLookup) else lookup.rows(ids.to_numpy())
+        found = find_rows(lookup, ids)
         return np.where(found >= 0, rows.take(found, mode="clip"), -1) if len(rows) else found
 
     @cached_property

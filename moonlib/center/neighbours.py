@@ -23,6 +23,8 @@ _SLACK = 1.25
 """A search is made so wide that it comes by more than that, as chance has it."""
 _NEARLY_ALL = 0.9
 """Where this share of the vectors is chosen, an index is searched as if all were."""
+_SPARE = 8
+"""Neighbours that such a search asks for besides those that are likely to be needed."""
 
 
 def _faiss() -> Any:
@@ -106,6 +108,12 @@ def among(
     return scores, rows
 
 
+def take_each(values: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[Any]:
+    """Some columns of each row: of [q, n], by [q, k], [q, k]. `numpy.take_along_axis` takes several times as long."""
+    starts = np.arange(0, values.size, values.shape[1])
+    return values.reshape(-1).take(columns + starts[:, None])
+
+
 class Searched:
     """An index of a snapshot that is searched, of which some vectors may be chosen.
 
@@ -145,10 +153,9 @@ class Searched:
             there = chosen.count
             share = there / len(self)
             if share >= _NEARLY_ALL:
-                width = 1 / share
-            else:
-                wanted = max(_BEAM, 4 * k)
-                width = _SLACK * wanted / (_BEAM * share)
+                return self._among_nearly_all(queries, k, chosen, share)
+            wanted = max(_BEAM, 4 * k)
+            width = _SLACK * wanted / (_BEAM * share)
         scores, rows = self._approximately(queries, wanted, chosen, width)
         last = rows[:, min(wanted, there) - 1]
         if last.min(initial=0) < 0:
@@ -158,6 +165,26 @@ class Searched:
             scores, rows = scores[:, :k].copy(), rows[:, :k].copy()
             scores[missed], rows[missed] = self._exactly(queries[missed], k, chosen)
         return scores[:, :k], rows[:, :k]
+
+    def _among_nearly_all(
+        self, queries: NDArray[np.float32], k: int, chosen: Chosen, share: float
+    ) -> tuple[Scores, Rows]:
+        """Search as if all were chosen, for some more than k, and leave out the others.
+
+        That takes two thirds of the time of a search that asks about every vector whether it is chosen.
+        """
+        wanted = max(k, min(len(self), math.ceil(_SLACK * k / share) + _SPARE))
+        scores, rows = self._approximately(queries, wanted, None, 1 / share)
+        kept = chosen.mask.take(rows, mode="clip") & (rows >= 0)
+        if kept[:, :k].all():
+            return scores[:, :k], rows[:, :k]
+        best = np.argsort(~kept, axis=1, kind="stable")[:, :k]
+        kept, scores, rows = take_each(kept, best), take_each(scores, best), take_each(rows, best)
+        rows[~kept] = -1
+        missed = np.flatnonzero(np.count_nonzero(kept, axis=1) < min(k, chosen.count))
+        if len(missed):
+            scores[missed], rows[missed] = self._exactly(queries[missed], k, chosen)
+        return scores, rows
 
     def _exactly(self, queries: NDArray[np.float32], k: int, chosen: Chosen | None) -> tuple[Scores, Rows]:
         faiss = _faiss()
@@ -175,13 +202,15 @@ class Searched:
     ) -> tuple[Scores, Rows]:
         faiss = _faiss()
         index, parameters = self.index.faiss, None
-        if chosen is not None and self.index.about.kind == "hnsw":
+        selector = None if chosen is None else chosen.by_bits
+        if selector is None and width == 1:
+            pass
+        elif self.index.about.kind == "hnsw":
             candidates = math.ceil(index.hnsw.efSearch * width)
-            parameters = faiss.SearchParametersHNSW(sel=chosen.by_bits, efSearch=candidates)
-        elif chosen is not None and self.index.about.kind == "ivf":
-            parameters = faiss.SearchParametersIVF(
-                sel=chosen.by_bits, nprobe=min(index.nlist, math.ceil(index.nprobe * width))
-            )
-        elif chosen is not None:
+            parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=candidates)
+        elif self.index.about.kind == "ivf":
+            lists = min(index.nlist, math.ceil(index.nprobe * width))
+            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=lists)
+        else:
             return self._exactly(queries, k, chosen)
         return _search(index, queries, k, parameters)

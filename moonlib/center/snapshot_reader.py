@@ -12,7 +12,7 @@ from moonlib.center.neighbours import Chosen, Rows, Scores, Searched
 from moonlib.center.snapshot import Snapshot
 from moonlib.center.where import Where
 from moonlib.representations.index import Index
-from moonlib.representations.lookup import IdLookup, TextLookup
+from moonlib.representations.lookup import IdLookup, TextLookup, find_rows
 
 _FILTERS = 64
 """Filters whose rows are kept, one bit each."""
@@ -64,10 +64,10 @@ class SnapshotReader:
         names = self.base.store.names
         return IdLookup(self.base.store.ids) if names is None else TextLookup(names)
 
-    def rows(self, ids: pl.Series) -> NDArray[np.int64]:
+    def rows(self, ids: pl.Series | NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of each id [m], int64; -1 where there is none."""
         lookup = self._lookup
-        return lookup.rows(ids) if isinstance(lookup, TextLookup) else lookup.rows(ids.to_numpy())
+        return find_rows(lookup, ids)
 
     def chosen(self, hidden: NDArray[np.bool_] | None, where: Where | None) -> Chosen | None:
         """Vectors of the index that a search may find; None for all.

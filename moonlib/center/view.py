@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from moonlib.center.aliases import Target, find_alias
 from moonlib.center.delta import Delta
 from moonlib.center.layout import ALIASES, SPACES
-from moonlib.center.neighbours import Chosen
+from moonlib.center.neighbours import Chosen, take_each
 from moonlib.center.record import Record, Stamp, stamp
 from moonlib.center.rows import id_dtype
 from moonlib.center.snapshot import Snapshot
@@ -53,9 +54,9 @@ class Found:
         self._view, self.scores, self.rows = view, scores, rows
 
     @cached_property
-    def ids(self) -> pl.Series:
-        """The shop's ids, q * k; null where there are fewer than k."""
-        return self._view.ids_of(self.rows.reshape(-1))
+    def ids(self) -> list[list[Any]]:
+        """The shop's ids that were found for each query, the nearest first: q lists of up to k."""
+        return self._view._id_lists(self.rows)
 
 
 class _Source:
@@ -222,11 +223,24 @@ class View:
         ids = pl.Series("item_id", self._taken(np.maximum(rows, 0), "numbers"))
         return ids.set(pl.Series(missing), None) if missing.any() else ids
 
+    def _id_lists(self, rows: NDArray[np.int64]) -> list[list[Any]]:
+        """The shop's ids of rows within the view [q, k], without -1."""
+        # A series would cost a small search a fifth of its time.
+        ids: list[list[Any]]
+        if self.space.ids == "text":
+            flat, k = self.ids_of(rows.reshape(-1)).to_list(), rows.shape[1]
+            ids = [flat[start : start + k] for start in range(0, len(flat), k)]
+        else:
+            ids = self._taken(rows, "numbers").tolist()
+        if rows[:, -1].min(initial=0) < 0:
+            ids = [list(compress(some, there)) for some, there in zip(ids, (rows >= 0).tolist(), strict=True)]
+        return ids
+
     def _taken(self, rows: NDArray[np.int64], name: str) -> NDArray[Any]:
         """A value of each row within the view, of the arrays that the snapshot and the delta have of it."""
         newer = getattr(self._delta, name)
         if self._snapshot is None:
-            return np.take(newer, rows) if len(newer) else np.zeros(len(rows), newer.dtype)
+            return np.take(newer, rows) if len(newer) else np.zeros(rows.shape, newer.dtype)
         older: NDArray[Any] = np.take(getattr(self._snapshot, name), rows, mode="clip")
         if len(newer):
             older = np.where(rows < self._first, older, np.take(newer, rows - self._first, mode="clip"))
@@ -270,7 +284,7 @@ class View:
             scores, rows = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
             scores[rows < 0] = -np.inf
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+            scores, rows = take_each(scores, best), take_each(rows, best)
         elif rows[:, -1].min(initial=0) < 0:
             scores[rows < 0] = -np.inf
         return Found(self, scores, rows)
@@ -301,29 +315,34 @@ class View:
         self._chosen[key] = chosen
         return chosen
 
-    def _places(self, ids: pl.Series) -> NDArray[np.int64]:
-        """Row of each id within the view, int64 [n]; -1 where there is none."""
-        if ids.null_count():
-            found = np.full(len(ids), -1)
-            there = ids.is_not_null()
-            found[there.to_numpy()] = self._places(ids.filter(there))
-            return found
-        found = np.full(len(ids), -1) if self._snapshot is None else self._snapshot.rows(ids)
+    def _places(self, ids: Ids) -> NDArray[np.int64]:
+        """Row of each id within the view, int64 [n]; -1 where there is none, also of a null."""
+        keys: pl.Series | NDArray[np.int64]
+        if isinstance(ids, np.ndarray) and ids.dtype == np.int64 and self.space.ids == "int64":
+            keys = ids  # a series of them would cost a tenth of a look-up
+        else:
+            keys = as_series(ids, self.space)
+            if keys.null_count():
+                found = np.full(len(keys), -1)
+                there = keys.is_not_null()
+                found[there.to_numpy()] = self._places(keys.filter(there))
+                return found
+        found = np.full(len(keys), -1) if self._snapshot is None else self._snapshot.rows(keys)
         if self._hidden is not None:
             found[(found >= 0) & self._hidden.take(found, mode="clip")] = -1
         if len(self._delta):
-            newer = self._delta.rows(ids)
+            newer = self._delta.rows(keys)
             found = np.where(newer >= 0, newer + self._first, found)
         return found
 
     def has(self, ids: Ids) -> NDArray[np.bool_]:
         """Whether there is a product of each id, bool [n]."""
-        found: NDArray[np.bool_] = self._places(as_series(ids, self.space)) >= 0
+        found: NDArray[np.bool_] = self._places(ids) >= 0
         return found
 
     def lookup(self, ids: Ids) -> NDArray[np.float32]:
         """Vectors of products as they are kept, float32 [n, D]; zeros where there is none."""
-        rows = self._places(as_series(ids, self.space))
+        rows = self._places(ids)
         if self._snapshot is not None and not (rows >= self._first).any():
             return self._snapshot.base.store.at(rows)
         scale = np.float32(1 / 127 if self.space.dtype == "int8" else 1)
@@ -346,15 +365,16 @@ class View:
         newer = self._delta.columns
         if not newer.width:
             return pl.DataFrame()
+        columns = newer
+        if self._snapshot is not None:
+            columns = self._snapshot.base.columns
+            if (rows >= self._first).any():  # to join the two takes longer than to read a few rows
+                columns = pl.concat([columns, newer])
         numbers = pl.Series(rows)
-        if (missing := rows < 0).any():
-            numbers = numbers.set(pl.Series(missing), None)
-        if self._snapshot is None:
-            return newer[numbers]
-        older = self._snapshot.base.columns
-        if not (rows >= self._first).any():  # to join the two takes longer than to read a few rows
-            return older[numbers]
-        return pl.concat([older, newer])[numbers]
+        if not (missing := rows < 0).any():
+            return columns[numbers]
+        numbers = numbers.set(pl.Series(missing), None)
+        return pl.DataFrame([column.gather(numbers) for column in columns])
 
     def pictured(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows within the view have a picture, bool [m]."""
@@ -370,7 +390,7 @@ class View:
 
     def picture(self, id: int | str) -> bytes | None:
         """The small JPEG of a product; None if there is none."""
-        row = int(self._places(as_series([id], self.space))[0])
+        row = int(self._places([id])[0])
         if row < 0:
             return None
         if row >= self._first:

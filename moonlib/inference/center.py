@@ -525,12 +525,12 @@ class Center:
                 raise ValueError(f"the vector has {queries.shape[1]} dimensions; those of {view.name} {view.space.dim}")
         k = min(k, max(1, len(view)))  # of more, only the places would be made
         found = view.search(queries, k, where if where is None or isinstance(where, Where) else Where(where))
-        there = found.ids.is_not_null()
-        ids, scores = found.ids.filter(there), found.scores[0][there.to_numpy()].tolist()
-        rows = view.rows(ids).drop("item_id").to_dicts() if len(ids) else []
+        (ids,) = found.ids
+        rows = view.rows(ids).drop("item_id").to_dicts() if ids else []
+        scores = found.scores[0, : len(ids)].tolist()
         return [
             Hit(rank, score, id, row, view.picture(id))
-            for rank, (id, score, row) in enumerate(zip(ids.to_list(), scores, rows, strict=True), 1)
+            for rank, (id, score, row) in enumerate(zip(ids, scores, rows, strict=True), 1)
         ]
 
     def lookup(self, ids: pl.Series | NDArray[np.int64] | Sequence[Any]) -> NDArray[np.float32]:

@@ -134,6 +134,13 @@ class TextLookup:
         return rows
 
 
+def find_rows(lookup: IdLookup | TextLookup, ids: pl.Series | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Row of each id [n], int64; -1 where there is none. Of text ids, they are a series."""
+    if isinstance(lookup, TextLookup):
+        return lookup.rows(pl.Series(ids))
+    return lookup.rows(ids if isinstance(ids, np.ndarray) else ids.to_numpy())
+
+
 def _hashed(names: pl.Series) -> NDArray[np.int64]:
     """A number for each text, equal for equal ones; others in another process."""
     return names.cast(pl.String).hash().to_numpy().view(np.int64)

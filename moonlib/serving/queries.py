@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.center.view import View
@@ -124,27 +123,19 @@ def _searched(queries: Sequence[Query], vectors: NDArray[np.float32]) -> list[Hi
     view = queries[0].served.view
     k = max(query.k + (query.like is not None) for query in queries)
     found = view.search(vectors, k, where=queries[0].where)
-    width = found.scores.shape[1]
-    there = np.isfinite(found.scores).reshape(-1)
-    ids = found.ids.filter(pl.Series(there))
-    rows = found.rows.reshape(-1)[there]
-    named, columns = ids.to_list(), view.columns_of(rows).to_dicts()
-    if not columns:
-        columns = [{}] * len(named)
-    scores = found.scores.reshape(-1)[there].tolist()
+    rows = found.rows[found.rows >= 0]
     pictured = view.pictured(rows).tolist()
-    ends = np.cumsum(there.reshape(len(queries), width).sum(axis=1)).tolist()
+    columns = view.columns_of(rows).to_dicts() or [{}] * len(rows)
     hits, start = [], 0
-    for query, end in zip(queries, ends, strict=True):
-        some = [at for at in range(start, end) if query.like is None or named[at] != query.like][: query.k]
-        names: Any = [named[at] for at in some]
+    for query, ids, scores in zip(queries, found.ids, found.scores.tolist(), strict=True):
+        some = [at for at, id in enumerate(ids) if query.like is None or id != query.like][: query.k]
         hits.append(
             Hits(
-                names,
+                [ids[at] for at in some],
                 [scores[at] for at in some],
-                [columns[at] for at in some],
-                [pictured[at] for at in some],
+                [columns[start + at] for at in some],
+                [pictured[start + at] for at in some],
             )
         )
-        start = end
+        start += len(ids)
     return hits

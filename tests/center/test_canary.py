@@ -60,7 +60,7 @@ def test_a_canary_is_known_at_once_and_never_found(record: Record) -> None:
     canary = CANARIES[type(view.ids.dtype)]
     assert not view.has([canary])[0]
     found = view.search(np.ones((1, DIM), np.float32), 10)
-    assert canary not in found.ids.to_list() and np.isfinite(found.scores).sum() == 5
+    assert canary not in found.ids[0] and np.isfinite(found.scores).sum() == 5
     publish(center, record.space, kind="flat")
     after = View.open(center)
     assert len(after) == 5 and after.delta_rows == 0 and not after.has([canary])[0]

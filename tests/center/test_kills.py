@@ -184,7 +184,7 @@ def check(center: Path, expected: list[dict[int, int]]) -> dict[int, int]:
         assert [view.picture(id) for id in ids] == [picture(id, v) for id, v in found.items()]
         nearest = view.search(scaled, 1)
         np.testing.assert_allclose(nearest.scores[:, 0], 1, atol=1e-5)
-        assert nearest.ids.to_list() == ids
+        assert nearest.ids == [[id] for id in ids]
     alias, space = find_alias(center, "live"), find_space(center, "f")
     for target in (alias.now, alias.previous):
         if target is not None and target.snapshot:
@@ -281,7 +281,7 @@ def read_whole(center: Path, spaces: set[str], stop: threading.Event, seen: set[
         expected = family(view.name, list(range(IDS)), version * IDS)
         np.testing.assert_allclose(unit(view.lookup(list(range(IDS)))), expected, atol=1e-6)
         found = view.search(expected[:3], 1)
-        assert found.ids.to_list() == [0, 1, 2], view.name
+        assert found.ids == [[0], [1], [2]], view.name
         np.testing.assert_allclose(found.scores[:, 0], 1, atol=1e-5)
         assert view.name.partition("@")[0] in spaces
         seen.add(view.name)
@@ -426,7 +426,7 @@ def test_a_reader_goes_on_with_a_snapshot_that_is_deleted(tmp_path: Path) -> Non
     shutil.rmtree(center / SPACES)
     ids = list(products)
     assert view.rows(ids)["version"].to_list() == [1] * IDS
-    assert view.search(unit(vectors(ids, [1] * IDS)), 1).ids.to_list() == ids
+    assert view.search(unit(vectors(ids, [1] * IDS)), 1).ids == [[id] for id in ids]
     assert view.picture(3) == picture(3, 1) and view.has([3, 99]).tolist() == [True, False]
 
 
