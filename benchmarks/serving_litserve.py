@@ -1,7 +1,6 @@
 """The search of `serving.py` as a server of LitServe, in a file of its own: LitServe loads torch."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: LitServe reads the annotation of `decode_request`.
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
