@@ -3,7 +3,8 @@
     python benchmarks/serving.py [--products 100000] [--clients 32] [--seconds 5] [--rounds 3]
 
 Every server runs in a process of its own, with the same encoder, index and photos; the client is another process, which
-keeps one request per connection in flight. Servers take turns, so that a busy moment of the machine meets them all. Two
+keeps one request per connection in flight. Servers take turns, so that a busy moment of the machine meets them all, and
+are stopped (SIGSTOP) while it is another's, as some poll when they have nothing to do. Two
 more figures bound what a server can do that shares its cores with the client: a server of the same HTTP interface that
 does nothing with a photo, and batches of 32 encoded and searched without any HTTP. Their sum is the bound,
 1 / (1 / no-op server + 1 / bare). Last, the seconds from ``moonlib serve`` to its first answer, and its memory.
@@ -18,6 +19,7 @@ import json
 import os
 import selectors
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -34,6 +36,8 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+
+from moonlib.serving.process import prepare_process
 
 DIM = 128
 BATCH = 32
@@ -120,8 +124,6 @@ def photos() -> list[bytes]:
 
 
 def run_moonlib(center: Path, port: int) -> None:
-    from moonlib.serving.process import prepare_process
-
     prepare_process()  # as `moonlib serve` does
     from moonlib.serving.server import serve
     from moonlib.serving.service import Service
@@ -372,6 +374,8 @@ def main() -> None:
         peer, center, port = arguments.serve
         run(peer, Path(center), int(port))
         return
+    as_it_was = dict(os.environ)
+    prepare_process()  # the bare batches have the threads and the memory that the server gives itself
     folder = Path(tempfile.mkdtemp(prefix="moonlib-serving-"))
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -381,26 +385,31 @@ def main() -> None:
         for peer in PEERS:
             ports[peer] = free_port()
             words = [sys.executable, __file__, "--serve", peer, str(center), str(ports[peer])]
-            processes.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True))
+            processes.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True, env=as_it_was))
             wait_for(ports[peer], processes[-1])
         rates: dict[str, list[float]] = {peer: [] for peer in (*PEERS, "bare")}
         took: dict[str, list[float]] = {peer: [] for peer in PEERS}
         searching = Searching(center)
+        for process in processes:
+            os.killpg(process.pid, signal.SIGSTOP)
         for _ in range(arguments.rounds):
-            for peer in PEERS:
+            for peer, process in zip(PEERS, processes, strict=True):
+                os.killpg(process.pid, signal.SIGCONT)
                 rate, times = loaded(ports[peer], arguments.clients, arguments.seconds)
+                os.killpg(process.pid, signal.SIGSTOP)
                 rates[peer].append(rate)
                 took[peer] += times
             rates["bare"].append(bare(searching, arguments.seconds))
     finally:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 15)
+                os.killpg(process.pid, signal.SIGTERM)
+                os.killpg(process.pid, signal.SIGCONT)
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
+                os.killpg(process.pid, signal.SIGKILL)
     median = {name: statistics.median(values) for name, values in rates.items()}
     bound = 1 / (1 / median["no-op"] + 1 / median["bare"])
     table = Table("server", "requests/s", "p50 ms", "p99 ms", "p99 / p50")
