@@ -13,6 +13,7 @@ CENTER/
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from moonlib.center.aliases import Target, find_alias
 from moonlib.center.delta import Delta
 from moonlib.center.layout import ALIASES, SPACES
-from moonlib.center.neighbours import Chosen, take_each
+from moonlib.center.neighbours import Chosen, some_missing, take_each
 from moonlib.center.record import Record, Stamp, stamp
 from moonlib.center.rows import id_dtype
 from moonlib.center.snapshot import Snapshot
@@ -50,13 +51,13 @@ class Found:
         rows: numbers of the rows within the view, int64 [q, k]; -1 where there are fewer.
     """
 
-    def __init__(self, view: View, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
-        self._view, self.scores, self.rows = view, scores, rows
+    def __init__(self, view: View, scores: NDArray[np.float32], rows: NDArray[np.int64], fewer: bool) -> None:
+        self._view, self.scores, self.rows, self._fewer = view, scores, rows, fewer
 
-    @cached_property
+    @property
     def ids(self) -> list[list[Any]]:
         """The shop's ids that were found for each query, the nearest first: q lists of up to k."""
-        return self._view._id_lists(self.rows)
+        return self._view._id_lists(self.rows, self._fewer)
 
 
 class _Source:
@@ -223,16 +224,18 @@ class View:
         ids = pl.Series("item_id", self._taken(np.maximum(rows, 0), "numbers"))
         return ids.set(pl.Series(missing), None) if missing.any() else ids
 
-    def _id_lists(self, rows: NDArray[np.int64]) -> list[list[Any]]:
-        """The shop's ids of rows within the view [q, k], without -1."""
+    def _id_lists(self, rows: NDArray[np.int64], fewer: bool) -> list[list[Any]]:
+        """The shop's ids of rows within the view [q, k], without -1, of which there are some if ``fewer``."""
         # A series would cost a small search a fifth of its time.
         ids: list[list[Any]]
         if self.space.ids == "text":
             flat, k = self.ids_of(rows.reshape(-1)).to_list(), rows.shape[1]
             ids = [flat[start : start + k] for start in range(0, len(flat), k)]
+        elif self._snapshot is not None and not len(self._delta):
+            ids = self._snapshot.numbers.take(rows, mode="clip").tolist()
         else:
             ids = self._taken(rows, "numbers").tolist()
-        if rows[:, -1].min(initial=0) < 0:
+        if fewer:
             ids = [list(compress(some, there)) for some, there in zip(ids, (rows >= 0).tolist(), strict=True)]
         return ids
 
@@ -241,7 +244,7 @@ class View:
         newer = getattr(self._delta, name)
         if self._snapshot is None:
             return np.take(newer, rows) if len(newer) else np.zeros(rows.shape, newer.dtype)
-        older: NDArray[Any] = np.take(getattr(self._snapshot, name), rows, mode="clip")
+        older: NDArray[Any] = getattr(self._snapshot, name).take(rows, mode="clip")
         if len(newer):
             older = np.where(rows < self._first, older, np.take(newer, rows - self._first, mode="clip"))
         return older
@@ -275,29 +278,38 @@ class View:
             parts.append(self._snapshot.search(queries, wanted, self._choose(self._snapshot, where), exact))
         if len(self._delta):
             scores, rows = self._delta.search(queries, wanted, where)
-            parts.append((scores, np.where(rows >= 0, rows + self._first, -1)))
+            if some_missing(rows):
+                rows[rows < 0] = -1 - self._first
+            rows += self._first
+            parts.append((scores, rows))
         if wanted < k:
             left = len(queries), k - wanted
             parts.append((np.zeros(left, np.float32), np.full(left, -1)))
         scores, rows = parts[0]
         if len(parts) > 1:
             scores, rows = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
+            if any(some_missing(found) for _, found in parts):
+                scores[rows < 0] = -np.inf
+            scores, rows = take_each((-scores).argsort(axis=1, kind="stable")[:, :k], scores, rows)
+        fewer = some_missing(rows)
+        if fewer:
             scores[rows < 0] = -np.inf
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores, rows = take_each(scores, best), take_each(rows, best)
-        elif rows[:, -1].min(initial=0) < 0:
-            scores[rows < 0] = -np.inf
-        return Found(self, scores, rows)
+        return Found(self, scores, rows, fewer)
 
     def _queries(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         queries: NDArray[np.float32] = np.array(vectors, dtype=np.float32, order="C")
         if queries.ndim != 2 or queries.shape[1] != self.space.dim:
             raise ValueError(f"vectors are {list(queries.shape)}; those of {self.space.name} are [q, {self.space.dim}]")
-        length = np.sqrt(np.einsum("ij,ij->i", queries, queries))
-        if not (length.min(initial=1) > 0 and length.max(initial=1) < np.inf):  # so that NaN is refused
-            bad = np.flatnonzero(~((length > 0) & (length < np.inf)))
+        if len(queries) == 1:  # as most searches have it: then each call of numpy's counts
+            length = math.sqrt(np.dot(queries[0], queries[0]))
+            if 0 < length < math.inf:
+                queries /= length
+                return queries
+        lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries))
+        bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))  # so that NaN is refused
+        if len(bad):
             raise ValueError(f"vector {bad[0]} is all zeros, or has values that are not finite: it has no direction")
-        queries /= length[:, None]
+        queries /= lengths[:, None]
         return queries
 
     def _choose(self, snapshot: SnapshotReader, where: Where | None) -> Chosen | None:
