@@ -57,16 +57,18 @@ def make_center(center: Path) -> None:
 
 
 def require_center(center: Path) -> None:
-    """Refuse a folder that is no center, or one of a later version.
+    """Refuse a folder that is no center, or one of another format.
 
     Raises:
         FileNotFoundError: it is none.
-        Unreadable: a later version of moonlib wrote it.
+        Unreadable: another version of moonlib wrote it.
     """
     if not (center / CENTER).is_file():
         raise FileNotFoundError(f"{center} is no center, it has no {CENTER}: `moonlib upsert` makes one")
     written = read_mapping(center / CENTER).get("format")
-    if not isinstance(written, int) or written > FORMAT:
+    if written != FORMAT:
+        earlier = isinstance(written, int) and written < FORMAT
+        remedy = "upsert the products into a new center" if earlier else "upgrade it"
         raise Unreadable(
-            f"{center} is a center of format {written!r}, and this version of moonlib reads up to {FORMAT}: upgrade it"
+            f"{center} is a center of format {written!r}, and this version of moonlib reads {FORMAT}: {remedy}"
         )
