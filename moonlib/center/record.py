@@ -334,7 +334,10 @@ class Record:
             return self._columns
         logged = rows >= self._in_base
         if logged.all():
-            return self._columns[rows - self._in_base]
+            places = rows - self._in_base
+            if len(rows) and (np.diff(places) == 1).all():  # what was appended last: no copy
+                return self._columns.slice(int(places[0]), len(rows))
+            return self._columns[places]
         assert self.base is not None
         if not logged.any():
             return self.base.columns[rows]

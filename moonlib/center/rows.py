@@ -7,13 +7,13 @@ ids and kept columns, as an Arrow IPC stream. Numbers are little-endian.
 
 from __future__ import annotations
 
-import io
 import struct
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from moonlib.representations.store import HASH_BYTES
@@ -94,17 +94,20 @@ class Rows:
         """All but the pictures, as `StoredRows.from_bytes` reads it, and the pictures by themselves."""
         n = len(self)
         pictures = self.pictures.to_list()
-        table = io.BytesIO()
-        columns = [self.ids.alias(_ID), *self.columns.get_columns()]
-        pl.DataFrame(columns).write_ipc_stream(table, compat_level=pl.CompatLevel.oldest())
+        columns = {_ID: self.ids} | {column.name: column for column in self.columns}
+        table = pa.RecordBatch.from_pydict({name: _arrow(column) for name, column in columns.items()})
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, table.schema) as writer:
+            writer.write_batch(table)
+        stored = stream.getvalue()
         parts = (
-            _COUNTS.pack(n, table.tell()),
+            _COUNTS.pack(n, stored.size),
             self.received_at.astype("<i8").tobytes(),
             np.array([0 if picture is None else len(picture) for picture in pictures], "<i8").tobytes(),
             self.content.tobytes(),
             self.vectors.astype(self.vectors.dtype.newbyteorder("<"), copy=False).tobytes(),
             self.deleted.tobytes(),
-            table.getvalue(),
+            stored.to_pybytes(),
         )
         return b"".join(parts), pictures
 
@@ -165,9 +168,12 @@ class StoredRows:
         left = len(data) - at - n - table_size
         vectors = array(dtype, left // np.dtype(dtype).itemsize)
         deleted = array("?", n)
-        ids, *columns = pl.read_ipc_stream(io.BytesIO(data[at:])).get_columns()
+        table = pa.ipc.open_stream(pa.py_buffer(data[at:])).read_next_batch()
+        ids, *columns = [
+            pl.Series(name, column) for name, column in zip(table.schema.names, table.columns, strict=True)
+        ]
         rows = Rows(
-            ids.alias("id"),
+            ids,
             vectors.reshape(n, -1),
             content.reshape(n, HASH_BYTES),
             received_at,
@@ -176,6 +182,10 @@ class StoredRows:
             _NONE,
         )
         return cls.of(rows, first, pictures_at, sizes)
+
+
+def _arrow(series: pl.Series) -> pa.Array:
+    return series.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
 _ID = "item_id"
