@@ -245,6 +245,14 @@ class Record:
         """Tombstones in the logs."""
         return int(np.count_nonzero(self._deleted.values))
 
+    @property
+    def differs(self) -> bool:
+        """Whether a compaction would change the base: not where the logs hold tombstones of unknown ids alone."""
+        if self.base is None or not self._deleted.values.all():
+            return self.log_rows > 0
+        ids = pl.Series("id", list(self._latest), dtype=id_dtype(self.space.ids))
+        return bool((self.base.rows(ids) >= 0).any())
+
     def find(self, ids: pl.Series) -> NDArray[np.int64]:
         """Number of each id's row, int64 [m]; -1 for a product that is not there, or was deleted."""
         found = np.full(len(ids), -1) if self.base is None else np.array(self.base.rows(ids))
