@@ -156,7 +156,8 @@ class Record:
 
     def _read(self) -> None:
         space = self.space = Space.open(self.space.directory)
-        self._stamp = stamp(space.record / CURRENT)
+        self._current = space.record / CURRENT
+        self._stamp = stamp(self._current)
         self.number, self._log_numbers, self.base_sequence = current = Current.read(space.record)
         self.sequence = current.sequence
         self.base = Base(base_of(space.record, self.number)) if self.number else None
@@ -175,7 +176,7 @@ class Record:
     @property
     def changed(self) -> bool:
         """Whether there is something new to read."""
-        return stamp(self.space.record / CURRENT) != self._stamp or self._logs[-1].grew
+        return stamp(self._current) != self._stamp or self._logs[-1].grew
 
     def refresh(self) -> bool:
         """Read what is new.
@@ -186,7 +187,7 @@ class Record:
         Raises:
             Damaged: what is new is not what was written.
         """
-        if stamp(self.space.record / CURRENT) != self._stamp:
+        if stamp(self._current) != self._stamp:
             self._open()
             return True
         if not self._logs[-1].grew:

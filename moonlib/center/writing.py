@@ -13,8 +13,8 @@ from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.center.layout import CENTER, FORMAT, LOCK
 from moonlib.system import lock
 
-_threads: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
-"""A record lock does not hold the threads of one process apart."""
+_threads: defaultdict[tuple[int, int, str], threading.Lock] = defaultdict(threading.Lock)
+"""By the folder, whatever it is called, and the file. A record lock does not hold the threads of one process apart."""
 
 
 class Busy(ValueError):
@@ -32,10 +32,10 @@ def writing_to(center: Path, file: str = LOCK) -> Iterator[None]:
     Raises:
         Busy: another process is.
     """
-    path = center.resolve() / file
-    with _threads[path]:
+    folder = center.stat()
+    with _threads[folder.st_dev, folder.st_ino, file]:
         try:
-            with lock.held(path):
+            with lock.held(center / file):
                 yield
         except lock.InUse as holder:
             raise Busy(f"{center} is being written to by {holder}: run this again when it has finished") from None
