@@ -1,9 +1,9 @@
 """The append-only log of a record: rows that are on the disk when `Log.append` returns.
 
 A log is a sequence of frames. A frame is a header (magic, CRC-32 of all that follows, sequence of its first row, bytes
-of its rows, bytes of its pictures), the rows as an Arrow IPC stream, and the pictures. Whoever is killed while it
-appends leaves a frame that is cut off at the end: readers pass over it, and the next writer removes it. A broken frame
-with a whole one after it was not cut off but damaged, which is an error.
+of its rows, bytes of its pictures), the rows as `moonlib.center.rows` has them, and the pictures. Whoever is killed
+while it appends leaves a frame that is cut off at the end: readers pass over it, and the next writer removes it. A
+broken frame with a whole one after it was not cut off but damaged, which is an error.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
-import pyarrow as pa
+import numpy as np
 
 from moonlib.artifacts.checksums import Damaged
 from moonlib.center.rows import Dtype, Rows, StoredRows
@@ -23,6 +25,8 @@ from moonlib.system.disk import writing
 _MAGIC = b"\xffMLR"
 _HEADER = struct.Struct("<4sIqqq")
 """Magic, CRC-32, sequence, bytes of rows, bytes of pictures."""
+_REMEMBERED, _REMEMBERED_ROWS = 16, 64
+"""Frames, and rows of each, that a process remembers."""
 
 
 class Log:
@@ -41,6 +45,9 @@ class Log:
         self.path, self.dtype = path, dtype
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT if write else os.O_RDONLY
         self._file = os.open(path, flags, 0o644)
+        about = os.fstat(self._file)
+        self._identity = about.st_dev, about.st_ino
+        self._opened = next(_numbers)
         self.end = 0
         """Where the last whole frame ends."""
         self._last = (0, b"")
@@ -63,8 +70,15 @@ class Log:
         start, last = self._last
         if os.pread(self._file, len(last), start) != last:
             raise Replaced(f"{self.path}: its last rows were withdrawn, because they never reached the disk")
-        size = os.fstat(self._file).st_size - self.end
-        data = _read(self._file, size, self.end) if size > 0 else b""
+        size = os.fstat(self._file).st_size
+        while (known := _appended.get((*self._identity, self.end))) is not None:
+            header = os.pread(self._file, _HEADER.size, self.end)
+            if known.number < self._opened or known.header != header or self.end + known.size > size:
+                break
+            self._last = (self.end, header)
+            self.end += known.size
+            yield known.rows
+        data = _read(self._file, size - self.end, self.end) if size > self.end else b""
         at = 0
         while at < len(data):
             stop = _frame_end(data, at)
@@ -73,32 +87,31 @@ class Log:
                 return
             _, _, sequence, rows, _ = _HEADER.unpack_from(data, at)
             body = at + _HEADER.size
-            batch = pa.ipc.open_stream(pa.py_buffer(data[body : body + rows])).read_next_batch()
             pictures_at = self.end + _HEADER.size + rows
             self._last = (self.end, data[at:body])
             self.end += stop - at
             at = stop
-            yield StoredRows.from_arrow(batch, sequence, pictures_at, self.dtype)
+            yield StoredRows.from_bytes(memoryview(data)[body : body + rows], sequence, pictures_at, self.dtype)
 
     def picture(self, at: int, size: int) -> bytes:
         """Read a picture."""
         return _read(self._file, size, at)
 
-    def append(self, rows: Rows, sequence: int) -> None:
+    def append(self, rows: Rows, sequence: int) -> StoredRows:
         """Append rows; they are on the disk when this returns. All rows that are there must have been read.
 
         Args:
             rows: one or more.
             sequence: of the first of them.
 
+        Returns:
+            What `read` returns of them elsewhere; here it passes over them.
+
         Raises:
             OSError: they can't be written, such as for want of room; none of them is there then.
         """
-        batch, pictures = rows.to_arrow()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as stream:
-            stream.write_batch(batch)
-        payload, blob = sink.getvalue().to_pybytes(), b"".join(pictures)
+        payload, pictures = rows.to_bytes()
+        blob = b"".join(picture for picture in pictures if picture is not None)
         rest = struct.pack("<qqq", sequence, len(payload), len(blob))
         checksum = zlib.crc32(blob, zlib.crc32(payload, zlib.crc32(rest)))
         frame = _MAGIC + struct.pack("<I", checksum) + rest + payload + blob
@@ -112,11 +125,44 @@ class Log:
             except BaseException:
                 self.cut()
                 raise
+        pictures_at = self.end + _HEADER.size + len(payload)
+        sizes = np.array([0 if picture is None else len(picture) for picture in pictures], np.int64)
+        stored = StoredRows.of(rows, sequence, pictures_at, sizes)
+        _remember((*self._identity, self.end), _Appended(next(_numbers), frame[: _HEADER.size], len(frame), stored))
+        self._last = (self.end, frame[: _HEADER.size])
+        self.end += len(frame)
+        return stored
 
     def cut(self) -> None:
         """Remove what a writer that was killed, or had no room, left after the last whole frame."""
         if os.fstat(self._file).st_size > self.end:
             os.ftruncate(self._file, self.end)
+
+
+class _Appended(NamedTuple):
+    """A frame that this process appended."""
+
+    number: int
+    header: bytes
+    size: int
+    rows: StoredRows
+
+
+_appended: dict[tuple[int, int, int], _Appended] = {}
+"""The last frames that this process appended, by device and number of the file and where in it they begin.
+
+Who has the file open in the same process meanwhile takes the rows from here. The header in the file, whose CRC-32 is of
+the rows too, says that they are those.
+"""
+_numbers = count()
+"""Of logs that are opened and frames that are appended, in the order of time."""
+
+
+def _remember(place: tuple[int, int, int], frame: _Appended) -> None:
+    if len(frame.rows.rows) <= _REMEMBERED_ROWS:
+        _appended[place] = frame
+    for oldest in list(_appended)[:-_REMEMBERED]:
+        _appended.pop(oldest, None)
 
 
 class Replaced(ValueError):

@@ -13,8 +13,8 @@ from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.center.layout import CENTER, FORMAT, LOCK
 from moonlib.system import lock
 
-_threads: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
-"""A record lock does not hold the threads of one process apart."""
+_threads: defaultdict[tuple[int, int, str], threading.Lock] = defaultdict(threading.Lock)
+"""By the folder, whatever it is called, and the file. A record lock does not hold the threads of one process apart."""
 
 
 class Busy(ValueError):
@@ -32,10 +32,10 @@ def writing_to(center: Path, file: str = LOCK) -> Iterator[None]:
     Raises:
         Busy: another process is.
     """
-    path = center.resolve() / file
-    with _threads[path]:
+    folder = center.stat()
+    with _threads[folder.st_dev, folder.st_ino, file]:
         try:
-            with lock.held(path):
+            with lock.held(center / file):
                 yield
         except lock.InUse as holder:
             raise Busy(f"{center} is being written to by {holder}: run this again when it has finished") from None
@@ -57,16 +57,18 @@ def make_center(center: Path) -> None:
 
 
 def require_center(center: Path) -> None:
-    """Refuse a folder that is no center, or one of a later version.
+    """Refuse a folder that is no center, or one of another format.
 
     Raises:
         FileNotFoundError: it is none.
-        Unreadable: a later version of moonlib wrote it.
+        Unreadable: another version of moonlib wrote it.
     """
     if not (center / CENTER).is_file():
         raise FileNotFoundError(f"{center} is no center, it has no {CENTER}: `moonlib upsert` makes one")
     written = read_mapping(center / CENTER).get("format")
-    if not isinstance(written, int) or written > FORMAT:
+    if written != FORMAT:
+        earlier = isinstance(written, int) and written < FORMAT
+        remedy = "upsert the products into a new center" if earlier else "upgrade it"
         raise Unreadable(
-            f"{center} is a center of format {written!r}, and this version of moonlib reads up to {FORMAT}: upgrade it"
+            f"{center} is a center of format {written!r}, and this version of moonlib reads {FORMAT}: {remedy}"
         )

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import secrets
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,12 +71,13 @@ def open_images(place: str | Path) -> ImageSource:
     place = Path(place)
     if not place.is_dir():
         raise ValueError(f"{place} is no folder of images")
-    visible = [path for path in place.iterdir() if not path.name.startswith(".")]
-    tars = sorted(path for path in visible if path.suffix == ".tar" and path.is_file())
+    with os.scandir(place) as found:
+        visible = [entry.name for entry in found if not entry.name.startswith(".")]
+    tars = sorted(place / name for name in visible if name.endswith(".tar") and (place / name).is_file())
     try:
         return ImageShards(place, tars) if tars else ImageFolder(place)
     except ValueError as error:
-        if all(path.suffix in (".tar", ".parquet", ".json") for path in visible):
+        if all(name.endswith((".tar", ".parquet", ".json")) for name in visible):
             raise
         log.warning(f"warning: {error}; no tar in {place} is read, only files beside them")
         return ImageFolder(place)
@@ -178,9 +180,7 @@ class ImageFolder:
         relative = relative_name(self.root, name)
         path = self.root / relative
         try:
-            file = Path(os.path.realpath(path, strict=True))
-            if not file.is_relative_to(_resolved(self.root)):
-                raise ValueError(f"{path}: a link that leads out of {self.root}")
+            file = self._without_links(relative)
             if not file.is_file():  # a pipe would be waited for, and a device read without an end
                 raise ValueError(f"{path}: no regular file")
             return file.read_bytes()
@@ -188,6 +188,24 @@ class ImageFolder:
             raise ValueError(f"{path}: {error.strerror}") from error
         except RuntimeError as error:  # what Python before 3.13 raises for links in a circle
             raise ValueError(f"{path}: {error}") from error
+
+    def _without_links(self, name: PurePosixPath) -> Path:
+        """Where the file of a name lies.
+
+        Raises:
+            OSError: there is none.
+            ValueError: a link leads out of the folder.
+        """
+        root = _resolved(self.root)
+        place = os.fspath(root)
+        for part in name.parts:
+            place = f"{place}{os.sep}{part}"
+            if stat.S_ISLNK(os.lstat(place).st_mode):
+                file = Path(os.path.realpath(self.root / name, strict=True))
+                if not file.is_relative_to(root):
+                    raise ValueError(f"{self.root / name}: a link that leads out of {self.root}")
+                return file
+        return Path(place)
 
 
 @lru_cache(maxsize=16)
@@ -371,20 +389,21 @@ class StoredImages:
     The name is made of their content, ``sha256:…``; equal pictures are one.
 
     Args:
-        file: where to put them; made with the first.
+        file: where to put them; made with the first. None keeps them in memory.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         self.file = file
+        self._held: dict[str, bytes] = {}
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._places or name in self._held
 
     def lacks(self, names: pl.Series) -> int:
         """Count the names whose pictures are elsewhere."""
-        return len(names) - int(names.is_in(list(self._places)).sum()) if self._places else len(names)
+        return sum(name not in self for name in names.to_list())
 
     def read(self, name: str) -> bytes:
         """Return a picture as it was in its table.
@@ -392,6 +411,8 @@ class StoredImages:
         Raises:
             ValueError: the file can't be read.
         """
+        if self.file is None:
+            return self._held[name]
         offset, size = self._places[name]
         try:
             with self.file.open("rb") as file:
@@ -415,7 +436,9 @@ class StoredImages:
         Raises:
             ValueError: a struct has other fields.
         """
-        return frame.with_columns(self._named(frame[column]) for column in held_columns(frame.schema, name))
+        held = held_columns(frame.schema, name)
+        named = [self._named(column) if column.name in held else column for column in frame]
+        return pl.DataFrame(named) if held else frame
 
     def read_table(self, path: Path, text: Sequence[str]) -> pl.DataFrame:
         """Read a table of products or queries as `moonlib.data.table_files.read` does, with names in place of pictures.
@@ -456,7 +479,9 @@ class StoredImages:
         if value is None:
             return None
         name = f"sha256:{hashlib.sha256(value).hexdigest()[:32]}"
-        if name not in self._places:
+        if self.file is None:
+            self._held[name] = value
+        elif name not in self._places:
             with writing(self.file):
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 with self.file.open("ab" if self._places else "wb") as file:
@@ -491,8 +516,8 @@ def held_columns(schema: Mapping[str, pl.DataType], name: str) -> list[str]:
 @contextmanager
 def stored_images(beside: Path) -> Iterator[StoredImages]:
     """Hold pictures of tables in a temporary file beside the dataset that is built of them."""
-    stored = StoredImages(beside.with_name(f".{beside.name}.{os.getpid()}-{secrets.token_hex(4)}.pictures"))
+    file = beside.with_name(f".{beside.name}.{os.getpid()}-{secrets.token_hex(4)}.pictures")
     try:
-        yield stored
+        yield StoredImages(file)
     finally:
-        stored.file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from moonlib.embedding.embed import Contents, averaged, one_thread
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.system.workers import end_at_a_lost_batch
 
+_WORTH_PROCESSES = 0.5
+"""Seconds of work that processes are started for: to start some takes half of that."""
 PICTURE_SIDE = 256
 """Longest side of a small picture, in pixels."""
 
@@ -60,7 +63,7 @@ def encode_changed(
         batch_size: rows encoded at once.
         pictures: whether small pictures are wanted.
         device: where to compute. On a CPU the workers do, each with one thread.
-        workers: processes.
+        workers: processes, for what takes longer than to start them. They have no effect on the result.
 
     Yields:
         Of each chunk, in their order, what changed.
@@ -72,24 +75,13 @@ def encode_changed(
     device = torch.device(device)
     on_cpu = device.type == "cpu"
     training = encoder.training
-    if training or any(parameter.device != device for parameter in encoder.parameters()):  # else it takes its time
+    placed = next((parameter.device for parameter in encoder.parameters()), device)
+    if training or placed != device:  # to go through all parameters takes its time
         encoder.to(device).eval()
     work = _Work(encoder, contents, known, is_known, batch_size, pictures, on_cpu)
-    workers = min(workers, len(contents))
-    loader: Iterator[_Chunk | Exception] = (work[number] for number in range(len(contents)))
-    if workers > 1:
-        loader = iter(
-            DataLoader(
-                work,
-                sampler=range(len(contents)),
-                batch_size=None,
-                num_workers=workers,
-                worker_init_fn=end_at_a_lost_batch,
-            )
-        )
     try:
         with one_thread(on_cpu):
-            for number, found in enumerate(loader):
+            for number, found in enumerate(_chunks(work, len(contents), workers)):
                 if isinstance(found, Exception):
                     raise found
                 vectors = found.vectors
@@ -107,6 +99,27 @@ def encode_changed(
     finally:
         if training:
             encoder.train()
+
+
+def _chunks(work: _Work, count: int, workers: int) -> Iterator[_Chunk | Exception]:
+    """The chunks in their order. Processes are started for them if the first one says that they are worth it."""
+    left = range(count)
+    seconds = 0.0
+    if count:
+        start = time.perf_counter()
+        first = work[0]
+        seconds, left = time.perf_counter() - start, left[1:]
+        yield first
+    if min(workers, len(left)) > 1 and len(left) * seconds > _WORTH_PROCESSES:
+        yield from DataLoader(
+            work,
+            sampler=left,
+            batch_size=None,
+            num_workers=min(workers, len(left)),
+            worker_init_fn=end_at_a_lost_batch,
+        )
+    else:
+        yield from (work[number] for number in left)
 
 
 @dataclass(frozen=True)
@@ -180,7 +193,8 @@ def _encode(encoder: Encoder, batches: list[tuple[ContentBatch, NDArray[np.int64
         return np.empty((0, encoder.dim), np.float32)
     with torch.inference_mode():
         vectors = np.concatenate([encoder(batch).float().cpu().numpy() for batch, _ in batches])
-    return averaged(vectors, np.concatenate([rows for _, rows in batches]))
+    rows = np.concatenate([rows for _, rows in batches])
+    return vectors if rows[-1] + 1 == len(rows) else averaged(vectors, rows)
 
 
 def _small(sample: Sample) -> bytes | None:

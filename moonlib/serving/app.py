@@ -35,7 +35,7 @@ from moonlib.serving.search_form import SearchForm
 from moonlib.serving.service import Service, item_id
 
 if TYPE_CHECKING:
-    from moonlib.inference.center import Upserted
+    from moonlib.inference.upserting import Upserted
     from moonlib.serving.scoring import Scorer
 
 _REASONS = {
