@@ -7,10 +7,16 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from moonlib.center.aliases import Alias, Target, write_aliases
+from moonlib.center.record import make_record
+from moonlib.center.space import Space
+from moonlib.center.writing import make_center
 from moonlib.cli.app import main
 from moonlib.data.dataset import Dataset
 from moonlib.exports.folder import export
@@ -68,9 +74,42 @@ def test_a_run_is_published_served_written_to_and_ended(finished_run: Path, tiny
         program.kill()
     assert program.returncode == 0, err
     assert out == ""
+    lines = [json.loads(line)["message"] for line in err.splitlines()]
+    assert any("live has no snapshot yet: `moonlib publish` builds one" in line for line in lines)
+    assert f"listening at http://127.0.0.1:{port}/" in lines
     assert all(json.loads(line) for line in err.splitlines())
     assert "mug" not in err and "jug" not in err and "hush" not in err
     assert center.view.has([99]).tolist() == [False]
+
+
+def center_without_encoders(path: Path) -> Path:
+    make_center(path)
+    space = Space(path / "spaces/ffff-8-int8", "f" * 16, 8, "int8")
+    make_record(space.record)
+    space.save()
+    write_aliases(path, {"live": Alias(Target(space.name, 0))})
+    return path
+
+
+def test_what_is_wrong_is_told_before_an_encoder_is_opened(tmp_path: Path, capsys: Any) -> None:
+    center = str(center_without_encoders(tmp_path / "shop"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", center, "--port", port]) == 2
+        assert capsys.readouterr().err.startswith(f"moonlib: 127.0.0.1:{port}: in use; choose another port")
+        assert main(["serve", center, "--port", port, "--alias", "live", "--alias", "next"]) == 2
+        assert "no alias 'next'; it has live" in capsys.readouterr().err
+    code = f"""
+import sys
+from moonlib.center.aliases import Alias, Target, write_aliases
+from moonlib.center.record import make_record
+from moonlib.center.space import Space
+from moonlib.center.writing import make_center
+from moonlib.cli.app import main
+assert main(["serve", {center!r}, "--port", "99999"]) == 2
+assert not {{"torch", "fastapi", "uvicorn"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)  # of its own, as moonlib's have torch already
 
 
 def test_mistakes_are_told_on_one_line(tmp_path: Path, capsys: Any) -> None:
