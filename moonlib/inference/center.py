@@ -31,6 +31,7 @@ from moonlib.center.view import View
 from moonlib.center.where import Where
 from moonlib.center.writing import Busy, make_center, require_center, writing_to
 from moonlib.data.content import Content, Modalities
+from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.embedding.changed import encode_changed
 from moonlib.embedding.content_hash import content_hash
 from moonlib.exports.folder import Export, export, opened
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LISTED = 3
+"""Images that can't be read which an error names."""
 COMPACT_AT = 65_536
 """Rows in a log from which on an upsert ends with a compaction."""
 
@@ -325,7 +328,10 @@ class Center:
                 incoming = read_products(products, images, record.space, source, Path(work), workers)
                 refuse_canaries(incoming.ids)
                 self._note_columns(record, incoming)
-                done = self._write(record, incoming, received_at, workers, device)
+                try:
+                    done = self._write(record, incoming, received_at, workers, device)
+                except TooManyUnreadable:  # which names a list in the folder that is deleted now
+                    raise _too_many(incoming.contents.quarantine) from None
         if gone is not None:
             with writing_to(self.path):
                 record.refresh()
@@ -517,7 +523,7 @@ class Center:
             raise ValueError(f"k {k}: ask for at least 1 product")
         view = self.view
         if vector is None:
-            photo = Path(image).read_bytes() if isinstance(image, (str, Path)) else image
+            photo = Path(image) if isinstance(image, str) else image
             queries = query_vector(self.encoder(view.space), photo, text)[:, : view.space.dim]
         else:
             queries = np.asarray(vector, np.float32).reshape(1, -1)
@@ -559,6 +565,14 @@ def _embedded(folder: Path, space: Space) -> Representations:
     if embedding_identity(folder / EMBEDDING).get("encoder") != space.fingerprint:
         raise ValueError(f"{folder} was embedded with another encoder than that of {space.name}")
     return Representations.open(folder, "products")
+
+
+def _too_many(quarantine: Quarantine) -> TooManyUnreadable:
+    found = [f"{id}: {reason}" for (_, id), reason in quarantine.entries().items()]
+    return TooManyUnreadable(
+        f"{len(found)} images can't be read, more than the {quarantine.allowed} tolerated: mend them, or name no image "
+        f"of those products; such as {'; '.join(found[:_LISTED])}"
+    )
 
 
 def _kept(columns: Sequence[str] | Mapping[str, ColumnType] | None) -> dict[str, ColumnType]:

@@ -109,6 +109,9 @@ def read_products(
         frame, name = as_frame(products), "products"
         header = frame.columns
         _refuse_lost(header, modalities, space, name)
+        if not isinstance(products, pl.DataFrame) and set.intersection(*map(set, products)) < {*header}:
+            for number, row in enumerate(products, 1):  # what one row lacks would be cleared in silence
+                _refuse_lost([*row], modalities, space, f"{name}: row {number}")
         rows = FrameReader(
             frame, "products", images, modalities, unreadable, work / "t.pictures", export.views, as_text
         )
@@ -181,11 +184,14 @@ def _refuse_lost(header: Sequence[str], modalities: Any, space: Space, name: str
         return  # the reader says so
     read = columns_read("products", modalities, [*header, *space.given])
     if lost := [column for column in space.given if column not in header]:
-        what = "the encoder reads it" if lost[0] in read else "the center keeps it"
-        others = f", nor {', '.join(map(repr, lost[1:]))}" if lost[1:] else ""
+        what, they = "the encoder reads it" if lost[0] in read else "the center keeps it", "it"
+        others = ""
+        if lost[1:]:
+            others, they = f", nor {', '.join(map(repr, lost[1:]))}", "them"
+            what = "the encoder reads or the center keeps them"
         raise ValueError(
             f"{name}: no column {lost[0]!r}{others} (it has {', '.join(header[:_LISTED])}); earlier products of space "
-            f"{space.name} had it, and {what}: give it, with empty fields where a product has none"
+            f"{space.name} had {they}, and {what}: give {they}, with empty fields where a product has none"
         )
     if not set(read) & set(header):
         raise ValueError(f"{name}: none of the columns that the encoder reads is there: {', '.join(read)}")
