@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.reading import Unreadable, read_mapping
-from moonlib.center.layout import CENTER, FORMAT, LOCK
+from moonlib.center.layout import CENTER, EMBEDDING, FORMAT, LOCK
 from moonlib.system import lock
 
 _threads: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
@@ -64,7 +64,14 @@ def require_center(center: Path) -> None:
         Unreadable: a later version of moonlib wrote it.
     """
     if not (center / CENTER).is_file():
-        raise FileNotFoundError(f"{center} is no center, it has no {CENTER}: `moonlib upsert` makes one")
+        problem = f"{center} is no center: it has no {CENTER}"
+        if not center.exists():
+            problem = f"{center}: there is no such center, seen from {Path.cwd()}"
+        elif (center / EMBEDDING).is_file():
+            problem = (
+                f"{center} is what `moonlib embed` wrote, for `moonlib search` and `moonlib.Center`, and no center"
+            )
+        raise FileNotFoundError(f"{problem}; make one with `moonlib upsert CENTER --run RUN --products TABLE`")
     written = read_mapping(center / CENTER).get("format")
     if not isinstance(written, int) or written > FORMAT:
         raise Unreadable(

@@ -18,6 +18,8 @@ def test_a_center_is_searched(finished_run: Path, tmp_path: Path, capsys: pytest
     found = capsys.readouterr().out
     assert "red mug" in found
     assert "lamp" not in found
+    assert main([*words, "--where", '{"price": {"gt": 60}}']) == 0
+    assert capsys.readouterr().out == "nothing was found: no product passes the filter\n"
     for more, message in (
         (["--where", '{"prize": 1}'], "unknown column 'prize'"),
         (["--alias", "next"], "has no alias 'next'; it has live"),
@@ -27,6 +29,24 @@ def test_a_center_is_searched(finished_run: Path, tmp_path: Path, capsys: pytest
         assert message in capsys.readouterr().err
     assert main(["search", str(finished_run), "--text", "mug", "--alias", "live"]) == 2
     assert "--where and --alias are of a center" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_center_is_told_with_what_to_do(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vectors").mkdir()
+    (tmp_path / "vectors" / "embedding.json").write_text("{}")
+    words = ["publish", "center status", "upsert", "serve"]
+    for name, message in (("none", "no such center, seen from"), ("vectors", "is what `moonlib embed` wrote")):
+        for verb in words[:3] if name == "none" else words[1::2]:
+            assert main([*verb.split(), str(tmp_path / name)]) == 2
+            error = capsys.readouterr().err
+            assert message in error and "moonlib upsert CENTER --run RUN --products TABLE" in error
+    Center.create(tmp_path / "shop", finished_run)
+    Center.create(tmp_path / "shop", finished_run, dtype="float16")
+    space = next(iter(Center(tmp_path / "shop").spaces))[:4]
+    assert main(["publish", str(tmp_path / "shop"), "--space", space]) == 2
+    assert f"has 2 spaces that begin with '{space}'; it has" in capsys.readouterr().err
 
 
 def test_the_same_upsert_again_goes_to_the_same_space(finished_run: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ assert not {{"torch", "fastapi", "uvicorn"}} & sys.modules.keys()
 
 def test_mistakes_are_told_on_one_line(tmp_path: Path, capsys: Any) -> None:
     assert main(["serve", str(tmp_path / "none")]) == 2
-    assert "no center" in capsys.readouterr().err
+    assert "no such center" in capsys.readouterr().err
     config = tmp_path / "serve.yaml"
     for text, said in (
         ("serve: {btach: 3}", "btach"),
