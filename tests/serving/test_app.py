@@ -55,6 +55,7 @@ def test_a_photo_finds_what_the_encoder_puts_nearest(client: TestClient, encoder
     assert first["row"] == {"title": title(number), "price": float(number), "in_stock": number % 2 == 0}
     assert client.get(first["picture"]).content == picture(number)
     assert body["snapshot"] == answer.headers["moonlib-snapshot"] == NAME
+    assert body["took_ms"] > 0
 
 
 def test_text_and_photo_together_and_each_alone(client: TestClient) -> None:
