@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,14 +9,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moonlib.center.growing import Growing
 from moonlib.center.neighbours import Chosen, Rows, Scores, among
-from moonlib.center.record import Changes, Growing, Pictures
+from moonlib.center.pictures import Pictures
+from moonlib.center.record import Changes
 from moonlib.center.where import Where
 from moonlib.representations.lookup import IdLookup, TextLookup
 from moonlib.representations.store import unit
 
 _CHUNKS = 64
 """Appended pieces of a column up to which they are not joined."""
+_RECENT = 256
+"""Rows that are looked up by themselves, before all are put in order again."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Delta:
     _represented: Growing
     _received_at: Growing
     _pictured: Growing
-    _pictures: Sequence[tuple[int, Pictures]]
+    _places: Growing
+    _pictures: Pictures
+    _older: _Lookup
 
     @classmethod
     def empty(cls, ids: pl.Series, dim: int, dtype: str, columns: pl.DataFrame, snapshot: int) -> Delta:
@@ -63,7 +68,9 @@ class Delta:
             Growing(np.bool_),
             Growing(np.int64),
             Growing(np.bool_),
-            (),
+            Growing(np.int64, 3),
+            Pictures(None, (), np.empty((0, 3), np.int64)),
+            _Lookup(ids.clear(), np.empty(0, np.int64)),
         )
 
     def __len__(self) -> int:
@@ -108,46 +115,48 @@ class Delta:
         if len(superseded):
             hidden = hidden.copy()
             hidden[superseded] = True
-        new = np.flatnonzero(~changes.deleted)
-        kept = changes.vectors[new]
+        if changes.deleted.any():
+            changes = changes.take(np.flatnonzero(~changes.deleted))
+        kept = changes.vectors
         self._unit.extend(unit(kept))
         self._kept.extend(kept)
         self._represented.extend(np.any(kept != 0, axis=1))
-        self._received_at.extend(changes.received_at[new])
-        pictures = changes.pictures.take(new)
-        self._pictured.extend(pictures.there)
-        ids, columns = self.ids.to_frame("id").vstack(changes.ids.gather(new).to_frame("id")), self.columns
+        self._received_at.extend(changes.received_at)
+        self._pictured.extend(changes.pictures.there)
+        self._places.extend(changes.pictures.places)
+        ids, columns = self.ids.to_frame("id").vstack(changes.ids.to_frame("id")), self.columns
         if columns.width:
-            columns = columns.vstack(changes.columns[new])
+            columns = columns.vstack(changes.columns)
         if ids.n_chunks() > _CHUNKS:
             ids, columns = ids.rechunk(), columns.rechunk()
+        named, live = ids.to_series(), np.concatenate([live, np.ones(len(kept), np.bool_)])
+        older = self._older
+        if len(live) - older.end > max(_RECENT, older.end // 8):
+            older = _Lookup.of(named, live, 0)
         return replace(
             self,
-            ids=ids.to_series(),
-            live=np.concatenate([live, np.ones(len(new), np.bool_)]),
+            ids=named,
+            live=live,
             hidden=hidden,
             columns=columns,
-            _pictures=(*self._pictures, (len(self), pictures)),
+            _pictures=changes.pictures._replace(places=self._places.values),
+            _older=older,
         )
 
     @cached_property
-    def _lookup(self) -> tuple[NDArray[np.int64], IdLookup | TextLookup]:
-        """Live rows, and where to find an id among them."""
-        rows = np.flatnonzero(self.live)
-        ids = self.ids.gather(rows)
-        if ids.dtype == pl.String:
-            return rows, TextLookup(ids)
-        numbers = ids.to_numpy()
-        order = np.argsort(numbers)
-        return rows[order], IdLookup(numbers[order])
+    def _newer(self) -> _Lookup:
+        """The rows that `_older` does not know."""
+        return _Lookup.of(self.ids, self.live, self._older.end)
 
     def rows(self, ids: pl.Series) -> NDArray[np.int64]:
         """Row of each id [m], int64; -1 where there is none."""
-        if not len(self):
-            return np.full(len(ids), -1)
-        rows, lookup = self._lookup
-        found = lookup.rows(ids) if isinstance(lookup, TextLookup) else lookup.rows(ids.to_numpy())
-        return np.where(found >= 0, rows.take(found, mode="clip"), -1) if len(rows) else found
+        found = self._older.find(ids)
+        if len(found) and self._older.end:
+            found[~self.live.take(found)] = -1  # superseded since; of -1, the last row, it changes nothing
+        if self._older.end < len(self):
+            newer = self._newer.find(ids)
+            found = np.where(newer >= 0, newer, found)
+        return found
 
     @cached_property
     def _findable(self) -> Chosen | None:
@@ -165,7 +174,39 @@ class Delta:
 
     def picture(self, row: int) -> bytes | None:
         """The small JPEG of a row; None if it has none."""
-        firsts = [first for first, _ in self._pictures]
-        part = int(np.searchsorted(firsts, row, side="right")) - 1
-        first, pictures = self._pictures[part]
-        return pictures.read(row - first)
+        return self._pictures.read(row)
+
+
+class _Lookup:
+    """Finds rows by id among the live ones of some rows.
+
+    Attributes:
+        end: the first row that it does not know.
+
+    Args:
+        ids: of the rows [m], each once.
+        rows: their numbers, int64 [m].
+        end: the first row that it does not know.
+    """
+
+    def __init__(self, ids: pl.Series, rows: NDArray[np.int64], end: int = 0) -> None:
+        self.end = end
+        self._lookup: IdLookup | TextLookup
+        if ids.dtype == pl.String:
+            self._rows, self._lookup = rows, TextLookup(ids)
+        else:
+            numbers = ids.to_numpy()
+            order = np.argsort(numbers)
+            self._rows, self._lookup = rows[order], IdLookup(numbers[order])
+
+    @classmethod
+    def of(cls, ids: pl.Series, live: NDArray[np.bool_], start: int) -> _Lookup:
+        """Of the live rows from one on; an id stands once among these."""
+        rows = start + np.flatnonzero(live[start:])
+        return cls(ids[rows], rows, len(live))
+
+    def find(self, ids: pl.Series) -> NDArray[np.int64]:
+        """Row of each id [m], int64; -1 where there is none."""
+        lookup = self._lookup
+        found = lookup.rows(ids) if isinstance(lookup, TextLookup) else lookup.rows(ids.to_numpy())
+        return np.where(found >= 0, self._rows.take(found, mode="clip"), -1) if len(self._rows) else found

@@ -6,8 +6,8 @@ from pathlib import Path
 
 CENTER = "center.json"
 """Its format; made first."""
-FORMAT = 1
-"""Of a center; a higher one can't be read by this version."""
+FORMAT = 2
+"""Of a center; this version reads no other. 1 was that of logs before the first release."""
 LOCK = ".lock"
 """The writer's; readers take none."""
 ALIASES = "aliases.json"

@@ -1,9 +1,9 @@
 """The append-only log of a record: rows that are on the disk when `Log.append` returns.
 
 A log is a sequence of frames. A frame is a header (magic, CRC-32 of all that follows, sequence of its first row, bytes
-of its rows, bytes of its pictures), the rows as an Arrow IPC stream, and the pictures. Whoever is killed while it
-appends leaves a frame that is cut off at the end: readers pass over it, and the next writer removes it. A broken frame
-with a whole one after it was not cut off but damaged, which is an error.
+of its rows, bytes of its pictures), the rows as `moonlib.center.rows` has them, and the pictures. Whoever is killed
+while it appends leaves a frame that is cut off at the end: readers pass over it, and the next writer removes it. A
+broken frame with a whole one after it was not cut off but damaged, which is an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
+import numpy as np
 
 from moonlib.artifacts.checksums import Damaged
 from moonlib.center.rows import Dtype, Rows, StoredRows
@@ -73,32 +73,31 @@ class Log:
                 return
             _, _, sequence, rows, _ = _HEADER.unpack_from(data, at)
             body = at + _HEADER.size
-            batch = pa.ipc.open_stream(pa.py_buffer(data[body : body + rows])).read_next_batch()
             pictures_at = self.end + _HEADER.size + rows
             self._last = (self.end, data[at:body])
             self.end += stop - at
             at = stop
-            yield StoredRows.from_arrow(batch, sequence, pictures_at, self.dtype)
+            yield StoredRows.from_bytes(memoryview(data)[body : body + rows], sequence, pictures_at, self.dtype)
 
     def picture(self, at: int, size: int) -> bytes:
         """Read a picture."""
         return _read(self._file, size, at)
 
-    def append(self, rows: Rows, sequence: int) -> None:
+    def append(self, rows: Rows, sequence: int) -> StoredRows:
         """Append rows; they are on the disk when this returns. All rows that are there must have been read.
 
         Args:
             rows: one or more.
             sequence: of the first of them.
 
+        Returns:
+            What `read` returns of them elsewhere; here it passes over them.
+
         Raises:
             OSError: they can't be written, such as for want of room; none of them is there then.
         """
-        batch, pictures = rows.to_arrow()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as stream:
-            stream.write_batch(batch)
-        payload, blob = sink.getvalue().to_pybytes(), b"".join(pictures)
+        payload, pictures = rows.to_bytes()
+        blob = b"".join(picture for picture in pictures if picture is not None)
         rest = struct.pack("<qqq", sequence, len(payload), len(blob))
         checksum = zlib.crc32(blob, zlib.crc32(payload, zlib.crc32(rest)))
         frame = _MAGIC + struct.pack("<I", checksum) + rest + payload + blob
@@ -112,6 +111,11 @@ class Log:
             except BaseException:
                 self.cut()
                 raise
+        pictures_at = self.end + _HEADER.size + len(payload)
+        self._last = (self.end, frame[: _HEADER.size])
+        self.end += len(frame)
+        sizes = np.array([0 if picture is None else len(picture) for picture in pictures], np.int64)
+        return StoredRows.of(rows, sequence, pictures_at, sizes)
 
     def cut(self) -> None:
         """Remove what a writer that was killed, or had no room, left after the last whole frame."""

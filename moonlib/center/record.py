@@ -25,8 +25,10 @@ from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import pruned
 from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.center.base import Base, merged, write_base
+from moonlib.center.growing import Growing
 from moonlib.center.layout import CURRENT, PICTURES, base_of, log_of
 from moonlib.center.log import Log, Replaced
+from moonlib.center.pictures import Pictures, in_base
 from moonlib.center.rows import IdType, Rows, StoredRows, empty_columns, id_dtype
 from moonlib.center.space import Space
 from moonlib.representations.store import HASH_BYTES
@@ -36,8 +38,6 @@ _TRIES = 100
 """How often a record that is compacted meanwhile is read again."""
 _BLOCK = 16_384
 _PICTURES_AT_ONCE = 1024
-_IN_BASE = -1
-"""In place of the number of a log: the picture is in the base."""
 
 Stamp = tuple[int, int, int] | None
 
@@ -77,40 +77,6 @@ class Current(NamedTuple):
         write_json(record / CURRENT, self._asdict())
 
 
-class Pictures(NamedTuple):
-    """Where the small JPEGs of rows are; they stay readable when the record goes on, or is compacted.
-
-    Attributes:
-        base: of the record.
-        logs: of the record.
-        places: int64 [n, 3]: log, place, bytes; of the base, its row is the place.
-    """
-
-    base: Base | None
-    logs: Sequence[Log]
-    places: NDArray[np.int64]
-
-    def take(self, rows: NDArray[np.integer[Any]]) -> Pictures:
-        """Those of some of the rows."""
-        return self._replace(places=self.places[rows])
-
-    @property
-    def there(self) -> NDArray[np.bool_]:
-        """Which rows have one, bool [n]."""
-        logs, at, sizes = self.places.T
-        found = sizes > 0
-        in_base = logs == _IN_BASE
-        found[in_base] = False if self.base is None else self.base.pictured[at[in_base]]
-        return found
-
-    def read(self, row: int) -> bytes | None:
-        """The picture of a row; None if it has none."""
-        log, at, size = self.places[row].tolist()
-        if log == _IN_BASE:
-            return None if self.base is None else self.base.picture(at)
-        return self.logs[log].picture(at, size) if size else None
-
-
 class Changes(NamedTuple):
     """Rows and tombstones after some sequence, of each id the last.
 
@@ -130,6 +96,18 @@ class Changes(NamedTuple):
     columns: pl.DataFrame
     pictures: Pictures
 
+    def take(self, rows: NDArray[np.int64]) -> Changes:
+        """Some of the rows."""
+        columns = self.columns[rows] if self.columns.width else self.columns
+        return Changes(
+            self.ids[rows],
+            self.deleted[rows],
+            self.vectors[rows],
+            self.received_at[rows],
+            columns,
+            self.pictures.take(rows),
+        )
+
 
 def make_record(record: Path) -> None:
     """Make a record without rows."""
@@ -137,37 +115,6 @@ def make_record(record: Path) -> None:
     log_of(record, 0).touch()
     sync(record)
     Current(0, [0], 0).write(record)
-
-
-class Growing:
-    """An array that grows by rows. What was handed out of it stays as it was.
-
-    Args:
-        dtype: of its values.
-        shape: of a row.
-    """
-
-    def __init__(self, dtype: Any, *shape: int) -> None:
-        self._array = np.empty((256, *shape), dtype)
-        self._rows = 0
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def extend(self, values: NDArray[Any]) -> None:
-        """Append rows."""
-        end = self._rows + len(values)
-        if end > len(self._array):
-            larger = np.empty((max(end, 2 * len(self._array)), *self._array.shape[1:]), self._array.dtype)
-            larger[: self._rows] = self._array[: self._rows]
-            self._array = larger
-        self._array[self._rows : end] = values
-        self._rows = end
-
-    @property
-    def values(self) -> NDArray[Any]:
-        """All rows."""
-        return self._array[: self._rows]
 
 
 class Record:
@@ -271,9 +218,12 @@ class Record:
             kept[kept] = (self.content(before[kept]) == rows.content[bare[kept]]).all(axis=1)
             pictures[bare[kept]] = self._pictures_of(before[kept])
         first = self._in_base + len(self._deleted)
-        self._ids.append(rows.ids)
+        self._ids.append(rows.ids.alias("id"))
         if self._columns.width:
-            self._columns = self._columns.vstack(rows.columns.select(self._columns.columns))
+            columns = rows.columns
+            if columns.columns != self._columns.columns:
+                columns = columns.select(self._columns.columns)
+            self._columns = self._columns.vstack(columns)
             if self._columns.n_chunks() > 64:
                 self._columns = self._columns.rechunk()
         self._vectors.extend(rows.vectors)
@@ -337,8 +287,11 @@ class Record:
             pieces.append(piece.tail(left))
             left -= len(piece)
         ids = pl.concat(pieces[::-1]) if pieces else pl.Series("id", [], dtype=id_dtype(self.space.ids))
-        last = pl.DataFrame({"id": ids, "row": np.arange(len(ids))}).unique("id", keep="last", maintain_order=True)
-        return self.changes_of(last["id"], self._in_base + first + last["row"].to_numpy())
+        rows = np.arange(len(ids))
+        if len(pieces) > 1:  # those of one are distinct
+            last = pl.DataFrame({"id": ids, "row": rows}).unique("id", keep="last", maintain_order=True)
+            ids, rows = last["id"], last["row"].to_numpy()
+        return self.changes_of(ids, self._in_base + first + rows)
 
     def changes_of(self, ids: pl.Series, rows: NDArray[np.int64]) -> Changes:
         """Rows by number, with what a reader keeps of them.
@@ -379,9 +332,13 @@ class Record:
         """Kept columns of rows, m rows."""
         if not self._columns.width:
             return self._columns
-        if self.base is None:
-            return self._columns[rows]
         logged = rows >= self._in_base
+        if logged.all():
+            places = rows - self._in_base
+            if len(rows) and (np.diff(places) == 1).all():  # what was appended last: no copy
+                return self._columns.slice(int(places[0]), len(rows))
+            return self._columns[places]
+        assert self.base is not None
         if not logged.any():
             return self.base.columns[rows]
         both = pl.concat([self.base.columns[rows[~logged]], self._columns[rows[logged] - self._in_base]])
@@ -395,15 +352,16 @@ class Record:
 
     def _pictures_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the pictures of rows are, int64 [m, 3]: log, place, bytes; of the base, its row is the place."""
-        found = np.column_stack([np.full(len(rows), _IN_BASE), rows, np.zeros_like(rows)])
+        found = in_base(rows)
         logged = rows >= self._in_base
         found[logged] = self._picture.values[rows[logged] - self._in_base]
         return found
 
     def _gather(self, rows: NDArray[np.int64], base: NDArray[Any] | None, logged: NDArray[Any]) -> NDArray[Any]:
-        if base is None:
-            return logged[rows]
         later = rows >= self._in_base
+        if later.all():
+            return logged[rows - self._in_base]
+        assert base is not None
         found = np.empty((len(rows), *logged.shape[1:]), logged.dtype)
         found[~later] = base[rows[~later]]
         found[later] = logged[rows[later] - self._in_base]
@@ -444,8 +402,7 @@ class Record:
                 raise ValueError(
                     f"ids are {kind}, such as {rows.ids[0]!r}; those of {self.space.name} are {self.space.ids}"
                 )
-            self._logs[-1].append(rows, self.sequence + 1)
-            self._read_logs()
+            self._add(self._logs[-1].append(rows, self.sequence + 1), len(self._logs) - 1)
         return self.sequence
 
     def rotate(self) -> None:

@@ -1,9 +1,14 @@
-"""Rows of a record in memory: products, and tombstones of products that were deleted."""
+"""Rows of a record: products, and tombstones of products that were deleted; in memory, and as a log holds them.
+
+In a log, rows are: their number and the bytes of their table, int64 each; when each was received and the bytes of its
+picture, int64 [n] each; content hashes, uint8 [n, 16]; vectors; whether each is a tombstone, bool [n]; and the table of
+ids and kept columns, as an Arrow IPC stream. Numbers are little-endian.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -85,45 +90,26 @@ class Rows:
             pl.repeat(None, n, dtype=pl.Binary, eager=True),
         )
 
-    def take(self, rows: NDArray[np.integer[Any]]) -> Rows:
-        """Some of the rows, by number."""
-        return Rows(
-            self.ids.gather(rows),
-            self.vectors[rows],
-            self.content[rows],
-            self.received_at[rows],
-            self.deleted[rows],
-            self.columns[rows] if self.columns.width else self.columns,
-            self.pictures.gather(rows),
+    def to_bytes(self) -> tuple[bytes, list[bytes | None]]:
+        """All but the pictures, as `StoredRows.from_bytes` reads it, and the pictures by themselves."""
+        n = len(self)
+        pictures = self.pictures.to_list()
+        columns = {_ID: self.ids} | {column.name: column for column in self.columns}
+        table = pa.RecordBatch.from_pydict({name: _arrow(column) for name, column in columns.items()})
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, table.schema) as writer:
+            writer.write_batch(table)
+        stored = stream.getvalue()
+        parts = (
+            _COUNTS.pack(n, stored.size),
+            self.received_at.astype("<i8").tobytes(),
+            np.array([0 if picture is None else len(picture) for picture in pictures], "<i8").tobytes(),
+            self.content.tobytes(),
+            self.vectors.astype(self.vectors.dtype.newbyteorder("<"), copy=False).tobytes(),
+            self.deleted.tobytes(),
+            stored.to_pybytes(),
         )
-
-    @classmethod
-    def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """Rows of several parts, one after the other."""
-        return cls(
-            pl.concat([part.ids for part in parts]),
-            np.concatenate([part.vectors for part in parts]),
-            np.concatenate([part.content for part in parts]),
-            np.concatenate([part.received_at for part in parts]),
-            np.concatenate([part.deleted for part in parts]),
-            pl.concat([part.columns for part in parts]),
-            pl.concat([part.pictures for part in parts]),
-        )
-
-    def to_arrow(self) -> tuple[pa.RecordBatch, list[bytes]]:
-        """An Arrow batch of all but the pictures, with their sizes, and the pictures by themselves."""
-        pictures = [picture for picture in self.pictures.to_list() if picture is not None]
-        arrays = {
-            "id": _arrow(self.ids),
-            "vector": fixed_binary(self.vectors),
-            "content": fixed_binary(self.content),
-            "received_at": pa.array(self.received_at),
-            "deleted": pa.array(self.deleted),
-            "picture_size": _arrow(self.pictures.bin.size().cast(pl.Int64)),
-        }
-        if self.columns.width:
-            arrays["columns"] = _arrow(self.columns.to_struct("columns"))
-        return pa.RecordBatch.from_pydict(arrays), pictures
+        return b"".join(parts), pictures
 
 
 @dataclass(frozen=True)
@@ -143,55 +129,67 @@ class StoredRows:
     picture_size: NDArray[np.int64]
 
     @classmethod
-    def from_arrow(cls, batch: pa.RecordBatch, first: int, pictures_at: int, dtype: Dtype) -> StoredRows:
-        """Read what `Rows.to_arrow` made.
+    def of(cls, rows: Rows, first: int, pictures_at: int, sizes: NDArray[np.int64]) -> StoredRows:
+        """Rows whose pictures lie in a file, one after the other.
 
         Args:
-            batch: the batch.
+            rows: the rows; their pictures are left out.
+            first: sequence of the first row.
+            pictures_at: where in the file the first picture begins.
+            sizes: bytes of each picture, int64 [n]; 0 for none.
+        """
+        return cls(
+            replace(rows, pictures=_NONE),
+            np.arange(first, first + len(rows)),
+            pictures_at + np.cumsum(sizes) - sizes,
+            sizes,
+        )
+
+    @classmethod
+    def from_bytes(cls, data: memoryview, first: int, pictures_at: int, dtype: Dtype) -> StoredRows:
+        """Read what `Rows.to_bytes` made.
+
+        Args:
+            data: of the rows.
             first: sequence of the first row.
             pictures_at: where in the file its pictures begin.
             dtype: of the vectors.
         """
-        n = len(batch)
-        sizes: NDArray[np.int64] = batch.column("picture_size").fill_null(0).to_numpy(zero_copy_only=False)
-        columns = pl.DataFrame()
-        if "columns" in batch.schema.names:
-            columns = _series(batch.column("columns")).struct.unnest()
+        n, table_size = _COUNTS.unpack_from(data)
+        at = _COUNTS.size
+
+        def array(kind: str, count: int) -> NDArray[Any]:
+            nonlocal at
+            found = np.frombuffer(data, np.dtype(kind).newbyteorder("<"), count, at)
+            at += found.nbytes
+            return found
+
+        received_at, sizes, content = array("i8", n), array("i8", n), array("u1", n * HASH_BYTES)
+        left = len(data) - at - n - table_size
+        vectors = array(dtype, left // np.dtype(dtype).itemsize)
+        deleted = array("?", n)
+        table = pa.ipc.open_stream(pa.py_buffer(data[at:])).read_next_batch()
+        ids, *columns = [
+            pl.Series(name, column) for name, column in zip(table.schema.names, table.columns, strict=True)
+        ]
         rows = Rows(
-            _series(batch.column("id")),
-            binary_array(batch.column("vector"), dtype),
-            binary_array(batch.column("content"), "uint8"),
-            batch.column("received_at").to_numpy(),
-            batch.column("deleted").to_numpy(zero_copy_only=False),
-            columns,
-            pl.repeat(None, n, dtype=pl.Binary, eager=True),
+            ids,
+            vectors.reshape(n, -1),
+            content.reshape(n, HASH_BYTES),
+            received_at,
+            deleted,
+            pl.DataFrame(columns),
+            _NONE,
         )
-        return cls(rows, np.arange(first, first + n), pictures_at + np.cumsum(sizes) - sizes, sizes)
-
-
-def fixed_binary(array: NDArray[Any]) -> pa.FixedSizeBinaryArray:
-    """The rows of a matrix as binary values of one size."""
-    data = np.ascontiguousarray(array)
-    width = data.itemsize * data.shape[1]
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(data), [None, pa.py_buffer(data)])
-
-
-def binary_array(column: pa.FixedSizeBinaryArray, dtype: str) -> NDArray[Any]:
-    """The matrix that `fixed_binary` was given."""
-    width = column.type.byte_width
-    data = column.buffers()[1]
-    start = column.offset * width
-    flat = np.frombuffer(data, np.uint8, len(column) * width, start) if len(column) else np.empty(0, np.uint8)
-    return (
-        flat.view(dtype).reshape(len(column), -1) if len(column) else np.empty((0, width // np.dtype(dtype).itemsize))
-    )
+        return cls.of(rows, first, pictures_at, sizes)
 
 
 def _arrow(series: pl.Series) -> pa.Array:
     return series.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
-def _series(array: pa.Array) -> pl.Series:
-    found = pl.from_arrow(array)
-    assert isinstance(found, pl.Series)
-    return found
+_ID = "item_id"
+"""Name of the ids in a stored table, which no kept column has."""
+_COUNTS = struct.Struct("<qq")
+"""Rows, and bytes of their table."""
+_NONE = pl.Series([], dtype=pl.Binary)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from moonlib.artifacts.directories import write_json
@@ -21,24 +22,34 @@ class Busy(ValueError):
     """Another process writes to the center."""
 
 
+WAIT = 10.0
+"""Seconds that a writer waits for one of another process, as a server and an upsert each write for milliseconds."""
+
+
 @contextmanager
-def writing_to(center: Path, file: str = LOCK) -> Iterator[None]:
+def writing_to(center: Path, file: str = LOCK, wait: bool = True) -> Iterator[None]:
     """Be the one writer of a center. Other threads of this process wait for their turn.
 
     Args:
         center: its folder.
         file: of the lock.
+        wait: for other processes too, up to `WAIT` seconds.
 
     Raises:
         Busy: another process is.
     """
-    path = center.resolve() / file
-    with _threads[path]:
-        try:
-            with lock.held(path):
-                yield
-        except lock.InUse as holder:
-            raise Busy(f"{center} is being written to by {holder}: run this again when it has finished") from None
+    path, until = center.resolve() / file, time.monotonic() + (WAIT if wait else 0)
+    with _threads[path], ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock.held(path))
+                break
+            except lock.InUse as holder:
+                if time.monotonic() >= until:
+                    problem = f"{center} is being written to by {holder}: run this again when it has finished"
+                    raise Busy(problem) from None
+                time.sleep(0.005)
+        yield
 
 
 def make_center(center: Path) -> None:
@@ -57,11 +68,11 @@ def make_center(center: Path) -> None:
 
 
 def require_center(center: Path) -> None:
-    """Refuse a folder that is no center, or one of a later version.
+    """Refuse a folder that is no center, or one of another format.
 
     Raises:
         FileNotFoundError: it is none.
-        Unreadable: a later version of moonlib wrote it.
+        Unreadable: another version of moonlib wrote it.
     """
     if not (center / CENTER).is_file():
         problem = f"{center} is no center: it has no {CENTER}"
@@ -73,7 +84,9 @@ def require_center(center: Path) -> None:
             )
         raise FileNotFoundError(f"{problem}; make one with `moonlib upsert CENTER --run RUN --products TABLE`")
     written = read_mapping(center / CENTER).get("format")
-    if not isinstance(written, int) or written > FORMAT:
+    if written != FORMAT:
+        earlier = isinstance(written, int) and written < FORMAT
+        remedy = "upsert the products into a new center" if earlier else "upgrade it"
         raise Unreadable(
-            f"{center} is a center of format {written!r}, and this version of moonlib reads up to {FORMAT}: upgrade it"
+            f"{center} is a center of format {written!r}, and this version of moonlib reads {FORMAT}: {remedy}"
         )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 
@@ -98,7 +99,7 @@ def cast_column(series: pl.Series, dtype: pl.DataType, name: str, first: int = 0
             problem = "would lose its sign or leading zeros as an int64, and ids are that; use ids without them"
             refuse_row(series.to_frame(), name, series.name, cast.cast(pl.String) != series, problem, first)
         series = cast
-    if dtype == pl.Float64:
+    if dtype == pl.Float64 and not np.isfinite(series.to_numpy()).all():  # a null counts as NaN here
         series = series.fill_nan(None)
         refuse_row(series.to_frame(), name, series.name, series.is_infinite(), "is not finite", first)
     return series

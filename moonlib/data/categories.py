@@ -33,6 +33,15 @@ def with_levels(category: pl.Expr) -> pl.Expr:
     return pl.when(category.str.contains(_SEPARATORS)).then(path).otherwise(category)
 
 
+def column_with_levels(category: pl.Series) -> pl.Series:
+    """Write a column of category paths as `with_levels` does; the same object where no path has such a separator."""
+    _, _, texts = category.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()
+    written = b"" if texts is None else texts.to_pybytes()
+    if b">" not in written and "›".encode() not in written:
+        return category
+    return category.to_frame().select(with_levels(pl.col(category.name))).to_series()
+
+
 def read_levels(products: pl.DataFrame, name: str) -> tuple[pl.DataFrame, list[str]]:
     """Read the category paths of a table, see `with_levels`, and say what was read how.
 

@@ -99,4 +99,5 @@ def encoded(image: pl.Series) -> pl.Series:
 
 def names(rows: pl.DataFrame) -> pl.Series:
     """The names of all pictures of some rows, those of one row after another."""
-    return (rows[IMAGES].explode(empty_as_null=False) if IMAGES in rows.columns else rows["image"]).drop_nulls()
+    found = rows[IMAGES].explode(empty_as_null=False) if IMAGES in rows.columns else rows["image"]
+    return found.drop_nulls() if found.null_count() else found

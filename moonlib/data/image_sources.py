@@ -371,20 +371,21 @@ class StoredImages:
     The name is made of their content, ``sha256:…``; equal pictures are one.
 
     Args:
-        file: where to put them; made with the first.
+        file: where to put them; made with the first. None keeps them in memory.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         self.file = file
+        self._held: dict[str, bytes] = {}
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._places or name in self._held
 
     def lacks(self, names: pl.Series) -> int:
         """Count the names whose pictures are elsewhere."""
-        return len(names) - int(names.is_in(list(self._places)).sum()) if self._places else len(names)
+        return sum(name not in self for name in names.to_list())
 
     def read(self, name: str) -> bytes:
         """Return a picture as it was in its table.
@@ -392,6 +393,8 @@ class StoredImages:
         Raises:
             ValueError: the file can't be read.
         """
+        if self.file is None:
+            return self._held[name]
         offset, size = self._places[name]
         try:
             with self.file.open("rb") as file:
@@ -415,7 +418,9 @@ class StoredImages:
         Raises:
             ValueError: a struct has other fields.
         """
-        return frame.with_columns(self._named(frame[column]) for column in held_columns(frame.schema, name))
+        held = held_columns(frame.schema, name)
+        named = [self._named(column) if column.name in held else column for column in frame]
+        return pl.DataFrame(named) if held else frame
 
     def read_table(self, path: Path, text: Sequence[str]) -> pl.DataFrame:
         """Read a table of products or queries as `moonlib.data.table_files.read` does, with names in place of pictures.
@@ -456,7 +461,9 @@ class StoredImages:
         if value is None:
             return None
         name = f"sha256:{hashlib.sha256(value).hexdigest()[:32]}"
-        if name not in self._places:
+        if self.file is None:
+            self._held[name] = value
+        elif name not in self._places:
             with writing(self.file):
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 with self.file.open("ab" if self._places else "wb") as file:
@@ -491,8 +498,8 @@ def held_columns(schema: Mapping[str, pl.DataType], name: str) -> list[str]:
 @contextmanager
 def stored_images(beside: Path) -> Iterator[StoredImages]:
     """Hold pictures of tables in a temporary file beside the dataset that is built of them."""
-    stored = StoredImages(beside.with_name(f".{beside.name}.{os.getpid()}-{secrets.token_hex(4)}.pictures"))
+    file = beside.with_name(f".{beside.name}.{os.getpid()}-{secrets.token_hex(4)}.pictures")
     try:
-        yield stored
+        yield StoredImages(file)
     finally:
-        stored.file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)

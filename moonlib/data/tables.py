@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, lru_cache, partial
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -267,7 +268,11 @@ def near_misses(columns: Iterable[str], table: str) -> dict[str, str]:
         >>> near_misses(["item_id", "product_title", " Price"], "products")
         {'title': 'product_title', 'price': ' Price'}
     """
-    columns = list(columns)
+    return dict(_near_misses(tuple(columns), table))
+
+
+@lru_cache(maxsize=64)
+def _near_misses(columns: tuple[str, ...], table: str) -> dict[str, str]:
     prefixes = tuple(f"{name}_" for name in (table, *_SINGULAR[table]))
     own: dict[str, str] = {}
     for column in columns:
@@ -335,7 +340,8 @@ def cast_key(frame: pl.DataFrame, table: str, name: str, first: int = 0) -> pl.S
     keys = frame[key].cast(pl.String) if frame[key].dtype in (pl.Categorical, pl.Enum) else frame[key]
     has_text = IdColumn(name, keys).first_odd() is not None
     ids = keys if has_text else cast_column(keys, pl.Int64(), name, first)
-    refuse_row(frame, name, key, ids.is_null(), "is missing; this column must have a value in every row", first)
+    if ids.null_count():
+        refuse_row(frame, name, key, ids.is_null(), "is missing; this column must have a value in every row", first)
     return ids
 
 
@@ -364,7 +370,9 @@ def number_keys(parts: Iterable[pl.Series], name: str, as_text: bool = False) ->
     return numbers_of(keys, ids), ShopIds({family: ids})
 
 
-def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str, first: int = 0) -> pl.DataFrame:
+def cast_part(
+    frame: pl.DataFrame, table: str, columns: Iterable[str], name: str, first: int = 0, made: Collection[str] = ()
+) -> pl.DataFrame:
     """Cast some columns of some rows of a table to its schema: of a table that is read piece by piece.
 
     Args:
@@ -373,6 +381,7 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
         columns: what is wanted of them, without its key; columns that are not there are filled with nulls.
         name: what to call the table in errors.
         first: number of rows before these, for errors.
+        made: columns of names that `moonlib.data.image_sources.StoredImages` made for pictures, which are right.
 
     Returns:
         The wanted columns, in the order of ``columns``.
@@ -380,7 +389,7 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
     Raises:
         ValueError: as `validate`, for these columns.
     """
-    target = empty(table).schema | {IMAGES: pl.List(pl.String())}
+    target = _types(table)
     cast = []
     for column in columns:
         if column not in frame.columns:
@@ -388,7 +397,7 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
             continue
         cast.append(cast_column(frame[column], target[column], name, first))
     part = pl.DataFrame(cast)
-    if "image" in part.columns:
+    if "image" in part.columns and "image" not in made:
         refuse_encoded(part, name, "image", encoded(part["image"]), first)
     if IMAGES in part.columns:
         lists = image_lists(part["image"], part[IMAGES], name, first)
@@ -398,24 +407,26 @@ def cast_part(frame: pl.DataFrame, table: str, columns: Iterable[str], name: str
     return part
 
 
+@cache
+def _types(table: str) -> dict[str, pl.DataType]:
+    """The type of each column of a table, and of `IMAGES`."""
+    return {**empty(table).schema, IMAGES: pl.List(pl.String())}
+
+
 def _check_boxes(frame: pl.DataFrame, name: str, first: int = 0) -> None:
-    if frame["box"].null_count() == frame.height:
+    boxes = frame["box"]
+    if boxes.null_count() == frame.height:
         return
-    corners = frame.select(
-        *(pl.col("box").list.get(i, null_on_oob=True).alias(c) for i, c in enumerate(("x0", "y0", "x1", "y1"))),
-        sides=pl.col("box").list.len(),
-    )
-    fits = corners.select(
-        (pl.col("sides") == 4)
-        & (pl.col("x0") >= 0)
-        & (pl.col("y0") >= 0)
-        & (pl.col("x0") < pl.col("x1"))
-        & (pl.col("y0") < pl.col("y1"))
-        & (pl.col("x1") <= 1)
-        & (pl.col("y1") <= 1)
-    ).to_series()
-    bad = frame["box"].is_not_null() & ~fits.fill_null(False)
-    refuse_row(frame, name, "box", bad, "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1", first)
+    lists = boxes.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    starts, values = lists.offsets.to_numpy(), lists.values.to_numpy(zero_copy_only=False)  # of nulls, NaN
+    there = lists.is_valid().to_numpy(zero_copy_only=False)
+    four = there & (np.diff(starts) == 4)
+    x0, y0, x1, y1 = values[starts[:-1][four] + np.arange(4)[:, None]]
+    bad = there.copy()
+    bad[four] = ~((x0 >= 0) & (y0 >= 0) & (x0 < x1) & (y0 < y1) & (x1 <= 1) & (y1 <= 1))
+    if bad.any():
+        problem = "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1"
+        refuse_row(frame, name, "box", pl.Series(bad), problem, first)
 
 
 def _check_histories(tables: Tables, names: Mapping[str, str], earlier: Mapping[str, pl.Series]) -> None:

@@ -72,7 +72,8 @@ def encode_changed(
     device = torch.device(device)
     on_cpu = device.type == "cpu"
     training = encoder.training
-    if training or any(parameter.device != device for parameter in encoder.parameters()):  # else it takes its time
+    placed = next((parameter.device for parameter in encoder.parameters()), device)
+    if training or placed != device:  # to go through all parameters takes its time
         encoder.to(device).eval()
     work = _Work(encoder, contents, known, is_known, batch_size, pictures, on_cpu)
     workers = min(workers, len(contents))
@@ -180,7 +181,8 @@ def _encode(encoder: Encoder, batches: list[tuple[ContentBatch, NDArray[np.int64
         return np.empty((0, encoder.dim), np.float32)
     with torch.inference_mode():
         vectors = np.concatenate([encoder(batch).float().cpu().numpy() for batch, _ in batches])
-    return averaged(vectors, np.concatenate([rows for _, rows in batches]))
+    rows = np.concatenate([rows for _, rows in batches])
+    return vectors if rows[-1] + 1 == len(rows) else averaged(vectors, rows)
 
 
 def _small(sample: Sample) -> bytes | None:

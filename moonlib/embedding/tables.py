@@ -110,11 +110,12 @@ class TableReader:
         self.ids: NDArray[np.int64] = ids.to_numpy()
         """The ids in the order of the table, int64 [N]."""
         self.quarantine = Quarantine(quarantine, total=len(self.ids), ids=self.shop_ids)
-        self._order = np.argsort(self.ids, kind="stable")
-        self._sorted = self.ids[self._order]
+        self.order: NDArray[np.int64] = np.argsort(self.ids, kind="stable")
+        """Rows of the table by ascending id, int64 [N]."""
+        self._sorted = self.ids[self.order]
         twice = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         if len(twice):
-            row = int(self._order[twice[0] + 1]) + 1
+            row = int(self.order[twice[0] + 1]) + 1
             again = self._shown(self._sorted[twice[0]])
             raise ValueError(f"{path}: row {row}, column {KEYS[table]!r}: {again!r} appears a second time")
         rename(partial, copy)
@@ -130,7 +131,7 @@ class TableReader:
         place = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
         if (self._sorted[place] != ids).any():
             raise KeyError(f"{self.path} has no {KEYS[self.table]} {self._shown(ids[self._sorted[place] != ids][0])}")
-        rows = self._order[place]
+        rows = self.order[place]
         batches = np.searchsorted(self._starts, rows, side="right") - 1
         if self._file is None:
             self._file = pa.ipc.open_file(pa.memory_map(str(self.copy)))

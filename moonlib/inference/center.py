@@ -38,7 +38,16 @@ from moonlib.exports.folder import Export, export, opened
 from moonlib.inference.embedded import as_center
 from moonlib.inference.embedding_folder import embedding_identity
 from moonlib.inference.hits import Hit
-from moonlib.inference.incoming import KEPT, Incoming, Products, read_ids, read_products
+from moonlib.inference.incoming import (
+    KEPT,
+    Incoming,
+    Products,
+    as_frame,
+    read_ids,
+    read_products,
+    refuse_cleared,
+    work_folder,
+)
 from moonlib.inference.searching import query_vector
 from moonlib.representations.index import IndexKind
 from moonlib.representations.store import Representations
@@ -260,6 +269,10 @@ class Center:
         targets = [find_space(self.path, space)] if space is not None else self._open_spaces()
         if not targets:
             raise ValueError(f"{self.path} has no space yet: give the run whose encoder it is for (--run)")
+        if products is not None and not isinstance(products, (str, Path)):
+            for each in targets:
+                refuse_cleared(products, self._record(each).space)
+            products = as_frame(products)
         answers = {each.name: self._upsert(each, products, images, delete, workers, device) for each in targets}
         for name, done in answers.items():
             log.info(f"{name}: {done}")
@@ -312,7 +325,7 @@ class Center:
     def _upsert(
         self,
         space: Space,
-        products: Products | None,
+        products: str | Path | pl.DataFrame | None,
         images: str | Path | None,
         delete: Any,
         workers: int,
@@ -323,9 +336,8 @@ class Center:
         done = Upserted(sequence=record.sequence)
         gone = None if delete is None else read_ids(delete, record.space)
         if products is not None:
-            with tempfile.TemporaryDirectory(prefix="moonlib-upsert-") as work:
-                source = self.source(space)
-                incoming = read_products(products, images, record.space, source, Path(work), workers)
+            with work_folder(products, workers) as work:
+                incoming = read_products(products, images, record.space, self.source(space), work, workers)
                 refuse_canaries(incoming.ids)
                 self._note_columns(record, incoming)
                 try:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from moonlib.artifacts.layout import QUARANTINE
 from moonlib.center.rows import COLUMN_TYPES, ColumnType
 from moonlib.center.space import Space, check_columns
 from moonlib.data import table_files
 from moonlib.data.casts import cast_column
-from moonlib.data.categories import with_levels
+from moonlib.data.categories import column_with_levels
 from moonlib.data.dataset import Dataset
 from moonlib.data.quarantine import Quarantine
 from moonlib.data.reader import SampleReader
-from moonlib.data.tables import KEYS, cast_key
+from moonlib.data.tables import KEYS
 from moonlib.embedding.content_hash import DatasetHashes
 from moonlib.embedding.embed import Contents
 from moonlib.embedding.frames import FrameReader
@@ -35,6 +38,8 @@ _CHUNK = 512
 """Rows that are hashed together, and appended together."""
 _FEWEST = 64
 """Rows that are worth a process of their own."""
+_IN_MEMORY = 32_000_000
+"""Bytes of a data frame up to which its pictures are kept in memory."""
 _LISTED = 5
 
 
@@ -56,22 +61,27 @@ class Incoming:
 
 
 def read_products(
-    products: Products, images: str | Path | None, space: Space, export: Run | Export, work: Path, workers: int = 0
+    products: str | Path | pl.DataFrame,
+    images: str | Path | None,
+    space: Space,
+    export: Run | Export,
+    work: Path | None,
+    workers: int = 0,
 ) -> Incoming:
     """Read products for a space.
 
     Args:
-        products: see `Products`.
+        products: a table's file, a dataset's folder, or a data frame.
         images: folder that the image names start from; None where the products hold theirs, or name none.
         space: that they are for.
         export: of the space's encoder.
-        work: an empty folder for what is needed meanwhile.
+        work: see `work_folder`.
         workers: processes that are to share them.
 
     Raises:
         ValueError: they have other ids than the space, lack a column that earlier products had, or can't be read.
     """
-    modalities, unreadable = export.modalities("product"), work / QUARANTINE
+    modalities, unreadable = export.modalities("product"), None if work is None else work / QUARANTINE
     as_text = space.ids == "text" or (space.ids is None and "products" in export.text_ids)
     if isinstance(products, (str, Path)):
         path, name = Path(products), str(products)
@@ -93,28 +103,26 @@ def read_products(
                 hashes,
             )
             frame = dataset.products.filter(pl.col(KEY).is_in(pl.Series(reader.ids).implode()))
+            order = np.argsort(frame[KEY].to_numpy(), kind="stable")
             frame = ids.decoded(frame, *frame.columns)
             header = [column for column in frame.columns if frame[column].null_count() < frame.height]
-            return _incoming(contents, frame.select(header), header, space, name)
+            return _incoming(contents, frame.select(header), order, header, space, name)
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such table or dataset")
         header = table_files.header(path)
         _refuse_lost(header, modalities, space, name)
+        assert work is not None and unreadable is not None
         rows: TableReader | FrameReader = TableReader(
             path, "products", images, modalities, unreadable, work / "t.arrow", export.views, as_text
         )
         kept = [KEY, *(column for column in space.columns if column in header)]
         frame = pl.concat(table_files.scan(path, kept))
     else:
-        frame, name = as_frame(products), "products"
+        frame, name = products, "products"
         header = frame.columns
         _refuse_lost(header, modalities, space, name)
-        if not isinstance(products, pl.DataFrame) and set.intersection(*map(set, products)) < {*header}:
-            for number, row in enumerate(products, 1):  # what one row lacks would be cleared in silence
-                _refuse_lost([*row], modalities, space, f"{name}: row {number}")
-        rows = FrameReader(
-            frame, "products", images, modalities, unreadable, work / "t.pictures", export.views, as_text
-        )
+        pictures = None if work is None else work / "t.pictures"
+        rows = FrameReader(frame, "products", images, modalities, unreadable, pictures, export.views, as_text)
     contents = Contents(
         rows,
         "product",
@@ -125,7 +133,17 @@ def read_products(
         rows.shop_ids,
         export.views,
     )
-    return _incoming(contents, frame, header, space, name)
+    return _incoming(contents, frame, rows.order, header, space, name)
+
+
+@contextmanager
+def work_folder(products: str | Path | pl.DataFrame, workers: int) -> Iterator[Path | None]:
+    """An empty folder for what is needed while products are read; none for a few in a data frame."""
+    if isinstance(products, pl.DataFrame) and workers <= 1 and products.estimated_size() <= _IN_MEMORY:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="moonlib-upsert-") as folder:
+        yield Path(folder)
 
 
 def _chunk(rows: int, workers: int) -> int:
@@ -151,7 +169,24 @@ def as_frame(products: pl.DataFrame | Sequence[Mapping[str, Any]]) -> pl.DataFra
     return frame
 
 
-def _incoming(contents: Contents, frame: pl.DataFrame, header: Sequence[str], space: Space, name: str) -> Incoming:
+def _incoming(
+    contents: Contents,
+    frame: pl.DataFrame,
+    order: NDArray[np.int64],
+    header: Sequence[str],
+    space: Space,
+    name: str,
+) -> Incoming:
+    """Cast the kept columns, and put their rows in the order of the contents.
+
+    Args:
+        contents: N rows, by ascending id.
+        frame: the same rows.
+        order: row of each of the contents in the frame, int64 [N].
+        header: columns that the products have.
+        space: that they are for.
+        name: what to call the table in errors.
+    """
     numbers = contents.ids
     names = contents.names
     ids = pl.Series(KEY, numbers) if names is None else names.alias(KEY)
@@ -161,21 +196,19 @@ def _incoming(contents: Contents, frame: pl.DataFrame, header: Sequence[str], sp
             f"{name}: ids are {kind}, such as {ids[0]!r}, and those of space {space.name} are {space.ids}: a space has "
             "ids of one type; write them as before, or make another center"
         )
-    keys = cast_key(frame.select(KEY), "products", name).cast(ids.dtype)
-    place = pl.DataFrame({KEY: keys, "row": np.arange(len(keys))})
-    rows = ids.to_frame().join(place, on=KEY, how="left", maintain_order="left")["row"].to_numpy()
     columns = []
     for column, column_type in space.columns.items():
         dtype = COLUMN_TYPES[column_type]
         if column not in frame.columns:
-            columns.append(pl.repeat(None, len(ids), dtype=dtype, eager=True).alias(column))
+            columns.append(pl.Series(column, [None], dtype=dtype).new_from_index(0, len(ids)))
             continue
         cast = cast_column(frame[column], dtype(), name)
-        if column == "category":
-            cast = cast.to_frame().select(with_levels(pl.col("category"))).to_series()
-        columns.append(cast.gather(rows).alias(column))
+        columns.append(column_with_levels(cast) if column == "category" else cast)
+    kept = pl.DataFrame(columns)
+    if (order[1:] < order[:-1]).any() and kept.width:
+        kept = kept[order]
     given = frozenset(header) & {*space.columns, *columns_read("products", contents.modalities, header)}
-    return Incoming(contents, ids, pl.DataFrame(columns), given)
+    return Incoming(contents, ids, kept, given)
 
 
 def _refuse_lost(header: Sequence[str], modalities: Any, space: Space, name: str) -> None:
@@ -195,6 +228,24 @@ def _refuse_lost(header: Sequence[str], modalities: Any, space: Space, name: str
         )
     if not set(read) & set(header):
         raise ValueError(f"{name}: none of the columns that the encoder reads is there: {', '.join(read)}")
+
+
+def refuse_cleared(products: Products, space: Space) -> None:
+    """Refuse rows of which some lack a key that earlier products had: what it held would be cleared in silence.
+
+    Raises:
+        ValueError: naming the first such row, and what it lacks.
+    """
+    if isinstance(products, (str, Path, pl.DataFrame)) or not products:
+        return
+    keys = set().union(*products)
+    if lacked := [column for column in space.given if column in keys and not all(column in row for row in products)]:
+        number = next(number for number, row in enumerate(products) if any(column not in row for column in lacked))
+        without = ", ".join(repr(column) for column in lacked if column not in products[number])
+        raise ValueError(
+            f"products: row {number + 1} has no {without}, which other rows and earlier products of space {space.name} "
+            "have: give every row the same columns, null where a product has no value"
+        )
 
 
 def read_ids(ids: Any, space: Space) -> pl.Series:

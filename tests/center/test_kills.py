@@ -27,6 +27,7 @@ import polars as pl
 import pytest
 
 from moonlib.artifacts.checksums import Damaged
+from moonlib.center import writing
 from moonlib.center.aliases import Alias, Target, find_alias, write_aliases
 from moonlib.center.layout import SPACES, base_of, log_of, snapshot_numbers, snapshot_of
 from moonlib.center.publishing import compact, publish, rollback
@@ -331,7 +332,8 @@ def test_every_answer_is_of_one_space_and_snapshot_of_many(tmp_path: Path) -> No
     assert len(read_during(tmp_path / "center", 8, 1000, 100)) > 10
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "WAIT", 0.1)
     center = tmp_path / "center"
     space = new_center(center)
     code = (
@@ -345,10 +347,16 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
             with pytest.raises(Busy, match=r"center is being written to by process \d+ on"):
                 change()
         assert len(View.open(center)) == 0
+        monkeypatch.setattr(writing, "WAIT", 600)
+        with ThreadPoolExecutor(1) as pool:  # a writer that is done soon is waited for
+            waiting = pool.submit(upsert, center, {1: 1})
+            time.sleep(0.05)
+            assert not waiting.done()
+            writer.kill()  # a killed process holds nothing
+            waiting.result()
     finally:
         writer.kill()
         writer.communicate()
-    upsert(center, {1: 1})  # a killed process holds nothing
     assert View.open(center).ids.to_list() == [1]
 
 

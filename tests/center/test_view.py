@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import faiss
 import numpy as np
@@ -145,8 +146,21 @@ STEPS = st.one_of(
     kind=st.sampled_from(["int64", "text"]),
     dtype=st.sampled_from(["int8", "float16", "float32"]),
     seed=st.integers(0, 99),
+    recent=st.sampled_from([1, 4, 256]),
 )
 def test_a_view_answers_as_a_dict_of_products_would(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[str, Any]],
+    kind: IdType,
+    dtype: Dtype,
+    seed: int,
+    recent: int,
+) -> None:
+    with mock.patch("moonlib.center.delta._RECENT", recent):
+        _answers_as_a_dict(tmp_path_factory, steps, kind, dtype, seed)
+
+
+def _answers_as_a_dict(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]], kind: IdType, dtype: Dtype, seed: int
 ) -> None:
     shop = Shop(tmp_path_factory.mktemp("center"), kind, dtype)

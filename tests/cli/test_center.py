@@ -6,6 +6,7 @@ import pytest
 
 from moonlib.cli.app import main
 from moonlib.inference.center import Center
+from tests.centers import make_bare
 
 
 def test_a_center_is_searched(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,9 +32,7 @@ def test_a_center_is_searched(finished_run: Path, tmp_path: Path, capsys: pytest
     assert "--where and --alias are of a center" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_center_is_told_with_what_to_do(
-    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_is_no_center_is_told_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "vectors").mkdir()
     (tmp_path / "vectors" / "embedding.json").write_text("{}")
     words = ["publish", "center status", "upsert", "serve"]
@@ -42,11 +41,12 @@ def test_a_folder_that_is_no_center_is_told_with_what_to_do(
             assert main([*verb.split(), str(tmp_path / name)]) == 2
             error = capsys.readouterr().err
             assert message in error and "moonlib upsert CENTER --run RUN --products TABLE" in error
-    Center.create(tmp_path / "shop", finished_run)
-    Center.create(tmp_path / "shop", finished_run, dtype="float16")
-    space = next(iter(Center(tmp_path / "shop").spaces))[:4]
-    assert main(["publish", str(tmp_path / "shop"), "--space", space]) == 2
-    assert f"has 2 spaces that begin with '{space}'; it has" in capsys.readouterr().err
+
+
+def test_a_beginning_of_several_spaces_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    center = make_bare(tmp_path / "shop", "int8", "float16")
+    assert main(["publish", str(center), "--space", "ffff"]) == 2
+    assert "has 2 spaces that begin with 'ffff'; it has ffffffffffff-8-float16, f" in capsys.readouterr().err
 
 
 def test_the_same_upsert_again_goes_to_the_same_space(finished_run: Path, tmp_path: Path) -> None:

@@ -13,15 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from moonlib.center.aliases import Alias, Target, write_aliases
-from moonlib.center.record import make_record
-from moonlib.center.space import Space
-from moonlib.center.writing import make_center
 from moonlib.cli.app import main
 from moonlib.data.dataset import Dataset
 from moonlib.exports.folder import export
 from moonlib.inference.center import Center
 from moonlib.testing.processes import Program
+from tests.centers import make_bare
 
 
 def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, str]:
@@ -82,17 +79,8 @@ def test_a_run_is_published_served_written_to_and_ended(finished_run: Path, tiny
     assert center.view.has([99]).tolist() == [False]
 
 
-def center_without_encoders(path: Path) -> Path:
-    make_center(path)
-    space = Space(path / "spaces/ffff-8-int8", "f" * 16, 8, "int8")
-    make_record(space.record)
-    space.save()
-    write_aliases(path, {"live": Alias(Target(space.name, 0))})
-    return path
-
-
 def test_what_is_wrong_is_told_before_an_encoder_is_opened(tmp_path: Path, capsys: Any) -> None:
-    center = str(center_without_encoders(tmp_path / "shop"))
+    center = str(make_bare(tmp_path / "shop", "int8"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", center, "--port", port]) == 2
@@ -101,10 +89,6 @@ def test_what_is_wrong_is_told_before_an_encoder_is_opened(tmp_path: Path, capsy
         assert "no alias 'next'; it has live" in capsys.readouterr().err
     code = f"""
 import sys
-from moonlib.center.aliases import Alias, Target, write_aliases
-from moonlib.center.record import make_record
-from moonlib.center.space import Space
-from moonlib.center.writing import make_center
 from moonlib.cli.app import main
 assert main(["serve", {center!r}, "--port", "99999"]) == 2
 assert not {{"torch", "fastapi", "uvicorn"}} & sys.modules.keys()

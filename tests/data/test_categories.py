@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from moonlib.data.categories import read_levels, with_levels
+from moonlib.data.categories import column_with_levels, read_levels, with_levels
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,14 @@ from moonlib.data.categories import read_levels, with_levels
 def test_a_path_is_read_by_itself(given: str | None, read: str | None) -> None:
     frame = pl.DataFrame({"category": [given]}, schema={"category": pl.String})
     assert frame.select(with_levels(pl.col("category"))).item() == read
+    assert column_with_levels(frame["category"]).to_list() == [read]
+
+
+@given(st.lists(st.none() | st.text("a/> ›é", max_size=6)), st.integers(0, 3))
+def test_a_column_is_read_as_each_of_its_paths(paths: list[str | None], start: int) -> None:
+    column = pl.Series("category", paths, dtype=pl.String)[start:]
+    expected = column.to_frame().select(with_levels(pl.col("category"))).to_series()
+    assert column_with_levels(column).equals(expected, null_equal=True)
 
 
 def test_what_was_read_how_is_told() -> None:

@@ -32,6 +32,15 @@ def test_a_line_that_is_no_entry_is_left_out(tmp_path: Path, line: bytes) -> Non
     assert quarantine.entries() == {("products", 1): "torn"}
 
 
+def test_one_process_may_keep_it_in_memory() -> None:
+    quarantine = Quarantine(None, total=10, floor=2)
+    for bad in (1, 2, 2):
+        quarantine.record("products", bad, "broken")
+    assert quarantine.entries() == {("products", 1): "broken", ("products", 2): "broken"}
+    with pytest.raises(TooManyUnreadable, match=r"3 samples .* more than the 2 tolerated. Last: products 3: torn"):
+        quarantine.record("products", 3, "torn")
+
+
 def test_nothing_is_written_before_something_is_wrong(tmp_path: Path) -> None:
     assert Quarantine(tmp_path / "q.jsonl", total=10).entries() == {}
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -203,6 +204,9 @@ def test_floats_are_no_ids(shop: Tables) -> None:
         ("box", [[0.0, 0.0, 1.0], None, None, None], "row 1, column 'box': [0.0, 0.0, 1.0] is not [x0, y0, x1, y1]"),
         ("box", [None, [0.5, 0.0, 0.5, 1.0], None, None], "row 2, column 'box': [0.5, 0.0, 0.5, 1.0]"),
         ("box", [None, [0.0, 0.0, 40.0, 30.0], None, None], "row 2, column 'box': [0.0, 0.0, 40.0, 30.0]"),
+        ("box", [[0.0, 0.0, 1.0, 1.0], None, [0.1, 0.2, None, 0.4], None], "row 3, column 'box': [0.1"),
+        ("box", [None, None, None, [0.1, math.nan, 0.3, 0.4]], "row 4, column 'box': [0.1"),
+        ("box", [None, None, [], [0.5, 0.1, 0.4, 0.3]], "row 3, column 'box': []"),
     ],
 )
 def test_wrong_types_and_values_of_products(shop: Tables, column: str, values: list[object], message: str) -> None:
