@@ -81,8 +81,10 @@ def serve(arguments: argparse.Namespace) -> int:
             service.writer = CenterWriter(arguments.center, aliases[0], service.encoders)
         scorer = None
         if arguments.score is not None:
+            from moonlib.runs.runner import quiet
             from moonlib.serving.scoring import Scorer
 
+            quiet()
             scorer = Scorer.open(arguments.score, center=arguments.center, encoders=service.encoders)
         log_json()
         for alias in unpublished:

@@ -17,6 +17,7 @@ from moonlib.cli.app import main
 from moonlib.data.dataset import Dataset
 from moonlib.exports.folder import export
 from moonlib.inference.center import Center
+from moonlib.serving.address import bound
 from moonlib.testing.processes import Program
 from tests.centers import make_bare
 
@@ -77,6 +78,27 @@ def test_a_run_is_published_served_written_to_and_ended(finished_run: Path, tiny
     assert all(json.loads(line) for line in err.splitlines())
     assert "mug" not in err and "jug" not in err and "hush" not in err
     assert center.view.has([99]).tolist() == [False]
+
+
+def test_a_server_that_scores_logs_nothing_but_json(center_application: Path, tmp_path: Path) -> None:
+    with bound("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+    words = ["serve", center_application.parent / "center", "--score", center_application, "--port", str(port)]
+    program = Program(["-m", "moonlib", *words], cwd=tmp_path, env=dict(os.environ))
+    try:
+        for _ in range(600):
+            try:
+                assert ask(port, "POST", "/v1/score", {"candidates": [{"item_id": 1}]})[0] == 200
+                break
+            except OSError:
+                assert program.poll() is None, program.communicate()
+                time.sleep(0.1)
+        program.send_signal(signal.SIGTERM)
+        _, err = program.communicate(timeout=60)
+    finally:
+        program.kill()
+    assert program.returncode == 0
+    assert [line for line in err.splitlines() if not line.startswith("{")] == []
 
 
 def test_what_is_wrong_is_told_before_an_encoder_is_opened(tmp_path: Path, capsys: Any) -> None:
