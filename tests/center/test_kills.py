@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -39,6 +38,7 @@ from moonlib.center.view import View
 from moonlib.center.writing import Busy, make_center, writing_to
 from moonlib.representations.store import unit
 from moonlib.testing.processes import Program
+from tests.disks import full_disk
 
 DIM = 8
 IDS = 40
@@ -358,17 +358,6 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path, monkeypatch: p
         writer.kill()
         writer.communicate()
     assert View.open(center).ids.to_list() == [1]
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file can be longer than so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_writes_nothing_and_says_what_to_do(tmp_path: Path) -> None:
