@@ -449,7 +449,12 @@ async def _rows(request: Request) -> list[dict[str, Any]]:
         first = error.errors()[0]
         place = list(map(str, first["loc"]))
         place = place if place[:1] == ["products"] else ["products", *place]
-        raise Refused(422, "bad_rows", f"{'.'.join(place)}: {first['msg']}", "products") from None
+        problem = str(first["msg"])
+        if first["type"] == "model_type":
+            problem = 'expected a JSON object, {"products": [{"item_id": 17, ...}, ...]}'
+        elif first["type"] == "too_short":
+            problem = "there are none"
+        raise Refused(422, "bad_rows", f"{'.'.join(place)}: {problem}", "products") from None
     if not rows:
         raise Refused(422, "bad_rows", "products: there are none", "products")
     unused = set(pictures)
