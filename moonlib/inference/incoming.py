@@ -213,10 +213,11 @@ def _incoming(
 
 def _refuse_lost(header: Sequence[str], modalities: Any, space: Space, name: str) -> None:
     """Refuse products without a column that earlier ones had: their vectors, or filters, would silently be others."""
-    if KEY not in header:
-        return  # the reader says so
     read = columns_read("products", modalities, [*header, *space.given])
-    if lost := [column for column in space.given if column not in header]:
+    lost = [column for column in (KEY, *space.given) if column not in header]
+    if lost == [KEY]:
+        return  # the reader says so
+    if lost:
         what, they = "the encoder reads it" if lost[0] in read else "the center keeps it", "it"
         others = ""
         if lost[1:]:
