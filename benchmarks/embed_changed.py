@@ -47,10 +47,10 @@ from moonlib.sources.marketplace.source import Marketplace
 LIMIT = 0.08
 
 
-def catalogue(folder: Path, dataset: Dataset, rows: int) -> pl.DataFrame:
-    """Products in a table, and their pictures in a folder."""
+def catalogue(folder: Path, dataset: Dataset, rows: int, *more: str) -> pl.DataFrame:
+    """Products in a table, with more columns than are read, and their pictures in a folder."""
     (folder / "photos").mkdir()
-    source = dataset.products.select("item_id", "title", "category", "attributes", "box")
+    source = dataset.products.select("item_id", "title", "category", "attributes", "box", *more)
     reader = SampleReader(dataset.directory, "products")
     pictured = set()
     for sample in reader.read(source["item_id"].to_numpy()):

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -34,6 +33,7 @@ import moonlib.compat  # noqa: F401
 import numpy as np
 import polars as pl
 import torch
+from embed_changed import catalogue, measured
 from rich.console import Console
 from rich.table import Table
 
@@ -47,45 +47,11 @@ from moonlib.center.writing import make_center
 from moonlib.config import recipe as recipes
 from moonlib.data.content import Modalities, compose
 from moonlib.data.dataset import Dataset
-from moonlib.data.reader import SampleReader
 from moonlib.inference.catalogue import embed
 from moonlib.inference.center import Center
 from moonlib.sources.marketplace.source import Marketplace
 
 FINGERPRINT = "fresh0fresh0fresh0"
-
-
-def catalogue(folder: Path, dataset: Dataset, rows: int) -> pl.DataFrame:
-    """Products in a table, and their pictures in a folder."""
-    (folder / "photos").mkdir()
-    source = dataset.products.select("item_id", "title", "category", "attributes", "box", "price")
-    reader = SampleReader(dataset.directory, "products")
-    copies = -(-rows // source.height)
-    pictured = []
-    for sample in reader.read(source["item_id"].to_numpy()):
-        if sample.image is not None:
-            pictured.append(sample.id)
-            for copy in range(copies):
-                # Bytes after the end of a JPEG are not read: equal pictures of different content.
-                (folder / "photos" / f"{sample.id}-{copy}.jpg").write_bytes(sample.image + bytes([copy]))
-    parts = []
-    for copy in range(copies):
-        image = pl.when(pl.col("item_id").is_in(pictured)).then(pl.format("{}-{}.jpg", "item_id", pl.lit(copy)))
-        title = pl.format("{} {}", "title", pl.lit(copy))
-        parts.append(source.with_columns(title=title, image=image, item_id=pl.int_range(pl.len()) + copy * 10_000_000))
-    return pl.concat(parts).head(rows)
-
-
-def measured(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock, and of the CPUs, worker processes included."""
-
-    def cpu() -> float:
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(each.ru_utime + each.ru_stime for each in used)
-
-    start, before = time.perf_counter(), cpu()
-    work()
-    return time.perf_counter() - start, cpu() - before
 
 
 def new_center(path: Path, run: Any, encoder: Any) -> Center:
@@ -170,7 +136,7 @@ def main() -> None:
             directory=folder / "run",
             modalities=lambda side: both,
         )
-        frame = catalogue(folder, dataset, options.products)
+        frame = catalogue(folder, dataset, options.products, "price")
         changing = pl.int_range(pl.len()) % 100 == 7
         center = new_center(folder / "center", run, encoder)
         frame.write_parquet(folder / "feed.parquet")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def publish(
         raise ValueError(f"keep {keep}: keep at least 1 snapshot")
     check_alias(alias)
     with writing_to(space.directory, wait=False):  # a publish may take minutes
-        record = _compacted(center, space)
+        record = _compacted(center, space, lambda record: record.differs)
         if record.base is None or not len(record.base):
             raise ValueError(f"{space.name} has no products to publish: upsert some")
         before = read_aliases(center)
@@ -133,14 +133,14 @@ def compact(center: Path, space: Space) -> None:
         Busy: another process writes, or publishes this space.
     """
     with writing_to(space.directory, wait=False):  # a publish may take minutes
-        _compacted(center, space)
+        _compacted(center, space, lambda record: record.log_rows > 0)
 
 
-def _compacted(center: Path, space: Space) -> Record:
-    """The record, all of whose rows so far are in its base."""
+def _compacted(center: Path, space: Space, is_needed: Callable[[Record], bool]) -> Record:
+    """The record, all of whose rows so far are in its base if that is needed."""
     with writing_to(center):
         record = Record(space, write=True)
-        if not record.log_rows:
+        if not is_needed(record):
             return record
         record.rotate()
     made = record.compact()

@@ -156,7 +156,8 @@ class Record:
 
     def _read(self) -> None:
         space = self.space = Space.open(self.space.directory)
-        self._stamp = stamp(space.record / CURRENT)
+        self._current = space.record / CURRENT
+        self._stamp = stamp(self._current)
         self.number, self._log_numbers, self.base_sequence = current = Current.read(space.record)
         self.sequence = current.sequence
         self.base = Base(base_of(space.record, self.number)) if self.number else None
@@ -175,7 +176,7 @@ class Record:
     @property
     def changed(self) -> bool:
         """Whether there is something new to read."""
-        return stamp(self.space.record / CURRENT) != self._stamp or self._logs[-1].grew
+        return stamp(self._current) != self._stamp or self._logs[-1].grew
 
     def refresh(self) -> bool:
         """Read what is new.
@@ -186,7 +187,7 @@ class Record:
         Raises:
             Damaged: what is new is not what was written.
         """
-        if stamp(self.space.record / CURRENT) != self._stamp:
+        if stamp(self._current) != self._stamp:
             self._open()
             return True
         if not self._logs[-1].grew:
@@ -244,6 +245,14 @@ class Record:
     def tombstones(self) -> int:
         """Tombstones in the logs."""
         return int(np.count_nonzero(self._deleted.values))
+
+    @property
+    def differs(self) -> bool:
+        """Whether a compaction would change the base: not where the logs hold tombstones of unknown ids alone."""
+        if self.base is None or not self._deleted.values.all():
+            return self.log_rows > 0
+        ids = pl.Series("id", list(self._latest), dtype=id_dtype(self.space.ids))
+        return bool((self.base.rows(ids) >= 0).any())
 
     def find(self, ids: pl.Series) -> NDArray[np.int64]:
         """Number of each id's row, int64 [m]; -1 for a product that is not there, or was deleted."""

@@ -23,11 +23,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moonlib.center.aliases import Target, find_alias
+from moonlib.center.aliases import find_alias
 from moonlib.center.delta import Delta
 from moonlib.center.layout import ALIASES, SPACES
 from moonlib.center.neighbours import Chosen
-from moonlib.center.record import Record, Stamp, stamp
+from moonlib.center.record import Record, stamp
 from moonlib.center.rows import id_dtype
 from moonlib.center.snapshot import Snapshot
 from moonlib.center.snapshot_reader import SnapshotReader
@@ -37,6 +37,8 @@ from moonlib.center.writing import require_center
 
 Ids = pl.Series | NDArray[np.int64] | Sequence[Any]
 
+_TRIES = 100
+"""How often an alias that moves meanwhile is followed again."""
 _FILTERS = 16
 """Filters whose products are kept by a view."""
 
@@ -64,33 +66,30 @@ class _Source:
     def __init__(self, center: Path, alias: str) -> None:
         self.center, self.alias = center, alias
         self.lock = threading.Lock()
-        self.newest = self._open()
+        self.newest = self._open(None)
 
-    def _open(self) -> View:
-        self._aliases: Stamp = stamp(self.center / ALIASES)
-        self._target: Target = find_alias(self.center, self.alias).now
-        self._record = Record(Space.open(self.center / SPACES / self._target.space))
-        number = self._target.snapshot
-        snapshot = SnapshotReader(Snapshot.open(self._record.space, number)) if number else None
-        return View(self, self._record, number, snapshot, self._delta(snapshot))
+    def _open(self, before: View | None) -> View:
+        """Open what the alias leads to.
 
-    def _delta(self, snapshot: SnapshotReader | None) -> Delta:
-        """All that the record has after a snapshot."""
-        record, space = self._record, self._record.space
-        ids = pl.Series("id", [], dtype=id_dtype(space.ids))
-        covered, rows = (0, 0) if snapshot is None else (snapshot.sequence, len(snapshot))
-        empty = Delta.empty(ids, space.dim, space.dtype, record.no_columns, rows)
-        changes = record.changes(covered)
-        if changes is not None:
-            return empty.extended(changes, _superseded(snapshot, changes.ids))
-        # The base is newer than the snapshot: what it no longer has was deleted or superseded meanwhile.
-        ids, numbers = record.live()
-        newer = record.sequences(numbers) > covered
-        if snapshot is not None:
-            empty.hidden[:] = True
-            empty.hidden[snapshot.rows(ids.filter(pl.Series(~newer)))] = False
-        newest = record.changes_of(ids.filter(pl.Series(newer)), numbers[newer])
-        return empty.extended(newest, np.empty(0, np.int64))
+        Args:
+            before: the view that was the newest.
+        """
+        for left in reversed(range(_TRIES)):
+            aliases = stamp(self.center / ALIASES)
+            try:
+                target = find_alias(self.center, self.alias).now
+                record = Record(Space.open(self.center / SPACES / target.space))
+                number = target.snapshot
+                snapshot = SnapshotReader(Snapshot.open(record.space, number)) if number else None
+                break
+            except (OSError, ValueError):  # published meanwhile, and what the alias led to was removed
+                if not left or stamp(self.center / ALIASES) == aliases:
+                    raise
+        same = before is not None and before.space.directory == record.space.directory
+        arrived = _arrived(record, before.sequence) if before is not None and same else None
+        delta = _all_after(snapshot, record)
+        self._aliases, self._target, self._record = aliases, target, record
+        return View(self, record, number, snapshot, delta, arrived)
 
     def refreshed(self) -> View:
         """The newest view."""
@@ -102,18 +101,46 @@ class _Source:
         aliases = stamp(self.center / ALIASES)
         if aliases != self._aliases:
             if find_alias(self.center, self.alias).now != self._target:
-                return self._open()
+                return self._open(view)
             self._aliases = aliases
         record, opened = self._record, self._record.opened
         if not record.refresh():
             return view
         changes = record.changes(view.sequence)
         if record.opened != opened or record.space.ids != view.space.ids or changes is None:
-            delta = self._delta(view._snapshot)
+            delta = _all_after(view._snapshot, record)
         else:
             delta = view._delta.extended(changes, _superseded(view._snapshot, changes.ids))
-        arrived = np.empty(0, np.int64) if changes is None else changes.received_at
+        arrived = _arrived(record, view.sequence) if changes is None else changes.received_at
         return View(self, record, view.snapshot, view._snapshot, delta, arrived)
+
+
+def _all_after(snapshot: SnapshotReader | None, record: Record) -> Delta:
+    """All that a record has after a snapshot."""
+    space = record.space
+    ids = pl.Series("id", [], dtype=id_dtype(space.ids))
+    covered, rows = (0, 0) if snapshot is None else (snapshot.sequence, len(snapshot))
+    empty = Delta.empty(ids, space.dim, space.dtype, record.no_columns, rows)
+    changes = record.changes(covered)
+    if changes is not None:
+        return empty.extended(changes, _superseded(snapshot, changes.ids))
+    # The base is newer than the snapshot: what it no longer has was deleted or superseded meanwhile.
+    ids, numbers = record.live()
+    newer = record.sequences(numbers) > covered
+    if snapshot is not None:
+        empty.hidden[:] = True
+        empty.hidden[snapshot.rows(ids.filter(pl.Series(~newer)))] = False
+    newest = record.changes_of(ids.filter(pl.Series(newer)), numbers[newer])
+    return empty.extended(newest, np.empty(0, np.int64))
+
+
+def _arrived(record: Record, sequence: int) -> NDArray[np.int64]:
+    """When the rows after a sequence were received, int64 [n]; without deletions where they are in the base already."""
+    changes = record.changes(sequence)
+    if changes is not None:
+        return changes.received_at
+    _, rows = record.live()
+    return record.received_at(rows[record.sequences(rows) > sequence])
 
 
 def _superseded(snapshot: SnapshotReader | None, ids: pl.Series) -> NDArray[np.int64]:

@@ -14,8 +14,8 @@ from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.center.layout import CENTER, EMBEDDING, FORMAT, LOCK
 from moonlib.system import lock
 
-_threads: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
-"""A record lock does not hold the threads of one process apart."""
+_threads: defaultdict[tuple[int, int, str], threading.Lock] = defaultdict(threading.Lock)
+"""By the folder, whatever it is called, and the file. A record lock does not hold the threads of one process apart."""
 
 
 class Busy(ValueError):
@@ -38,11 +38,11 @@ def writing_to(center: Path, file: str = LOCK, wait: bool = True) -> Iterator[No
     Raises:
         Busy: another process is.
     """
-    path, until = center.resolve() / file, time.monotonic() + (WAIT if wait else 0)
-    with _threads[path], ExitStack() as held:
+    folder, until = center.stat(), time.monotonic() + (WAIT if wait else 0)
+    with _threads[folder.st_dev, folder.st_ino, file], ExitStack() as held:
         while True:
             try:
-                held.enter_context(lock.held(path))
+                held.enter_context(lock.held(center / file))
                 break
             except lock.InUse as holder:
                 if time.monotonic() >= until:

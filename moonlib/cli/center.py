@@ -123,14 +123,17 @@ def _space_of(arguments: argparse.Namespace) -> tuple[Center, str]:
     from moonlib.inference.center import Center
     from moonlib.inference.incoming import kept_columns
 
+    fingerprint = opened(arguments.run).fingerprint
+    known = [each for each in spaces(arguments.center).values() if each.fingerprint == fingerprint]
     dtype: Dtype | None = arguments.dtype
     if dtype is None:  # the same command again goes to the space that it made, whatever that keeps
-        fingerprint = opened(arguments.run).fingerprint
-        there = {each.dtype for each in spaces(arguments.center).values() if each.fingerprint == fingerprint}
+        there = {each.dtype for each in known}
         dtype = there.pop() if len(there) == 1 else "int8"
     names = None if arguments.columns is None else [name.strip() for name in arguments.columns.split(",")]
-    columns: dict[str, ColumnType] | None = None
-    if arguments.products is not None:
+    columns: list[str] | dict[str, ColumnType] | None = names
+    if any(each.dtype == dtype and arguments.dim in (None, each.dim) for each in known):
+        columns = None
+    elif arguments.products is not None:
         columns = kept_columns(arguments.products, names)
     center = Center.create(arguments.center, arguments.run, dtype, arguments.dim, columns, arguments.pictures)
     space = center.space_of(arguments.run, dtype, arguments.dim)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import secrets
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,12 +71,13 @@ def open_images(place: str | Path) -> ImageSource:
     place = Path(place)
     if not place.is_dir():
         raise ValueError(f"{place} is no folder of images")
-    visible = [path for path in place.iterdir() if not path.name.startswith(".")]
-    tars = sorted(path for path in visible if path.suffix == ".tar" and path.is_file())
+    with os.scandir(place) as found:
+        visible = [entry.name for entry in found if not entry.name.startswith(".")]
+    tars = sorted(place / name for name in visible if name.endswith(".tar") and (place / name).is_file())
     try:
         return ImageShards(place, tars) if tars else ImageFolder(place)
     except ValueError as error:
-        if all(path.suffix in (".tar", ".parquet", ".json") for path in visible):
+        if all(name.endswith((".tar", ".parquet", ".json")) for name in visible):
             raise
         log.warning(f"warning: {error}; no tar in {place} is read, only files beside them")
         return ImageFolder(place)
@@ -178,9 +180,7 @@ class ImageFolder:
         relative = relative_name(self.root, name)
         path = self.root / relative
         try:
-            file = Path(os.path.realpath(path, strict=True))
-            if not file.is_relative_to(_resolved(self.root)):
-                raise ValueError(f"{path}: a link that leads out of {self.root}")
+            file = self._without_links(relative)
             if not file.is_file():  # a pipe would be waited for, and a device read without an end
                 raise ValueError(f"{path}: no regular file")
             return file.read_bytes()
@@ -188,6 +188,24 @@ class ImageFolder:
             raise ValueError(f"{path}: {error.strerror}") from error
         except RuntimeError as error:  # what Python before 3.13 raises for links in a circle
             raise ValueError(f"{path}: {error}") from error
+
+    def _without_links(self, name: PurePosixPath) -> Path:
+        """Where the file of a name lies.
+
+        Raises:
+            OSError: there is none.
+            ValueError: a link leads out of the folder.
+        """
+        root = _resolved(self.root)
+        place = os.fspath(root)
+        for part in name.parts:
+            place = f"{place}{os.sep}{part}"
+            if stat.S_ISLNK(os.lstat(place).st_mode):
+                file = Path(os.path.realpath(self.root / name, strict=True))
+                if not file.is_relative_to(root):
+                    raise ValueError(f"{self.root / name}: a link that leads out of {self.root}")
+                return file
+        return Path(place)
 
 
 @lru_cache(maxsize=16)

@@ -421,9 +421,10 @@ def _check_boxes(frame: pl.DataFrame, name: str, first: int = 0) -> None:
     starts, values = lists.offsets.to_numpy(), lists.values.to_numpy(zero_copy_only=False)  # of nulls, NaN
     there = lists.is_valid().to_numpy(zero_copy_only=False)
     four = there & (np.diff(starts) == 4)
-    x0, y0, x1, y1 = values[starts[:-1][four] + np.arange(4)[:, None]]
-    bad = there.copy()
-    bad[four] = ~((x0 >= 0) & (y0 >= 0) & (x0 < x1) & (y0 < y1) & (x1 <= 1) & (y1 <= 1))
+    corners = values[starts[:-1][four, None] + np.arange(4)]
+    low, high = corners[:, :2], corners[:, 2:]
+    bad = there
+    bad[four] = ~((low >= 0) & (low < high) & (high <= 1)).all(axis=1)
     if bad.any():
         problem = "is not [x0, y0, x1, y1] with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1"
         refuse_row(frame, name, "box", pl.Series(bad), problem, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from moonlib.embedding.embed import Contents, averaged, one_thread
 from moonlib.encoders.encoder import ContentBatch, Encoder
 from moonlib.system.workers import end_at_a_lost_batch
 
+_WORTH_PROCESSES = 0.5
+"""Seconds of work that processes are started for: to start some takes half of that."""
 PICTURE_SIDE = 256
 """Longest side of a small picture, in pixels."""
 
@@ -60,7 +63,7 @@ def encode_changed(
         batch_size: rows encoded at once.
         pictures: whether small pictures are wanted.
         device: where to compute. On a CPU the workers do, each with one thread.
-        workers: processes.
+        workers: processes, for what takes longer than to start them. They have no effect on the result.
 
     Yields:
         Of each chunk, in their order, what changed.
@@ -76,21 +79,9 @@ def encode_changed(
     if training or placed != device:  # to go through all parameters takes its time
         encoder.to(device).eval()
     work = _Work(encoder, contents, known, is_known, batch_size, pictures, on_cpu)
-    workers = min(workers, len(contents))
-    loader: Iterator[_Chunk | Exception] = (work[number] for number in range(len(contents)))
-    if workers > 1:
-        loader = iter(
-            DataLoader(
-                work,
-                sampler=range(len(contents)),
-                batch_size=None,
-                num_workers=workers,
-                worker_init_fn=end_at_a_lost_batch,
-            )
-        )
     try:
         with one_thread(on_cpu):
-            for number, found in enumerate(loader):
+            for number, found in enumerate(_chunks(work, len(contents), workers)):
                 if isinstance(found, Exception):
                     raise found
                 vectors = found.vectors
@@ -108,6 +99,23 @@ def encode_changed(
     finally:
         if training:
             encoder.train()
+
+
+def _chunks(work: _Work, count: int, workers: int) -> Iterator[_Chunk | Exception]:
+    """The chunks in their order. Processes are started for them if the first one says that they are worth it."""
+    start = time.perf_counter()
+    yield work[0]
+    left = range(1, count)
+    if min(workers, len(left)) > 1 and len(left) * (time.perf_counter() - start) > _WORTH_PROCESSES:
+        yield from DataLoader(
+            work,
+            sampler=left,
+            batch_size=None,
+            num_workers=min(workers, len(left)),
+            worker_init_fn=end_at_a_lost_batch,
+        )
+    else:
+        yield from (work[number] for number in left)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,11 @@ class FrameReader:
 
     def read(self, ids: NDArray[np.int64]) -> list[Sample]:
         """Return one sample per id, in order; one whose image can't be opened is quarantined and has none."""
-        rows: list[dict[str, Any]] = self._batch.take(
-            pa.array(self.order[np.searchsorted(self._sorted, ids)])
-        ).to_pylist()
+        wanted = self.order[np.searchsorted(self._sorted, ids)]
+        batch = self._batch
+        if len(wanted) < len(batch) or (wanted != np.arange(len(batch))).any():
+            batch = batch.take(pa.array(wanted))
+        rows: list[dict[str, Any]] = batch.to_pylist()
         readers = (self.images, self.images, frozenset[str]())
         return [
             sample_of(self.table, int(id), row, readers, self.views, self.quarantine)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -20,26 +19,24 @@ from numpy.typing import NDArray
 from moonlib.artifacts.reading import read_mapping
 from moonlib.center.aliases import Alias, Target, find_alias, read_aliases, write_aliases
 from moonlib.center.canary import append_canary, refuse_canaries
-from moonlib.center.layout import ALIASES, CENTER, EMBEDDING, ENCODER, SPACES
+from moonlib.center.layout import ALIASES, CENTER, EMBEDDING, SPACES
 from moonlib.center.publishing import Published, compact, open_spaces, publish, rollback
-from moonlib.center.record import Record, Stamp, make_record, stamp
-from moonlib.center.rows import ColumnType, Dtype, Rows
+from moonlib.center.record import Record, Stamp, stamp
+from moonlib.center.rows import ColumnType, Dtype
 from moonlib.center.snapshot import Probe
-from moonlib.center.space import Space, check_columns, find_space, space_name, spaces
+from moonlib.center.space import Space, find_space, spaces
 from moonlib.center.status import Status, read_status
 from moonlib.center.view import View
 from moonlib.center.where import Where
 from moonlib.center.writing import Busy, make_center, require_center, writing_to
 from moonlib.data.content import Content, Modalities
 from moonlib.data.quarantine import Quarantine, TooManyUnreadable
-from moonlib.embedding.changed import encode_changed
 from moonlib.embedding.content_hash import content_hash
-from moonlib.exports.folder import Export, export, opened
+from moonlib.exports.folder import Export, opened
 from moonlib.inference.embedded import as_center
 from moonlib.inference.embedding_folder import embedding_identity
 from moonlib.inference.hits import Hit
 from moonlib.inference.incoming import (
-    KEPT,
     Incoming,
     Products,
     as_frame,
@@ -48,11 +45,12 @@ from moonlib.inference.incoming import (
     refuse_cleared,
     work_folder,
 )
+from moonlib.inference.new_space import kept_types, make_space
 from moonlib.inference.searching import query_vector
+from moonlib.inference.upserting import Upserted, delete_products, write_products
 from moonlib.representations.index import IndexKind
 from moonlib.representations.store import Representations
 from moonlib.runs.run import Run, RunError
-from moonlib.system.disk import rename, sync, unfinished
 from moonlib.system.remote import is_url
 
 if TYPE_CHECKING:
@@ -64,33 +62,6 @@ _LISTED = 3
 """Images that can't be read which an error names."""
 COMPACT_AT = 65_536
 """Rows in a log from which on an upsert ends with a compaction."""
-
-
-@dataclass(frozen=True)
-class Upserted:
-    """Outcome of an upsert, for a space.
-
-    Attributes:
-        encoded: products that are new or whose content changed.
-        unchanged: products that are as they were; nothing was written.
-        changed_columns_only: products of which only kept columns changed; their vectors were reused.
-        deleted: products that were deleted.
-        quarantined: why an image can't be read, by the id of the product, which is represented by what else it has.
-        sequence: of the space's last row; a view with this sequence or a later one answers with what was upserted.
-    """
-
-    encoded: int = 0
-    unchanged: int = 0
-    changed_columns_only: int = 0
-    deleted: int = 0
-    quarantined: dict[int | str, str] = field(default_factory=dict)
-    sequence: int = 0
-
-    def __str__(self) -> str:
-        return (
-            f"{self.encoded:,} encoded, {self.changed_columns_only:,} with changed columns only, {self.unchanged:,} "
-            f"unchanged, {self.deleted:,} deleted, {len(self.quarantined):,} with an image that can't be read"
-        )
 
 
 class Center:
@@ -148,7 +119,7 @@ class Center:
             dtype: of the vectors at rest; int8 keeps their direction, which is all that a cosine reads.
             dim: keep only the first so many dimensions, of an encoder trained with Matryoshka dimensions.
             columns: to keep beside the vectors, to filter by and to show; names of `KEPT`, or any name with its type:
-                ``text``, ``integer``, ``float`` or ``boolean``.
+                ``text``, ``integer``, ``float`` or ``boolean``. By default `KEPT`, or what the space has that is there.
             pictures: whether to keep a small JPEG of each product, for pages that show products.
 
         Returns:
@@ -157,14 +128,15 @@ class Center:
         Raises:
             RunError: the encoder can't be exported.
             FileExistsError: the folder holds something else.
-            ValueError: ``dim`` is wider than the vectors, or a column has no known type.
+            ValueError: ``dim`` is wider than the vectors, a column has no known type, or the space is there already
+                and keeps other columns.
         """
         center = Path(path)
         source = opened(run)
-        kept = _kept(columns)
+        kept_types(columns)
         make_center(center)
         with writing_to(center):
-            made = _make_space(center, source, dtype, dim, kept, pictures)
+            made = make_space(center, source, dtype, dim, columns, pictures)
             if not read_aliases(center):
                 write_aliases(center, {"live": Alias(Target(made.name, 0))})
         return cls(center)
@@ -340,103 +312,21 @@ class Center:
                 incoming = read_products(products, images, record.space, self.source(space), work, workers)
                 refuse_canaries(incoming.ids)
                 self._note_columns(record, incoming)
+                encoder, batch_size = self.encoder(space), self.source(space).batch_size
                 try:
-                    done = self._write(record, incoming, received_at, workers, device)
+                    done = write_products(
+                        self.path, record, incoming, received_at, encoder, batch_size, workers, device
+                    )
                 except TooManyUnreadable:  # which names a list in the folder that is deleted now
                     raise _too_many(incoming.contents.quarantine) from None
         if gone is not None:
-            with writing_to(self.path):
-                record.refresh()
-                there = gone.filter(pl.Series(record.find(gone) >= 0))
-                tombstones = Rows.tombstones(there, space.dim, space.dtype, record.no_columns, received_at)
-                sequence = record.append(tombstones)
-            done = Upserted(
-                done.encoded, done.unchanged, done.changed_columns_only, len(there), done.quarantined, sequence
-            )
+            deleted, sequence = delete_products(self.path, record, gone, received_at)
+            done = replace(done, deleted=deleted, sequence=sequence)
         if record.log_rows >= COMPACT_AT:
             try:
                 compact(self.path, space)
             except Busy:
                 log.info(f"{space.name}: the log is compacted by the next upsert, as a publish is going on")
-        return done
-
-    def _write(
-        self, record: Record, incoming: Incoming, received_at: int, workers: int, device: str | None
-    ) -> Upserted:
-        """Write products chunk by chunk, each with one fsync."""
-        space, contents = record.space, incoming.contents
-        found = record.find(incoming.ids)
-        is_known = found >= 0
-        known = np.zeros((len(found), 16), np.uint8)
-        known[is_known] = record.content(found[is_known])
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        encoded = columns_only = 0
-        again: list[NDArray[np.int64]] = []
-        changes = encode_changed(
-            self.encoder(space),
-            contents,
-            known,
-            is_known,
-            batch_size=self.source(space).batch_size,
-            pictures=space.pictures,
-            device=device,
-            workers=workers,
-        )
-        for number, changed in enumerate(changes):
-            start = number * contents.chunk
-            rows = np.arange(start, start + len(changed.hashes))
-            ids = incoming.ids[start : start + len(rows)]
-            columns = incoming.columns[start : start + len(rows)]
-            kept = np.ones(len(rows), np.bool_)
-            kept[changed.rows] = False
-            same = np.flatnonzero(kept)
-            with writing_to(self.path):
-                record.refresh()
-                before = same
-                if len(same):
-                    before = record.find(ids.gather(same))
-                    # Somebody else may have changed or deleted these since; then they are encoded after all.
-                    agree = before >= 0
-                    agree[agree] = (record.content(before[agree]) == changed.hashes[same[agree]]).all(axis=1)
-                    again.append(rows[same[~agree]])
-                    same, before = same[agree], before[agree]
-                    differ = _differ(record.columns(before), columns[same] if columns.width else columns)
-                    same, before = same[differ], before[differ]
-                vectors = _at_rest(changed.vectors[:, : space.dim], space.dtype)
-                written = np.concatenate([changed.rows, same])
-                if len(changed.rows) < len(rows):
-                    ids, columns = ids.gather(written), columns[written] if columns.width else columns
-                sequence = record.append(
-                    Rows(
-                        ids,
-                        np.concatenate([vectors, record.vectors(before)]),
-                        changed.hashes[written],
-                        np.full(len(written), received_at),
-                        np.zeros(len(written), np.bool_),
-                        columns,
-                        pl.Series([*changed.pictures, *[None] * len(same)], dtype=pl.Binary),
-                    )
-                )
-            encoded += len(changed.rows)
-            columns_only += len(same)
-        quarantined = {id: reason for (_, id), reason in contents.quarantine.entries().items()}
-        left = np.concatenate([np.empty(0, np.int64), *again])
-        done = Upserted(
-            encoded, len(found) - encoded - columns_only - len(left), columns_only, 0, quarantined, sequence
-        )
-        if len(left):
-            part = Incoming(
-                contents.only(contents.ids[left]), incoming.ids.gather(left), incoming.columns[left], incoming.given
-            )
-            more = self._write(record, part, received_at, workers, device)
-            done = Upserted(
-                done.encoded + more.encoded,
-                done.unchanged + more.unchanged,
-                done.changed_columns_only + more.changed_columns_only,
-                0,
-                quarantined,
-                more.sequence,
-            )
         return done
 
     def _note_columns(self, record: Record, incoming: Incoming) -> None:
@@ -585,85 +475,3 @@ def _too_many(quarantine: Quarantine) -> TooManyUnreadable:
         f"{len(found)} images can't be read, more than the {quarantine.allowed} tolerated: mend them, or name no image "
         f"of those products; such as {'; '.join(found[:_LISTED])}"
     )
-
-
-def _kept(columns: Sequence[str] | Mapping[str, ColumnType] | None) -> dict[str, ColumnType]:
-    """Kept columns with their types.
-
-    Raises:
-        ValueError: one has no known type.
-    """
-    if columns is None:
-        return dict(KEPT)
-    if isinstance(columns, Mapping):
-        return check_columns(columns)
-    for column in columns:
-        if column not in KEPT:
-            raise ValueError(f"column {column!r}: its type is not known: give {{{column!r}: 'text'}}, or another type")
-    return {column: KEPT[column] for column in columns}
-
-
-def _make_space(
-    center: Path,
-    source: Run | Export,
-    dtype: Dtype,
-    dim: int | None,
-    columns: dict[str, ColumnType],
-    pictures: bool,
-) -> Space:
-    """Make a space, whole or not at all; one that is there is left as it is."""
-    folder = center / SPACES
-    folder.mkdir(exist_ok=True)
-    for left in folder.glob(".*.partial"):  # of a writer that was killed
-        shutil.rmtree(left)
-    same = [each for each in spaces(center).values() if each.fingerprint == source.fingerprint and each.dtype == dtype]
-    if dim is not None:
-        same = [each for each in same if each.dim == dim]
-    if len(same) == 1:
-        return same[0]
-    made = unfinished(folder / "space")
-    try:
-        made.mkdir()
-        if isinstance(source, Export):
-            source.encoder()  # opens
-            shutil.copytree(source.directory, made / ENCODER)
-        else:
-            export(source.directory, made / ENCODER)
-        exported = Export(made / ENCODER)
-        width = int(exported.config["dim"])
-        if dim is not None and not 1 <= dim <= width:
-            raise ValueError(f"dim {dim}: the encoder's vectors have {width} dimensions; keep 1 to {width}")
-        directory = folder / space_name(source.fingerprint, width if dim is None else dim, dtype)
-        sides: tuple[Literal["product", "query"], ...] = ("product", "query")
-        space = Space(
-            directory,
-            source.fingerprint,
-            width if dim is None else dim,
-            dtype,
-            columns,
-            {side: str(exported.modalities(side)) for side in sides},
-            pictures=pictures,
-        )
-        make_record(made / space.record.relative_to(directory))
-        space.save(made)
-        for file in made.rglob("*"):
-            sync(file)
-        if not directory.exists():
-            rename(made, directory)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return space
-
-
-def _at_rest(vectors: NDArray[np.float32], dtype: Dtype) -> NDArray[Any]:
-    return Representations(np.arange(len(vectors)), vectors).as_type(dtype).vectors
-
-
-def _differ(before: pl.DataFrame, now: pl.DataFrame) -> NDArray[np.bool_]:
-    """Which rows have another value in some column, bool [n]."""
-    if not now.width:
-        return np.zeros(now.height, np.bool_)
-    differ = np.zeros(now.height, np.bool_)
-    for column in now.columns:
-        differ |= before[column].ne_missing(now[column]).to_numpy()
-    return differ

@@ -38,7 +38,7 @@ from moonlib.serving.page.routes import page_routes
 from moonlib.serving.service import Service, item_id
 
 if TYPE_CHECKING:
-    from moonlib.inference.center import Upserted
+    from moonlib.inference.upserting import Upserted
     from moonlib.serving.scoring import Scorer
 
 _REASONS = {

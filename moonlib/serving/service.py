@@ -29,7 +29,7 @@ from moonlib.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
-    from moonlib.inference.center import Upserted
+    from moonlib.inference.upserting import Upserted
 
 log = logging.getLogger(__name__)
 

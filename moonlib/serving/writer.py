@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
-    from moonlib.inference.center import Center, Upserted
+    from moonlib.inference.center import Center
+    from moonlib.inference.upserting import Upserted
 
 
 class CenterWriter:

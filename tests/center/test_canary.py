@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from moonlib.center.aliases import Alias, Target, write_aliases
 from moonlib.center.canary import CANARIES, append_canary, refuse_canaries
-from moonlib.center.publishing import publish
+from moonlib.center.publishing import compact, publish
 from moonlib.center.record import Record, make_record
 from moonlib.center.rows import IdType, Rows
 from moonlib.center.space import Space
@@ -74,6 +76,33 @@ def test_only_what_is_new_has_arrived(record: Record) -> None:
     newer = view.refreshed()
     assert newer.arrived.tolist()[-1] == 8
     assert newer.refreshed() is newer
+
+
+def test_what_a_compaction_or_a_publish_took_has_arrived_too(record: Record) -> None:
+    center = center_of(record)
+    view = View.open(center)
+    takes: tuple[Callable[[Path, Space], object], ...] = (compact, publish, lambda *_: None)
+    for number, take in enumerate(takes):
+        named = pl.Series([100 + number]) if record.space.ids == "int64" else pl.Series([f"x{number}"])
+        record.append(replace(products(record, named), received_at=np.array([50 + number])))
+        take(center, record.space)
+        view = view.refreshed()
+        assert view.arrived.tolist() == [50 + number]
+        assert view.refreshed() is view
+        record.refresh()
+
+
+def test_a_canary_alone_is_nothing_to_publish(record: Record) -> None:
+    center = center_of(record)
+    first = publish(center, record.space, kind="flat")
+    record.refresh()
+    before = record.number
+    append_canary(record, 9)
+    assert publish(center, record.space, kind="flat").snapshot == first.snapshot
+    assert View.open(center).sequence == record.sequence and Record(record.space).number == before
+    deleted = Rows.tombstones(record.live()[0][:1], DIM, "int8", record.no_columns, 0)
+    record.append(deleted)
+    assert publish(center, record.space, kind="flat").snapshot == first.snapshot + 1
 
 
 def test_no_product_has_the_canarys_id(record: Record) -> None:

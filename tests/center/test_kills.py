@@ -427,6 +427,35 @@ def test_a_reader_goes_on_with_a_snapshot_that_is_deleted(tmp_path: Path) -> Non
     assert view.picture(3) == picture(3, 1) and view.has([3, 99]).tolist() == [True, False]
 
 
+def test_a_view_follows_an_alias_that_moves_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    center = tmp_path / "center"
+    space = new_center(center)
+    upsert(center, {1: 1})
+    publish(center, space, kind="flat", keep=1)
+    held = View.open(center)
+    real, moves = Snapshot.open, [2, 3]
+
+    def moved(space: Space, number: int) -> Snapshot:
+        while moves:  # between the look at the alias and the look at the snapshot
+            upsert(center, {1: moves.pop(0)})
+            publish(center, space, kind="flat", keep=1)
+        return real(space, number)
+
+    upsert(center, {2: 1})
+    publish(center, space, kind="flat", keep=1)
+    monkeypatch.setattr("moonlib.center.view.Snapshot.open", moved)
+    view = held.refreshed()
+    assert view.rows([1, 2])["version"].to_list() == [3, 1] and view.snapshot == 4
+    monkeypatch.undo()
+    write_aliases(center, {"live": Alias(Target(space.name, 99))})
+    for _ in range(2):  # and one that is wrong is named each time
+        with pytest.raises(FileNotFoundError, match="000099"):
+            view.refreshed()
+    write_aliases(center, {"live": Alias(Target(space.name, 4))})
+    upsert(center, {3: 1})
+    assert view.refreshed().has([1, 2, 3]).all()
+
+
 def test_a_rollback_answers_with_what_was_upserted_since(tmp_path: Path) -> None:
     center = tmp_path / "center"
     space = new_center(center)

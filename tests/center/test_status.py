@@ -28,7 +28,7 @@ def center(record: Record) -> Path:  # noqa: F811
     publish(center, space, kind="flat")
     for _ in range(2):
         record.refresh()
-        append_canary(record, 1)
+        record.append(products(record, record.live()[0][:1]))
         publish(center, space, kind="flat")
     record.refresh()
     append_canary(record, 1)

@@ -17,7 +17,7 @@ from moonlib.center.aliases import Target
 from moonlib.center.snapshot import GateFailed
 from moonlib.data.quarantine import TooManyUnreadable
 from moonlib.exports.folder import export
-from moonlib.inference.center import Upserted
+from moonlib.inference.upserting import Upserted
 from moonlib.representations.store import Representations, unit
 from moonlib.runs.run import RunError
 
@@ -124,6 +124,7 @@ def test_workers_have_no_effect(
     center: Center, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moonlib.inference.incoming._CHUNK", 5)
+    monkeypatch.setattr("moonlib.embedding.changed._WORTH_PROCESSES", 0)
     frame = shop()
     other = Center.create(tmp_path / "other", exported, columns=("price",))
     center.upsert(frame)
@@ -330,6 +331,16 @@ def test_what_is_no_center_is_refused(tmp_path: Path, exported: Path, center: Ce
         center.rollback()
     with pytest.raises(ValueError, match="no alias 'canary'"):
         _ = Center(center.path, alias="canary").view
+
+
+def test_a_space_that_is_there_keeps_its_columns(center: Center, exported: Path) -> None:
+    for same in (None, ("price", "title", "category"), {"title": "text", "category": "text", "price": "float"}):
+        assert Center.create(center.path, exported, columns=same).spaces == center.spaces  # type: ignore[arg-type]
+    for other in (("title",), {"title": "text", "category": "text", "price": "text"}):
+        with pytest.raises(
+            ValueError, match=r"keeps title \(text\), category \(text\), price \(float\), and that can't"
+        ):
+            Center.create(center.path, exported, columns=other)  # type: ignore[arg-type]
 
 
 def test_vectors_that_lost_their_neighbours_are_not_published(exported: Path, tmp_path: Path) -> None:

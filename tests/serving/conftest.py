@@ -28,7 +28,7 @@ from moonlib.encoders.dual import DualEncoder
 from moonlib.encoders.encoder import Encoder
 from moonlib.encoders.transformer import Transformer
 from moonlib.fusion.sum import Sum
-from moonlib.inference.center import Upserted
+from moonlib.inference.upserting import Upserted
 from moonlib.serving.app import create_app
 from moonlib.serving.service import Service
 from moonlib.serving.settings import ServeSettings
