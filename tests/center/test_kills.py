@@ -274,7 +274,7 @@ def family(space: str, ids: list[int], versions: list[int]) -> np.ndarray[Any, A
 def read_whole(center: Path, spaces: set[str], stop: threading.Event, seen: set[str]) -> None:
     """Read until told to stop; each view must be of one space, and hold whole upserts."""
     view = View.open(center)
-    while not stop.is_set():
+    while not stop.wait(0.02):  # or readers would leave the writer no time
         view = view.refreshed()
         rows = view.rows(list(range(IDS)))
         version = rows["version"].unique().to_list()

@@ -67,7 +67,8 @@ def load(port: int, stop: threading.Event, expected: list[int], seen: Counter[st
     while not stop.is_set():
         status, name, body = ask(connection)
         # A query of the one encoder has other neighbours in the other's space; all products are written in one append.
-        ids, prices = [hit["item_id"] for hit in body.get("hits", ())], {hit["row"]["price"] for hit in body["hits"]}
+        hits = body.get("hits", ())
+        ids, prices = [hit["item_id"] for hit in hits], {hit["row"]["price"] for hit in hits}
         if status != 200 or name != body["snapshot"] or ids != expected or len(prices) != 1:
             wrong.append((status, name, body))
         seen[str(name)] += 1
@@ -118,11 +119,12 @@ def flip(center: Path, encoder: Encoder, clients: int, flips: int, weights: Path
                         time.sleep(0.005)
             finally:
                 stop.set()
-            assert [wrong for each in running for wrong in each.result()] == []
+            wrong = [answer for each in running for answer in each.result()]
         assert server.poll() is None
     finally:
         server.kill()
-        server.communicate()
+        _, problem = server.communicate()
+    assert wrong == [], problem
     assert {name[0] for name in seen} == {"a", "b"}
     return seen
 
