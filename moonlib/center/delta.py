@@ -21,6 +21,8 @@ _CHUNKS = 64
 """Appended pieces of a column up to which they are not joined."""
 _RECENT = 256
 """Rows that are looked up by themselves, before all are put in order again."""
+_COMPARED = 4096
+"""Comparisons that take less time than to put rows in order."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Delta:
     live: NDArray[np.bool_]
     hidden: NDArray[np.bool_]
     columns: pl.DataFrame
+    _numbers: Growing
     _unit: Growing
     _kept: Growing
     _represented: Growing
@@ -63,6 +66,7 @@ class Delta:
             np.empty(0, np.bool_),
             np.zeros(snapshot, np.bool_),
             columns.clear(),
+            Growing(np.int64),
             Growing(np.float32, dim),
             Growing(dtype, dim),
             Growing(np.bool_),
@@ -96,10 +100,10 @@ class Delta:
         """Which rows have a picture, bool [n]."""
         return self._pictured.values[: len(self)]
 
-    @cached_property
+    @property
     def numbers(self) -> NDArray[np.int64]:
         """The ids [n], where they are int64."""
-        return self.ids.to_numpy()
+        return self._numbers.values[: len(self)]
 
     def extended(self, changes: Changes, superseded: NDArray[np.int64]) -> Delta:
         """A delta with further rows. Only the newest delta can be extended.
@@ -118,6 +122,8 @@ class Delta:
         if changes.deleted.any():
             changes = changes.take(np.flatnonzero(~changes.deleted))
         kept = changes.vectors
+        if changes.ids.dtype == pl.Int64:
+            self._numbers.extend(changes.ids.to_numpy())
         self._unit.extend(unit(kept))
         self._kept.extend(kept)
         self._represented.extend(np.any(kept != 0, axis=1))
@@ -154,9 +160,17 @@ class Delta:
         if len(found) and self._older.end:
             found[~self.live.take(found)] = -1  # superseded since; of -1, the last row, it changes nothing
         if self._older.end < len(self):
-            newer = self._newer.find(ids)
+            newer = self._among_newer(ids)
             found = np.where(newer >= 0, newer, found)
         return found
+
+    def _among_newer(self, ids: pl.Series) -> NDArray[np.int64]:
+        """Row of each id among those that `_older` does not know [m]; -1 where there is none."""
+        start = self._older.end
+        if ids.dtype == pl.String or len(ids) * (len(self) - start) > _COMPARED:
+            return self._newer.find(ids)
+        same = (ids.to_numpy()[:, None] == self.numbers[start:]) & self.live[start:]
+        return np.where(same.any(axis=1), start + same.argmax(axis=1), -1)
 
     @cached_property
     def _findable(self) -> Chosen | None:

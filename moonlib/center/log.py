@@ -12,7 +12,9 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +25,8 @@ from moonlib.system.disk import writing
 _MAGIC = b"\xffMLR"
 _HEADER = struct.Struct("<4sIqqq")
 """Magic, CRC-32, sequence, bytes of rows, bytes of pictures."""
+_REMEMBERED, _REMEMBERED_ROWS = 16, 64
+"""Frames, and rows of each, that a process remembers."""
 
 
 class Log:
@@ -41,6 +45,9 @@ class Log:
         self.path, self.dtype = path, dtype
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT if write else os.O_RDONLY
         self._file = os.open(path, flags, 0o644)
+        about = os.fstat(self._file)
+        self._identity = about.st_dev, about.st_ino
+        self._opened = next(_numbers)
         self.end = 0
         """Where the last whole frame ends."""
         self._last = (0, b"")
@@ -63,8 +70,15 @@ class Log:
         start, last = self._last
         if os.pread(self._file, len(last), start) != last:
             raise Replaced(f"{self.path}: its last rows were withdrawn, because they never reached the disk")
-        size = os.fstat(self._file).st_size - self.end
-        data = _read(self._file, size, self.end) if size > 0 else b""
+        size = os.fstat(self._file).st_size
+        while (known := _appended.get((*self._identity, self.end))) is not None:
+            header = os.pread(self._file, _HEADER.size, self.end)
+            if known.number < self._opened or known.header != header or self.end + known.size > size:
+                break
+            self._last = (self.end, header)
+            self.end += known.size
+            yield known.rows
+        data = _read(self._file, size - self.end, self.end) if size > self.end else b""
         at = 0
         while at < len(data):
             stop = _frame_end(data, at)
@@ -112,15 +126,43 @@ class Log:
                 self.cut()
                 raise
         pictures_at = self.end + _HEADER.size + len(payload)
+        sizes = np.array([0 if picture is None else len(picture) for picture in pictures], np.int64)
+        stored = StoredRows.of(rows, sequence, pictures_at, sizes)
+        _remember((*self._identity, self.end), _Appended(next(_numbers), frame[: _HEADER.size], len(frame), stored))
         self._last = (self.end, frame[: _HEADER.size])
         self.end += len(frame)
-        sizes = np.array([0 if picture is None else len(picture) for picture in pictures], np.int64)
-        return StoredRows.of(rows, sequence, pictures_at, sizes)
+        return stored
 
     def cut(self) -> None:
         """Remove what a writer that was killed, or had no room, left after the last whole frame."""
         if os.fstat(self._file).st_size > self.end:
             os.ftruncate(self._file, self.end)
+
+
+class _Appended(NamedTuple):
+    """A frame that this process appended."""
+
+    number: int
+    header: bytes
+    size: int
+    rows: StoredRows
+
+
+_appended: dict[tuple[int, int, int], _Appended] = {}
+"""The last frames that this process appended, by device and number of the file and where in it they begin.
+
+Who has the file open in the same process meanwhile takes the rows from here. The header in the file, whose CRC-32 is of
+the rows too, says that they are those.
+"""
+_numbers = count()
+"""Of logs that are opened and frames that are appended, in the order of time."""
+
+
+def _remember(place: tuple[int, int, int], frame: _Appended) -> None:
+    if len(frame.rows.rows) <= _REMEMBERED_ROWS:
+        _appended[place] = frame
+    for oldest in list(_appended)[:-_REMEMBERED]:
+        _appended.pop(oldest, None)
 
 
 class Replaced(ValueError):

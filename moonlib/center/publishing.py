@@ -53,7 +53,7 @@ def publish(
 ) -> Published:
     """Publish a space under an alias. Others may upsert meanwhile; readers need do nothing.
 
-    Where the newest snapshot has the same rows and kind of index, it is published again.
+    Where the newest snapshot has the same products and kind of index, it is published again.
 
     Args:
         center: its folder.

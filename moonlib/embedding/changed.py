@@ -103,10 +103,14 @@ def encode_changed(
 
 def _chunks(work: _Work, count: int, workers: int) -> Iterator[_Chunk | Exception]:
     """The chunks in their order. Processes are started for them if the first one says that they are worth it."""
-    start = time.perf_counter()
-    yield work[0]
-    left = range(1, count)
-    if min(workers, len(left)) > 1 and len(left) * (time.perf_counter() - start) > _WORTH_PROCESSES:
+    left = range(count)
+    seconds = 0.0
+    if count:
+        start = time.perf_counter()
+        first = work[0]
+        seconds, left = time.perf_counter() - start, left[1:]
+        yield first
+    if min(workers, len(left)) > 1 and len(left) * seconds > _WORTH_PROCESSES:
         yield from DataLoader(
             work,
             sampler=left,

@@ -90,7 +90,7 @@ class FrameReader:
         """Return one sample per id, in order; one whose image can't be opened is quarantined and has none."""
         wanted = self.order[np.searchsorted(self._sorted, ids)]
         batch = self._batch
-        if len(wanted) < len(batch) or (wanted != np.arange(len(batch))).any():
+        if len(wanted) != len(batch) or (wanted != np.arange(len(batch))).any():
             batch = batch.take(pa.array(wanted))
         rows: list[dict[str, Any]] = batch.to_pylist()
         readers = (self.images, self.images, frozenset[str]())

@@ -211,7 +211,8 @@ class Center:
             delete: a table with ``item_id``, or ids; deleted after the upsert. Unknown ones are passed over.
             space: name of the one space to write to; by default all that take upserts: those that an alias leads to,
                 now or before, and those never published.
-            workers: processes that read, decode and, on a CPU, encode; 0 for none but this one.
+            workers: processes that read, decode and, on a CPU, encode, where the work takes longer than to start them;
+                0 for none but this one.
             device: where to compute; by default a GPU if there is one.
 
         Returns:

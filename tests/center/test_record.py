@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moonlib.artifacts.reading import Unreadable
+from moonlib.center.aliases import Alias, Target, write_aliases
 from moonlib.center.publishing import compact
 from moonlib.center.record import Record, make_record
 from moonlib.center.rows import COLUMN_TYPES, Dtype, Rows
-from moonlib.center.space import Space, space_name
+from moonlib.center.space import Space, space_name, spaces
 from moonlib.center.view import View
-from moonlib.center.writing import make_center
+from moonlib.center.writing import Busy, make_center, writing_to
+from moonlib.testing.processes import run_processes
 
 DIM = 3
 COLUMNS = {"id": "text", "price": "float", "n": "integer", "in_stock": "boolean"}
@@ -78,7 +83,7 @@ def content(record: Record) -> dict[Any, tuple[Any, ...]]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     appends=APPENDS,
     text=st.booleans(),
@@ -125,6 +130,78 @@ def test_who_appends_knows_what_others_read(
             assert content(reader) == expected
     again = Record(space)
     assert content(again) == expected and again.sequence == sequence
+
+
+def versions(rows: Rows, version: int) -> Rows:
+    """The same ids in another version, which vector, hash and picture tell."""
+    n = len(rows)
+    return replace(
+        rows,
+        vectors=np.full((n, DIM), version, np.int8),
+        content=np.full((n, 16), version, np.uint8),
+        received_at=np.full(n, version),
+        pictures=pl.Series([b"%d" % version] * n, dtype=pl.Binary),
+    )
+
+
+def patiently(work: Callable[[], object]) -> None:
+    """Do something as soon as no other process writes."""
+    while True:
+        try:
+            work()
+            return
+        except Busy:
+            time.sleep(0.001)
+
+
+TURNS, IDS = 10, 3
+
+
+def write_or_read(rank: int, path: str) -> None:
+    """Of three processes, two append and compact in turns with a record that each keeps open, and one reads."""
+    center = Path(path)
+    (space,) = spaces(center).values()
+    ids = [range(writer * 10, writer * 10 + IDS) for writer in range(2)]
+    if rank == 2:
+        view, seen = View.open(center), [0, 0]
+        while seen != [TURNS, TURNS]:
+            view = view.refreshed()
+            for writer in range(2):
+                vectors = view.lookup(list(ids[writer])).round(5)
+                assert (vectors == vectors[0, 0]).all()  # what was appended together is there together
+                version = round(float(vectors[0, 0]) * 127)
+                assert version >= seen[writer]
+                assert view.picture(ids[writer][0]) == (b"%d" % version if version else None)
+                seen[writer] = version
+        return
+    record = Record(space, write=True)
+    zeros = np.zeros((IDS, DIM), np.int8)
+    nothing = np.zeros((IDS, 16), np.uint8)
+    empty = pl.Series([None] * IDS, dtype=pl.Binary)
+    rows = Rows(
+        pl.Series(ids[rank]), zeros, nothing, np.zeros(IDS, np.int64), np.zeros(IDS, bool), pl.DataFrame(), empty
+    )
+
+    def append(version: int) -> None:
+        with writing_to(center):
+            record.refresh()
+            record.append(versions(rows, version))
+
+    for version in range(1, TURNS + 1):
+        patiently(lambda: append(version))  # noqa: B023
+        if version % 5 == rank:
+            patiently(lambda: compact(center, space))
+
+
+def test_processes_write_in_turns_and_read_while_the_record_is_compacted(tmp_path: Path) -> None:
+    center = tmp_path / "center"
+    space = new_space(center, columns={})
+    write_aliases(center, {"live": Alias(Target(space.name, 0))})
+    run_processes(write_or_read, str(center), processes=3)
+    record = Record(space)
+    ids, rows = record.live()
+    assert ids.to_list() == [0, 1, 2, 10, 11, 12] and record.sequence == 2 * TURNS * IDS
+    assert (record.vectors(rows) == TURNS).all() and (record.received_at(rows) == TURNS).all()
 
 
 def test_a_center_of_another_format_is_refused(tmp_path: Path) -> None:
