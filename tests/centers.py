@@ -31,6 +31,17 @@ APPLICATION = [
 """Makes iter1 an application alone, which takes a second on ``tiny``."""
 
 
+def make_bare(center: Path, *dtypes: Dtype) -> Path:
+    """A center with a space of each type, to the first of which ``live`` leads, without encoders or products."""
+    make_center(center)
+    for dtype in dtypes:
+        space = Space(center / "spaces" / space_name("f" * 16, 8, dtype), "f" * 16, 8, dtype)
+        make_record(space.record)
+        space.save()
+    write_aliases(center, {"live": Alias(Target(space_name("f" * 16, 8, dtypes[0]), 0))})
+    return center
+
+
 def publish(
     center: Path,
     run: Path,

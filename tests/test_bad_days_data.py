@@ -6,11 +6,9 @@ import ast
 import io
 import json
 import os
-import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +44,7 @@ from moonlib.runs.tables import spread_table
 from moonlib.system.console import Terminal
 from moonlib.testing.data import forget_checksums
 from moonlib.testing.processes import run_program
+from tests.disks import full_disk
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 ROOT = Path(__file__).parent.parent
@@ -287,17 +286,6 @@ def test_a_few_damaged_images_are_left_out_and_told_of(
 # Full disks
 
 
-@contextmanager
-def room(size: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes; writing more fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 NO_ROOM = "File too large; make room (df -h shows what is full), then run the same command again"
 
 
@@ -314,7 +302,7 @@ def test_a_build_without_room_leaves_nothing_and_succeeds_with_it(
     moments = shop.source.splits.to_json().values()
     out = tmp_path / "data"
     words = ["data", "build", whole.parent / "tables", "--images", shop.images, "--out", out, "--workers", workers]
-    with room(size):
+    with full_disk(size):
         line = refused(capsys, *words, "--splits", *moments)
     assert line == f"moonlib: {out}: {NO_ROOM}"
     assert list(tmp_path.iterdir()) == []
@@ -329,7 +317,7 @@ def test_a_build_without_room_for_its_events(shop: Shop, tmp_path: Path, capsys:
     item.write_parquet(tables / "products.parquet")
     pl.DataFrame({"user_id": np.arange(50_000)}).write_parquet(tables / "users.parquet")
     words = ["data", "build", tables, "--out", tmp_path / "data"]
-    with room(100_000):
+    with full_disk(100_000):
         assert NO_ROOM in refused(capsys, *words)
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]
     assert main(list(map(str, words))) == 0
@@ -339,7 +327,7 @@ def test_a_build_without_room_for_its_events(shop: Shop, tmp_path: Path, capsys:
 def test_a_marketplace_without_room(tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["data", "make", "tiny", "--out", tmp_path]
     for size in (100_000, 700_000):  # too little for the pictures, and for the shards
-        with room(size):
+        with full_disk(size):
             line = refused(capsys, *words)
         assert line == f"moonlib: {tmp_path / tiny.directory.name}: {NO_ROOM}"
         assert list(tmp_path.iterdir()) == []
@@ -352,7 +340,7 @@ def test_a_quarantine_without_room_loses_no_line(tmp_path: Path) -> None:
     quarantine = Quarantine(path, total=10)
     quarantine.record("products", 1, "torn")
     for size in (path.stat().st_size, path.stat().st_size + 20):
-        with room(size), pytest.raises(OSError, match=r"File too large|No space left") as error:
+        with full_disk(size), pytest.raises(OSError, match=r"File too large|No space left") as error:
             quarantine.record("products", 2, "torn")
         assert error.value.filename == str(path)
         assert quarantine.entries() == {("products", 1): "torn"}
@@ -362,7 +350,7 @@ def test_a_quarantine_without_room_loses_no_line(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_without_room(tiny: Dataset, tmp_path: Path) -> None:
-    with room(1_000), pytest.raises(OSError, match="File too large; make room") as error:
+    with full_disk(1_000), pytest.raises(OSError, match="File too large; make room") as error:
         load_or_fit_tokenizer(tiny.products, tmp_path, 400)
     assert error.value.filename == str(tmp_path / "tokenizer.json")
     assert list(tmp_path.iterdir()) == []
@@ -375,7 +363,7 @@ def test_weights_without_room_leave_the_old_ones(tmp_path: Path) -> None:
     save_weights(torch.nn.Linear(10, 10), path)
     before = path.read_bytes()
     for size in (0, 300, 4_000_000):
-        with room(size), pytest.raises(OSError, match="File too large; make room") as error:
+        with full_disk(size), pytest.raises(OSError, match="File too large; make room") as error:
             save_weights(torch.nn.Linear(2000, 1000), path)
         assert error.value.filename == str(path)
         assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before

@@ -73,7 +73,7 @@ def publish(
     if keep < 1:
         raise ValueError(f"keep {keep}: keep at least 1 snapshot")
     check_alias(alias)
-    with writing_to(space.directory):
+    with writing_to(space.directory, wait=False):  # a publish may take minutes
         record = _compacted(center, space, lambda record: record.differs)
         if record.base is None or not len(record.base):
             raise ValueError(f"{space.name} has no products to publish: upsert some")
@@ -114,7 +114,7 @@ def rollback(center: Path, alias: str = "live") -> Alias:
     """
     with writing_to(center):
         found = find_alias(center, alias)
-        if found.previous is None:
+        if found.previous is None or not found.previous.snapshot:
             raise ValueError(f"{center}: alias {alias!r} leads to {found.now}, and led nowhere before")
         space = center / SPACES / found.previous.space
         numbers = [0, *snapshot_numbers(space)]
@@ -132,7 +132,7 @@ def compact(center: Path, space: Space) -> None:
     Raises:
         Busy: another process writes, or publishes this space.
     """
-    with writing_to(space.directory):
+    with writing_to(space.directory, wait=False):  # a publish may take minutes
         _compacted(center, space, lambda record: record.log_rows > 0)
 
 

@@ -113,8 +113,8 @@ def find_space(center: Path, name: str) -> Space:
     known = spaces(center)
     found = [each for each in known if each == name] or [each for each in known if each.startswith(name)]
     if len(found) != 1:
-        problem = "no space" if not found else f"{len(found)} spaces"
-        raise ValueError(f"{center} has {problem} {name!r}; it has {', '.join(known) or 'none yet'}")
+        problem = "has no space" if not found else f"has {len(found)} spaces that begin with"
+        raise ValueError(f"{center} {problem} {name!r}; it has {', '.join(known) or 'none yet'}")
     return known[found[0]]
 
 

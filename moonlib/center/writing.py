@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.reading import Unreadable, read_mapping
-from moonlib.center.layout import CENTER, FORMAT, LOCK
+from moonlib.center.layout import CENTER, EMBEDDING, FORMAT, LOCK
 from moonlib.system import lock
 
 _threads: defaultdict[tuple[int, int, str], threading.Lock] = defaultdict(threading.Lock)
@@ -21,24 +22,34 @@ class Busy(ValueError):
     """Another process writes to the center."""
 
 
+WAIT = 10.0
+"""Seconds that a writer waits for one of another process, as a server and an upsert each write for milliseconds."""
+
+
 @contextmanager
-def writing_to(center: Path, file: str = LOCK) -> Iterator[None]:
+def writing_to(center: Path, file: str = LOCK, wait: bool = True) -> Iterator[None]:
     """Be the one writer of a center. Other threads of this process wait for their turn.
 
     Args:
         center: its folder.
         file: of the lock.
+        wait: for other processes too, up to `WAIT` seconds.
 
     Raises:
         Busy: another process is.
     """
-    folder = center.stat()
-    with _threads[folder.st_dev, folder.st_ino, file]:
-        try:
-            with lock.held(center / file):
-                yield
-        except lock.InUse as holder:
-            raise Busy(f"{center} is being written to by {holder}: run this again when it has finished") from None
+    folder, until = center.stat(), time.monotonic() + (WAIT if wait else 0)
+    with _threads[folder.st_dev, folder.st_ino, file], ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock.held(center / file))
+                break
+            except lock.InUse as holder:
+                if time.monotonic() >= until:
+                    problem = f"{center} is being written to by {holder}: run this again when it has finished"
+                    raise Busy(problem) from None
+                time.sleep(0.005)
+        yield
 
 
 def make_center(center: Path) -> None:
@@ -64,7 +75,14 @@ def require_center(center: Path) -> None:
         Unreadable: another version of moonlib wrote it.
     """
     if not (center / CENTER).is_file():
-        raise FileNotFoundError(f"{center} is no center, it has no {CENTER}: `moonlib upsert` makes one")
+        problem = f"{center} is no center: it has no {CENTER}"
+        if not center.exists():
+            problem = f"{center}: there is no such center, seen from {Path.cwd()}"
+        elif (center / EMBEDDING).is_file():
+            problem = (
+                f"{center} is what `moonlib embed` wrote, for `moonlib search` and `moonlib.Center`, and no center"
+            )
+        raise FileNotFoundError(f"{problem}; make one with `moonlib upsert CENTER --run RUN --products TABLE`")
     written = read_mapping(center / CENTER).get("format")
     if written != FORMAT:
         earlier = isinstance(written, int) and written < FORMAT

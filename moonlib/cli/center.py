@@ -110,6 +110,8 @@ def upsert(arguments: argparse.Namespace) -> int:
     say(str(done))
     for id, reason in list(done.quarantined.items())[:_LISTED]:
         say(f"can't be read: {id}: {reason}")
+    if (more := len(done.quarantined) - _LISTED) > 0:
+        say(f"and {more:,} more; `moonlib.Center.upsert` returns them all")
     say(f"next: moonlib publish {arguments.center}" + (f" --space {space}" if space else ""))
     return 0
 

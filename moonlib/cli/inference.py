@@ -142,7 +142,10 @@ def search(arguments: argparse.Namespace) -> int:
     else:
         names = ("image", "text", "k", "index", "new_only")
         hits = search(arguments.run, **{name: vars(arguments)[name] for name in names})
-    Terminal().print(hits_table(hits))
+    if hits:
+        Terminal().print(hits_table(hits))
+    else:
+        say("nothing was found: " + ("no product passes the filter" if arguments.where else "there are no products"))
     if hits and not in_center and not any(hit.row for hit in hits):
         try:
             opened(arguments.run).dataset()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
 from moonlib.cli.arguments import Verbs, add_verb
+
+log = logging.getLogger(__name__)
 
 LIMITS = {
     "batch": (int, "N", "queries encoded at once, at most (32)"),
@@ -50,33 +53,43 @@ def add(verbs: Verbs) -> None:
 def serve(arguments: argparse.Namespace) -> int:
     """Serve a center until SIGTERM or Ctrl-C."""
     try:
-        from moonlib.serving.logs import log_json
+        from moonlib.serving.address import bound  # torch is imported once all that can be told without it is told
     except ImportError as error:
         raise ValueError(str(error)) from None
+    from moonlib.center.aliases import find_alias
+    from moonlib.center.writing import require_center
     from moonlib.serving.process import prepare_process
+    from moonlib.serving.settings import read_settings
 
     prepare_process()
-    from moonlib.serving.server import serve
-    from moonlib.serving.service import Service
-    from moonlib.serving.settings import read_settings
-    from moonlib.serving.writer import CenterWriter
-
     given = {name: vars(arguments)[name] for name in (*LIMITS, "log_queries")}
     settings = read_settings(arguments.config, **given)
+    aliases = arguments.alias or ["live"]
+    require_center(arguments.center)
+    unpublished = [alias for alias in aliases if not find_alias(arguments.center, alias).now.snapshot]
     token = os.environ.get("MOONLIB_TOKEN")
     if arguments.token_file is not None:
         token = arguments.token_file.read_text(encoding="utf-8").strip()
         if not token:
             raise ValueError(f"{arguments.token_file} is empty; expected the token")
-    aliases = arguments.alias or ["live"]
-    service = Service(arguments.center, aliases, settings)
-    if token:
-        service.writer = CenterWriter(arguments.center, aliases[0], service.encoders)
-    scorer = None
-    if arguments.score is not None:
-        from moonlib.serving.scoring import Scorer
+    with bound(arguments.host, arguments.port) as listener:
+        from moonlib.serving.logs import log_json
+        from moonlib.serving.server import serve
+        from moonlib.serving.service import Service
+        from moonlib.serving.writer import CenterWriter
 
-        scorer = Scorer.open(arguments.score, center=arguments.center, encoders=service.encoders)
-    log_json()
-    serve(service, token or None, arguments.host, arguments.port, scorer)
+        service = Service(arguments.center, aliases, settings)
+        if token:
+            service.writer = CenterWriter(arguments.center, aliases[0], service.encoders)
+        scorer = None
+        if arguments.score is not None:
+            from moonlib.runs.runner import quiet
+            from moonlib.serving.scoring import Scorer
+
+            quiet()
+            scorer = Scorer.open(arguments.score, center=arguments.center, encoders=service.encoders)
+        log_json()
+        for alias in unpublished:
+            log.warning("alias %s has no snapshot yet: `moonlib publish` builds one, with an index", alias)
+        serve(service, token or None, scorer=scorer, listener=listener)
     return 0

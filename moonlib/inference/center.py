@@ -30,12 +30,21 @@ from moonlib.center.view import View
 from moonlib.center.where import Where
 from moonlib.center.writing import Busy, make_center, require_center, writing_to
 from moonlib.data.content import Content, Modalities
+from moonlib.data.quarantine import Quarantine, TooManyUnreadable
 from moonlib.embedding.content_hash import content_hash
 from moonlib.exports.folder import Export, opened
 from moonlib.inference.embedded import as_center
 from moonlib.inference.embedding_folder import embedding_identity
 from moonlib.inference.hits import Hit
-from moonlib.inference.incoming import Incoming, Products, as_frame, read_ids, read_products, work_folder
+from moonlib.inference.incoming import (
+    Incoming,
+    Products,
+    as_frame,
+    read_ids,
+    read_products,
+    refuse_cleared,
+    work_folder,
+)
 from moonlib.inference.new_space import kept_types, make_space
 from moonlib.inference.searching import query_vector
 from moonlib.inference.upserting import Upserted, delete_products, write_products
@@ -49,6 +58,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LISTED = 3
+"""Images that can't be read which an error names."""
 COMPACT_AT = 65_536
 """Rows in a log from which on an upsert ends with a compaction."""
 
@@ -232,6 +243,8 @@ class Center:
         if not targets:
             raise ValueError(f"{self.path} has no space yet: give the run whose encoder it is for (--run)")
         if products is not None and not isinstance(products, (str, Path)):
+            for each in targets:
+                refuse_cleared(products, self._record(each).space)
             products = as_frame(products)
         answers = {each.name: self._upsert(each, products, images, delete, workers, device) for each in targets}
         for name, done in answers.items():
@@ -301,7 +314,12 @@ class Center:
                 refuse_canaries(incoming.ids)
                 self._note_columns(record, incoming)
                 encoder, batch_size = self.encoder(space), self.source(space).batch_size
-                done = write_products(self.path, record, incoming, received_at, encoder, batch_size, workers, device)
+                try:
+                    done = write_products(
+                        self.path, record, incoming, received_at, encoder, batch_size, workers, device
+                    )
+                except TooManyUnreadable:  # which names a list in the folder that is deleted now
+                    raise _too_many(incoming.contents.quarantine) from None
         if gone is not None:
             deleted, sequence = delete_products(self.path, record, gone, received_at)
             done = replace(done, deleted=deleted, sequence=sequence)
@@ -408,7 +426,7 @@ class Center:
             raise ValueError(f"k {k}: ask for at least 1 product")
         view = self.view
         if vector is None:
-            photo = Path(image).read_bytes() if isinstance(image, (str, Path)) else image
+            photo = Path(image) if isinstance(image, str) else image
             queries = query_vector(self.encoder(view.space), photo, text)[:, : view.space.dim]
         else:
             queries = np.asarray(vector, np.float32).reshape(1, -1)
@@ -450,3 +468,11 @@ def _embedded(folder: Path, space: Space) -> Representations:
     if embedding_identity(folder / EMBEDDING).get("encoder") != space.fingerprint:
         raise ValueError(f"{folder} was embedded with another encoder than that of {space.name}")
     return Representations.open(folder, "products")
+
+
+def _too_many(quarantine: Quarantine) -> TooManyUnreadable:
+    found = [f"{id}: {reason}" for (_, id), reason in quarantine.entries().items()]
+    return TooManyUnreadable(
+        f"{len(found)} images can't be read, more than the {quarantine.allowed} tolerated: mend them, or name no image "
+        f"of those products; such as {'; '.join(found[:_LISTED])}"
+    )

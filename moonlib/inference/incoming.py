@@ -213,18 +213,40 @@ def _incoming(
 
 def _refuse_lost(header: Sequence[str], modalities: Any, space: Space, name: str) -> None:
     """Refuse products without a column that earlier ones had: their vectors, or filters, would silently be others."""
-    if KEY not in header:
-        return  # the reader says so
     read = columns_read("products", modalities, [*header, *space.given])
-    if lost := [column for column in space.given if column not in header]:
-        what = "the encoder reads it" if lost[0] in read else "the center keeps it"
-        others = f", nor {', '.join(map(repr, lost[1:]))}" if lost[1:] else ""
+    lost = [column for column in (KEY, *space.given) if column not in header]
+    if lost == [KEY]:
+        return  # the reader says so
+    if lost:
+        what, they = "the encoder reads it" if lost[0] in read else "the center keeps it", "it"
+        others = ""
+        if lost[1:]:
+            others, they = f", nor {', '.join(map(repr, lost[1:]))}", "them"
+            what = "the encoder reads or the center keeps them"
         raise ValueError(
             f"{name}: no column {lost[0]!r}{others} (it has {', '.join(header[:_LISTED])}); earlier products of space "
-            f"{space.name} had it, and {what}: give it, with empty fields where a product has none"
+            f"{space.name} had {they}, and {what}: give {they}, with empty fields where a product has none"
         )
     if not set(read) & set(header):
         raise ValueError(f"{name}: none of the columns that the encoder reads is there: {', '.join(read)}")
+
+
+def refuse_cleared(products: Products, space: Space) -> None:
+    """Refuse rows of which some lack a key that earlier products had: what it held would be cleared in silence.
+
+    Raises:
+        ValueError: naming the first such row, and what it lacks.
+    """
+    if isinstance(products, (str, Path, pl.DataFrame)) or not products:
+        return
+    keys = set().union(*products)
+    if lacked := [column for column in space.given if column in keys and not all(column in row for row in products)]:
+        number = next(number for number, row in enumerate(products) if any(column not in row for column in lacked))
+        without = ", ".join(repr(column) for column in lacked if column not in products[number])
+        raise ValueError(
+            f"products: row {number + 1} has no {without}, which other rows and earlier products of space {space.name} "
+            "have: give every row the same columns, null where a product has no value"
+        )
 
 
 def read_ids(ids: Any, space: Space) -> pl.Series:

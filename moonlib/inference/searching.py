@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from moonlib.artifacts.layout import is_read
 from moonlib.data.content import Content
 from moonlib.data.dataset import Dataset
+from moonlib.data.images import UnreadableImage
 from moonlib.data.reader import SampleReader
 from moonlib.data.tables import SCHEMAS
 from moonlib.exports.folder import opened
@@ -104,7 +105,7 @@ def search(
         raise ValueError(f"{index} is an index of another encoder than {run}'s: build one with `moonlib index {run}`")
     if found is not None:
         _refuse_outdated(found)
-    vector = query_vector(source.encoder(), None if image is None else local_copy(image).read_bytes(), text)
+    vector = query_vector(source.encoder(), None if image is None else local_copy(image), text)
     try:
         dataset = source.dataset()
     except RunError:
@@ -193,8 +194,13 @@ def _local_index(place: str | Path) -> Path:
     return local_copy(folder, lambda other: other.startswith(name)) / name
 
 
-def query_vector(encoder: Encoder, image: bytes | None, text: str | None) -> NDArray[np.float32]:
+def query_vector(encoder: Encoder, image: bytes | Path | None, text: str | None) -> NDArray[np.float32]:
     """Encode one query, float32 [1, dim].
+
+    Args:
+        encoder: in eval mode, on the CPU.
+        image: a photo, or its file.
+        text: what is searched for.
 
     Raises:
         ValueError: the encoder does not read what is given, the image is none, or nothing of it is left to search for.
@@ -204,7 +210,11 @@ def query_vector(encoder: Encoder, image: bytes | None, text: str | None) -> NDA
     for what, given, width in (("images", image, encoder.image_dim), ("texts", text, encoder.text_dim)):
         if given is not None and not width:
             raise ValueError(f"this run's encoder reads no {what}")
-    batch = encoder.preprocessor([Content(image, (text or "").strip() or None)], "query")
+    photo = image.read_bytes() if isinstance(image, Path) else image
+    try:
+        batch = encoder.preprocessor([Content(photo, (text or "").strip() or None)], "query")
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{image}: {error}" if isinstance(image, Path) else str(error)) from None
     with torch.inference_mode():
         vector: NDArray[np.float32] = encoder(batch).float().numpy()
     if not vector.any():

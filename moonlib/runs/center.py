@@ -25,6 +25,7 @@ from moonlib.artifacts.reading import Unreadable, read_mapping
 from moonlib.center.aliases import find_alias
 from moonlib.center.layout import PRODUCTS, SNAPSHOT, SPACES, snapshot_of
 from moonlib.center.space import Space
+from moonlib.center.writing import require_center
 from moonlib.config.fingerprint import made_with
 from moonlib.config.merge import Key, RecipeError
 from moonlib.config.recipe import REPRESENTATIONS, CenterSource, Recipe
@@ -118,8 +119,7 @@ def find_snapshot(source: CenterSource, key: Key) -> CenterSnapshot:
     """
     place = Path(source.center).expanduser()
     try:
-        if not place.is_dir():
-            raise FileNotFoundError(f"{source.center}: there is no such center, seen from {Path.cwd()}")
+        require_center(place)
         found = find_alias(place, source.alias).now
         space = Space.open(place / SPACES / found.space)
         directory = snapshot_of(space.directory, found.snapshot)

@@ -51,6 +51,7 @@ class SearchAnswer(Answer):
     """Products nearest to a query."""
 
     alias: str
+    took_ms: float = Field(description="milliseconds from the request's head to this answer")
     hits: list[Hit]
 
 

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: FastAPI reads annotations that name limits of this very service.
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,6 +128,7 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
         answer = {
             "snapshot": served.view.name,
             "alias": served.alias,
+            "took_ms": round((time.perf_counter() - request.state.started) * 1000, 2),
             "hits": [
                 {
                     "rank": rank,
@@ -183,7 +185,7 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
     async def add_products(request: Request) -> Written:
         """Add products, or replace them by their id; answered once they are on disk."""
         _begin(request, service.served().view.name)
-        return await _written(service, service.write(await _rows(request)))
+        return await _written(request, service, service.write(await _rows(request)))
 
     @app.delete(
         "/v1/products",
@@ -198,7 +200,7 @@ def create_app(service: Service, token: str | None = None, scorer: "Scorer | Non
         _begin(request, service.served().view.name)
         if len(gone.ids) > settings.max_ids:
             raise Refused(422, "too_many", f"ids: at most {settings.max_ids:,} at once", "ids")
-        return await _written(service, service.delete(gone.ids))
+        return await _written(request, service, service.delete(gone.ids))
 
     @app.get(
         "/v1/products/{item:path}/picture",  # an id of text may hold slashes
@@ -380,7 +382,12 @@ async def _rows(request: Request) -> list[dict[str, Any]]:
         first = error.errors()[0]
         place = list(map(str, first["loc"]))
         place = place if place[:1] == ["products"] else ["products", *place]
-        raise Refused(422, "bad_rows", f"{'.'.join(place)}: {first['msg']}", "products") from None
+        problem = str(first["msg"])
+        if first["type"] == "model_type":
+            problem = 'expected a JSON object, {"products": [{"item_id": 17, ...}, ...]}'
+        elif first["type"] == "too_short":
+            problem = "there are none"
+        raise Refused(422, "bad_rows", f"{'.'.join(place)}: {problem}", "products") from None
     if not rows:
         raise Refused(422, "bad_rows", "products: there are none", "products")
     unused = set(pictures)
@@ -400,10 +407,11 @@ async def _rows(request: Request) -> list[dict[str, Any]]:
     return rows
 
 
-async def _written(service: Service, writing: "Awaitable[Upserted]") -> Written:
+async def _written(request: Request, service: Service, writing: "Awaitable[Upserted]") -> Written:
     done = await writing
+    _begin(request, name := service.served().view.name)  # the alias may have moved meanwhile
     return Written(
-        snapshot=service.served().view.name,
+        snapshot=name,
         sequence=done.sequence,
         encoded=done.encoded,
         unchanged=done.unchanged,

@@ -56,7 +56,7 @@ class Gate:
         given = next((value for name, value in headers if name == b"x-request-id"), b"")
         request_id = given.decode() if _ID.fullmatch(given) else f"{self._ids.getrandbits(64):016x}"
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        state["request_id"], state["started"] = request_id, started
         status = 0
 
         async def answer(message: Message) -> None:

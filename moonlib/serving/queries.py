@@ -91,7 +91,7 @@ def answer_queries(
             except ValueError as error:  # of a filter, whose query stands alone
                 if len(rows) > 1:
                     raise
-                found = [Refused(422, "bad_filter", str(error), "where")]
+                found = [Refused(422, "bad_filter", f"where: {error}", "where")]
             observe("search", time.perf_counter() - started)
             for row, each in zip(rows, found, strict=True):
                 answers[members[row]] = each

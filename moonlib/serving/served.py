@@ -64,9 +64,10 @@ class Served:
         view = self.view.refreshed()
         if view is self.view:
             return self
+        if view.name != self.view.name:
+            log.info("alias %s leads to %s, no longer to %s", self.alias, view.name, self.view.name)
         if view.space.name == self.view.space.name:
             return replace(self, view=view)
-        log.info("alias %s leads to %s, no longer to %s", self.alias, view.name, self.view.name)
         return replace(self, view=view, encoder=_warmed(open_encoder(view.space.encoder)))
 
     @property

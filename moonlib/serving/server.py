@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from moonlib.serving.address import bound
 from moonlib.serving.app import create_app
 from moonlib.serving.process import freeze_heap
 from moonlib.serving.protocol import BoundedProtocol
@@ -18,13 +20,21 @@ from moonlib.serving.service import Service
 if TYPE_CHECKING:
     from moonlib.serving.scoring import Scorer
 
+log = logging.getLogger(__name__)
+
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server, which is not ready any more from the moment of a signal on."""
+    """Uvicorn's server, which logs where it listens, and is not ready any more from the moment of a signal on."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            log.info("listening at http://%s:%d/", f"[{host}]" if ":" in host else host, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.draining = True
@@ -37,6 +47,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     scorer: Scorer | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; requests in progress are answered, then this returns.
 
@@ -46,6 +57,7 @@ def serve(
         host: address to listen on; ``0.0.0.0`` for all.
         port: 0 for a free one, which the log names.
         scorer: a click model for ``POST /v1/score``; None for no such endpoint.
+        listener: a socket to listen on, in place of host and port; see `moonlib.serving.address.bound`.
 
     Raises:
         OSError: the address is in use, or not this machine's.
@@ -63,36 +75,17 @@ def serve(
         limit_concurrency=max(1000, 4 * service.settings.queue),
         timeout_graceful_shutdown=max(1, round(service.settings.drain_seconds)),
     )
-    with _listening(host, port) as listener:
+    with listener or bound(host, port) as listening:
         freeze_heap()
         # Uvicorn raises the signal that ended it once more, when it has done; the process is to end with 0.
         before = {}
         if threading.current_thread() is threading.main_thread():
             before = {each: signal.signal(each, _ignore) for each in (signal.SIGTERM, signal.SIGINT)}
         try:
-            _Server(config, service).run(sockets=[listener])
+            _Server(config, service).run(sockets=[listening])
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= 65_535:  # or the system would take what is left of it after 65536
-        raise ValueError(f"port {port}: expected 0 to 65535")
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise OSError(error.errno, error.strerror, host) from None
-    family, kind, _, _, address = found[0]
-    listener = socket.socket(family, kind)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, error.strerror, f"{host}:{port}") from None
-    return listener
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:

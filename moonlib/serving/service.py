@@ -85,8 +85,10 @@ class Service:
         self.writer = writer
         self.draining = False
         self.default = aliases[0]
-        self._open_encoder = open_encoder
-        self._served = {alias: Served.open(Path(center), alias, open_encoder) for alias in aliases}
+        self._opened_by = open_encoder
+        self._served: dict[str, Served] = {}
+        for alias in aliases:
+            self._served[alias] = Served.open(Path(center), alias, self._open_encoder)
         self.freshness = Freshness(self.metrics.registry)
         self.recall = RecallMonitor(self.metrics.registry, self.settings.recall_share)
         ViewGauges(self.metrics.registry, lambda: {alias: each.view for alias, each in self._served.items()})
@@ -114,6 +116,11 @@ class Service:
         if found is None:
             raise Refused(422, "unknown_alias", f"alias: expected one of {', '.join(self._served)}", "alias")
         return found
+
+    def _open_encoder(self, folder: Path) -> Encoder:
+        """The encoder of a space, once for all aliases that lead to the space."""
+        is_open = (each.encoder for each in self._served.values() if each.view.space.encoder == folder)
+        return next(is_open, None) or self._opened_by(folder)
 
     @property
     def aliases(self) -> Mapping[str, Served]:

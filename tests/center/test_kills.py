@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -27,6 +26,7 @@ import polars as pl
 import pytest
 
 from moonlib.artifacts.checksums import Damaged
+from moonlib.center import writing
 from moonlib.center.aliases import Alias, Target, find_alias, write_aliases
 from moonlib.center.layout import SPACES, base_of, log_of, snapshot_numbers, snapshot_of
 from moonlib.center.publishing import compact, publish, rollback
@@ -38,6 +38,7 @@ from moonlib.center.view import View
 from moonlib.center.writing import Busy, make_center, writing_to
 from moonlib.representations.store import unit
 from moonlib.testing.processes import Program
+from tests.disks import full_disk
 
 DIM = 8
 IDS = 40
@@ -273,7 +274,7 @@ def family(space: str, ids: list[int], versions: list[int]) -> np.ndarray[Any, A
 def read_whole(center: Path, spaces: set[str], stop: threading.Event, seen: set[str]) -> None:
     """Read until told to stop; each view must be of one space, and hold whole upserts."""
     view = View.open(center)
-    while not stop.is_set():
+    while not stop.wait(0.02):  # or readers would leave the writer no time
         view = view.refreshed()
         rows = view.rows(list(range(IDS)))
         version = rows["version"].unique().to_list()
@@ -331,7 +332,8 @@ def test_every_answer_is_of_one_space_and_snapshot_of_many(tmp_path: Path) -> No
     assert len(read_during(tmp_path / "center", 8, 1000, 100)) > 10
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "WAIT", 0.1)
     center = tmp_path / "center"
     space = new_center(center)
     code = (
@@ -345,22 +347,17 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
             with pytest.raises(Busy, match=r"center is being written to by process \d+ on"):
                 change()
         assert len(View.open(center)) == 0
+        monkeypatch.setattr(writing, "WAIT", 600)
+        with ThreadPoolExecutor(1) as pool:  # a writer that is done soon is waited for
+            waiting = pool.submit(upsert, center, {1: 1})
+            time.sleep(0.05)
+            assert not waiting.done()
+            writer.kill()  # a killed process holds nothing
+            waiting.result()
     finally:
         writer.kill()
         writer.communicate()
-    upsert(center, {1: 1})  # a killed process holds nothing
     assert View.open(center).ids.to_list() == [1]
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file can be longer than so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_writes_nothing_and_says_what_to_do(tmp_path: Path) -> None:

@@ -93,5 +93,5 @@ def test_the_tables_fit_eighty_columns(
 
 
 def test_a_folder_that_is_no_center_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is no center"):
+    with pytest.raises(FileNotFoundError, match=r"is no center: it has no center.json; make one with `moonlib upsert"):
         read_status(tmp_path)

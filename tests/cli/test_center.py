@@ -6,6 +6,7 @@ import pytest
 
 from moonlib.cli.app import main
 from moonlib.inference.center import Center
+from tests.centers import make_bare
 
 
 def test_a_center_is_searched(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,6 +19,8 @@ def test_a_center_is_searched(finished_run: Path, tmp_path: Path, capsys: pytest
     found = capsys.readouterr().out
     assert "red mug" in found
     assert "lamp" not in found
+    assert main([*words, "--where", '{"price": {"gt": 60}}']) == 0
+    assert capsys.readouterr().out == "nothing was found: no product passes the filter\n"
     for more, message in (
         (["--where", '{"prize": 1}'], "unknown column 'prize'"),
         (["--alias", "next"], "has no alias 'next'; it has live"),
@@ -27,6 +30,23 @@ def test_a_center_is_searched(finished_run: Path, tmp_path: Path, capsys: pytest
         assert message in capsys.readouterr().err
     assert main(["search", str(finished_run), "--text", "mug", "--alias", "live"]) == 2
     assert "--where and --alias are of a center" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_center_is_told_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "vectors").mkdir()
+    (tmp_path / "vectors" / "embedding.json").write_text("{}")
+    words = ["publish", "center status", "upsert", "serve"]
+    for name, message in (("none", "no such center, seen from"), ("vectors", "is what `moonlib embed` wrote")):
+        for verb in words[:3] if name == "none" else words[1::2]:
+            assert main([*verb.split(), str(tmp_path / name)]) == 2
+            error = capsys.readouterr().err
+            assert message in error and "moonlib upsert CENTER --run RUN --products TABLE" in error
+
+
+def test_a_beginning_of_several_spaces_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    center = make_bare(tmp_path / "shop", "int8", "float16")
+    assert main(["publish", str(center), "--space", "ffff"]) == 2
+    assert "has 2 spaces that begin with 'ffff'; it has ffffffffffff-8-float16, f" in capsys.readouterr().err
 
 
 def test_the_same_upsert_again_goes_to_the_same_space(finished_run: Path, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from moonlib.cli.app import main
 from moonlib.data.dataset import Dataset
 from moonlib.exports.folder import export
 from moonlib.inference.center import Center
+from moonlib.serving.address import bound
 from moonlib.testing.processes import Program
+from tests.centers import make_bare
 
 
 def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, str]:
@@ -60,7 +64,7 @@ def test_a_run_is_published_served_written_to_and_ended(finished_run: Path, tiny
         status, refused, _ = ask(
             port, "POST", "/v1/products", {"products": [{"title": "no id"}]}, authorization="Bearer hush"
         )
-        assert status == 422 and "item_id" in refused["error"]["message"]
+        assert status == 422 and "no column 'item_id', nor 'price' (it has title)" in refused["error"]["message"]
         assert ask(port, "DELETE", "/v1/products", {"ids": [99]}, authorization="Bearer hush")[1]["deleted"] == 1
         program.send_signal(signal.SIGTERM)
         out, err = program.communicate(timeout=60)
@@ -68,14 +72,55 @@ def test_a_run_is_published_served_written_to_and_ended(finished_run: Path, tiny
         program.kill()
     assert program.returncode == 0, err
     assert out == ""
+    lines = [json.loads(line)["message"] for line in err.splitlines()]
+    assert any("live has no snapshot yet: `moonlib publish` builds one" in line for line in lines)
+    assert f"listening at http://127.0.0.1:{port}/" in lines
     assert all(json.loads(line) for line in err.splitlines())
     assert "mug" not in err and "jug" not in err and "hush" not in err
     assert center.view.has([99]).tolist() == [False]
 
 
+def test_a_server_that_scores_logs_nothing_but_json(center_application: Path, tmp_path: Path) -> None:
+    with bound("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+    words = ["serve", center_application.parent / "center", "--score", center_application, "--port", str(port)]
+    program = Program(["-m", "moonlib", *words], cwd=tmp_path, env=dict(os.environ))
+    try:
+        for _ in range(600):
+            try:
+                assert ask(port, "POST", "/v1/score", {"candidates": [{"item_id": 1}]})[0] == 200
+                break
+            except OSError:
+                assert program.poll() is None, program.communicate()
+                time.sleep(0.1)
+        program.send_signal(signal.SIGTERM)
+        _, err = program.communicate(timeout=60)
+    finally:
+        program.kill()
+    assert program.returncode == 0
+    assert [line for line in err.splitlines() if not line.startswith("{")] == []
+
+
+def test_what_is_wrong_is_told_before_an_encoder_is_opened(tmp_path: Path, capsys: Any) -> None:
+    center = str(make_bare(tmp_path / "shop", "int8"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", center, "--port", port]) == 2
+        assert capsys.readouterr().err.startswith(f"moonlib: 127.0.0.1:{port}: in use; choose another port")
+        assert main(["serve", center, "--port", port, "--alias", "live", "--alias", "next"]) == 2
+        assert "no alias 'next'; it has live" in capsys.readouterr().err
+    code = f"""
+import sys
+from moonlib.cli.app import main
+assert main(["serve", {center!r}, "--port", "99999"]) == 2
+assert not {{"torch", "fastapi", "uvicorn"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)  # of its own, as moonlib's have torch already
+
+
 def test_mistakes_are_told_on_one_line(tmp_path: Path, capsys: Any) -> None:
     assert main(["serve", str(tmp_path / "none")]) == 2
-    assert "no center" in capsys.readouterr().err
+    assert "no such center" in capsys.readouterr().err
     config = tmp_path / "serve.yaml"
     for text, said in (
         ("serve: {btach: 3}", "btach"),

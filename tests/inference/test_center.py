@@ -15,6 +15,7 @@ from PIL import Image
 from moonlib import Center, embed
 from moonlib.center.aliases import Target
 from moonlib.center.snapshot import GateFailed
+from moonlib.data.quarantine import TooManyUnreadable
 from moonlib.exports.folder import export
 from moonlib.inference.upserting import Upserted
 from moonlib.representations.store import Representations, unit
@@ -138,6 +139,8 @@ def test_an_image_that_cannot_be_read_is_named_and_the_rest_represents_the_produ
     assert center.lookup([1]).any() and center.view.picture(1) is None
     assert counts(center.upsert(shop(3))) == (1, 0, 2, 0)
     assert center.view.picture(1) is not None
+    with pytest.raises(TooManyUnreadable, match=r"11 images can't be read.*10 tolerated.*such as 0: not a readable"):
+        center.upsert(shop(12).with_columns(image=pl.lit(b"<html>")))
 
 
 def test_pictures_can_be_turned_off(exported: Path, tmp_path: Path) -> None:
@@ -185,6 +188,10 @@ def test_what_does_not_fit_the_space_is_refused_and_nothing_is_written(center: C
     center.upsert(shop(1).with_columns(title=pl.lit("red")))
     with pytest.raises(ValueError, match="no column 'category', nor 'price'"):
         center.upsert(shop(4).drop("price", "category"))
+    rows = shop(4).to_dicts()
+    del rows[2]["price"], rows[2]["image"]
+    with pytest.raises(ValueError, match=r"products: row 3 has no 'image', 'price', which other rows"):
+        center.upsert(rows)
     assert center.view.sequence == before + 1
 
 
@@ -306,7 +313,7 @@ def test_probes_and_coverage_guard_a_publish(center: Center) -> None:
 
 
 def test_what_is_no_center_is_refused(tmp_path: Path, exported: Path, center: Center) -> None:
-    with pytest.raises(FileNotFoundError, match="no center"):
+    with pytest.raises(FileNotFoundError, match="no such center"):
         Center(tmp_path / "nowhere")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import resource
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from moonlib.metrics.external_sort import external_sort
+from tests.disks import full_disk
 
 
 def chunks_of(table: list[NDArray], size: int) -> Iterator[list[NDArray]]:
@@ -86,13 +86,8 @@ def open_files(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("rows", [10, 10_000])
 def test_a_full_disk_names_the_directory_and_what_to_do(rows: int, tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-    try:
-        with pytest.raises(OSError, match="make room") as caught:
-            list(external_sort(chunks_of([np.zeros(50_000)], 1000), rows=rows, directory=tmp_path))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with full_disk(50_000), pytest.raises(OSError, match="make room") as caught:
+        list(external_sort(chunks_of([np.zeros(50_000)], 1000), rows=rows, directory=tmp_path))
     assert caught.value.filename == str(tmp_path)
     assert not list(tmp_path.iterdir())
 

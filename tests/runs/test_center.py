@@ -167,6 +167,13 @@ def test_a_center_that_cannot_be_read_is_told_before_anything_is_made(
     assert problem.format(center=center) in str(told.value)
 
 
+def test_an_embedding_is_no_center_to_train_on(tmp_path: Path) -> None:
+    (tmp_path / "embedding.json").write_text("{}")
+    words = [*APPLICATION, f"--stages.application.representations.center={tmp_path}"]
+    with pytest.raises(RecipeError, match=r"what `moonlib embed` wrote.* no center; make one with `moonlib upsert"):
+        find_snapshots(load("iter1", words))
+
+
 def test_a_stage_that_reads_no_vectors_takes_no_center(center_application: Path) -> None:
     with pytest.raises(
         RecipeError, match=r"stages\.represent\.representations: Represent reads no vectors of a center"

@@ -55,6 +55,7 @@ def test_a_photo_finds_what_the_encoder_puts_nearest(client: TestClient, encoder
     assert first["row"] == {"title": title(number), "price": float(number), "in_stock": number % 2 == 0}
     assert client.get(first["picture"]).content == picture(number)
     assert body["snapshot"] == answer.headers["moonlib-snapshot"] == NAME
+    assert body["took_ms"] > 0
 
 
 def test_text_and_photo_together_and_each_alone(client: TestClient) -> None:
@@ -313,6 +314,11 @@ def test_messages_are_for_people(client: TestClient) -> None:
     assert "pixels" in refused(searched(client, image=bomb()), 422, "image")["message"]
     wrong = client.post("/v1/products", json={"products": [{"item_id": "x"}]}, headers=AUTHORIZED)
     assert wrong.json()["error"]["message"].count("products: ") == 1
+    for body, said in (([{"item_id": 1}], '{"products": ['), ({"products": []}, "products: there are none")):
+        answer = client.post("/v1/products", json=body, headers=AUTHORIZED)
+        assert said in refused(answer, 422, "products")["message"]
+    filtered = searched(client, text="mug", where='{"prize": 1}')
+    assert refused(filtered, 422, "where")["message"].startswith("where: unknown column 'prize'")
 
 
 def test_a_server_without_a_token_takes_no_products(service: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,11 +15,12 @@ from fastapi.testclient import TestClient
 
 from moonlib.center.aliases import read_aliases, write_aliases
 from moonlib.encoders.encoder import Encoder
+from moonlib.inference.center import Upserted
 from moonlib.serving.app import create_app
 from moonlib.serving.service import Service
 from moonlib.serving.settings import ServeSettings
 
-from .conftest import append, make_space, picture, title
+from .conftest import TOKEN, append, make_space, picture, title
 
 
 class Mirrored(torch.nn.Module):
@@ -112,6 +114,44 @@ def test_an_alias_moves_under_load_and_no_answer_mixes_spaces(
             stop.set()
             assert [wrong for each in loads for wrong in each.result()] == []
         assert {name[:12] for name in seen} == {"a" * 12, "b" * 12}
+
+
+def test_a_write_names_the_snapshot_that_it_can_be_found_in(
+    center: Path, two: dict[str, Any], settings: ServeSettings
+) -> None:
+    class Moving:
+        """Somebody moves the alias while products are written."""
+
+        def delete(self, ids: Any) -> Upserted:
+            aliases = read_aliases(center)
+            write_aliases(center, {**aliases, "live": aliases["v2"]})
+            return Upserted(deleted=len(ids))
+
+    writer: Any = Moving()
+    service = Service(center, settings=settings, open_encoder=open_of(two), writer=writer)
+    with TestClient(create_app(service, TOKEN)) as client:
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        answer = client.request("DELETE", "/v1/products", json={"ids": [1]}, headers=headers)
+        assert answer.json()["snapshot"] == answer.headers["moonlib-snapshot"]
+        assert answer.json()["snapshot"].startswith("b" * 12)
+
+
+def test_aliases_of_one_space_share_an_encoder(center: Path, two: dict[str, Any], settings: ServeSettings) -> None:
+    aliases = read_aliases(center)
+    write_aliases(center, {**aliases, "canary": aliases["live"]})
+    opened: list[Path] = []
+
+    def opening(folder: Path) -> Any:
+        opened.append(folder)
+        return open_of(two)(folder)
+
+    service = Service(center, ["live", "canary", "v2"], settings, open_encoder=opening)
+    assert [folder.parent.name[0] for folder in opened] == ["a", "b"]
+    write_aliases(center, {**read_aliases(center), "canary": aliases["v2"]})
+    asyncio.run(service.refresh())
+    assert service.served("canary").encoder is service.served("v2").encoder
+    assert len(opened) == 2
+    service.close()
 
 
 def test_an_alias_that_is_not_there_is_an_error_at_start(center: Path, encoder: Encoder) -> None:

@@ -133,26 +133,5 @@ def test_sigterm_answers_what_is_in_progress_and_exits_with_zero(server: tuple[P
     assert all("request_id" in line for line in lines if line["logger"] == "moonlib.serving.access")
 
 
-def test_an_address_in_use_is_an_error_on_one_line(center: Path, encoder: Encoder) -> None:
-    from moonlib.serving.server import serve
-    from moonlib.serving.service import Service
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(OSError) as caught:
-            serve(Service(center, open_encoder=lambda _: encoder), port=port)
-        assert caught.value.filename == f"127.0.0.1:{port}"
-
-
-def test_there_are_65536_ports(center: Path, encoder: Encoder) -> None:
-    from moonlib.serving.server import serve
-    from moonlib.serving.service import Service
-
-    with pytest.raises(ValueError, match="port 99999: expected 0 to 65535"):
-        serve(Service(center, open_encoder=lambda _: encoder), port=99_999)
-
-
 def test_heads_are_bounded_by_default() -> None:
     assert protocol.HEAD_BYTES <= 100_000 and protocol.HEAD_SECONDS <= 30
