@@ -21,7 +21,7 @@ _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 @dataclass(frozen=True)
 class Search:
-    """What a request searches for: a picture, a text or both, or another product.
+    """A request to search: for a picture, a text or both, or for another product.
 
     Attributes:
         k: products wanted.

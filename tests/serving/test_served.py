@@ -148,7 +148,8 @@ def test_aliases_of_one_space_share_an_encoder(center: Path, two: dict[str, Any]
     service = Service(center, ["live", "canary", "v2"], settings, open_encoder=opening)
     assert [folder.parent.name[0] for folder in opened] == ["a", "b"]
     write_aliases(center, {**read_aliases(center), "canary": aliases["v2"]})
-    asyncio.run(service.refresh())
+    with ThreadPoolExecutor(1) as thread:  # a browser that another test opened has a running loop in this one
+        thread.submit(asyncio.run, service.refresh()).result()
     assert service.served("canary").encoder is service.served("v2").encoder
     assert len(opened) == 2
     service.close()
