@@ -57,7 +57,7 @@ def main() -> None:
         "--size", default="small", help="of the marketplace that a run is fitted on, where none is given"
     )
     given = parser.parse_args()
-    places = given.runs or [fit("iter3", [f"--data.init_args.size={given.size}"], name="at_rest")]
+    places = given.runs or [fit("iter3", [f"--data.init_args.size={given.size}"], name=f"at_rest-{given.size}")]
     shown = Table("run", "kept as", "bytes", "recall@10", "change", "same ten", "AUC", "change")
     largest = dict.fromkeys(LIMITS, 0.0)
     for place in places:
