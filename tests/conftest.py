@@ -38,6 +38,21 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Once = Callable[[str, Callable[[Path], Path]], Path]
 
 
+@pytest.hookimpl(trylast=True)  # when the slow ones have been left out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each process begin with its share of the tests that are marked ``first``; the others stay in their order."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    early = [item for item in items if item.get_closest_marker("first")]
+    rest = [item for item in items if not item.get_closest_marker("first")]
+    share = -(-len(items) // workers)  # pytest-xdist deals out the list in as many parts
+    items.clear()
+    for number in range(workers):
+        mine = early[number::workers]
+        items += mine + rest[: share - len(mine)]
+        del rest[: share - len(mine)]
+    items += rest
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """What a test draws from a global generator is the same every time, whatever ran before it."""

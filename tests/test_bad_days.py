@@ -349,6 +349,7 @@ def test_a_read_only_directory_is_named(runs: Path, short_iter2: list[str], unbr
     assert refused.stderr.strip().splitlines()[-1] == f"moonlib: {runs / 'iter2'}: Permission denied"
 
 
+@pytest.mark.first
 def test_three_seeds_give_one_table_with_their_spread(runs: Path, short_iter2: list[str], cli: Cli) -> None:
     done = cli("fit", "--config", "iter2", "--seeds", "2", "--runs", runs, *short_iter2)
     assert done.returncode == 0, done.stderr

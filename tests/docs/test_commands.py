@@ -316,6 +316,7 @@ def session(
     return Session(tmp_path, shorten)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_block_runs(document: Path, session: Session) -> None:
     for block in blocks(document):

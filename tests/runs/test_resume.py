@@ -105,6 +105,7 @@ def fit_words(runs: Path, overrides: list[str], recipe: str) -> list[str]:
     return ["fit", "--config", recipe, "--runs", str(runs), "--checkpoint-seconds=0", *overrides]
 
 
+@pytest.mark.first
 def test_cut_off_after_every_single_step(
     unbroken: Path, runs: Path, short_iter2: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def taken_over(unbroken: Path, runs: Path) -> Path:
     return runs
 
 
+@pytest.mark.first
 def test_mined_negatives_a_queue_and_filters_continue_to_the_same_bits(
     taken_over: Path, short_iter2: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def with_its_loaders(process: Program, signum: int) -> None:
     os.killpg(process.pid, signum)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("send", [alone, with_its_loaders])
 def test_sigterm_writes_a_checkpoint_ends_with_143_and_the_same_command_continues(
     send: Callable[[Program, int], None], unbroken: Path, runs: Path, short_iter2: list[str]
@@ -247,6 +250,7 @@ PAIR = [
 ]
 
 
+@pytest.mark.first
 def test_two_processes_killed_and_terminated_continue_to_the_same_bits(runs: Path, short_iter2: list[str]) -> None:
     overrides = [*short_iter2, *PAIR]
     whole = start(runs, [*overrides, "--name", "unbroken"])
@@ -270,6 +274,7 @@ def test_two_processes_killed_and_terminated_continue_to_the_same_bits(runs: Pat
     assert_same_bits(runs / "iter2", runs / "unbroken")
 
 
+@pytest.mark.first
 def test_two_processes_share_mined_negatives_a_queue_and_filters(taken_over: Path, short_iter2: list[str]) -> None:
     pair = [f"--stages.refine.trainer.{key}" for key in ("devices=2", "accelerator=cpu", "strategy=ddp")]
     overrides = [*short_iter2, *REFINED, *pair, "--stages.refine.trainer.max_steps=12", "--stages.application=null"]

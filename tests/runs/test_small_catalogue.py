@@ -45,6 +45,7 @@ def words(runs: Path, overrides: list[str]) -> list[str]:
     return ["fit", "--config", "small_catalogue", "--runs", str(runs), *overrides]
 
 
+@pytest.mark.first
 def test_two_processes_validate_freeze_and_keep_the_same_best(overrides: list[str], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shared = ["--stages.posttrain.trainer.devices=2", "--stages.posttrain.trainer.strategy=ddp"]

@@ -110,6 +110,7 @@ def apply_again(runs: Path) -> None:
         link.unlink()
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("kept", [pytest.param("free", marks=pytest.mark.slow), "keep"])
 def test_nothing_holds_the_process_group_when_it_ends(kept: str, sparse: list[str], tmp_path: Path) -> None:
     """Also where somebody, such as a callback, keeps the model that held it."""
