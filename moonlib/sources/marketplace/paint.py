@@ -17,7 +17,10 @@ from moonlib.sources.marketplace.sdf import Field, Plane, coverage, saturate, un
 from moonlib.sources.marketplace.silhouette import Parts, Silhouette
 from moonlib.sources.marketplace.wearables import WEARABLES
 
-SILHOUETTES: tuple[Silhouette, ...] = tuple((WEARABLES | HOUSEHOLD)[category.name_en] for category in CATEGORIES)
+_DRAWN = WEARABLES | HOUSEHOLD
+# A sub-type without a silhouette of its own borrows one of its kind.
+_OF_KIND = {category.kind: _DRAWN[category.name_en] for category in CATEGORIES if category.name_en in _DRAWN}
+SILHOUETTES: tuple[Silhouette, ...] = tuple(_DRAWN.get(c.name_en, _OF_KIND[c.kind]) for c in CATEGORIES)
 
 
 def silhouette(look: Look, plane: Plane) -> Parts:
