@@ -20,7 +20,9 @@ from moonlib.sources.marketplace.wearables import WEARABLES
 _DRAWN = WEARABLES | HOUSEHOLD
 # A sub-type without a silhouette of its own borrows one of its kind.
 _OF_KIND = {category.kind: _DRAWN[category.name_en] for category in CATEGORIES if category.name_en in _DRAWN}
-SILHOUETTES: tuple[Silhouette, ...] = tuple(_DRAWN.get(c.name_en, _OF_KIND[c.kind]) for c in CATEGORIES)
+SILHOUETTES: tuple[Silhouette, ...] = tuple(
+    _DRAWN.get(c.name_en) or _OF_KIND.get(c.kind, _DRAWN["Mug"]) for c in CATEGORIES
+)
 
 
 def silhouette(look: Look, plane: Plane) -> Parts:
