@@ -65,6 +65,13 @@ class Records:
         ids, numbers = ScrambledIds(world), np.arange(searches)
         self.item_id, self.spu_id, self.user_id = ids.item, ids.spu, ids.user
         self.search_id, self.query_id = ids.searches(numbers), ids.queries(numbers)
+        # Boxes are of main pictures and photos; those of further views have no column.
+        photos_end = listings + len(world.photographed)
+        again, _ = world.more_views
+        names = [f"p{number}" for number in (*range(listings), *range(photos_end, photos_end + len(again)))]
+        of_listing = pl.DataFrame({"listing": np.r_[np.arange(listings), again], "images": names})
+        self.images = of_listing.group_by("listing", maintain_order=True).agg("images")["images"]
+        boxes = boxes[:photos_end]
         found = detect(boxes, world.streams["detector"])
         self.product_box, self.found_box = _boxes(boxes[:listings]), _boxes(found[:listings])
         photos = pl.DataFrame(
@@ -150,7 +157,8 @@ class Records:
                 "merchant_id": mix(c.merchant, int(self.world.streams["merchants"].integers(2**63))),
                 "region": np.array(REGIONS)[c.merchant_region],
                 "listed_at": times(at),
-                "image": [f"p{number}" for number in range(len(c))],
+                "image": self.images.list.first(),
+                "images": self.images,
                 "box": self.found_box,
             }
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from polars.testing import assert_frame_equal
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.reader import SampleReader
 from moonlib.data.tables import Tables, validate
 from moonlib.sources.marketplace.source import Marketplace
 from moonlib.sources.marketplace.world import World
@@ -189,6 +190,17 @@ def test_pictures_have_true_boxes_and_those_of_a_detector(tiny: Dataset) -> None
         off = both.drop_nulls().select(pl.col("found").list.first() - pl.col("true").list.first()).to_series().abs()
         assert off.max() > 0 and off.median() < 0.1
         assert table.filter(pl.col("image").is_null())["box"].is_null().all()
+
+
+def test_products_have_one_to_four_pictures(tiny: Dataset) -> None:
+    assert tiny.products["images"].list.first().equals(tiny.products["image"], check_names=False)
+    assert set(tiny.products["images"].list.len()) == {1, 2, 3, 4}
+    several = tiny.products.filter(pl.col("images").list.len() > 1)
+    assert 0.5 < several.height / tiny.products.height < 0.7
+    reader = SampleReader(tiny.directory, "products")
+    first = reader.read(several["item_id"].head(3).to_numpy())
+    assert [1 + len(sample.more) for sample in first] == several["images"].head(3).list.len().to_list()
+    assert all(len({sample.image, *sample.more}) == 1 + len(sample.more) for sample in first)
 
 
 def test_duplicates_repeat_a_product_under_another_title_and_merchant(tiny: Dataset) -> None:
