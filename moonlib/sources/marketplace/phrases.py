@@ -113,7 +113,7 @@ def plural(noun: str) -> str:
 
 @cache
 def ways_to_say(name: str, language: Language) -> tuple[tuple[str, ...], ...]:
-    """What is said for each value of an attribute: its name, first, its synonyms, and for nouns in English plurals."""
+    """Words for each value of an attribute: its name, then its synonyms, then the plurals of nouns in English."""
     ways = []
     for word in WORDS[name]:
         said = (getattr(word, language), *SYNONYMS.get(word.en, ((), ()))[LANGUAGES.index(language)])

@@ -1,7 +1,7 @@
 """The pictures of a product: how its merchant shows it, and how a shopper photographs it.
 
 A picture is a function of (look, seed, size, view) and of nothing else. It is drawn with numpy from signed distance
-fields, in one to two milliseconds.
+fields, in half a millisecond to one.
 """
 
 from __future__ import annotations
