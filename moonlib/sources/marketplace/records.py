@@ -68,8 +68,10 @@ class Records:
         # Boxes are of main pictures and photos; those of further views have no column.
         photos_end = listings + len(world.photographed)
         again, _ = world.more_views
-        names = [f"p{number}" for number in (*range(listings), *range(photos_end, photos_end + len(again)))]
-        of_listing = pl.DataFrame({"listing": np.r_[np.arange(listings), again], "images": names})
+        number = pl.Series(np.r_[np.arange(listings), photos_end + np.arange(len(again))])
+        of_listing = pl.DataFrame(
+            {"listing": np.r_[np.arange(listings), again], "images": "p" + number.cast(pl.String)}
+        )
         self.images = of_listing.group_by("listing", maintain_order=True).agg("images")["images"]
         boxes = boxes[:photos_end]
         found = detect(boxes, world.streams["detector"])
@@ -77,7 +79,7 @@ class Records:
         photos = pl.DataFrame(
             {
                 "search": world.photographed,
-                "image": [f"q{number}" for number in range(listings, len(boxes))],
+                "image": "q" + pl.Series(np.arange(listings, photos_end)).cast(pl.String),
                 "box": _boxes(boxes[listings:]),
                 "found": _boxes(found[listings:]),
             }
