@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from moonlib.data.tables import Tables
 from moonlib.filters import gazetteer as module
 from moonlib.filters.gazetteer import Gazetteer
-from moonlib.sources.marketplace.titles import WORDS
+from moonlib.sources.marketplace.phrases import WORDS
 
 
 def gazetteer(**names: str) -> Gazetteer:
@@ -139,7 +139,7 @@ def test_a_catalogue_without_attributes_has_categories(make_tables: Callable[...
 
 
 def test_what_the_marketplaces_titles_say_is_found(training: Tables, truth: Callable[[str], pl.DataFrame]) -> None:
-    """A title that isn't stuffed says exactly its attributes and category, in English, Chinese or both."""
+    """A title that isn't stuffed says exactly its attributes and category, many of them by their names."""
     meaning = {
         (attribute, name.lower()): number
         for attribute, words in WORDS.items()
@@ -154,17 +154,16 @@ def test_what_the_marketplaces_titles_say_is_found(training: Tables, truth: Call
     counts = gazetteer.count(products["title"])
     mentions = gazetteer.find(products["title"])
     for row, product in enumerate(products.iter_rows(named=True)):
-        said = {
-            (attribute, meaning[attribute, value.lower()]) for attribute, value in dict(product["attributes"]).items()
-        }
-        said.add(("category", meaning["category", product["category"].split("/")[-1].lower()]))
+        values = dict(product["attributes"]) | {"category": product["category"].split("/")[-1]}
+        said = {(attribute, meaning[attribute, value.lower()]) for attribute, value in values.items()}
         named = mentions.filter(row=row).select("attribute", "name").rows()
         found = {(attribute, meaning[attribute, name]) for attribute, name in named}
         right += len(found & said)
         wrong += len(found - said)
-        missed.update(attribute for attribute, _ in said - found)
+        by_name = {(name, value) for name, value in said if values[name].lower() in product["title"].lower()}
+        missed.update(attribute for attribute, _ in by_name - found)
         assert counts[row] == len(found)
-    # Measured: precision 1, recall .942. Category paths are in English, so that Chinese titles' categories are unknown.
+    # Measured: precision 1, recall .939: category paths are in the singular, of which many titles say the plural.
     assert right / (right + wrong) > 0.98
     assert right / (right + missed.total()) > 0.9
     assert missed.total() - missed["category"] < 0.01 * right

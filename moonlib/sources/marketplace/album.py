@@ -83,7 +83,7 @@ class Shots:
         looks: of the listings.
         listing: int64 [M], the listing in each picture.
         seed: int64 [M], non-negative.
-        view: int64 [M], 0 or 1 for a merchant's picture, -1 for a shopper's photo.
+        view: int64 [M], 0 to 3 for a merchant's picture, -1 for a shopper's photo.
         quality: int64 [M], of the JPEG.
         size: pixels a side.
     """

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from moonlib.data.dataset import Dataset
 from moonlib.data.reader import Sample
 from moonlib.sources.marketplace.album import Shots
+from moonlib.sources.marketplace.detector import detect
 from moonlib.sources.marketplace.records import SPLITS, START, ScrambledIds, times
 from moonlib.sources.marketplace.titles import write_queries
 from moonlib.sources.marketplace.traffic import BIAS, TOLD, Appeal
@@ -38,6 +39,7 @@ class FreshRequests:
         uniform: float64 [n], what decides whether it is clicked, wherever it is shown.
         appeal: what the candidate is to the shopper, its columns flat [n]. Only the simulation knows.
         latent: float32 [R, D], what each query tells. Only the simulation knows.
+        detector: decides which boxes a detector finds in the photos.
     """
 
     impressions: pl.DataFrame
@@ -48,6 +50,7 @@ class FreshRequests:
     uniform: NDArray[np.float64]
     appeal: Appeal
     latent: NDArray[np.float32]
+    detector: int
 
     def p_click(self, position: NDArray[np.int64]) -> NDArray[np.float64]:
         """The true probability that each candidate is clicked at a position, float64 [n]."""
@@ -57,9 +60,11 @@ class FreshRequests:
     def samples(self) -> QuerySamples:
         """The queries with their photos, which are drawn now."""
         photos = np.flatnonzero(self.queries["image"].is_not_null().to_numpy())
-        images, boxes = dict[int, bytes](), dict[int, tuple[float, float, float, float]]()
-        for number, row in enumerate(photos.tolist()):
-            images[row], boxes[row] = self.shots.take(number)
+        taken = [self.shots.take(number) for number in range(len(photos))]
+        true = np.array([box for _, box in taken], dtype=np.float32).reshape(-1, 4)
+        found = detect(true, np.random.default_rng(self.detector)).tolist()
+        images = {row: jpeg for row, (jpeg, _) in zip(photos.tolist(), taken, strict=True)}
+        boxes = {row: box for row, box in zip(photos.tolist(), found, strict=True) if box[0] == box[0]}
         return QuerySamples(
             {
                 query["query_id"]: Sample(query["query_id"], query | {"box": boxes.get(row)}, images.get(row))
@@ -181,4 +186,5 @@ def draw_requests(world: World, count: int, seed: int = 0) -> FreshRequests:
         uniform=world.streams[f"fresh clicks {seed}"].random(len(item)),
         appeal=Appeal(**flat),
         latent=np.concatenate([asked.query for _, asked, _, _ in days]),
+        detector=int(world.streams[f"fresh boxes {seed}"].integers(2**62)),
     )

@@ -27,6 +27,10 @@ BLOCKS: dict[str, float] = {
 }
 
 
+TREE = (0.4, 0.45, 0.15)
+"""What a category's direction is made of: its department, its kind and its own; as shares, about the cosine of two."""
+
+
 @dataclass(frozen=True)
 class Factors:
     """The attributes of N products.
@@ -73,18 +77,26 @@ def _on_circle(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
 
 
+def _drawn(names: list[str], rng: np.random.Generator) -> NDArray[np.float64]:
+    """A random vector for each different name, float64 [N, 24]."""
+    different = sorted(set(names))
+    return rng.normal(size=(len(different), 24))[[different.index(name) for name in names]]
+
+
 class LatentSpace:
     """Embeds factors so that the cosine of two products is the weighted share of what they have in common.
 
-    Named values (categories, brands, materials, functions) lie in random directions, leaves near their department;
+    Named values (categories, brands, materials, functions) lie in random directions, leaves near their department and
+    nearer to those of their kind;
     colours lie by their hue; what is continuous lies on circles.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
-        departments = [c.department_en for c in CATEGORIES]
-        names = sorted(set(departments))
-        above = rng.normal(size=(len(names), 24))[[names.index(d) for d in departments]]
-        self._category = unit(0.6 * above + 0.8 * rng.normal(size=above.shape))
+        kinds = [c.kind for c in CATEGORIES]
+        levels = [[c.department_en for c in CATEGORIES], kinds, [c.path for c in CATEGORIES]]
+        self._category = unit(
+            sum(np.sqrt(share) * _drawn(names, rng) for share, names in zip(TREE, levels, strict=True))
+        )
         rgb = np.array([c.rgb for c in COLOURS]) - 0.5
         self._colour = unit(np.c_[rgb, np.sqrt(0.75 - (rgb**2).sum(axis=1)) * 0.3])
         self._brand = unit(rng.normal(size=(len(BRANDS), 12)))

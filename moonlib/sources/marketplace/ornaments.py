@@ -26,8 +26,11 @@ def ornament(kind: int, plane: Plane) -> Field | None:
     if name == "star":
         # A pentagram holds the points inside at least four of its five edges' half planes.
         angles = [(0.4 * k + 0.5) * math.pi for k in range(5)]
-        edges = np.stack([plane.x * math.cos(angle) + plane.y * math.sin(angle) - 0.38 for angle in angles])
-        star: Field = np.sort(edges, axis=0)[3]
+        edges = [plane.x * math.cos(angle) + plane.y * math.sin(angle) - 0.38 for angle in angles]
+        outer, star = np.maximum(edges[0], edges[1]), np.minimum(edges[0], edges[1])
+        for edge in edges[2:]:
+            star = np.maximum(star, np.minimum(outer, edge))
+            outer = np.maximum(outer, edge)
         return star
     if name == "heart":
         tip = intersection(0.71 * (x + y) - 0.57, -0.35 - y, x - 0.8)

@@ -8,16 +8,26 @@ import numpy as np
 
 from moonlib.sources.marketplace.categories import CATEGORIES
 from moonlib.sources.marketplace.colour import apart, column, luminance
-from moonlib.sources.marketplace.household import HOUSEHOLD
 from moonlib.sources.marketplace.look import Look
 from moonlib.sources.marketplace.ornaments import ornament
 from moonlib.sources.marketplace.patterns import pattern
 from moonlib.sources.marketplace.pose import Extent, Pose, Region
 from moonlib.sources.marketplace.sdf import Field, Plane, coverage, saturate, union
-from moonlib.sources.marketplace.silhouette import Parts, Silhouette
-from moonlib.sources.marketplace.wearables import WEARABLES
+from moonlib.sources.marketplace.silhouettes.accessories import ACCESSORIES
+from moonlib.sources.marketplace.silhouettes.bags import BAGS
+from moonlib.sources.marketplace.silhouettes.beauty import BEAUTY
+from moonlib.sources.marketplace.silhouettes.clothes import CLOTHES
+from moonlib.sources.marketplace.silhouettes.decor import DECOR
+from moonlib.sources.marketplace.silhouettes.electronics import ELECTRONICS
+from moonlib.sources.marketplace.silhouettes.furniture import FURNITURE
+from moonlib.sources.marketplace.silhouettes.kitchen import KITCHEN
+from moonlib.sources.marketplace.silhouettes.lighting import LIGHTING
+from moonlib.sources.marketplace.silhouettes.shoes import SHOES
+from moonlib.sources.marketplace.silhouettes.silhouette import Parts, Silhouette
+from moonlib.sources.marketplace.silhouettes.toys import TOYS
 
-SILHOUETTES: tuple[Silhouette, ...] = tuple((WEARABLES | HOUSEHOLD)[category.name_en] for category in CATEGORIES)
+_BY_NAME = ACCESSORIES | BAGS | BEAUTY | CLOTHES | DECOR | ELECTRONICS | FURNITURE | KITCHEN | LIGHTING | SHOES | TOYS
+SILHOUETTES: tuple[Silhouette, ...] = tuple(_BY_NAME[category.name_en] for category in CATEGORIES)
 
 
 def silhouette(look: Look, plane: Plane) -> Parts:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from moonlib.data.splits import Splits
 from moonlib.data.tables import ACTIONS, Tables, validate
 from moonlib.sources.marketplace.categories import CATEGORIES
+from moonlib.sources.marketplace.detector import detect
 from moonlib.sources.marketplace.streams import mix
 from moonlib.sources.marketplace.words import REGIONS
 from moonlib.sources.marketplace.world import LOGGED_FROM, MICROSECONDS_PER_DAY, World
@@ -54,7 +55,8 @@ class Records:
 
     Args:
         world: what happened.
-        boxes: float32 [M, 4], of the product in each of `World.shots`.
+        boxes: float32 [M, 4], the true ones of the product in each of `World.shots`. The public tables have those that
+            a detector finds.
     """
 
     def __init__(self, world: World, boxes: NDArray[np.float32]) -> None:
@@ -63,12 +65,23 @@ class Records:
         ids, numbers = ScrambledIds(world), np.arange(searches)
         self.item_id, self.spu_id, self.user_id = ids.item, ids.spu, ids.user
         self.search_id, self.query_id = ids.searches(numbers), ids.queries(numbers)
-        self.product_box = _boxes(boxes[:listings])
+        # Boxes are of main pictures and photos; those of further views have no column.
+        photos_end = listings + len(world.photographed)
+        again, _ = world.more_views
+        number = pl.Series(np.r_[np.arange(listings), photos_end + np.arange(len(again))])
+        of_listing = pl.DataFrame(
+            {"listing": np.r_[np.arange(listings), again], "images": "p" + number.cast(pl.String)}
+        )
+        self.images = of_listing.group_by("listing", maintain_order=True).agg("images")["images"]
+        boxes = boxes[:photos_end]
+        found = detect(boxes, world.streams["detector"])
+        self.product_box, self.found_box = _boxes(boxes[:listings]), _boxes(found[:listings])
         photos = pl.DataFrame(
             {
                 "search": world.photographed,
-                "image": [f"q{number}" for number in range(listings, len(boxes))],
+                "image": "q" + pl.Series(np.arange(listings, photos_end)).cast(pl.String),
                 "box": _boxes(boxes[listings:]),
+                "found": _boxes(found[listings:]),
             }
         )
         self.photos = pl.DataFrame({"search": world.recorded}).join(
@@ -146,8 +159,9 @@ class Records:
                 "merchant_id": mix(c.merchant, int(self.world.streams["merchants"].integers(2**63))),
                 "region": np.array(REGIONS)[c.merchant_region],
                 "listed_at": times(at),
-                "image": [f"p{number}" for number in range(len(c))],
-                "box": self.product_box,
+                "image": self.images.list.first(),
+                "images": self.images,
+                "box": self.found_box,
             }
         )
 
@@ -158,7 +172,7 @@ class Records:
                 "query_id": self.query_id[recorded],
                 "text": [self.world.texts[search] for search in recorded],
                 "image": self.photos["image"],
-                "box": self.photos["box"],
+                "box": self.photos["found"],
             }
         )
 
@@ -224,4 +238,6 @@ def _lists(rows: NDArray[np.float32]) -> pl.Series:
 
 
 def _boxes(boxes: NDArray[np.float32]) -> pl.Series:
-    return _lists(boxes).alias("box")
+    """Boxes as a column, null where they are NaN."""
+    there = pl.Series(~np.isnan(boxes[:, 0]))
+    return pl.DataFrame({"box": _lists(boxes)}).select(pl.when(there).then("box")).to_series()

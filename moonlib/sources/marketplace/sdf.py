@@ -56,8 +56,7 @@ def coverage(shape: Field, pixel: float) -> Field:
 
 def saturate(field: Field) -> Field:
     """Clamp a field to 0..1, in place."""
-    np.maximum(field, 0, out=field)
-    return np.minimum(field, 1, out=field)
+    return field.clip(0, 1, out=field)
 
 
 @lru_cache(maxsize=8)
@@ -65,6 +64,14 @@ def unit_grid(size: int) -> tuple[Field, Field]:
     """The middles of a picture's pixels, x [1, S] and y [S, 1], 0 to 1."""
     steps = (np.arange(size, dtype=np.float32) + 0.5) / size
     return steps[None, :], steps[:, None]
+
+
+def _length(u: Field, v: Field) -> Field:
+    """How far (u, v) lies from the origin; both are overwritten."""
+    u *= u
+    v *= v
+    length: Field = u + v
+    return np.sqrt(length, out=length)
 
 
 class Plane:
@@ -86,25 +93,31 @@ class Plane:
 
     def ellipse(self, cx: float, cy: float, rx: float, ry: float) -> Field:
         """An ellipse around (cx, cy)."""
-        u, v = (self.x - cx) / rx, (self.y - cy) / ry
-        radius: Field = np.sqrt(u * u + v * v)
+        radius = _length((self.x - cx) * (1 / rx), (self.y - cy) * (1 / ry))
         radius -= 1
         radius *= min(rx, ry)
         return radius
 
     def disc(self, cx: float, cy: float, radius: float) -> Field:
         """A disc around (cx, cy)."""
-        return self.ellipse(cx, cy, radius, radius)
+        distance = _length(self.x - cx, self.y - cy)
+        distance -= radius
+        return distance
 
     def box(self, cx: float, cy: float, half_width: float, half_height: float, corner: float = 0.03) -> Field:
         """A box around (cx, cy) with rounded corners."""
         corner = min(corner, half_width, half_height)
-        u = np.abs(self.x - cx) - (half_width - corner)
-        v = np.abs(self.y - cy) - (half_height - corner)
-        inside = np.minimum(np.maximum(u, v), 0)
+        u, v = self.x - cx, self.y - cy
+        np.abs(u, out=u)
+        np.abs(v, out=v)
+        u -= half_width - corner
+        v -= half_height - corner
+        inside: Field = np.maximum(u, v)
+        np.minimum(inside, 0, out=inside)
         np.maximum(u, 0, out=u)
         np.maximum(v, 0, out=v)
-        distance: Field = np.sqrt(u * u + v * v) + inside
+        distance = _length(u, v)
+        distance += inside
         distance -= corner
         return distance
 
@@ -113,9 +126,7 @@ class Plane:
         dx, dy = bx - ax, by - ay
         u, v = self.x - ax, self.y - ay
         along = saturate((u * dx + v * dy) * (1 / (dx * dx + dy * dy)))
-        u = u - along * dx
-        v = v - along * dy
-        distance: Field = np.sqrt(u * u + v * v)
+        distance = _length(u - along * dx, v - along * dy)
         distance -= radius
         if end is not None:
             distance -= along * (end - radius)
@@ -131,7 +142,9 @@ class Plane:
         for (ax, ay), (bx, by) in zip(corners, (*corners[1:], corners[0]), strict=True):
             length = math.hypot(bx - ax, by - ay)
             nx, ny = (by - ay) / length, (ax - bx) / length
-            sides.append(self.x * nx + self.y * ny - (nx * ax + ny * ay))
+            side: Field = self.x * nx + self.y * ny
+            side -= nx * ax + ny * ay
+            sides.append(side)
         return intersection(*sides)
 
     def trapezoid(self, top: float, bottom: float, half_top: float, half_bottom: float) -> Field:

@@ -22,8 +22,8 @@ class Marketplace(Source):
 
     Its tables look like any shop's. The truth behind them stands in ``truth/``, which training never reads:
 
-    - ``products.arrow``: item_id, spu_id, latent, quality, popularity, box
-    - ``queries.arrow``: query_id, latent of what the query tells, item_id and spu_id in mind, box
+    - ``products.arrow``: item_id, spu_id, latent, quality, popularity, true box
+    - ``queries.arrow``: query_id, latent of what the query tells, item_id and spu_id in mind, true box
     - ``impressions.arrow``: search_id, item_id, p_click, p_click_no_position, in the order of the impressions
     - ``duplicates.arrow``: item_id, and the original_id of the listing that it repeats with another photo and title
     - ``titles.arrow``: item_id, the attributes it has wrong, whether it is stuffed, its true category

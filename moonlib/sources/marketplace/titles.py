@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moonlib.sources.marketplace.catalogue import SimulatedCatalogue
-from moonlib.sources.marketplace.categories import CATEGORIES
 from moonlib.sources.marketplace.latents import Factors
-from moonlib.sources.marketplace.words import (
-    BRANDS,
-    COLOURS,
-    COMPOSITIONS,
-    FUNCTIONS,
-    HYPE,
-    PATTERNS,
-    SIZES,
-    STYLES,
-    Word,
-)
+from moonlib.sources.marketplace.phrases import LANGUAGES, WORDS, Language, write
+from moonlib.sources.marketplace.words import BRANDS, HYPE, STYLES, UNITS
 
 MISSING, WRONG, STUFFED, MISFILED = 0.30, 0.05, 0.20, 0.02
 TYPO = 0.08
 
-WORDS: dict[str, Sequence[Word]] = {
-    "category": [Word(c.name_en, c.name_zh) for c in CATEGORIES],
-    "colour": COLOURS,
-    "pattern": PATTERNS,
-    "style": STYLES,
-    "brand": BRANDS,
-    "composition": COMPOSITIONS,
-    "function": FUNCTIONS,
-    "size": SIZES,
-    "hype": HYPE,
+LEAD = 0.12
+LEADS: dict[Language, tuple[str, ...]] = {
+    "en": ("looking for ", "i need ", "where to buy ", "show me "),
+    "zh": ("想买", "求推荐", "哪里有卖", "有没有"),
 }
+"""How one query in eight begins."""
 
 ATTRIBUTES = ("colour", "pattern", "brand", "composition", "function", "style", "size")
 
@@ -87,8 +71,9 @@ def write_listings(catalogue: SimulatedCatalogue, sold: NDArray[np.int64], rng: 
     columns = [("category", category), *said.items()]
     columns += [(name, np.where(stuffed & (rng.random(n) < 0.6), value, -1)) for name, value in foreign.items()]
     columns.append(("hype", np.where(rng.random(n) < 0.3, rng.integers(0, len(HYPE), size=n), -1)))
+    columns.append(("unit", np.where(rng.random(n) < 0.15, rng.integers(0, len(UNITS), size=n), -1)))
     kind = rng.choice(3, size=n, p=[0.4, 0.35, 0.25])
-    english, chinese = _phrases(columns, "en", rng), _phrases(columns, "zh", rng)
+    english, chinese = (write(columns, language, rng) for language in LANGUAGES)
     bilingual = [f"{en} {zh}" for en, zh in zip(english, chinese, strict=True)]
     title = [texts[k] for *texts, k in zip(english, chinese, bilingual, kind, strict=True)]
     speaks = np.where(kind == 2, rng.integers(0, 2, size=n), kind)
@@ -111,8 +96,8 @@ def write_queries(
         Texts, None for queries without text.
     """
     columns = [(name, np.where(told[name], getattr(factors, name), -1)) for name in told]
-    english, hanzi = _phrases(columns, "en", rng), _phrases(columns, "zh", rng)
-    texts = [zh if speaks else en.lower() for en, zh, speaks in zip(english, hanzi, chinese, strict=True)]
+    written = [_led(write(columns, language, rng), LEADS[language], rng) for language in LANGUAGES]
+    texts = [zh if speaks else en.lower() for en, zh, speaks in zip(*written, chinese, strict=True)]
     # A typo drops a character or doubles it.
     slips, where, times = rng.random(len(texts)) < TYPO, rng.random(len(texts)), 2 * rng.integers(0, 2, size=len(texts))
     for row in np.flatnonzero(slips):
@@ -123,17 +108,15 @@ def write_queries(
 
 
 def _words(name: str, index: NDArray[np.int64], chinese: NDArray[np.int64]) -> list[str | None]:
-    """Words by index, none where it is negative."""
+    """Names by index, none where it is negative."""
     words = np.array([[word.en, word.zh] for word in WORDS[name]], dtype=object)
     found = words[index, chinese]
     found[index < 0] = None
     return list(found)
 
 
-def _phrases(columns: list[tuple[str, NDArray[np.int64]]], language: str, rng: np.random.Generator) -> list[str]:
-    """The words of each row in an order of its own. Chinese is written without spaces."""
-    chinese = np.full(len(columns[0][1]), language == "zh", dtype=np.int64)
-    words = np.array([_words(name, index, chinese) for name, index in columns], dtype=object).T
-    order = rng.random(words.shape).argsort(axis=1)
-    space = "" if language == "zh" else " "
-    return [space.join(filter(None, row)) for row in np.take_along_axis(words, order, axis=1)]
+def _led(texts: list[str], leads: tuple[str, ...], rng: np.random.Generator) -> list[str]:
+    """Texts, some of which begin with one of `leads`; empty ones stay empty."""
+    n = len(texts)
+    lead = np.where(rng.random(n) < LEAD, rng.integers(0, len(leads), size=n), -1)
+    return [(*leads, "")[k] + text if text else text for k, text in zip(lead.tolist(), texts, strict=True)]

@@ -109,6 +109,14 @@ FUNCTIONS = (
 
 SIZES = (Word("small", "小号"), Word("medium", "中号"), Word("large", "大号"))
 
+# How many a listing sells.
+UNITS = (
+    Word("set of 2", "两件套"),
+    Word("pack of 3", "3件装"),
+    Word("1 piece", "单件"),
+    Word("twin pack", "双份装"),
+)
+
 # What each department's products are made of and good for: indices into COMPOSITIONS and FUNCTIONS.
 MADE_OF: dict[str, tuple[int, ...]] = {
     "Fashion": (0, 1, 2, 3, 6),

@@ -23,6 +23,9 @@ VERSION = 1
 LOGGED_FROM = 18
 """The day from which impressions are logged; before it, only what shoppers did."""
 
+VIEWS = (0.4, 0.3, 0.2, 0.1)
+"""Shares of the listings with one to four pictures."""
+
 MICROSECONDS_PER_DAY = 86_400_000_000
 
 
@@ -109,17 +112,28 @@ class World:
         """The recorded searches with a photo."""
         return self.recorded[self.traffic.photo[self.recorded]]
 
+    @cached_property
+    def more_views(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The pictures that listings have beyond their first: of which listing, in order, and which view of it."""
+        more = self.streams["views"].choice(len(VIEWS), size=len(self.catalogue), p=VIEWS)
+        listing = np.repeat(np.arange(len(more)), more)
+        return listing, 1 + np.arange(len(listing)) - np.repeat(np.cumsum(more) - more, more)
+
     def shots(self) -> Shots:
-        """The pictures to take: one for each listing, then one for each of `photographed`."""
+        """The pictures to take: one for each listing, one for each of `photographed`, one for each of `more_views`."""
         rng = self.streams["pictures"]
-        listings, photos = len(self.catalogue), len(self.photographed)
+        listings, photos, searches = len(self.catalogue), len(self.photographed), len(self.traffic.user)
+        again, view = self.more_views
         turned = (self.catalogue.original >= 0) & (rng.random(listings) < 0.6)
-        number = np.r_[np.arange(listings), listings + self.photographed]
+        first_again = listings + searches
+        number = np.r_[np.arange(listings), listings + self.photographed, first_again + np.arange(len(again))]
+        # A picture that shows the listing like its first one shows it straight instead.
+        view = np.where((view == 1) & turned[again], 0, view)
         return Shots(
             looks=dress(self.catalogue, rng),
-            listing=np.r_[np.arange(listings), self.traffic.intended[self.photographed]],
+            listing=np.r_[np.arange(listings), self.traffic.intended[self.photographed], again],
             seed=mix(number, salt=int(rng.integers(2**63))) >> 1 & (2**62 - 1),
-            view=np.r_[turned.astype(np.int64), np.full(photos, -1)],
-            quality=np.r_[np.full(listings, 90), rng.integers(70, 86, size=photos)],
+            view=np.r_[turned.astype(np.int64), np.full(photos, -1), view],
+            quality=np.r_[np.full(listings, 90), rng.integers(70, 86, size=photos), np.full(len(again), 90)],
             size=self.size.picture,
         )

@@ -40,15 +40,20 @@ def test_a_shot_is_what_the_renderer_draws(world: World) -> None:
         assert np.abs(simplejpeg.decode_jpeg(jpeg).astype(int) - drawn.astype(int)).mean() < 20
 
 
-def test_one_picture_for_each_listing_and_recorded_photo(world: World) -> None:
+def test_pictures_of_listings_recorded_photos_and_further_views(world: World) -> None:
     shots = world.shots()
-    listings = len(world.catalogue)
-    np.testing.assert_array_equal(shots.listing[:listings], np.arange(listings))
-    np.testing.assert_array_equal(shots.listing[listings:], world.traffic.intended[world.photographed])
+    listings, photos = len(world.catalogue), len(world.photographed)
+    main, queries, more = slice(listings), slice(listings, listings + photos), slice(listings + photos, None)
+    np.testing.assert_array_equal(shots.listing[main], np.arange(listings))
+    np.testing.assert_array_equal(shots.listing[queries], world.traffic.intended[world.photographed])
     assert (shots.seed >= 0).all() and len(np.unique(shots.seed)) == len(shots.seed)
-    assert set(shots.view[:listings]) == {0, 1} and set(shots.view[listings:]) == {-1}
-    assert (shots.view[:listings][world.catalogue.original < 0] == 0).all()
-    assert set(shots.quality[listings:]) == set(range(70, 86))
+    assert set(shots.view[main]) == {0, 1} and set(shots.view[queries]) == {-1}
+    assert (shots.view[main][world.catalogue.original < 0] == 0).all()
+    assert set(shots.quality[queries]) == set(range(70, 86))
+    views = np.c_[np.r_[shots.listing[main], shots.listing[more]], np.r_[shots.view[main], shots.view[more]]]
+    assert len(np.unique(views, axis=0)) == len(views)
+    pictures = np.bincount(views[:, 0])
+    assert set(pictures) == {1, 2, 3, 4} and 1.7 < pictures.mean() < 2.3
 
 
 def test_products_of_a_colour_look_alike_and_accents_stand_out(world: World) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moonlib.sources.marketplace.categories import CATEGORIES
 from moonlib.sources.marketplace.latents import BLOCKS, Factors, LatentSpace
 
 
@@ -59,11 +60,16 @@ def test_one_changed_factor_costs_at_most_its_share_twice(
     assert 1 - 2 * BLOCKS[block] - 1e-6 <= cosine < 1 - 0.1 * BLOCKS[block]
 
 
-def test_leaves_of_a_department_are_nearer_than_others(space: LatentSpace, mug: Factors) -> None:
-    rows = np.zeros(50, dtype=np.int64)
-    latent = space.embed(mug.take(rows, category=np.arange(50)))
+def test_leaves_of_a_kind_are_nearest_then_those_of_a_department(space: LatentSpace, mug: Factors) -> None:
+    number = np.arange(len(CATEGORIES))
+    latent = space.embed(mug.take(0 * number, category=number))
     cosine = latent @ latent.T
-    assert cosine[:6, :6][~np.eye(6, dtype=bool)].mean() > cosine[:6, 6:].mean() + 0.03
+    kind, department = np.array([c.kind for c in CATEGORIES]), np.array([c.department_en for c in CATEGORIES])
+    same_kind, same_department = kind[:, None] == kind, department[:, None] == department
+    of_kind = cosine[same_kind & (number[:, None] != number)].mean()
+    of_department = cosine[same_department & ~same_kind].mean()
+    assert of_kind > of_department + 0.05
+    assert of_department > cosine[~same_department].mean() + 0.05
 
 
 def test_what_a_text_does_not_tell_is_not_in_its_latent(space: LatentSpace, mug: Factors) -> None:

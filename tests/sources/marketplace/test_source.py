@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from polars.testing import assert_frame_equal
 
 from moonlib.data.dataset import Dataset
+from moonlib.data.reader import SampleReader
 from moonlib.data.tables import Tables, validate
 from moonlib.sources.marketplace.source import Marketplace
 from moonlib.sources.marketplace.world import World
@@ -172,19 +173,34 @@ def test_titles_come_in_both_languages(tiny: Dataset) -> None:
 def test_the_truth_is_aligned_with_the_tables(tiny: Dataset) -> None:
     impressions = truth(tiny, "impressions")
     assert_frame_equal(impressions.select("search_id", "item_id"), tiny.impressions.select("search_id", "item_id"))
-    assert_frame_equal(
-        truth(tiny, "products").select("item_id", "spu_id", "box"), tiny.products["item_id", "spu_id", "box"]
-    )
-    assert_frame_equal(truth(tiny, "queries").select("query_id", "box"), tiny.queries["query_id", "box"])
+    assert_frame_equal(truth(tiny, "products").select("item_id", "spu_id"), tiny.products["item_id", "spu_id"])
+    assert truth(tiny, "queries")["query_id"].equals(tiny.queries["query_id"])
     assert truth(tiny, "titles")["item_id"].equals(tiny.products["item_id"])
     for name in ("products", "queries"):
         lengths = np.linalg.norm(np.stack(truth(tiny, name)["latent"].to_numpy()), axis=1)
         np.testing.assert_allclose(lengths, 1, atol=1e-5)
 
 
-def test_a_photo_has_a_box_and_a_text_has_none(tiny: Dataset) -> None:
-    assert tiny.products["box"].is_not_null().all()
-    assert (tiny.queries["box"].is_not_null() == tiny.queries["image"].is_not_null()).all()
+def test_pictures_have_true_boxes_and_those_of_a_detector(tiny: Dataset) -> None:
+    for table in (tiny.products, tiny.queries):
+        true = truth(tiny, "products" if "item_id" in table.columns else "queries")["box"]
+        assert (true.is_not_null() == table["image"].is_not_null()).all()
+        both = pl.DataFrame({"true": true, "found": table["box"]}).filter(pl.col("true").is_not_null())
+        assert 0.02 < both["found"].is_null().mean() < 0.16
+        off = both.drop_nulls().select(pl.col("found").list.first() - pl.col("true").list.first()).to_series().abs()
+        assert off.max() > 0 and off.median() < 0.1
+        assert table.filter(pl.col("image").is_null())["box"].is_null().all()
+
+
+def test_products_have_one_to_four_pictures(tiny: Dataset) -> None:
+    assert tiny.products["images"].list.first().equals(tiny.products["image"], check_names=False)
+    assert set(tiny.products["images"].list.len()) == {1, 2, 3, 4}
+    several = tiny.products.filter(pl.col("images").list.len() > 1)
+    assert 0.5 < several.height / tiny.products.height < 0.7
+    reader = SampleReader(tiny.directory, "products")
+    first = reader.read(several["item_id"].head(3).to_numpy())
+    assert [1 + len(sample.more) for sample in first] == several["images"].head(3).list.len().to_list()
+    assert all(len({sample.image, *sample.more}) == 1 + len(sample.more) for sample in first)
 
 
 def test_duplicates_repeat_a_product_under_another_title_and_merchant(tiny: Dataset) -> None:

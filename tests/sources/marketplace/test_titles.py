@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moonlib.sources.marketplace.titles import ATTRIBUTES, WORDS, write_listings, write_queries
+from moonlib.sources.marketplace.phrases import LANGUAGES, WORDS, ways_to_say
+from moonlib.sources.marketplace.titles import ATTRIBUTES, write_listings, write_queries
 from moonlib.sources.marketplace.world import World
 
 
@@ -21,14 +22,22 @@ def test_merchants_leave_out_and_get_wrong(world: World, name: str) -> None:
     assert 0.005 < wrong.mean() < 0.08
 
 
-def test_titles_say_what_the_attributes_say(world: World) -> None:
+def test_titles_say_what_the_attributes_say_in_other_words_too(world: World) -> None:
     listings = world.listings
+
+    def says(title: str, name: str, value: int) -> bool:
+        return any(way in title for language in LANGUAGES for way in ways_to_say(name, language)[value])
+
+    named = repeated = 0
     for row, title in enumerate(listings.title):
+        assert says(title, "category", int(listings.category[row]))
         for name in ATTRIBUTES:
             word = listings.attributes[name][row]
-            assert word is None or word in title
-        filed = WORDS["category"][listings.category[row]]
-        assert filed.en in title or filed.zh in title
+            if word is not None:
+                (value,) = [number for number, w in enumerate(WORDS[name]) if word in (w.en, w.zh)]
+                assert says(title, name, value)
+                named, repeated = named + 1, repeated + (word in title)
+    assert 0.6 < repeated / named < 0.95
 
 
 def test_some_titles_are_stuffed_and_some_listings_misfiled(world: World) -> None:
@@ -56,7 +65,7 @@ def test_a_text_names_what_it_is_told(world: World) -> None:
         named = [name for name in told if told[name][row]]
         assert (text is None) == (not named)
         if text is not None:
-            words = [WORDS[name][getattr(factors, name)[row]] for name in named]
-            exact += all((w.zh if chinese[row] else w.en.lower()) in text for w in words)
+            ways = [ways_to_say(name, LANGUAGES[int(chinese[row])])[getattr(factors, name)[row]] for name in named]
+            exact += all(any(way.lower() in text for way in each) for each in ways)
     written = sum(text is not None for text in texts)
     assert 0.88 < exact / written < 0.98  # the others have a typo

@@ -1,0 +1,1 @@
+"""Silhouettes of the products, a module per department."""
