@@ -24,7 +24,7 @@ def browse(market: Market, user: Ids, day: int, start: Floats, rng: np.random.Ge
     visit = market.interests.recall(user, day, LIVE, rng)
     category = np.where(visit >= 0, market.interests.category[visit], -1)
     pool = candidates(market, category, rng)
-    ideal = market.interests.ideal[visit]
+    ideal = market.interests.ideal[visit].astype(np.int64)
     liking = _liking(market, user, day, category, ideal, pool)
     page = rank(pool, KNOWN * liking + 0.3 * market.catalogue.popularity[pool], rng)
     return {

@@ -211,7 +211,8 @@ class Market:
         liking = self.liking(wanted, item)
         # A near miss is looked at, and seldom bought.
         buy = np.where(same, 0.2 + self.worth(user, item) - 6 * (1 - match), -5.0)
-        return Appeal(match, same, liking, 1.6 * (match - 0.65) + self.wish(user, liking, item), buy)
+        wish = 1.6 * (match - 0.65) + self.wish(user, liking, item)
+        return Appeal(match, same, liking, wish, buy)
 
     def wish(self, user: Ids, liking: Floats, item: Ids) -> Floats:
         """The logit of a click on items [V, k], but for what was asked and for the position."""
