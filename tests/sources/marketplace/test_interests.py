@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from moonlib.sources.marketplace.categories import CATEGORIES
@@ -69,3 +70,23 @@ def test_nobody_returns_to_what_is_to_come(world: World) -> None:
     without = ~np.isin(user, interests.user[interests.day < 50])
     assert (visit[without] == -1).all() and known[~without].all()
     assert (interests.shares(user, 50)[without] == 0).all()
+
+
+def test_interests_lie_idle_for_a_day_or_for_months(world: World) -> None:
+    interests = world.market.interests
+    visits = pl.DataFrame({name: getattr(interests, name) for name in ("user", "category", "ideal", "day")})
+    idle = visits.unique().select(pl.col("day").diff().over("user", "category", "ideal", order_by="day"))["day"]
+    idle = idle.drop_nulls()
+    assert (idle <= 7).mean() > 0.15
+    assert (idle > 30).mean() > 0.2
+    assert 0.02 < (idle > 90).mean() < 0.3
+
+
+def test_demand_is_steep_and_swings_over_the_year() -> None:
+    fashion = Fashion(len(CATEGORIES), np.random.default_rng(5))
+    demand = np.sort(fashion.demand.mean(axis=0))[::-1]
+    assert demand[: len(demand) // 10].sum() > 0.25 * demand.sum()
+    swing = np.log(fashion.demand).std(axis=0)
+    assert 0.03 < np.median(swing) < 0.2
+    months = np.abs(np.log(fashion.demand[::30] / fashion.demand[0]))
+    assert (months[-1] < 1).all() and months.max() > 0.2
