@@ -11,7 +11,7 @@ from moonlib.sources.marketplace.fashion import DAYS, Fashion
 NOVELTY, DISCOUNT = 12.0, 0.85
 """Concentration and discount of the Pitman-Yor process: how readily a visit opens a new interest."""
 
-FORGETTING, MEMORY_DAYS = 0.55, 300.0
+FORGETTING, MEMORY_DAYS = 0.6, 300.0
 """A past interest draws a shopper back in proportion to age^-FORGETTING exp(-age / MEMORY_DAYS)."""
 
 IDEALS = 4_096

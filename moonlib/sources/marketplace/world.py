@@ -39,8 +39,8 @@ class Size:
 
 SIZES = {
     "tiny": Size(number=0, spus=110, categories=8, users=150, searches_per_day=80, picture=64),
-    "small": Size(number=1, spus=2_900, categories=134, users=5_500, searches_per_day=1_600, picture=96),
-    "medium": Size(number=2, spus=18_000, categories=134, users=34_000, searches_per_day=10_000, picture=96),
+    "small": Size(number=1, spus=2_900, categories=134, users=6_000, searches_per_day=1_600, picture=96),
+    "medium": Size(number=2, spus=18_000, categories=134, users=37_000, searches_per_day=10_000, picture=96),
 }
 
 
