@@ -3,7 +3,7 @@
     python benchmarks/weeks.py                        five weeks of the small marketplace
     python benchmarks/weeks.py --size medium --products 20000 --weeks 2 --weights 0 0.3 3
 
-The marketplace has 30 days, with impressions on the last twelve; a week here is ``--days`` of them. Every week has the
+The marketplace has 210 days, with impressions on the last twelve; a week here is ``--days`` of them. Every week has the
 days so far, and the products listed by then; of those that were there the week before, 3 % have changed: price, title
 or picture. Weeks after the first are appended to the week before (`moonlib data build --append`) and fitted twice:
 recipes/weekly.yaml from the week before (``--encoder.from``, ``--stages.application.from``, ``compatible_with``), and

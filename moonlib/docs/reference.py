@@ -38,10 +38,10 @@ from moonlib.data.image_lists import IMAGES
 from moonlib.data.tables import SCHEMAS, known_columns
 from moonlib.registry import registry
 from moonlib.registry.signature import parameters
-from moonlib.sources.marketplace import traffic
+from moonlib.sources.marketplace import feed, market
 from moonlib.sources.marketplace.latents import BLOCKS
+from moonlib.sources.marketplace.market import TOLD
 from moonlib.sources.marketplace.source import Marketplace
-from moonlib.sources.marketplace.traffic import TOLD
 from moonlib.sources.marketplace.world import SIZES, VERSION
 
 if TYPE_CHECKING:
@@ -194,12 +194,18 @@ def latents() -> str:
 
 
 def click_model() -> str:
-    """The lines of the simulation that compute the probability of a click."""
-    appeal = _lines(traffic.Market.appeal, "match =", "wish =")
-    bias = _lines(traffic, "BIAS =")
-    p_click = _lines(traffic.Appeal.p_click, "return ").replace("return ", "p_click = ").replace("self.", "")
-    clicked = _lines(traffic.react, "clicked =")
-    return "```text\n" + "\n".join([appeal, bias.replace("BIAS", "bias"), p_click, clicked]) + "\n```"
+    """The lines of the simulation that compute the probability of a click, of a search and of the feed."""
+    match = _lines(market.Market.appeal, "match =", "liking =")
+    hidden = _lines(market.Market.__init__, "self.hidden =")
+    liked = _lines(market.Market.wish, "brand =", "return ").replace("return ", "wish = ")
+    price = _lines(market.Market.price, "return ").replace("return ", "price = ")
+    asked = _lines(market.Market.appeal, "wish =").partition(" + self.wish")[0].replace("wish =", "wish +=")
+    browsed = _lines(feed._appeal, "wish =").partition(" + market.wish")[0].replace("wish =", "wish +=")
+    bias = _lines(market, "BIAS =").replace("BIAS", "bias")
+    p_click = _lines(market.Appeal.p_click, "return ").replace("return ", "p_click = ")
+    clicked = _lines(market.react, "clicked =")
+    lines = [match, hidden, price, liked, f"{asked}  # searches", f"{browsed}  # the feed", bias, p_click, clicked]
+    return "```text\n" + "\n".join(lines).replace("self.", "").replace("price(user, item)", "price") + "\n```"
 
 
 def _lines(of: Any, first: str, last: str | None = None) -> str:

@@ -23,7 +23,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.metrics.bootstrap import Interval, resampled_sums
 from moonlib.runs.run import Run, RunError
 from moonlib.sources.marketplace.fresh_requests import draw_requests
-from moonlib.sources.marketplace.traffic import BIAS, SHOWN
+from moonlib.sources.marketplace.market import BIAS, SHOWN
 from moonlib.sources.marketplace.world import World
 from moonlib.studies.abtest import abtest
 from moonlib.studies.abtest.arm import Arm

@@ -15,7 +15,7 @@ from moonlib.sources.marketplace.words import BRANDS, REGIONS
 LAUNCHED_LATELY = 0.11
 """Share of products that come out during the last four days."""
 
-LAUNCHED = 0.3
+LAUNCHED = 0.6
 """Share of products that come out during the simulation."""
 
 RELISTED = 0.33
@@ -73,7 +73,7 @@ def make_catalogue(spus: int, fashion: Fashion, space: LatentSpace, rng: np.rand
     products = draw_factors(category, fashion, rng)
     # Shares are exact, so that worlds differ little in how much is new.
     era = rng.permutation(spus) / spus
-    launched = rng.integers(-90, 1, size=spus)
+    launched = rng.integers(-365, 1, size=spus)
     launched = np.where(era < LAUNCHED, rng.integers(0, DAYS - 4, size=spus), launched)
     launched = np.where(era < LAUNCHED_LATELY, rng.integers(DAYS - 4, DAYS, size=spus), launched)
 

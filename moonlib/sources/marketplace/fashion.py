@@ -19,8 +19,20 @@ from moonlib.sources.marketplace.words import (
     STYLES,
 )
 
-DAYS = 30
+DAYS = 210
 """How long the simulation runs."""
+
+QUERIES_FROM = 180
+"""The day from which a search leaves its query behind; before it, only what shoppers did."""
+
+LOGGED_FROM = 198
+"""The day from which impressions are logged."""
+
+STEEPNESS = 0.6
+"""The category of rank r is in demand in proportion to r^-STEEPNESS, r from 1."""
+
+SEASON = 0.15
+"""By how much the logarithm of a category's demand swings over a year, typically."""
 
 
 def draw(weights: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -34,7 +46,8 @@ class Fashion:
 
     Attributes:
         categories: int64 [C], the categories that are sold.
-        demand: float64 [DAYS, C], relative demand for each of them.
+        season: float64 [DAYS, all categories], by what factor a day changes the demand for a category.
+        demand: float64 [DAYS, C], relative demand for each of `categories`: a few have most of it.
         style_trend: float64 [DAYS, styles], what a day adds to the log demand for a style.
     """
 
@@ -43,11 +56,14 @@ class Fashion:
         names = list(MADE_OF)
         department = np.array([names.index(d) for d in departments])
         self.categories = np.sort(rng.choice(len(CATEGORIES), size=min(categories, len(CATEGORIES)), replace=False))
-        # Fashions drift: logarithms of demand are random walks.
-        walk = rng.normal(0, 0.08, size=(DAYS, len(CATEGORIES) + len(STYLES))).cumsum(axis=0)
-        walk += rng.normal(0, 0.4, size=walk.shape[1])
-        self.demand = np.exp(walk[:, self.categories])
-        self.style_trend = walk[:, len(CATEGORIES) :]
+        swing = SEASON * np.exp(rng.normal(0, 0.4, size=len(CATEGORIES)))
+        turn = np.arange(DAYS)[:, None] / 365 + rng.random(len(CATEGORIES))
+        self.season = np.exp(swing * np.cos(2 * np.pi * turn))
+        rank = 1 + rng.permutation(len(self.categories))
+        self.demand = rank**-STEEPNESS * self.season[:, self.categories]
+        # Fashions drift: logarithms of demand for styles are random walks.
+        trend = rng.normal(0, 0.03, size=(DAYS, len(STYLES))).cumsum(axis=0)
+        self.style_trend = trend + rng.normal(0, 0.4, size=len(STYLES))
 
         def leaning(rows: int, columns: int, favourites: int, weight: float) -> NDArray[np.float64]:
             table = np.exp(rng.normal(0, 0.3, size=(rows, columns)))

@@ -17,9 +17,9 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.reader import Sample
 from moonlib.sources.marketplace.album import Shots
 from moonlib.sources.marketplace.detector import detect
+from moonlib.sources.marketplace.market import BIAS, TOLD, Appeal
 from moonlib.sources.marketplace.records import SPLITS, START, ScrambledIds, times
 from moonlib.sources.marketplace.titles import write_queries
-from moonlib.sources.marketplace.traffic import BIAS, TOLD, Appeal
 from moonlib.sources.marketplace.world import SIZES, VERSION, World
 
 
@@ -27,7 +27,8 @@ from moonlib.sources.marketplace.world import SIZES, VERSION, World
 class FreshRequests:
     """R requests and their n candidates.
 
-    A request is the first search of a visit: whether a shopper looks again depends on what they were shown.
+    A request is the first search of a visit: whether a shopper looks again depends on what they were shown. What it is
+    about depends on what the shopper came for on the days before.
 
     Attributes:
         impressions: one row per candidate, request by request, with the columns of the impressions table. Nobody has
@@ -89,7 +90,7 @@ class QuerySamples:
 def marketplace_of(dataset: Dataset) -> World | None:
     """The world that a dataset is the record of; None where it is none of this version of the marketplace.
 
-    Example: ``marketplace_of(Dataset("runs/.data/marketplace-v1-small-0"))``
+    Example: ``marketplace_of(Dataset("runs/.data/marketplace-v2-small-0"))``
     """
     kind, _, rest = dataset.name.partition("-")
     size, _, seed = rest.rpartition("-")
@@ -125,7 +126,8 @@ def draw_requests(world: World, count: int, seed: int = 0) -> FreshRequests:
     days = []
     for number, day in enumerate(range(first, last)):
         market.open(day)
-        visits = market.visits(day, (count + number) // (last - first), rng)
+        users = rng.choice(len(world.shoppers), size=(count + number) // (last - first), p=world.shoppers.activity)
+        visits = market.visits(users, day, rng)
         asked = market.ask(visits.intended, rng)
         # Candidates come sorted by when they were listed, which must not decide between equal scores.
         pool = rng.permuted(market.candidates(visits.intended, rng), axis=1)

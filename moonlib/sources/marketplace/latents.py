@@ -137,4 +137,8 @@ class LatentSpace:
 
     def look(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents that taste depends on: those without their category, of unit length again."""
-        return unit(latents[..., self._category.shape[1] :])
+        return unit(self.without_category(latents))
+
+    def without_category(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The columns of latents [..., D] that are not of the category."""
+        return latents[..., self._category.shape[1] :]

@@ -12,14 +12,15 @@ from moonlib.data.splits import Splits
 from moonlib.data.tables import ACTIONS, Tables, validate
 from moonlib.sources.marketplace.categories import CATEGORIES
 from moonlib.sources.marketplace.detector import detect
+from moonlib.sources.marketplace.fashion import DAYS, LOGGED_FROM
 from moonlib.sources.marketplace.streams import mix
 from moonlib.sources.marketplace.words import REGIONS
-from moonlib.sources.marketplace.world import LOGGED_FROM, MICROSECONDS_PER_DAY, World
+from moonlib.sources.marketplace.world import MICROSECONDS_PER_DAY, World
 
-START = datetime(2025, 3, 1, tzinfo=UTC)
+START = datetime(2024, 9, 2, tzinfo=UTC)
 """The first day."""
 
-SPLITS = Splits(*(START + timedelta(days=day) for day in (LOGGED_FROM, 26, 27, 30)))
+SPLITS = Splits(*(START + timedelta(days=day) for day in (LOGGED_FROM, DAYS - 4, DAYS - 3, DAYS)))
 
 AGES = ("18-24", "25-34", "35-49", "50+")
 SPENDING = ("low", "middle", "high")
@@ -84,9 +85,7 @@ class Records:
                 "found": _boxes(found[listings:]),
             }
         )
-        self.photos = pl.DataFrame({"search": world.recorded}).join(
-            photos, on="search", how="left", maintain_order="left"
-        )
+        self.photos = pl.DataFrame({"search": world.asked}).join(photos, on="search", how="left", maintain_order="left")
 
     def tables(self) -> Tables:
         """The public tables, validated."""
@@ -102,8 +101,9 @@ class Records:
 
     def truth(self) -> dict[str, pl.DataFrame]:
         """Tables that training must not see, by file name; `Marketplace` says what is in each."""
-        c, t, listings, recorded = self.world.catalogue, self.world.traffic, self.world.listings, self.world.recorded
-        intended = t.intended[recorded]
+        c, t, listings, asked = self.world.catalogue, self.world.traffic, self.world.listings, self.world.asked
+        intended = t.intended[asked]
+        told = {block: flags[asked] for block, flags in t.told.items()}
         again = c.original >= 0
         wrong = [[name for name, rows in listings.wrong.items() if rows[row]] for row in range(len(c))]
         return {
@@ -119,8 +119,8 @@ class Records:
             ),
             "queries": pl.DataFrame(
                 {
-                    "query_id": self.query_id[recorded],
-                    "latent": _lists(t.query[recorded]),
+                    "query_id": self.query_id[asked],
+                    "latent": _lists(self.world.market.told(intended, t.photo[asked], told)),
                     "item_id": self.item_id[intended],
                     "spu_id": self.spu_id[intended],
                     "box": self.photos["box"],
@@ -166,11 +166,10 @@ class Records:
         )
 
     def _queries(self) -> pl.DataFrame:
-        recorded = self.world.recorded
         return pl.DataFrame(
             {
-                "query_id": self.query_id[recorded],
-                "text": [self.world.texts[search] for search in recorded],
+                "query_id": self.query_id[self.world.asked],
+                "text": self.world.texts,
                 "image": self.photos["image"],
                 "box": self.photos["found"],
             }
@@ -197,7 +196,7 @@ class Records:
             {
                 "search_id": self.search_id[search],
                 "user_id": self.user_id[t.user[search]],
-                "query_id": self.query_id[search],
+                "query_id": self._queries_of(search),
                 "item_id": self.item_id[t.acted_item],
                 "action": np.array(ACTIONS)[t.action],
                 "ts": times(t.acted_ts),
@@ -207,24 +206,29 @@ class Records:
 
     def _impressions(self) -> pl.DataFrame:
         t = self.world.traffic
-        logged = np.flatnonzero(self.world.day[t.search] >= LOGGED_FROM)
-        search, item = t.search[logged], t.item[logged]
+        search, item = t.search, t.item
         return pl.DataFrame(
             {
                 "search_id": self.search_id[search],
                 "user_id": self.user_id[t.user[search]],
-                "query_id": self.query_id[search],
+                "query_id": self._queries_of(search),
                 "item_id": self.item_id[item],
-                "position": t.position[logged].astype(np.int32),
-                "clicked": t.clicked[logged],
+                "position": t.position.astype(np.int32),
+                "clicked": t.clicked,
                 "ts": times(t.ts[search]),
-                "propensity": t.propensity[logged],
+                "propensity": t.propensity,
                 "bid": self.world.catalogue.bid[item],
-                "relevance": t.relevance[logged],
-                "p_click": t.p_click[logged],
-                "p_click_no_position": t.p_click_no_position[logged],
+                "relevance": t.relevance,
+                "p_click": t.p_click,
+                "p_click_no_position": t.p_click_no_position,
             }
         ).sort("ts", "search_id", "position")
+
+    def _queries_of(self, search: NDArray[np.int64]) -> pl.Series:
+        """The query of each search, null in the feed and where no query was kept."""
+        kept = np.zeros(len(self.query_id), dtype=bool)
+        kept[self.world.asked] = True
+        return pl.select(pl.when(pl.Series(kept[search])).then(pl.Series(self.query_id[search]))).to_series()
 
 
 def times(microseconds: NDArray[np.int64]) -> pl.Series:

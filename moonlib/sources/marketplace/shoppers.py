@@ -1,4 +1,4 @@
-"""Who shops: tastes that last, interests that hold for weeks, prices and brands they like."""
+"""Who shops: tastes that last, prices and brands they like."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moonlib.sources.marketplace.fashion import Fashion, draw_factors
+from moonlib.data.ids import Ids
+from moonlib.sources.marketplace.fashion import DAYS, Fashion, draw_factors
+from moonlib.sources.marketplace.interests import IDEALS
 from moonlib.sources.marketplace.latents import LatentSpace, unit
 from moonlib.sources.marketplace.words import BRANDS, REGIONS
 
 CLUSTERS = 8
-INTERESTS = 2
-INTEREST_DAYS = 12
-SPELLS = 4
+
+SPREAD = 1.25
+"""Shape of the gamma distribution of activity: visits per shopper are negative binomial."""
+
+OWN = 0.8
+"""How much of the look wanted is the interest's own, beside the shopper's taste."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,9 @@ class Shoppers:
         activity: float64 [U], how often they come, as a share of all visits.
         brands: int64 [U, 3], favourite brands.
         speaks_chinese: float64 [U], the chance that they write a query in Chinese.
-        phase: int64 [U], days by which their spells of interest are shifted.
-        taste: float32 [U, SPELLS, L], unit vectors of looks; it drifts slowly.
-        interest: int64 [U, SPELLS, INTERESTS], the categories they keep coming back to during a spell.
-        wanted: float32 [U, SPELLS, INTERESTS, L], the look they have in mind for each of those.
+        first_taste, last_taste: float32 [U, L], unit vectors of looks: what they like on the first day, and half of
+            what they like on the last.
+        ideals: float32 [IDEALS, L], the looks that interests may have.
     """
 
     region: NDArray[np.int64]
@@ -42,17 +46,21 @@ class Shoppers:
     activity: NDArray[np.float64]
     brands: NDArray[np.int64]
     speaks_chinese: NDArray[np.float64]
-    phase: NDArray[np.int64]
-    taste: NDArray[np.float32]
-    interest: NDArray[np.int64]
-    wanted: NDArray[np.float32]
+    first_taste: NDArray[np.float32]
+    last_taste: NDArray[np.float32]
+    ideals: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.region)
 
-    def spell(self, users: NDArray[np.int64], day: int) -> NDArray[np.int64]:
-        """Which of their spells of interest the users are in on this day."""
-        return np.minimum((day + self.phase[users]) // INTEREST_DAYS, SPELLS - 1)
+    def taste(self, users: Ids, day: int) -> NDArray[np.float32]:
+        """The looks that users like on a day, float32 [B, L]; they drift slowly."""
+        drift = np.float32(0.5 * day / (DAYS - 1))
+        return unit((1 - drift) * self.first_taste[users] + drift * self.last_taste[users])
+
+    def wanted(self, users: Ids, day: int, ideal: Ids) -> NDArray[np.float32]:
+        """The looks that users want of what an interest is about, float32 [B, L]."""
+        return unit(self.taste(users, day) + OWN * self.ideals[ideal])
 
 
 def make_shoppers(count: int, fashion: Fashion, space: LatentSpace, rng: np.random.Generator) -> Shoppers:
@@ -63,12 +71,7 @@ def make_shoppers(count: int, fashion: Fashion, space: LatentSpace, rng: np.rand
 
     cluster = rng.integers(0, CLUSTERS, size=count)
     shared = ideals(CLUSTERS)[cluster]
-    now, later = unit(shared + 0.6 * ideals(count)), unit(shared + 0.6 * ideals(count))
-    drift = np.linspace(0, 0.5, SPELLS)[None, :, None]
-    taste = unit((1 - drift) * now[:, None] + drift * later[:, None])
-    own = ideals(count * SPELLS * INTERESTS).reshape(count, SPELLS, INTERESTS, -1)
-    popular = fashion.demand[0] / fashion.demand[0].sum()
-    activity = np.exp(rng.normal(0, 0.8, size=count))
+    activity = rng.gamma(SPREAD, size=count)
     return Shoppers(
         region=rng.integers(0, len(REGIONS), size=count),
         cluster=cluster,
@@ -77,8 +80,7 @@ def make_shoppers(count: int, fashion: Fashion, space: LatentSpace, rng: np.rand
         activity=activity / activity.sum(),
         brands=rng.integers(0, len(BRANDS), size=(count, 3)),
         speaks_chinese=rng.choice([0.02, 0.5, 0.98], size=count, p=[0.4, 0.1, 0.5]),
-        phase=rng.integers(0, INTEREST_DAYS, size=count),
-        taste=taste,
-        interest=rng.choice(fashion.categories, size=(count, SPELLS, INTERESTS), p=popular),
-        wanted=unit(taste[:, :, None] + 0.5 * own),
+        first_taste=unit(shared + 0.6 * ideals(count)),
+        last_taste=unit(shared + 0.6 * ideals(count)),
+        ideals=ideals(IDEALS),
     )

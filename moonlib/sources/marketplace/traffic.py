@@ -1,46 +1,35 @@
-"""Traffic: visits with something in mind, the products shown, the clicks and the orders."""
+"""Traffic: everything that happens, day by day."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moonlib.data.ids import Ids
-from moonlib.sources.marketplace.catalogue import SimulatedCatalogue
-from moonlib.sources.marketplace.categories import CATEGORIES
-from moonlib.sources.marketplace.fashion import DAYS, Fashion
-from moonlib.sources.marketplace.latents import LatentSpace
-from moonlib.sources.marketplace.shoppers import INTERESTS, Shoppers
-from moonlib.sources.marketplace.words import MADE_OF
+from moonlib.sources.marketplace.fashion import DAYS, LOGGED_FROM
+from moonlib.sources.marketplace.feed import browse
+from moonlib.sources.marketplace.market import TOLD, Columns, Flags, Floats, Market, search
 
-Flags = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Columns = dict[str, NDArray[Any]]
+SEARCHES_PER_VISIT = 1.45
+"""About how many searches a visit has, of `MOST_SEARCHES`."""
 
-SHOWN = 9
-SHUFFLED = 0.07
-JUDGED = 0.1
-SEARCHES_PER_VISIT = 3
-CLICK, CART, ORDER = 0, 1, 2
+MOST_SEARCHES = 3
 
-# How often a text names each block of what its writer has in mind. What is left out, only a photo shows.
-TOLD = {"colour": 0.45, "pattern": 0.3, "style": 0.35, "brand": 0.25, "composition": 0.25, "function": 0.25}
+BROWSED = 0.75
+"""Share of the visits that begin with a page of the feed: it has about a third of the impressions."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Everything that happened, as columns.
+    """Everything that happened, as columns. A page of the feed is a search without a query.
 
     Attributes:
         user, ts, intended: int64 [S], one per search: who, when (microseconds from the first day), and the listing in
-            mind.
-        photo, text: bool [S], what the query consists of.
+            mind; -1 in the feed.
+        photo, text: bool [S], what the query consists of; neither in the feed.
         told: bool [S] by block, what the query's text names.
-        query: float32 [S, D], the latent of what the query tells: all of the product's where there is a photo.
-        search, item, position: int64 [I], one per impression; search and item are rows.
+        search, item, position: int64 [I], one per logged impression; search and item are rows.
         clicked: bool [I]; p_click: float64 [I], its true probability; p_click_no_position: at the average position.
         propensity: float64 [I], chance of being shown there, NaN where a ranker chose.
         relevance: float64 [I], a judge's grade from 0 to 3, NaN where nobody judged.
@@ -53,7 +42,6 @@ class Traffic:
     photo: Flags
     text: Flags
     told: dict[str, Flags]
-    query: NDArray[np.float32]
     search: Ids
     item: Ids
     position: Ids
@@ -68,301 +56,49 @@ class Traffic:
     acted_ts: Ids
 
 
-BIAS = -0.45 * np.log2(1 + np.arange(SHOWN))
-"""Effect of a position on the logit of a click, float64 [SHOWN]."""
+IMPRESSION = ("search", "item", "position", "clicked", "p_click", "p_click_no_position", "propensity", "relevance")
+"""The columns of `Traffic` that have a row per impression."""
 
 
-@dataclass(frozen=True)
-class Visits:
-    """V visits of a day, as they begin.
-
-    Attributes:
-        user: int64 [V].
-        start: float64 [V], seconds since the first day began.
-        category: int64 [V], what each is about.
-        wanted: float32 [V, L], the look each is about.
-        intended: int64 [V], the listing in mind.
-    """
-
-    user: Ids
-    start: Floats
-    category: Ids
-    wanted: NDArray[np.float32]
-    intended: Ids
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Content of V queries: `Traffic` says what each column is."""
-
-    photo: Flags
-    text: Flags
-    told: dict[str, Flags]
-    query: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Appeal:
-    """Appeal of k items to each of V shoppers with something in mind, wherever they are shown.
-
-    Attributes:
-        match: float64 [V, k], cosine of what is meant and the item.
-        same: bool [V, k], another listing of the product in mind.
-        liking: float64 [V, k], see `Market.liking`.
-        wish: float64 [V, k], the logit of a click but for its position.
-        buy: float64 [V, k], the logit of an order of what was clicked.
-    """
-
-    match: Floats
-    same: Flags
-    liking: Floats
-    wish: Floats
-    buy: Floats
-
-    def p_click(self, bias: Floats | float) -> Floats:
-        """The true probability of a click where positions add ``bias`` (`BIAS`), broadcast against [V, k]."""
-        return sigmoid(-1.5 + self.wish + bias)
-
-    def p_order(self) -> Floats:
-        """The true probability that a click leads to an order, float64 [V, k]."""
-        return sigmoid(self.buy)
-
-
-class Shelf:
-    """Draws items by key and weight: one sort to build, one binary search per draw."""
-
-    def __init__(self, keys: Ids, weights: Floats) -> None:
-        self._items = np.argsort(keys, kind="stable")
-        self._keys = keys[self._items]
-        self._upto = np.r_[0.0, np.cumsum(weights[self._items])]
-
-    def draw(self, keys: Ids, count: int, rng: np.random.Generator) -> Ids:
-        """`count` items for each of `keys` [B], with replacement: int64 [B, count], -1 where a key has none."""
-        start, stop = np.searchsorted(self._keys, keys), np.searchsorted(self._keys, keys, side="right")
-        low, high = self._upto[start, None], self._upto[stop, None]
-        drawn = np.searchsorted(self._upto, low + rng.random((len(keys), count)) * (high - low), side="right") - 1
-        items = self._items[np.clip(drawn, start[:, None], np.maximum(stop - 1, 0)[:, None])]
-        return np.where((stop > start)[:, None], items, -1)
-
-
-class Market:
-    """The catalogue and its shoppers, ready to be searched."""
-
-    def __init__(self, catalogue: SimulatedCatalogue, shoppers: Shoppers, fashion: Fashion, space: LatentSpace) -> None:
-        self.catalogue, self.shoppers, self.fashion, self.space = catalogue, shoppers, fashion, space
-        self.looks = space.look(catalogue.latent)
-        # A shopper's taste for a product is measured against how much they like products in general.
-        cosines = shoppers.taste[:, 0] @ self.looks[:: max(len(self.looks) // 500, 1)].T
-        self.liking_mean, self.liking_std = float(cosines.mean()), float(cosines.std())
-        names = list(MADE_OF)
-        self.department = np.array([names.index(c.department_en) for c in CATEGORIES])[catalogue.factors.category]
-
-    def liking(self, wanted: NDArray[np.float32], items: Ids) -> Floats:
-        """Standardised match of looks that shoppers want [B, L] and items [B, k]: float64 [B, k]."""
-        cosine = np.einsum("bl,bkl->bk", wanted, self.looks[items])
-        return ((cosine - self.liking_mean) / self.liking_std).astype(np.float64)
-
-    def open(self, day: int) -> None:
-        """Stock the shelves with what is listed on this day, weighted by what is in demand."""
-        c = self.catalogue
-        listed = np.searchsorted(c.day, day, side="right")  # the catalogue is in order of listing
-        fresh = 1 + 2.3 * np.exp(-(day - c.day[:listed]) / 4)
-        style = c.factors.style[:listed]
-        weight = np.exp(0.7 * c.popularity[:listed] + self.fashion.style_trend[day, style]) * fresh
-        self.by_category = Shelf(c.factors.category[:listed], weight)
-        self.by_spu = Shelf(c.spu[:listed], np.ones(listed))
-        self.by_style = Shelf(self.department[:listed] * 100 + style, weight)
-        self.by_brand = Shelf(c.factors.brand[:listed], weight)
-        self.anywhere = Shelf(np.zeros(listed, dtype=np.int64), weight)
-
-    def intend(self, category: Ids, wanted: NDArray[np.float32], rng: np.random.Generator) -> Ids:
-        """The listing that shoppers have in mind: of twenty that they know in the category, one to their taste."""
-        known = self.by_category.draw(category, 20, rng)
-        known = np.where(known < 0, self.anywhere.draw(category * 0, 20, rng), known)
-        score = 1.3 * self.liking(wanted, known) + rng.gumbel(size=known.shape)
-        return np.take_along_axis(known, score.argmax(axis=1)[:, None], axis=1)[:, 0]
-
-    def candidates(self, intended: Ids, rng: np.random.Generator) -> Ids:
-        """Candidates of a search: int64 [B, k], each item once, -1 for gaps.
-
-        The product in mind (mostly), its category, what shares its style or its brand, and a few of anything.
-        """
-        f = self.catalogue.factors
-        itself = np.c_[intended, self.by_spu.draw(self.catalogue.spu[intended], 2, rng)]
-        itself[rng.random(len(intended)) < 0.12] = -1
-        pool = np.concatenate(
-            [
-                itself,
-                self.by_category.draw(f.category[intended], 13, rng),
-                self.by_style.draw(self.department[intended] * 100 + f.style[intended], 3, rng),
-                self.by_brand.draw(f.brand[intended], 2, rng),
-                self.anywhere.draw(intended * 0, 3, rng),
-            ],
-            axis=1,
-        )
-        pool.sort(axis=1)
-        pool[:, 1:][pool[:, 1:] == pool[:, :-1]] = -1
-        return pool
-
-    def visits(self, day: int, count: int, rng: np.random.Generator) -> Visits:
-        """Who comes on a day whose shelves are stocked, when, and with what in mind."""
-        s = self.shoppers
-        user = rng.choice(len(s), size=count, p=s.activity)
-        start = day * 86_400 + 7 * 3_600 + 15.3 * 3_600 * rng.beta(2.2, 1.6, size=count)
-        category, wanted = _interests(self, user, day, rng)
-        return Visits(user, start, category, wanted, self.intend(category, wanted, rng))
-
-    def ask(self, intended: Ids, rng: np.random.Generator) -> Asked:
-        """Queries of shoppers for the listings they have in mind, int64 [V]."""
-        n = len(intended)
-        kind = rng.choice(3, size=n, p=[0.46, 0.26, 0.28])
-        photo, text = kind < 2, kind > 0
-        told = {block: text & (rng.random(n) < chance) for block, chance in TOLD.items()}
-        told["category"] = text & ((rng.random(n) < 0.9) | ~np.any([*told.values()], axis=0))
-        query = self.space.embed(self.catalogue.factors.take(intended), told)
-        query[photo] = self.catalogue.latent[intended[photo]]
-        return Asked(photo, text, told, query)
-
-    def appeal(self, user: Ids, intended: Ids, wanted: NDArray[np.float32], item: Ids) -> Appeal:
-        """Appeal of items int64 [V, k] to shoppers with a listing in mind and a look they want."""
-        c, s = self.catalogue, self.shoppers
-        match = np.einsum("bd,bkd->bk", c.latent[intended], c.latent[item]).astype(np.float64)
-        same = c.spu[item] == c.spu[intended, None]
-        liking = self.liking(wanted, item)
-        price = -s.thrift[user, None] * np.abs(c.relative_price[item] - s.spending[user, None])
-        brand = (c.factors.brand[item][:, :, None] == s.brands[user][:, None, :]).any(axis=2)
-        near = c.merchant_region[item] == s.region[user, None]
-        hidden = c.quality[item] + 0.25 * c.popularity[item]
-        wish = 1.6 * (match - 0.65) + 0.85 * liking + 0.25 * price + 0.3 * brand + 0.15 * near + 0.6 * hidden
-        # A near miss is looked at, and seldom bought.
-        buy = np.where(same, 0.2 + 0.6 * hidden + 0.5 * price - 6 * (1 - match), -5.0)
-        return Appeal(match, same, liking, wish, buy)
-
-
-def simulate(market: Market, searches_per_day: int, rng: np.random.Generator) -> Traffic:
-    """Run the thirty days.
+def simulate(market: Market, rng: np.random.Generator) -> Traffic:
+    """Run all the days, and let the market's shoppers remember what they came for.
 
     Args:
         market: what is sold to whom.
-        searches_per_day: about how many searches a day sees.
         rng: the stream that all of it is a function of.
     """
     batches: list[Columns] = []
     searches = 0
     for day in range(DAYS):
-        market.open(day)
-        visits = market.visits(day, round(searches_per_day / 1.45), rng)
-        user, start, category = visits.user, visits.start, visits.category
-        wanted, intended = visits.wanted, visits.intended
-        for _ in range(SEARCHES_PER_VISIT):
-            batch = _search(market, user, start, intended, wanted, rng)
+        for batch in _day(market, day, rng):
+            if day < LOGGED_FROM:
+                batch |= {name: batch[name][:0] for name in IMPRESSION}
+            del batch["satisfied"]
             batch["search"] += searches
             batch["acted_search"] += searches
-            searches += len(user)
+            searches += len(batch["user"])
             batches.append(batch)
-            # Those who found nothing to buy may look again: for the same, or for another of its kind.
-            again = ~batch.pop("satisfied") & (rng.random(len(user)) < 0.5)
-            user, category, wanted, intended = user[again], category[again], wanted[again], intended[again]
-            start = start[again] + rng.uniform(600, 1_200, size=len(user))
-            other = rng.random(len(user)) < 0.5
-            intended = np.where(other, market.intend(category, wanted, rng), intended)
     columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
     told = {block: columns.pop(block) for block in ("category", *TOLD)}
     return Traffic(told=told, **columns)
 
 
-def _interests(market: Market, user: Ids, day: int, rng: np.random.Generator) -> tuple[Ids, NDArray[np.float32]]:
-    """The category and look each visit is about: mostly one of the shopper's interests, else whatever is in demand."""
-    s, fashion = market.shoppers, market.fashion
-    spell = s.spell(user, day)
-    slot = rng.choice(INTERESTS, size=len(user), p=[0.6, 0.4])
-    demand = fashion.demand[day] / fashion.demand[day].sum()
-    strays = rng.random(len(user)) < 0.2
-    category = np.where(strays, rng.choice(fashion.categories, size=len(user), p=demand), s.interest[user, spell, slot])
-    return category, np.where(strays[:, None], s.taste[user, spell], s.wanted[user, spell, slot])
-
-
-def _search(
-    market: Market, user: Ids, start: Floats, intended: Ids, wanted: NDArray[np.float32], rng: np.random.Generator
-) -> Columns:
-    """One search for each of the users: the columns of `Traffic`, rows counted from zero."""
-    asked = market.ask(intended, rng)
-    item, shown, propensity = _show(market, intended, asked.query, rng)
-    return {
-        "user": user,
-        "ts": (start * 1e6).astype(np.int64),
-        "intended": intended,
-        "photo": asked.photo,
-        "text": asked.text,
-        **asked.told,
-        "query": asked.query,
-        "propensity": np.broadcast_to(propensity[:, None], item.shape)[shown],
-        **react(market, user, start, intended, wanted, item, shown, rng),
-    }
-
-
-def _show(
-    market: Market, intended: Ids, query: NDArray[np.float32], rng: np.random.Generator
-) -> tuple[Ids, Flags, Floats]:
-    """The results of each search: int64 [B, SHOWN], which of them exist, and the propensity of each search.
-
-    A ranker that knows the query and what sells orders them, with some noise; for a share of the searches, chance does.
-    """
-    c, pool = market.catalogue, market.candidates(intended, rng)
-    exists = pool >= 0
-    ranked = 10 * np.einsum("bd,bkd->bk", query, c.latent[pool]) + 0.3 * c.popularity[pool]
-    shuffled = rng.random(len(pool)) < SHUFFLED
-    score = np.where(shuffled[:, None], 0, ranked) + rng.gumbel(size=pool.shape)
-    order = np.argsort(np.where(exists, -score, np.inf), axis=1)[:, :SHOWN]
-    propensity = np.where(shuffled, 1 / exists.sum(axis=1), np.nan)
-    return np.take_along_axis(pool, order, axis=1), np.take_along_axis(exists, order, axis=1), propensity
-
-
-def react(
-    market: Market,
-    user: Ids,
-    start: Floats,
-    intended: Ids,
-    wanted: NDArray[np.float32],
-    item: Ids,
-    shown: Flags,
-    rng: np.random.Generator,
-) -> Columns:
-    """Actions of shoppers on the results of one search each."""
-    c = market.catalogue
-    appeal = market.appeal(user, intended, wanted, item)
-    same = appeal.same & shown
-    position = np.broadcast_to(np.arange(SHOWN), item.shape)
-    p_click = appeal.p_click(BIAS)
-    clicked = (rng.random(item.shape) < p_click) & shown
-
-    ordered = clicked & (rng.random(item.shape) < appeal.p_order())
-    carted = clicked & (rng.random(item.shape) < sigmoid(-1.8 + 2.0 * same + 0.4 * appeal.liking))
-    at_click = start[:, None] + 5 + 8 * position + rng.uniform(0, 10, size=item.shape)
-    at_cart = at_click + rng.uniform(10, 90, size=item.shape)
-    at_order = at_cart + rng.uniform(60, 400, size=item.shape)
-    acts = [(clicked, at_click, CLICK), (carted, at_cart, CART), (ordered, at_order, ORDER)]
-
-    alike = c.factors.category[item] == c.factors.category[intended, None]
-    grade = np.select([same, appeal.match > 0.6, alike], [3.0, 2.0, 1.0], 0.0)
-    judged = rng.random(len(user)) < JUDGED
-    rows = np.broadcast_to(np.arange(len(user))[:, None], item.shape)
-    return {
-        "search": rows[shown],
-        "item": item[shown],
-        "position": position[shown],
-        "clicked": clicked[shown],
-        "p_click": p_click[shown],
-        "p_click_no_position": appeal.p_click(BIAS.mean())[shown],
-        "relevance": np.where(judged[:, None], grade, np.nan)[shown],
-        "acted_search": np.concatenate([rows[done] for done, _, _ in acts]),
-        "acted_item": np.concatenate([item[done] for done, _, _ in acts]),
-        "action": np.concatenate([np.full(done.sum(), code) for done, _, code in acts]),
-        "acted_ts": np.concatenate([(at[done] * 1e6).astype(np.int64) for done, at, _ in acts]),
-        "satisfied": np.asarray(ordered.any(axis=1)),
-    }
-
-
-def sigmoid(logit: Floats) -> Floats:
-    """1 / (1 + exp(-logit))."""
-    return np.asarray(1 / (1 + np.exp(-logit)))
+def _day(market: Market, day: int, rng: np.random.Generator) -> list[Columns]:
+    """The pages of a day: the feed, then searches until something was bought or patience is at an end."""
+    market.open(day)
+    rows = market.interests.visits(day)
+    visits = market.visits(market.interests.user[rows], day, rng)
+    browsing = rng.random(len(rows)) < BROWSED
+    batches = [browse(market, visits.user[browsing], day, visits.start[browsing] - 300, rng)]
+    user, start, category = visits.user, visits.start, visits.category
+    wanted, intended = visits.wanted, visits.intended
+    for _ in range(MOST_SEARCHES):
+        batches.append(batch := search(market, user, start, intended, wanted, rng))
+        # Those who found nothing to buy may look again: for the same, or for another of its kind.
+        again = ~batch["satisfied"] & (rng.random(len(user)) < 0.5)
+        user, category, wanted, intended = user[again], category[again], wanted[again], intended[again]
+        start = start[again] + rng.uniform(600, 1_200, size=len(user))
+        other = rng.random(len(user)) < 0.5
+        intended = np.where(other, market.intend(category, wanted, rng), intended)
+    market.interests.remember(rows, visits.category, visits.ideal, visits.opened)
+    return batches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 
 from moonlib.sources.marketplace.album import Shots, dress
 from moonlib.sources.marketplace.catalogue import SimulatedCatalogue, make_catalogue
-from moonlib.sources.marketplace.fashion import Fashion
+from moonlib.sources.marketplace.fashion import LOGGED_FROM, QUERIES_FROM, Fashion
+from moonlib.sources.marketplace.interests import Interests
 from moonlib.sources.marketplace.latents import LatentSpace
+from moonlib.sources.marketplace.market import Market
 from moonlib.sources.marketplace.shoppers import Shoppers, make_shoppers
 from moonlib.sources.marketplace.streams import Streams, mix
 from moonlib.sources.marketplace.titles import Listings, write_listings, write_queries
-from moonlib.sources.marketplace.traffic import Market, Traffic, simulate
+from moonlib.sources.marketplace.traffic import SEARCHES_PER_VISIT, Traffic, simulate
 
 VERSION = 1
 """A change to anything the simulation makes is a new version, and every published table is run again."""
-
-LOGGED_FROM = 18
-"""The day from which impressions are logged; before it, only what shoppers did."""
 
 VIEWS = (0.4, 0.3, 0.2, 0.1)
 """Shares of the listings with one to four pictures."""
@@ -42,9 +41,9 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(number=0, spus=110, categories=8, users=150, searches_per_day=100, picture=64),
-    "small": Size(number=1, spus=2_900, categories=50, users=4_000, searches_per_day=2_100, picture=96),
-    "medium": Size(number=2, spus=18_000, categories=50, users=25_000, searches_per_day=13_000, picture=96),
+    "tiny": Size(number=0, spus=110, categories=8, users=150, searches_per_day=80, picture=64),
+    "small": Size(number=1, spus=2_900, categories=134, users=6_000, searches_per_day=1_600, picture=96),
+    "medium": Size(number=2, spus=18_000, categories=134, users=37_000, searches_per_day=10_000, picture=96),
 }
 
 
@@ -58,7 +57,7 @@ class World:
         market: the catalogue and its shoppers, ready to be searched again.
         traffic: what happened.
         listings: what merchants wrote about the catalogue.
-        texts: what shoppers typed, None for photos alone; one per search.
+        texts: what shoppers typed in the `asked` searches, None for photos alone.
     """
 
     size: Size
@@ -77,13 +76,17 @@ class World:
         fashion = Fashion(scale.categories, streams["fashion"])
         catalogue = make_catalogue(scale.spus, fashion, space, streams["catalogue"])
         shoppers = make_shoppers(scale.users, fashion, space, streams["shoppers"])
-        market = Market(catalogue, shoppers, fashion, space)
-        traffic = simulate(market, scale.searches_per_day, streams["traffic"])
+        per_day = round(scale.searches_per_day / SEARCHES_PER_VISIT)
+        interests = Interests(shoppers.activity, per_day, fashion, streams["interests"])
+        market = Market(catalogue, shoppers, interests, fashion, space)
+        traffic = simulate(market, streams["traffic"])
         listings = write_listings(catalogue, fashion.categories, streams["titles"])
-        rng = streams["texts"]
-        chinese = rng.random(len(traffic.user)) < shoppers.speaks_chinese[traffic.user]
-        texts = write_queries(catalogue.factors.take(traffic.intended), traffic.told, chinese, rng)
-        return cls(scale, streams, market, traffic, listings, texts)
+        world = cls(scale, streams, market, traffic, listings, [])
+        rng, asked = streams["texts"], world.asked
+        chinese = rng.random(len(asked)) < shoppers.speaks_chinese[traffic.user[asked]]
+        told = {block: flags[asked] for block, flags in traffic.told.items()}
+        texts = write_queries(catalogue.factors.take(traffic.intended[asked]), told, chinese, rng)
+        return replace(world, texts=texts)
 
     @property
     def catalogue(self) -> SimulatedCatalogue:
@@ -101,16 +104,16 @@ class World:
         return self.traffic.ts // MICROSECONDS_PER_DAY
 
     @cached_property
-    def recorded(self) -> NDArray[np.int64]:
-        """The searches that left a trace: impressions, or something the shopper did."""
+    def asked(self) -> NDArray[np.int64]:
+        """The searches whose queries are kept: from `QUERIES_FROM` on, those that left impressions or actions."""
         trace = self.day >= LOGGED_FROM
         trace[self.traffic.acted_search] = True
-        return np.flatnonzero(trace)
+        return np.flatnonzero(trace & (self.day >= QUERIES_FROM) & (self.traffic.intended >= 0))
 
     @cached_property
     def photographed(self) -> NDArray[np.int64]:
-        """The recorded searches with a photo."""
-        return self.recorded[self.traffic.photo[self.recorded]]
+        """The searches with a photo among the `asked`."""
+        return self.asked[self.traffic.photo[self.asked]]
 
     @cached_property
     def more_views(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -36,7 +36,7 @@ from moonlib.embedding.embed import Contents, encode
 from moonlib.representations.store import Representations
 from moonlib.runs.run import Run, RunError
 from moonlib.sources.marketplace.fresh_requests import FreshRequests, draw_requests
-from moonlib.sources.marketplace.traffic import SHOWN
+from moonlib.sources.marketplace.market import SHOWN
 from moonlib.sources.marketplace.world import World
 from moonlib.stages.application import Application
 from moonlib.stages.represent import Represent

@@ -41,8 +41,8 @@ def test_products_come_out_before_and_during_the_simulation(world: World) -> Non
     day = world.catalogue.day
     assert (np.diff(day) >= 0).all()
     assert day.min() < 0 <= day.max() < DAYS
-    assert 0.3 < (day < 0).mean() < 0.8
-    assert 0.08 < (day >= 26).mean() < 0.2
+    assert 0.2 < (day < 0).mean() < 0.6
+    assert 0.08 < (day >= DAYS - 4).mean() < 0.2
 
 
 def test_many_products_share_a_colour(world: World) -> None:

@@ -13,9 +13,9 @@ import pytest
 import simplejpeg
 
 from moonlib.data.dataset import Dataset
+from moonlib.sources.marketplace.fashion import DAYS
 from moonlib.sources.marketplace.fresh_requests import FreshRequests, draw_requests, marketplace_of
-from moonlib.sources.marketplace.records import START
-from moonlib.sources.marketplace.traffic import SHOWN
+from moonlib.sources.marketplace.market import SHOWN
 from moonlib.sources.marketplace.world import MICROSECONDS_PER_DAY, World
 from moonlib.testing.data import forget_checksums
 
@@ -63,7 +63,7 @@ def test_shoppers_click_as_the_simulations_do(world: World, fresh: FreshRequests
     place[order] = np.arange(len(item)) - np.searchsorted(fresh.request, fresh.request)
     shown = place < SHOWN
     rate = fresh.p_click(np.minimum(place, SHOWN - 1))[shown].mean()
-    logged = (t.ts[t.search] // MICROSECONDS_PER_DAY >= 27) & np.isnan(t.propensity)
+    logged = (t.ts[t.search] // MICROSECONDS_PER_DAY >= DAYS - 3) & np.isnan(t.propensity)
     first = np.isin(t.search, first_searches(world))
     assert rate == pytest.approx(t.p_click[logged & first].mean(), rel=0.08)
     assert rate > 1.2 * fresh.p_click(np.minimum(place, SHOWN - 1)).mean()
@@ -79,6 +79,7 @@ def first_searches(world: World) -> np.ndarray:
     """Of each user and day the earliest: those that a fresh request stands for."""
     t = world.traffic
     frame = pl.DataFrame({"search": np.arange(len(t.user)), "user": t.user, "day": world.day, "ts": t.ts})
+    frame = frame.filter(t.intended >= 0)
     return frame.sort("ts").group_by("user", "day", maintain_order=True).first()["search"].to_numpy()
 
 
@@ -143,4 +144,3 @@ def test_a_world_is_known_by_its_dataset(world: World, tiny: Dataset, tmp_path: 
 def test_too_few(world: World) -> None:
     with pytest.raises(ValueError, match="2 requests: there are 3 test days"):
         draw_requests(world, 2)
-    assert START.day == 1

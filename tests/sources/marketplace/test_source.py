@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +77,27 @@ def test_the_tables_are_valid(tiny: Dataset) -> None:
 def test_tiny_is_tiny(tiny: Dataset) -> None:
     assert 250 <= tiny.counts["products"] <= 400
     assert tiny.counts["users"] == 150
-    assert 1_500 <= tiny.queries["image"].count() <= 2_500
-    assert 7_000 <= tiny.counts["impressions"] <= 13_000
+    assert 1_300 <= tiny.queries["image"].count() <= 2_500
+    assert 10_000 <= tiny.counts["impressions"] <= 15_000
     assert {tiny.splits.check(tiny.impressions, split, "impressions").height > 300 for split in SPLITS[1:]} == {True}
     assert tiny.splits.select(tiny.impressions, "behaviour").is_empty()
-    assert tiny.splits.select(tiny.searches, "behaviour").height > 2_000
+    assert tiny.splits.select(tiny.searches, "behaviour").height > 20_000
+
+
+def test_queries_are_kept_of_the_last_thirty_days(tiny: Dataset) -> None:
+    kept = tiny.splits.behaviour_until - timedelta(days=18)
+    assert tiny.searches["ts"].min() < kept - timedelta(days=175)  # type: ignore[operator]
+    early, late = tiny.searches.filter(pl.col("ts") < kept), tiny.searches.filter(pl.col("ts") >= kept)
+    assert early["query_id"].null_count() == early.height > 15_000
+    assert 0.2 < late["query_id"].is_null().mean() < 0.45  # type: ignore[operator]
+
+
+def test_a_page_of_the_feed_has_no_query(tiny: Dataset) -> None:
+    feed = tiny.impressions.filter(pl.col("query_id").is_null())
+    assert 0.25 < feed.height / tiny.impressions.height < 0.42
+    assert feed["relevance"].is_null().all()
+    asked = tiny.impressions.drop_nulls("query_id")
+    assert not feed["search_id"].is_in(asked["search_id"].unique().implode()).any()
 
 
 def test_queries_are_photos_texts_or_both(tiny: Dataset) -> None:
@@ -101,7 +118,9 @@ def test_every_search_and_photo_stays_in_its_split(tiny: Dataset) -> None:
     )
     assert events.height == tiny.searches.height + tiny.impressions.height
     assert events.group_by("search_id").agg(pl.col("split").n_unique())["split"].max() == 1
-    assert events.group_by("query_id").agg(pl.col("search_id").n_unique())["search_id"].max() == 1
+    assert (
+        events.drop_nulls("query_id").group_by("query_id").agg(pl.col("search_id").n_unique())["search_id"].max() == 1
+    )
     assert tiny.queries["image"].drop_nulls().is_unique().all()
 
 

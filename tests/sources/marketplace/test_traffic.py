@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from moonlib.sources.marketplace.fashion import Fashion
-from moonlib.sources.marketplace.latents import LatentSpace
-from moonlib.sources.marketplace.traffic import CLICK, ORDER, Market, Shelf
-from moonlib.sources.marketplace.world import SIZES, World
+from moonlib.data.ids import Ids
+from moonlib.sources.marketplace.fashion import DAYS
+from moonlib.sources.marketplace.market import CLICK, ORDER, Shelf
+from moonlib.sources.marketplace.world import World
 
 
 def test_a_shelf_draws_by_key_and_weight() -> None:
@@ -21,11 +22,9 @@ def test_a_shelf_draws_by_key_and_weight() -> None:
 
 
 def test_candidates_are_listed_distinct_and_mixed(world: World) -> None:
-    space = LatentSpace(world.streams["latents"])
-    fashion = Fashion(SIZES["tiny"].categories, world.streams["fashion"])
-    market = Market(world.catalogue, world.shoppers, fashion, space)
-    market.open(3)
-    listed = np.flatnonzero(world.catalogue.day <= 3)
+    market = world.market
+    market.open(DAYS - 30)
+    listed = np.flatnonzero(world.catalogue.day <= DAYS - 30)
     intended = np.random.default_rng(1).choice(listed, size=500)
     pool = market.candidates(intended, np.random.default_rng(2))
     assert pool.max() <= listed.max()
@@ -41,9 +40,10 @@ def test_candidates_are_listed_distinct_and_mixed(world: World) -> None:
 
 def test_orders_are_of_the_product_in_mind_and_near_misses_are_clicked(world: World) -> None:
     t, spu = world.traffic, world.catalogue.spu
+    asked = t.intended[t.acted_search] >= 0
     same = spu[t.acted_item] == spu[t.intended[t.acted_search]]
-    assert same[t.action == ORDER].mean() > 0.96
-    assert 0.1 < same[t.action == CLICK].mean() < 0.8
+    assert same[asked & (t.action == ORDER)].mean() > 0.94
+    assert 0.1 < same[asked & (t.action == CLICK)].mean() < 0.8
 
 
 def test_clicks_follow_their_probability(world: World) -> None:
@@ -65,19 +65,26 @@ def test_position_and_hidden_quality_move_clicks(world: World) -> None:
 
 def test_shuffled_searches_are_not_ranked(world: World) -> None:
     t = world.traffic
-    match = np.einsum("id,id->i", t.query[t.search], world.catalogue.latent[t.item])
-    shuffled = ~np.isnan(t.propensity)
-    assert np.corrcoef(match[~shuffled], t.position[~shuffled])[0, 1] < -0.3
-    assert abs(np.corrcoef(match[shuffled], t.position[shuffled])[0, 1]) < 0.05
+    asked = np.flatnonzero(t.intended[t.search] >= 0)
+    match = np.einsum("id,id->i", queries(world, t.search[asked]), world.catalogue.latent[t.item[asked]])
+    shuffled, position = ~np.isnan(t.propensity[asked]), t.position[asked]
+    assert np.corrcoef(match[~shuffled], position[~shuffled])[0, 1] < -0.3
+    assert abs(np.corrcoef(match[shuffled], position[shuffled])[0, 1]) < 0.05
+
+
+def queries(world: World, searches: Ids) -> NDArray[np.float32]:
+    """Latents of what the queries of searches tell."""
+    t = world.traffic
+    told = {block: flags[searches] for block, flags in t.told.items()}
+    return world.market.told(t.intended[searches], t.photo[searches], told)
 
 
 def test_shoppers_come_back_to_their_taste(world: World) -> None:
-    t, c = world.traffic, world.catalogue
-    space = LatentSpace(world.streams["latents"])
-    looks = space.look(c.latent)
+    t = world.traffic
+    looks = world.market.looks
     rows = t.action == CLICK
     user, item = t.user[t.acted_search[rows]], t.acted_item[rows]
-    taste = world.shoppers.taste[:, 0]
+    taste = world.shoppers.first_taste
     own = (taste[user] * looks[item]).sum(axis=1).mean()
     someone_elses = (taste[np.roll(user, 997)] * looks[item]).sum(axis=1).mean()
     assert own > someone_elses + 0.03
@@ -85,7 +92,33 @@ def test_shoppers_come_back_to_their_taste(world: World) -> None:
 
 def test_a_text_query_knows_less_than_a_photo(world: World) -> None:
     t, c = world.traffic, world.catalogue
-    match = (t.query * c.latent[t.intended]).sum(axis=1)
-    np.testing.assert_allclose(match[t.photo], 1, atol=1e-5)
-    assert match[~t.photo].max() < 0.95
-    assert (t.photo | t.text).all()
+    asked = np.flatnonzero(t.photo | t.text)
+    match = (queries(world, asked) * c.latent[t.intended[asked]]).sum(axis=1)
+    photo = t.photo[asked]
+    np.testing.assert_allclose(match[photo], 1, atol=1e-5)
+    assert match[~photo].max() < 0.95
+
+
+def test_nobody_asks_for_a_feed(world: World) -> None:
+    t = world.traffic
+    feed = t.intended < 0
+    np.testing.assert_array_equal(feed, ~(t.photo | t.text))
+    assert 0.25 < feed[t.search].mean() < 0.42
+    assert np.isnan(t.relevance[feed[t.search]]).all()
+    assert 0.03 < t.clicked[feed[t.search]].mean() < 0.3
+
+
+def test_a_feed_shows_what_its_shopper_comes_for(world: World) -> None:
+    """And of that, what is of their categories is clicked more."""
+    t, c, interests = world.traffic, world.catalogue, world.market.interests
+    own, others, clicked = [], [], []
+    for day in range(DAYS - 6, DAYS):
+        feed = (t.intended[t.search] < 0) & (world.day[t.search] == day)
+        user, category = t.user[t.search[feed]], c.factors.category[t.item[feed]]
+        rows = np.arange(len(user))
+        own.append(interests.shares(user, day)[rows, category])
+        others.append(interests.shares(np.roll(user, len(user) // 2), day)[rows, category])
+        clicked.append(t.clicked[feed])
+    share, clicks = np.concatenate(own), np.concatenate(clicked)
+    assert share.mean() > 1.04 * np.concatenate(others).mean()
+    assert share[clicks].mean() > 1.05 * share[~clicks].mean()
