@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
@@ -150,6 +150,14 @@ class ImageFolder:
     root: Path
     max_side: int | None = None
 
+    @cached_property
+    def _place(self) -> Path:
+        """The folder without links, looked up once: it takes as long as to read a small picture.
+
+        Each `ImageFolder` does it for itself: a link may be turned, and the current directory be another, by the next.
+        """
+        return self.root.resolve()
+
     def __call__(self, table: str, name: str) -> bytes:
         """Return an image as a JPEG; it has been decoded once, so it is whole."""
         return to_jpeg(self.read(name), self.max_side)
@@ -196,7 +204,7 @@ class ImageFolder:
             OSError: there is none.
             ValueError: a link leads out of the folder.
         """
-        root = _resolved(self.root)
+        root = self._place
         place = os.fspath(root)
         for part in name.parts:
             place = f"{place}{os.sep}{part}"
@@ -206,12 +214,6 @@ class ImageFolder:
                     raise ValueError(f"{self.root / name}: a link that leads out of {self.root}")
                 return file
         return Path(place)
-
-
-@lru_cache(maxsize=16)
-def _resolved(folder: Path) -> Path:
-    """A folder without links, looked up once: it takes as long as to read a small picture."""
-    return folder.resolve()
 
 
 def relative_name(root: Path, name: str) -> PurePosixPath:

@@ -107,27 +107,29 @@ class Batcher(Generic[Job, Answer]):
             TimedOut: it took longer.
             Exception: what ``prepare`` or the work raised, or returned in place of an answer.
         """
-        if self._in_progress >= self._queue or self._closed:
-            raise QueueFull(f"{self._in_progress} queries are in progress; try again in a moment")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._in_progress += 1  # the event loop's thread alone writes it
-        with self._changed:
+        with self._changed:  # so that nothing is put behind what ends the threads
+            if self._in_progress >= self._queue or self._closed:
+                raise QueueFull(f"{self._in_progress} queries are in progress; try again in a moment")
+            self._in_progress += 1
             self._on_their_way += 1
-        self._unprepared.put(_Request(prepare, time.monotonic() + timeout, loop, future))
+            self._unprepared.put(_Request(prepare, time.monotonic() + timeout, loop, future))
         try:
             async with asyncio.timeout(timeout):
                 return await future
         except TimeoutError:
             raise TimedOut from None
         finally:
-            self._in_progress -= 1
+            with self._changed:
+                self._in_progress -= 1
 
     def close(self) -> None:
         """Work on what waits, then end the threads."""
-        self._closed = True  # nothing is put from here on
-        for _ in self._threads[:-1]:
-            self._unprepared.put(None)
+        with self._changed:
+            self._closed = True
+            for _ in self._threads[:-1]:
+                self._unprepared.put(None)
         for thread in self._threads[:-1]:
             thread.join()
         with self._changed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of glibc's ``mallopt``."""
@@ -33,10 +35,15 @@ def _keep_freed_memory() -> None:
         mallopt(_MMAP_THRESHOLD, _KEPT)
 
 
-def freeze_heap() -> None:
-    """Exempt from garbage collection what is there by now: modules, encoders and views.
+@contextmanager
+def frozen_heap() -> Iterator[None]:
+    """Exempt from garbage collection what is there by now, modules, encoders and views, until the context ends.
 
     To look through all of it takes a tenth of a second, while every request waits.
     """
     gc.collect()
     gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

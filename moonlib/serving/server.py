@@ -13,7 +13,7 @@ import uvicorn
 
 from moonlib.serving.address import bound
 from moonlib.serving.app import create_app
-from moonlib.serving.process import freeze_heap
+from moonlib.serving.process import frozen_heap
 from moonlib.serving.protocol import BoundedProtocol
 from moonlib.serving.service import Service
 
@@ -75,8 +75,7 @@ def serve(
         limit_concurrency=max(1000, 4 * service.settings.queue),
         timeout_graceful_shutdown=max(1, round(service.settings.drain_seconds)),
     )
-    with listener or bound(host, port) as listening:
-        freeze_heap()
+    with listener or bound(host, port) as listening, frozen_heap():
         # Uvicorn raises the signal that ended it once more, when it has done; the process is to end with 0.
         before = {}
         if threading.current_thread() is threading.main_thread():

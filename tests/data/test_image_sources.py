@@ -92,6 +92,21 @@ class TestFolder:
         monkeypatch.chdir(tmp_path)
         assert open_images(Path("photos")).read(str(root / "sub/a.jpg")) == b"a"
 
+    def test_a_folder_of_the_same_name_elsewhere_is_another(
+        self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = tmp_path / "next" / "photos"
+        (other / "sub").mkdir(parents=True)
+        (other / "sub/a.jpg").write_bytes(b"new")
+        for folder, content in ((tmp_path, b"a"), (tmp_path / "next", b"new")):
+            monkeypatch.chdir(folder)
+            assert open_images("photos").read("sub/a.jpg") == content
+        week = tmp_path / "week"
+        for place, content in ((root, b"a"), (other, b"new")):  # a link that is turned to the pictures of each week
+            week.unlink(missing_ok=True)
+            week.symlink_to(place)
+            assert open_images(week).read("sub/a.jpg") == content
+
     @pytest.mark.parametrize(
         "name", ["../b.jpg", "sub/../../b.jpg", "{out}/b.jpg", "{root}/../b.jpg", "{root}x/a.jpg", "/etc/passwd", "/"]
     )

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from moonlib.serving.process import freeze_heap
+from moonlib.serving.process import frozen_heap
 
 PREPARED = """
 import os, sys
@@ -35,11 +35,9 @@ def test_it_is_prepared_before_torch_is_loaded_and_what_the_user_set_stands(
     assert done.stdout.split() == [given or "passive", "1.0"]
 
 
-def test_what_is_there_is_not_looked_through_again() -> None:
+def test_what_is_there_is_not_looked_through_while_it_serves() -> None:
     before = gc.get_freeze_count()
-    try:
-        freeze_heap()
+    with frozen_heap():
         assert gc.get_freeze_count() > before
         assert len(gc.get_objects()) < gc.get_freeze_count()
-    finally:
-        gc.unfreeze()
+    assert gc.get_freeze_count() == 0

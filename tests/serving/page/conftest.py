@@ -35,7 +35,8 @@ def products() -> list[dict[str, Any]]:
 class StandIn:
     """The interface of the page over a dozen products, which remembers what it was asked.
 
-    ``fails`` makes it answer the next searches with a status and an error, ``waits`` with a delay in seconds.
+    ``fails`` makes it answer the next searches with a status and an error; those for the words ``holds`` wait until
+    that is empty, and ``held`` counts those that have waited.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,8 @@ class StandIn:
     def reset(self) -> None:
         self.asked.clear()
         self.fails: tuple[int, dict[str, Any]] | None = None
-        self.waits = 0.0
+        self.holds = ""
+        self.held = 0
         self.empty = False
         self.about: dict[str, Any] = {
             "alias": "v1",
@@ -85,7 +87,10 @@ class StandIn:
             if "image" in form:
                 asked["image"] = await form["image"].read()
             self.asked.append(asked)
-            await asyncio.sleep(self.waits)
+            if self.holds and asked.get("text") == self.holds:
+                while self.holds:
+                    await asyncio.sleep(0.02)
+                self.held += 1
             if self.fails:
                 status, error = self.fails
                 return JSONResponse({"error": error, "request_id": "9f3c"}, status, headers={"retry-after": "2"})

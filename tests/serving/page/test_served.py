@@ -33,7 +33,7 @@ def address(service: Service) -> Iterator[str]:
 def test_a_session_with_the_real_server(browser: Any, address: str) -> None:
     """Words, a photo, a part of it, a product like another, a filter, and a refusal at its field."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
-    tab.set_default_timeout(30_000)
+    tab.set_default_timeout(120_000)
     messages: list[str] = []
     tab.on("console", lambda message: messages.append(message.text))
     tab.on("pageerror", lambda error: messages.append(str(error)))
