@@ -21,8 +21,12 @@ def add(verbs: Verbs) -> None:
     datasets = Path("runs", DATASETS)  # where `moonlib fit` looks for them
     data = add_group(verbs.add_parser("data", help="make, build and check datasets", allow_abbrev=False))
     verb = add_verb(data, "make", make, "simulate a marketplace")
-    verb.add_argument("size", choices=("tiny", "small", "medium"), help="300, 8,000 or 50,000 products")
+    verb.add_argument(
+        "size", choices=("tiny", "small", "medium", "large"), help="300, 8,000, 50,000 or 200,000 products"
+    )
     verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--ids", choices=("int64", "text"), default="int64", help="what the shop's ids are (int64)")
+    verb.add_argument("--workers", type=int, help="processes that draw and write")
     verb.add_argument("--out", type=Path, default=datasets, metavar="DIR", help=f"folder of datasets ({datasets})")
     verb = add_verb(data, "build", build, "turn tables (Parquet or CSV) and images into a dataset")
     verb.add_argument(
@@ -71,7 +75,8 @@ def make(arguments: argparse.Namespace) -> int:
     """Simulate a marketplace."""
     from moonlib.sources.marketplace.source import Marketplace
 
-    say(Marketplace(arguments.size, arguments.seed).prepare(arguments.out))
+    source = Marketplace(arguments.size, arguments.seed, arguments.ids)
+    say(source.prepare(arguments.out, arguments.workers))
     return 0
 
 

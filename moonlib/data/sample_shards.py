@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import PIL
 import polars as pl
@@ -53,6 +53,15 @@ INDEX_COLUMNS = (*OFFSETS, CHECKSUM, MORE_SIZES, DIGEST)
 
 ReadImage = Callable[[str, str], bytes]
 """(table, image name) → the encoded picture. Raises OSError or ValueError for one that can't be read."""
+
+
+@runtime_checkable
+class TellsPictures(Protocol):
+    """What a `ReadImage` may be, for a build that is killed to be resumed: it tells a picture without reading it."""
+
+    def identity(self, name: str) -> list[Any] | None:
+        """Values that JSON has words for, equal for the same picture only; None where nobody can tell."""
+
 
 _IMAGES_PER_TASK = 64
 _LAYOUT = 1
@@ -352,7 +361,7 @@ def _digests(stem: Path) -> list[str]:
 
 def _inputs(task: Task, read_image: ReadImage) -> str | None:
     """Fingerprint of all that a shard is made of; None where nobody can tell whether a picture is still the same."""
-    if not isinstance(read_image, ImageReader):
+    if not isinstance(read_image, TellsPictures):
         return None
     content = hashlib.sha256(as_json([_LAYOUT, PIL.__version__, task.table, task.columns.schema.to_string()]))
     for row in task.rows:

@@ -28,8 +28,9 @@ import shutil
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -90,7 +91,9 @@ class Earlier:
     quarantine: bytes
 
 
-def build_once(directory: Path, build: Callable[[Path], None], *, resume: bool = False) -> Path:
+def build_once(
+    directory: Path, build: Callable[[Path], None], *, resume: bool = False, scratch: Collection[str] = ()
+) -> Path:
     """Return a dataset's directory, building it first if it isn't there.
 
     The build happens in ``<directory>.partial``, which is renamed when it is complete. Of several builders one works
@@ -102,6 +105,8 @@ def build_once(directory: Path, build: Callable[[Path], None], *, resume: bool =
         build: writes a dataset into the empty directory it is given.
         resume: whether ``build`` goes on with the shards that a killed or interrupted build left, see `write_dataset`:
             the directory then holds these, and what is noted about them.
+        scratch: names of folders in it that only ``build`` needs. They are deleted when the dataset is complete; one
+            that resumes finds them as they were left.
 
     Raises:
         FileExistsError: ``directory`` holds something else.
@@ -118,10 +123,10 @@ def build_once(directory: Path, build: Callable[[Path], None], *, resume: bool =
     if _is_foreign(partial):
         raise FileExistsError(f"{partial} is in the way of the build and was not made by one; move it elsewhere")
     # The lock is between processes; the threads of one take turns.
-    notes = (WHOLE_SHARDS,) if resume else ()
+    notes = (*scratch, *((WHOLE_SHARDS,) if resume else ()))
     with writing(directory), _building, attempt(directory, _announce(directory), but=notes) as draft:
         if draft is not None:
-            _empty(draft, resume)
+            _empty(draft, ("shards", *notes) if resume else ())
             try:
                 build(draft)
             except BaseException as error:
@@ -138,16 +143,16 @@ def _announce(directory: Path) -> Callable[[str], None]:
     return lambda holder: log.warning(f"{directory} is being built by {holder}: waiting for it")
 
 
-def _empty(draft: Path, resume: bool) -> None:
-    """Remove what a killed build left, but for shards that are noted as whole, if it is to be resumed."""
+def _empty(draft: Path, kept: Collection[str]) -> None:
+    """Remove what a killed build left, but for some folders, and of its shards those that are noted as whole."""
     for path in draft.iterdir():
-        if resume and path.name in ("shards", WHOLE_SHARDS) and path.is_dir() and not path.is_symlink():
+        if path.name in kept and path.is_dir() and not path.is_symlink():
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != LOCK:
             path.unlink()
-    if resume:
+    if kept:
         noted = {path.stem for path in (draft / WHOLE_SHARDS).glob("*.json")}
         for path in (draft / "shards").glob("*"):
             if path.stem not in noted:
@@ -183,6 +188,7 @@ def write_dataset(
     samples_per_shard: int = 4096,
     earlier: Earlier | None = None,
     resume: bool = False,
+    events: Mapping[str, Iterable[pl.DataFrame]] | None = None,
 ) -> None:
     """Write the shards of validated tables. The bytes depend on neither the number of workers nor the clock.
 
@@ -207,6 +213,9 @@ def write_dataset(
         earlier: what the rows are appended to; None for a dataset of its own.
         resume: whether to leave out shards of products and queries that a killed build has left whole, and to note
             which are, for the next one; see `build_once`.
+        events: ``searches`` and ``impressions`` that come in parts, of which few are in memory, in place of those of
+            ``tables``. Each part is what `moonlib.data.tables.validate` returned, given the keys of the others as
+            ``earlier``. How a table is divided changes no byte.
 
     Raises:
         ValueError: more than 1 % of the images (and more than one) can't be read; the list is in ``quarantine.jsonl``.
@@ -245,10 +254,11 @@ def write_dataset(
     refuse_unreadable(bad, sum(sample.images for sample in samples), directory / QUARANTINE)
     if lines := (earlier.quarantine if earlier else b"") + b"".join(as_json(line) + b"\n" for line in bad):
         (directory / QUARANTINE).write_bytes(lines)
+    in_parts = events or {}
     for table in EVENT_TABLES:
-        if tables[table].height or not written.get(table):
+        if table in in_parts or tables[table].height or not written.get(table):
             first = len(written.setdefault(table, []))
-            written[table] += _write_events(shards, table, tables[table], first)
+            written[table] += _write_events(shards, table, in_parts.get(table, (tables[table],)), first)
     if tables.histories.height:
         first = len(written.setdefault("histories", []))
         written["histories"].append(_write_histories(shards, tables.histories, first))
@@ -372,20 +382,37 @@ def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
         yield frame.slice(start, rows)
 
 
-def _write_events(shards: Path, table: str, frame: pl.DataFrame, first: int) -> list[Shard]:
+def _write_events(shards: Path, table: str, parts: Iterable[pl.DataFrame], first: int) -> list[Shard]:
     written = []
-    for number, rows in enumerate(_parts(frame, _ROWS_PER_BATCH * _BATCHES_PER_SHARD), first):
-        content, name = _begun(table, frame), f"{table}-{number:06d}"
+    numbered = enumerate(_joined(parts, _ROWS_PER_BATCH), first * _BATCHES_PER_SHARD)
+    for number, batches in groupby(numbered, lambda batch: batch[0] // _BATCHES_PER_SHARD):
+        name, rows, content = f"{table}-{number:06d}", 0, None
         with tarfile.open(shards / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for i, batch in enumerate(_parts(rows, _ROWS_PER_BATCH)):
+            for i, batch in batches:
                 data = _arrow(batch)
-                member = tarfile.TarInfo(f"{number * _BATCHES_PER_SHARD + i:09d}.arrow")
+                member = tarfile.TarInfo(f"{i:09d}.arrow")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
                 # Arrow's own bytes change with the library's version; rows as JSON do not.
+                content = content or _begun(table, batch)
                 content.update(batch.with_columns(cs.temporal().to_physical()).write_ndjson().encode())
-        written.append(Shard(name, rows.height, content.hexdigest()))
+                rows += batch.height
+        assert content is not None
+        written.append(Shard(name, rows, content.hexdigest()))
     return written
+
+
+def _joined(parts: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """Divide a table that comes in parts anew, as `_parts` divides it whole."""
+    held: pl.DataFrame | None = None
+    for part in parts:
+        held = part if held is None else pl.concat([held, part])
+        while held.height > rows:
+            yield held.head(rows)
+            held = held.slice(rows)
+    if held is None:
+        raise ValueError("a table in parts has none; give one without rows")
+    yield held
 
 
 def _begun(table: str, frame: pl.DataFrame) -> hashlib._Hash:

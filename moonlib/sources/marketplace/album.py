@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -14,9 +15,14 @@ from numpy.typing import NDArray
 from moonlib.sources.marketplace.catalogue import SimulatedCatalogue
 from moonlib.sources.marketplace.render import Look, render_catalogue, render_query
 from moonlib.sources.marketplace.words import COLOURS, STYLES
-from moonlib.system.workers import worker_pool
+from moonlib.system.console import progress
+from moonlib.system.disk import replacing
+from moonlib.system.workers import cpus, worker_pool
 
 _PICTURES_PER_TASK = 256
+
+_PLACE = np.dtype([("start", np.int64), ("size", np.int64), ("box", np.float32, 4)])
+"""Where a picture lies in the file of its task, in bytes, and the box of the product in it."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,16 @@ class Shots:
     quality: NDArray[np.int64]
     size: int
 
+    @property
+    def identity(self) -> str:
+        """Fingerprint of what is drawn."""
+        content = hashlib.sha256(str(self.size).encode())
+        for owner in (self.looks, self):
+            for column in (getattr(owner, field.name) for field in fields(owner)):
+                if isinstance(column, np.ndarray):
+                    content.update(np.ascontiguousarray(column).data)
+        return content.hexdigest()
+
     def take(self, number: int) -> tuple[bytes, tuple[float, float, float, float]]:
         """Draw one picture: its JPEG, and the box of the product in it."""
         look, seed, view = self.looks[int(self.listing[number])], int(self.seed[number]), int(self.view[number])
@@ -111,51 +127,93 @@ class Album:
     A picture's name is a letter and its number. The album is small and may be sent to other processes.
     """
 
-    def __init__(self, directory: Path, start: NDArray[np.int64], size: NDArray[np.int64]) -> None:
-        self._directory, self._start, self._size = directory, start, size
+    def __init__(self, directory: Path, identity: str, places: NDArray[np.void]) -> None:
+        self._directory, self._identity, self._places = directory, identity, places
 
     def __call__(self, table: str, name: str) -> bytes:
         """The JPEG of that name, whatever the table."""
         number = int(name[1:])
-        with (self._directory / f"{number // _PICTURES_PER_TASK}").open("rb") as file:
-            file.seek(int(self._start[number]))
-            return file.read(int(self._size[number]))
+        place = self._places[number]
+        with _pictures(self._directory, number // _PICTURES_PER_TASK).open("rb") as file:
+            file.seek(int(place["start"]))
+            return file.read(int(place["size"]))
+
+    def identity(self, name: str) -> list[Any]:
+        """Tell a picture from another; see `moonlib.data.sample_shards.TellsPictures`."""
+        return [self._identity, name]
 
 
-def fill_album(shots: Shots, directory: Path, workers: int | None = None) -> tuple[Album, NDArray[np.float32]]:
-    """Take all the shots. The result does not depend on the number of workers.
+def fill_album(
+    shots: Shots, directory: Path, version: str, workers: int | None = None
+) -> tuple[Album, NDArray[np.float32]]:
+    """Take all the shots, but for those that are in the folder already. Nothing depends on the number of workers.
 
     Args:
         shots: what to draw.
-        directory: an empty folder, which the album reads from as long as it is used.
+        directory: the folder that the album reads from as long as it is used. Of what a killed process has left there,
+            pictures of the same shots and version are kept, and others deleted.
+        version: of how pictures are drawn.
         workers: processes; None takes one per CPU where there is enough to do.
 
     Returns:
         The album, and the boxes float32 [M, 4].
     """
-    tasks = range(0, len(shots.listing), _PICTURES_PER_TASK)
+    identity = f"{version} {shots.identity}"
+    directory.mkdir(exist_ok=True)
+    _keep_only(directory, identity)
+    tasks = range(-(-len(shots.listing) // _PICTURES_PER_TASK))
+    todo = [task for task in tasks if not _places(directory, task).exists()]
     if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), len(tasks) // 4)
+        workers = min(cpus(), len(todo) // 4)
+    with progress() as bars:
+        bar = bars.add_task("Drawing pictures", total=len(tasks), completed=len(tasks) - len(todo))
+        for _ in _drawn(shots, directory, todo, workers):
+            bars.advance(bar)
+    places = np.concatenate([np.load(_places(directory, task)) for task in tasks])
+    return Album(directory, identity, places), places["box"]
+
+
+def _keep_only(directory: Path, identity: str) -> None:
+    """Empty a folder, but for whole files of pictures that have this identity."""
+    note = directory / "identity"
+    if not note.is_file() or note.read_text() != identity:
+        for path in directory.iterdir():
+            path.unlink()
+        with replacing(note) as partial:
+            partial.write_text(identity)
+
+
+def _pictures(directory: Path, task: int) -> Path:
+    return directory / f"{task:06d}.jpegs"
+
+
+def _places(directory: Path, task: int) -> Path:
+    """The file about a task's pictures, which is written when these are whole."""
+    return directory / f"{task:06d}.npy"
+
+
+def _drawn(shots: Shots, directory: Path, tasks: list[int], workers: int) -> Iterator[None]:
     if workers > 1:
         with worker_pool(workers, _start_worker, shots, directory) as pool:
-            return _bind(directory, pool.map(_work, tasks))
-    return _bind(directory, (_draw(shots, directory, first) for first in tasks))
+            yield from pool.map(_work, tasks)
+    else:
+        for task in tasks:
+            _draw(shots, directory, task)
+            yield
 
 
-def _bind(
-    directory: Path, drawn: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
-) -> tuple[Album, NDArray[np.float32]]:
-    sizes, boxes = zip(*drawn, strict=True)
-    start = np.concatenate([np.cumsum(s) - s for s in sizes])
-    return Album(directory, start, np.concatenate(sizes)), np.concatenate(boxes)
-
-
-def _draw(shots: Shots, directory: Path, first: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Draw one task's pictures into its file; return their sizes in bytes and their boxes."""
+def _draw(shots: Shots, directory: Path, task: int) -> None:
+    """Draw one task's pictures into its file, and note where they lie."""
+    first = task * _PICTURES_PER_TASK
     numbers = range(first, min(first + _PICTURES_PER_TASK, len(shots.listing)))
     pictures, boxes = zip(*(shots.take(number) for number in numbers), strict=True)
-    (directory / f"{first // _PICTURES_PER_TASK}").write_bytes(b"".join(pictures))
-    return np.array([len(picture) for picture in pictures], dtype=np.int64), np.array(boxes, dtype=np.float32)
+    places = np.zeros(len(numbers), dtype=_PLACE)
+    places["size"], places["box"] = [len(picture) for picture in pictures], boxes
+    places["start"] = np.cumsum(places["size"]) - places["size"]
+    with replacing(_pictures(directory, task)) as partial:
+        partial.write_bytes(b"".join(pictures))
+    with replacing(_places(directory, task)) as partial, partial.open("wb") as file:
+        np.save(file, places)
 
 
 _task: tuple[Shots, Path]
@@ -167,5 +225,5 @@ def _start_worker(shots: Shots, directory: Path) -> None:
     _task = shots, directory
 
 
-def _work(first: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    return _draw(*_task, first)
+def _work(task: int) -> None:
+    _draw(*_task, task)

@@ -17,8 +17,9 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.reader import Sample
 from moonlib.sources.marketplace.album import Shots
 from moonlib.sources.marketplace.detector import detect
+from moonlib.sources.marketplace.ids import WorldIds
 from moonlib.sources.marketplace.market import BIAS, TOLD, Appeal
-from moonlib.sources.marketplace.records import SPLITS, START, ScrambledIds, times
+from moonlib.sources.marketplace.records import SPLITS, START, times
 from moonlib.sources.marketplace.titles import write_queries
 from moonlib.sources.marketplace.world import SIZES, VERSION, World
 
@@ -92,14 +93,17 @@ def marketplace_of(dataset: Dataset) -> World | None:
 
     Example: ``marketplace_of(Dataset("runs/.data/marketplace-v2-small-0"))``
     """
-    kind, _, rest = dataset.name.partition("-")
-    size, _, seed = rest.rpartition("-")
-    if kind != "marketplace" or dataset.version != str(VERSION) or size not in SIZES or not seed.isdecimal():
+    kind, *parts = dataset.name.split("-")
+    if kind != "marketplace" or dataset.version != str(VERSION) or len(parts) not in (2, 3):
         return None
-    world = World.simulate(size, int(seed))
+    size, seed, *ids = parts
+    if size not in SIZES or not seed.isdecimal() or ids not in ([], ["text"]):
+        return None
+    world = World.simulate(size, int(seed), text_ids=bool(ids))
     # A dataset of the same name that was not made by this simulation has other ids.
-    same = np.array_equal(np.sort(ScrambledIds(world).item), dataset.table("products", ("item_id",))["item_id"].sort())
-    return world if same else None
+    own, found = WorldIds(world), dataset.table("products", ("item_id",))["item_id"]
+    known = own.shop.decode("item_id", np.sort(own.item))
+    return world if known.equals(dataset.ids.decode("item_id", found.sort())) else None
 
 
 def draw_requests(world: World, count: int, seed: int = 0) -> FreshRequests:
@@ -149,7 +153,7 @@ def draw_requests(world: World, count: int, seed: int = 0) -> FreshRequests:
         for name in ("match", "same", "liking", "wish", "buy")
     }
     # Running numbers go on where the simulation's end.
-    ids, numbers = ScrambledIds(world), len(world.traffic.user) + np.arange(count)
+    ids, numbers = WorldIds(world), len(world.traffic.user) + np.arange(count)
     search_id, query_id = ids.searches(numbers), ids.queries(numbers)
     pictures = world.streams[f"fresh pictures {seed}"]
     return FreshRequests(

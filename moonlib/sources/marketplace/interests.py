@@ -28,7 +28,7 @@ class Interests:
     Visits are in order of shopper and day.
 
     Attributes:
-        user, day: int64 [V].
+        user: int64 [V]; day: int16 [V].
         category: int16 [V], what each is about; -1 before `remember` is told.
         ideal: int16 [V], which of `IDEALS` looks each has in mind.
         opened: bool [V], whether it opened the interest.
@@ -45,18 +45,20 @@ class Interests:
 
     def __init__(self, activity: NDArray[np.float64], per_day: int, fashion: Fashion, rng: np.random.Generator) -> None:
         drawn = rng.choice(len(activity), size=(DAYS, per_day), p=activity)
-        key = np.sort(drawn * DAYS + np.arange(DAYS)[:, None], axis=None)
-        self.user, self.day = np.divmod(key, DAYS)
+        drawn *= DAYS
+        drawn += np.arange(DAYS)[:, None]
+        key = np.sort(drawn, axis=None)
+        self.user, self.day = key // DAYS, (key % DAYS).astype(np.int16)
         self.category = np.full(len(key), -1, dtype=np.int16)
         self.ideal = np.zeros(len(key), dtype=np.int16)
         self.opened = np.zeros(len(key), dtype=bool)
         self._key, self._fashion = key, fashion
-        self._by_day = np.argsort(self.day, kind="stable").reshape(DAYS, per_day)
+        self._by_day = np.argsort(self.day, kind="stable").astype(np.int32).reshape(DAYS, per_day)
         age = np.arange(1, DAYS + 1)
         self._pull = age**-FORGETTING * np.exp(-age / MEMORY_DAYS)
 
     def visits(self, day: int) -> Ids:
-        """The visits of a day, int64 [per_day]."""
+        """The visits of a day, int32 [per_day], in order of their shoppers."""
         return self._by_day[day]
 
     def recall(self, user: Ids, day: int, count: int, rng: np.random.Generator) -> Ids:
@@ -65,11 +67,7 @@ class Interests:
         Returns:
             int64 [B, count], with replacement; -1 for a user without earlier visits.
         """
-        visit, pull = self._pulls(user, day)
-        upto = np.cumsum(pull, axis=1)
-        place = [(upto <= rng.random((len(user), 1)) * upto[:, -1:]).sum(axis=1) for _ in range(count)]
-        place = np.minimum(np.stack(place, axis=1), visit.shape[1] - 1)
-        return np.where(upto[:, -1:] > 0, np.take_along_axis(visit, place, axis=1), -1)
+        return _drawn(*self._pulls(user, day), count, rng)
 
     def shares(self, user: Ids, day: int) -> NDArray[np.float64]:
         """Shares of categories in what draws users back on a day, float64 [B, all categories]; 0 without a past."""
@@ -81,11 +79,10 @@ class Interests:
 
     def have(self, user: Ids, day: int, rng: np.random.Generator) -> tuple[Ids, Ids, NDArray[np.bool_]]:
         """What users come for on a day: category and ideal, int64 [B], and whether that is a new interest."""
-        first, stop = self._past(user, day)
-        seen = np.r_[0, np.cumsum(self.opened)]
-        before, known = stop - first, seen[stop] - seen[first]
+        visit, pull = self._pulls(user, day)
+        before, known = (pull > 0).sum(axis=1), (self.opened[visit] & (pull > 0)).sum(axis=1)
         opened = rng.random(len(user)) < (NOVELTY + DISCOUNT * known) / (before + NOVELTY)
-        again = self.recall(user, day, 1, rng)[:, 0]
+        again = _drawn(visit, pull, 1, rng)[:, 0]
         fashion = self._fashion
         demand = fashion.demand[day] / fashion.demand[day].sum()
         category = np.where(opened, rng.choice(fashion.categories, size=len(user), p=demand), self.category[again])
@@ -102,9 +99,17 @@ class Interests:
         visit = first[:, None] + np.arange(max(int((stop - first).max(initial=0)), 1))
         there = visit < stop[:, None]
         visit = np.minimum(visit, len(self.user) - 1)
-        age, category = np.where(there, day - self.day[visit], 1), self.category[visit]
-        return visit, self._pull[age - 1] * self._fashion.season[day, category] * there
+        age = np.where(there, np.int16(day) - self.day[visit], np.int16(1))
+        return visit, self._pull[age - 1] * self._fashion.season[day, self.category[visit]] * there
 
     def _past(self, user: Ids, day: int) -> tuple[Ids, Ids]:
         """Where each user's visits begin, and where those before the day end."""
         return np.searchsorted(self._key, user * DAYS), np.searchsorted(self._key, user * DAYS + day)
+
+
+def _drawn(visit: Ids, weight: NDArray[np.float64], count: int, rng: np.random.Generator) -> Ids:
+    """Draw `count` visits of each row, with replacement: int64 [B, count], -1 where none has a weight."""
+    upto = np.cumsum(weight, axis=1)
+    place = [(upto <= rng.random((len(visit), 1)) * upto[:, -1:]).sum(axis=1) for _ in range(count)]
+    place = np.minimum(np.stack(place, axis=1), visit.shape[1] - 1)
+    return np.where(upto[:, -1:] > 0, np.take_along_axis(visit, place, axis=1), -1)

@@ -61,7 +61,7 @@ class Factors:
     def __len__(self) -> int:
         return len(self.category)
 
-    def take(self, rows: NDArray[np.int64], **changes: NDArray[np.int64]) -> Factors:
+    def take(self, rows: NDArray[np.integer], **changes: NDArray[np.int64]) -> Factors:
         """The factors of `rows`, some of them replaced."""
         return Factors(**{f.name: changes.get(f.name, getattr(self, f.name)[rows]) for f in fields(self)})
 

@@ -197,7 +197,7 @@ class Market:
         told["category"] = text & ((rng.random(n) < 0.9) | ~np.any([*told.values()], axis=0))
         return Asked(photo, text, told, self.told(intended, photo, told))
 
-    def told(self, intended: Ids, photo: Flags, told: dict[str, Flags]) -> NDArray[np.float32]:
+    def told(self, intended: NDArray[np.integer], photo: Flags, told: dict[str, Flags]) -> NDArray[np.float32]:
         """Latents of what queries tell, float32 [V, D]: all of the product's where there is a photo."""
         query = self.space.embed(self.catalogue.factors.take(intended), told)
         query[photo] = self.catalogue.latent[intended[photo]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,13 +10,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moonlib.data.splits import Splits
-from moonlib.data.tables import ACTIONS, Tables, validate
+from moonlib.data.tables import ACTIONS, KEYS, Tables, empty, validate
 from moonlib.sources.marketplace.categories import CATEGORIES
 from moonlib.sources.marketplace.detector import detect
 from moonlib.sources.marketplace.fashion import DAYS, LOGGED_FROM
-from moonlib.sources.marketplace.streams import mix
+from moonlib.sources.marketplace.ids import WorldIds
 from moonlib.sources.marketplace.words import REGIONS
 from moonlib.sources.marketplace.world import MICROSECONDS_PER_DAY, World
+from moonlib.system.console import progress
 
 START = datetime(2024, 9, 2, tzinfo=UTC)
 """The first day."""
@@ -25,30 +27,9 @@ SPLITS = Splits(*(START + timedelta(days=day) for day in (LOGGED_FROM, DAYS - 4,
 AGES = ("18-24", "25-34", "35-49", "50+")
 SPENDING = ("low", "middle", "high")
 
-
-class ScrambledIds:
-    """The ids of a world, without order.
-
-    Attributes:
-        item, spu, user: int64, one per listing, listing and shopper.
-
-    Args:
-        world: whose rows get them.
-    """
-
-    def __init__(self, world: World) -> None:
-        item, spu, user, self._search, self._query = world.streams["ids"].integers(2**63, size=5).tolist()
-        self.item = mix(np.arange(len(world.catalogue)), item)
-        self.spu = mix(world.catalogue.spu, spu)
-        self.user = mix(np.arange(len(world.shoppers)), user)
-
-    def searches(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ids of searches by their running numbers; those of the simulation come first."""
-        return mix(numbers, self._search)
-
-    def queries(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ids of the queries of searches."""
-        return mix(numbers, self._query)
+_PATHS = np.array([category.path for category in CATEGORIES])
+_LOGGED = range(LOGGED_FROM, DAYS)
+_QUERIES_AT_ONCE = 65_536
 
 
 class Records:
@@ -61,11 +42,10 @@ class Records:
     """
 
     def __init__(self, world: World, boxes: NDArray[np.float32]) -> None:
-        self.world = world
-        listings, searches = len(world.catalogue), len(world.traffic.user)
-        ids, numbers = ScrambledIds(world), np.arange(searches)
-        self.item_id, self.spu_id, self.user_id = ids.item, ids.spu, ids.user
-        self.search_id, self.query_id = ids.searches(numbers), ids.queries(numbers)
+        self.world, self.ids = world, WorldIds(world)
+        listings = len(world.catalogue)
+        self.kept = np.zeros(len(world.traffic.user), dtype=bool)
+        self.kept[world.asked] = True
         # Boxes are of main pictures and photos; those of further views have no column.
         photos_end = listings + len(world.photographed)
         again, _ = world.more_views
@@ -88,75 +68,102 @@ class Records:
         self.photos = pl.DataFrame({"search": world.asked}).join(photos, on="search", how="left", maintain_order="left")
 
     def tables(self) -> Tables:
-        """The public tables, validated."""
-        return validate(
-            Tables(
-                products=self._products(),
-                queries=self._queries(),
-                users=self._users(),
-                searches=self._searches(),
-                impressions=self._impressions().drop("p_click", "p_click_no_position"),
-            )
+        """The public tables without those of events, validated."""
+        products, queries, users = self._products(), self._queries(), self._users()
+        return validate(Tables(products=products, queries=queries, users=users, ids=self.ids.shop))
+
+    def events(self, tables: Tables) -> dict[str, Iterator[pl.DataFrame]]:
+        """The public tables of events, validated, in parts of a day.
+
+        Args:
+            tables: what `tables` returned.
+        """
+        keys = {table: tables[table][key] for table, key in KEYS.items()}
+        made: dict[str, Callable[[int], pl.DataFrame]] = {
+            "searches": self._searches,
+            "impressions": lambda day: self._impressions(day).drop("p_click", "p_click_no_position"),
+        }
+        days = {"searches": range(DAYS), "impressions": _LOGGED}
+
+        def parts(table: str) -> Iterator[pl.DataFrame]:
+            with progress() as bars:
+                for day in bars.track(days[table], description=f"Writing {table}"):
+                    part = {"products": empty("products"), table: made[table](day)}
+                    yield validate(Tables(**part, ids=self.ids.shop), earlier=keys)[table]
+
+        return {table: parts(table) for table in made}
+
+    def truth(self) -> dict[str, Iterator[pl.DataFrame]]:
+        """Tables that training must not see, by file name, in parts; `Marketplace` says what is in each."""
+        return {
+            "products": iter([self._true_products()]),
+            "queries": self._true_queries(),
+            "impressions": (
+                self._impressions(day).select("search_id", "item_id", "p_click", "p_click_no_position")
+                for day in _LOGGED
+            ),
+            "duplicates": iter([self._duplicates()]),
+            "titles": iter([self._true_titles()]),
+        }
+
+    def _true_products(self) -> pl.DataFrame:
+        c = self.world.catalogue
+        return pl.DataFrame(
+            {
+                "item_id": self.ids.item,
+                "spu_id": self.ids.spu,
+                "latent": _lists(c.latent),
+                "quality": c.quality,
+                "popularity": c.popularity,
+                "box": self.product_box,
+            }
         )
 
-    def truth(self) -> dict[str, pl.DataFrame]:
-        """Tables that training must not see, by file name; `Marketplace` says what is in each."""
-        c, t, listings, asked = self.world.catalogue, self.world.traffic, self.world.listings, self.world.asked
-        intended = t.intended[asked]
-        told = {block: flags[asked] for block, flags in t.told.items()}
-        again = c.original >= 0
-        wrong = [[name for name, rows in listings.wrong.items() if rows[row]] for row in range(len(c))]
-        return {
-            "products": pl.DataFrame(
+    def _true_queries(self) -> Iterator[pl.DataFrame]:
+        t, asked = self.world.traffic, self.world.asked
+        for start in range(0, len(asked), _QUERIES_AT_ONCE):
+            rows = asked[start : start + _QUERIES_AT_ONCE]
+            intended = t.intended[rows]
+            told = {block: flags[rows] for block, flags in t.told.items()}
+            yield pl.DataFrame(
                 {
-                    "item_id": self.item_id,
-                    "spu_id": self.spu_id,
-                    "latent": _lists(c.latent),
-                    "quality": c.quality,
-                    "popularity": c.popularity,
-                    "box": self.product_box,
+                    "query_id": self.ids.queries(rows),
+                    "latent": _lists(self.world.market.told(intended, t.photo[rows], told)),
+                    "item_id": self.ids.item[intended],
+                    "spu_id": self.ids.spu[intended],
+                    "box": self.photos["box"].slice(start, len(rows)),
                 }
-            ),
-            "queries": pl.DataFrame(
-                {
-                    "query_id": self.query_id[asked],
-                    "latent": _lists(self.world.market.told(intended, t.photo[asked], told)),
-                    "item_id": self.item_id[intended],
-                    "spu_id": self.spu_id[intended],
-                    "box": self.photos["box"],
-                }
-            ),
-            "impressions": self._impressions().select("search_id", "item_id", "p_click", "p_click_no_position"),
-            "duplicates": pl.DataFrame(
-                {"item_id": self.item_id[again], "original_id": self.item_id[c.original[again]]}
-            ),
-            "titles": pl.DataFrame(
-                {
-                    "item_id": self.item_id,
-                    "wrong": pl.Series(wrong, dtype=pl.List(pl.String)),
-                    "stuffed": listings.stuffed,
-                    "category": [CATEGORIES[k].path for k in c.factors.category],
-                }
-            ),
-        }
+            )
+
+    def _duplicates(self) -> pl.DataFrame:
+        original = self.world.catalogue.original
+        again = original >= 0
+        return pl.DataFrame({"item_id": self.ids.item[again], "original_id": self.ids.item[original[again]]})
+
+    def _true_titles(self) -> pl.DataFrame:
+        listings = self.world.listings
+        return pl.DataFrame(
+            {
+                "item_id": self.ids.item,
+                "wrong": _wrong(listings.wrong),
+                "stuffed": listings.stuffed,
+                "category": _PATHS[self.world.catalogue.factors.category],
+            }
+        )
 
     def _products(self) -> pl.DataFrame:
         c, listings = self.world.catalogue, self.world.listings
         # A day's listings come in before the shops open.
         at = c.day * MICROSECONDS_PER_DAY + self.world.streams["listed"].integers(6 * 3_600_000_000, size=len(c))
-        said = [
-            [{"key": name, "value": word} for name, word in zip(listings.attributes, row, strict=True) if word]
-            for row in zip(*listings.attributes.values(), strict=True)
-        ]
         return pl.DataFrame(
             {
-                "item_id": self.item_id,
-                "spu_id": self.spu_id,
+                "item_id": self.ids.item,
+                "spu_id": self.ids.spu,
                 "title": listings.title,
-                "category": [CATEGORIES[k].path for k in listings.category],
-                "attributes": pl.Series(said, dtype=pl.List(pl.Struct({"key": pl.String, "value": pl.String}))),
+                "category": _PATHS[listings.category],
+                "attributes": _said(listings.attributes),
                 "price": c.price,
-                "merchant_id": mix(c.merchant, int(self.world.streams["merchants"].integers(2**63))),
+                "merchant_id": self.ids.merchant,
                 "region": np.array(REGIONS)[c.merchant_region],
                 "listed_at": times(at),
                 "image": self.images.list.first(),
@@ -168,7 +175,7 @@ class Records:
     def _queries(self) -> pl.DataFrame:
         return pl.DataFrame(
             {
-                "query_id": self.query_id[self.world.asked],
+                "query_id": self.ids.queries(self.world.asked),
                 "text": self.world.texts,
                 "image": self.photos["image"],
                 "box": self.photos["found"],
@@ -182,53 +189,69 @@ class Records:
         spending = np.clip(np.rint(1 + s.spending * 1.5 + rng.normal(0, 0.5, size=len(s))), 0, 2).astype(np.int64)
         return pl.DataFrame(
             {
-                "user_id": self.user_id,
+                "user_id": self.ids.user,
                 "region": np.array(REGIONS)[s.region],
                 "age": np.array(AGES)[age],
                 "spending": np.array(SPENDING)[spending],
             }
         )
 
-    def _searches(self) -> pl.DataFrame:
+    def _searches(self, day: int) -> pl.DataFrame:
+        """What shoppers did on a day."""
         t = self.world.traffic
-        search = t.acted_search
+        rows = _of_day(t.acted_ts, day)
+        search, ts = t.acted_search[rows], t.acted_ts[rows]
+        _check(ts, day)
         return pl.DataFrame(
             {
-                "search_id": self.search_id[search],
-                "user_id": self.user_id[t.user[search]],
+                "search_id": self.ids.searches(search),
+                "user_id": self.ids.user[t.user[search]],
                 "query_id": self._queries_of(search),
-                "item_id": self.item_id[t.acted_item],
-                "action": np.array(ACTIONS)[t.action],
-                "ts": times(t.acted_ts),
+                "item_id": self.ids.item[t.acted_item[rows]],
+                "action": np.array(ACTIONS)[t.action[rows]],
+                "ts": times(ts),
                 "region": np.array(REGIONS)[self.world.shoppers.region[t.user[search]]],
             }
         ).sort("ts", "search_id", "item_id")
 
-    def _impressions(self) -> pl.DataFrame:
+    def _impressions(self, day: int) -> pl.DataFrame:
+        """What was shown on a day."""
         t = self.world.traffic
-        search, item = t.search, t.item
+        searches = _of_day(t.ts, day)
+        rows = slice(*np.searchsorted(t.search, [searches.start, searches.stop]).tolist())
+        search, item = t.search[rows], t.item[rows]
+        _check(t.ts[search], day)
         return pl.DataFrame(
             {
-                "search_id": self.search_id[search],
-                "user_id": self.user_id[t.user[search]],
+                "search_id": self.ids.searches(search),
+                "user_id": self.ids.user[t.user[search]],
                 "query_id": self._queries_of(search),
-                "item_id": self.item_id[item],
-                "position": t.position.astype(np.int32),
-                "clicked": t.clicked,
+                "item_id": self.ids.item[item],
+                "position": t.position[rows].astype(np.int32),
+                "clicked": t.clicked[rows],
                 "ts": times(t.ts[search]),
-                "propensity": t.propensity,
+                "propensity": t.propensity[rows],
                 "bid": self.world.catalogue.bid[item],
-                "relevance": t.relevance,
-                "p_click": t.p_click,
-                "p_click_no_position": t.p_click_no_position,
+                "relevance": t.relevance[rows].astype(np.float64),
+                "p_click": t.p_click[rows],
+                "p_click_no_position": t.p_click_no_position[rows],
             }
         ).sort("ts", "search_id", "position")
 
-    def _queries_of(self, search: NDArray[np.int64]) -> pl.Series:
+    def _queries_of(self, search: NDArray[np.int32]) -> pl.Series:
         """The query of each search, null in the feed and where no query was kept."""
-        kept = np.zeros(len(self.query_id), dtype=bool)
-        kept[self.world.asked] = True
-        return pl.select(pl.when(pl.Series(kept[search])).then(pl.Series(self.query_id[search]))).to_series()
+        kept = pl.Series(self.kept[search])
+        return pl.select(pl.when(kept).then(pl.Series(self.ids.queries(search)))).to_series()
+
+
+def _of_day(ts: NDArray[np.int64], day: int) -> slice:
+    """The rows of a day: times are in no order, but for that all of a day come before all of the next."""
+    return slice(*np.searchsorted(ts, [day * MICROSECONDS_PER_DAY, (day + 1) * MICROSECONDS_PER_DAY]).tolist())
+
+
+def _check(ts: NDArray[np.int64], day: int) -> None:
+    """Hold that times are of a day: else to sort each day by itself would not sort all."""
+    assert ((ts // MICROSECONDS_PER_DAY) == day).all(), "what begins on a day must end on it"
 
 
 def times(microseconds: NDArray[np.int64]) -> pl.Series:
@@ -245,3 +268,17 @@ def _boxes(boxes: NDArray[np.float32]) -> pl.Series:
     """Boxes as a column, null where they are NaN."""
     there = pl.Series(~np.isnan(boxes[:, 0]))
     return pl.DataFrame({"box": _lists(boxes)}).select(pl.when(there).then("box")).to_series()
+
+
+def _said(attributes: dict[str, list[str | None]]) -> pl.Series:
+    """The attributes of listings as lists of (key, value), without what is not said."""
+    pairs = [pl.struct(key=pl.lit(name), value=pl.col(name)) for name in attributes]
+    said = pl.element().struct.field("value").is_not_null()
+    words = pl.DataFrame(attributes, schema=dict.fromkeys(attributes, pl.String))
+    return words.select(attributes=pl.concat_list(pairs).list.filter(said)).to_series()
+
+
+def _wrong(marked: dict[str, NDArray[np.bool_]]) -> pl.Series:
+    """The names of what each listing has wrong, as lists."""
+    names = [pl.when(pl.col(name)).then(pl.lit(name)) for name in marked]
+    return pl.DataFrame(marked).select(wrong=pl.concat_list(names).list.drop_nulls()).to_series()

@@ -23,11 +23,11 @@ class Streams:
         return np.random.default_rng([*self._key, zlib.crc32(part.encode())])
 
 
-def mix(numbers: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
+def mix(numbers: NDArray[np.integer], salt: int) -> NDArray[np.int64]:
     """Spread running numbers over all of int64, as hashed ids are: distinct numbers give distinct ids.
 
     Args:
-        numbers: int64 [N].
+        numbers: [N], not negative.
         salt: another salt gives other ids.
 
     Source: the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",

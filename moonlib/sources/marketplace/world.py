@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ SIZES = {
     "tiny": Size(number=0, spus=110, categories=8, users=150, searches_per_day=80, picture=64),
     "small": Size(number=1, spus=2_900, categories=134, users=6_000, searches_per_day=1_600, picture=96),
     "medium": Size(number=2, spus=18_000, categories=134, users=37_000, searches_per_day=10_000, picture=96),
+    "large": Size(number=3, spus=73_000, categories=134, users=150_000, searches_per_day=40_000, picture=96),
 }
 
 
@@ -58,6 +60,7 @@ class World:
         traffic: what happened.
         listings: what merchants wrote about the catalogue.
         texts: what shoppers typed in the `asked` searches, None for photos alone.
+        text_ids: whether the shop's ids are text; everything else is the same.
     """
 
     size: Size
@@ -66,10 +69,18 @@ class World:
     traffic: Traffic
     listings: Listings
     texts: list[str | None]
+    text_ids: bool = False
 
     @classmethod
-    def simulate(cls, size: str, seed: int) -> World:
-        """Run the marketplace of a size and a seed."""
+    def simulate(cls, size: str, seed: int, *, text_ids: bool = False, folder: Path | None = None) -> World:
+        """Run the marketplace of a size and a seed.
+
+        Args:
+            size: one of `SIZES`.
+            seed: 0 or more.
+            text_ids: see `World`.
+            folder: an empty one for what happens, to map it from files; None holds it in memory.
+        """
         scale = SIZES[size]
         streams = Streams(VERSION, scale.number, seed)
         space = LatentSpace(streams["latents"])
@@ -79,9 +90,9 @@ class World:
         per_day = round(scale.searches_per_day / SEARCHES_PER_VISIT)
         interests = Interests(shoppers.activity, per_day, fashion, streams["interests"])
         market = Market(catalogue, shoppers, interests, fashion, space)
-        traffic = simulate(market, streams["traffic"])
+        traffic = simulate(market, streams["traffic"], folder)
         listings = write_listings(catalogue, fashion.categories, streams["titles"])
-        world = cls(scale, streams, market, traffic, listings, [])
+        world = cls(scale, streams, market, traffic, listings, [], text_ids)
         rng, asked = streams["texts"], world.asked
         chinese = rng.random(len(asked)) < shoppers.speaks_chinese[traffic.user[asked]]
         told = {block: flags[asked] for block, flags in traffic.told.items()}
@@ -99,9 +110,9 @@ class World:
         return self.market.shoppers
 
     @cached_property
-    def day(self) -> NDArray[np.int64]:
+    def day(self) -> NDArray[np.int16]:
         """The day of each search."""
-        return self.traffic.ts // MICROSECONDS_PER_DAY
+        return (self.traffic.ts // MICROSECONDS_PER_DAY).astype(np.int16)
 
     @cached_property
     def asked(self) -> NDArray[np.int64]:
