@@ -61,7 +61,8 @@ FORMATS = (1, FORMAT)
 """Those that are read. Datasets of the first, and of the second before it listed its shards, have every file in
 ``shards/`` and no `DIGEST`."""
 
-EVENT_TABLES = ("users", "searches", "impressions")
+EVENTS = ("searches", "impressions")
+EVENT_TABLES = ("users", *EVENTS)
 UNREADABLE_LIMIT = 0.01
 """The share of images that may be unreadable."""
 
@@ -219,10 +220,14 @@ def write_dataset(
 
     Raises:
         ValueError: more than 1 % of the images (and more than one) can't be read; the list is in ``quarantine.jsonl``.
+            Or ``events`` has another table, or a table without any part.
     """
     for table in SAMPLE_TABLES:
         if taken := set(INDEX_COLUMNS) & set(tables[table].columns):
             raise ValueError(f"{table}: column {min(taken)!r}: this name is taken by the shards' index; rename it")
+    in_parts = events or {}
+    if unfit := set(in_parts) - set(EVENTS):
+        raise ValueError(f"{min(unfit)!r} can't come in parts; only {', '.join(EVENTS)} can")
     shards, earlier_parts = directory / "shards", earlier.id_parts if earlier else {}
     shards.mkdir(parents=True, exist_ok=True)
     notes = directory / WHOLE_SHARDS if resume else None
@@ -254,7 +259,6 @@ def write_dataset(
     refuse_unreadable(bad, sum(sample.images for sample in samples), directory / QUARANTINE)
     if lines := (earlier.quarantine if earlier else b"") + b"".join(as_json(line) + b"\n" for line in bad):
         (directory / QUARANTINE).write_bytes(lines)
-    in_parts = events or {}
     for table in EVENT_TABLES:
         if table in in_parts or tables[table].height or not written.get(table):
             first = len(written.setdefault(table, []))
@@ -384,7 +388,7 @@ def _parts(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
 
 def _write_events(shards: Path, table: str, parts: Iterable[pl.DataFrame], first: int) -> list[Shard]:
     written = []
-    numbered = enumerate(_joined(parts, _ROWS_PER_BATCH), first * _BATCHES_PER_SHARD)
+    numbered = enumerate(_joined(table, parts, _ROWS_PER_BATCH), first * _BATCHES_PER_SHARD)
     for number, batches in groupby(numbered, lambda batch: batch[0] // _BATCHES_PER_SHARD):
         name, rows, content = f"{table}-{number:06d}", 0, None
         with tarfile.open(shards / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -402,7 +406,7 @@ def _write_events(shards: Path, table: str, parts: Iterable[pl.DataFrame], first
     return written
 
 
-def _joined(parts: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+def _joined(table: str, parts: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
     """Divide a table that comes in parts anew, as `_parts` divides it whole."""
     held: pl.DataFrame | None = None
     for part in parts:
@@ -411,7 +415,7 @@ def _joined(parts: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
             yield held.head(rows)
             held = held.slice(rows)
     if held is None:
-        raise ValueError("a table in parts has none; give one without rows")
+        raise ValueError(f"no part of {table}: a table without rows is one part without rows")
     yield held
 
 

@@ -25,7 +25,7 @@ MISSPELT = {
     "--stages.application.module.init_args.adapter.init_arg 1": "unknown key; a component has class_path and init_args",
     "--stages.application.module.init_args.representation traind": "representation: expected ",
     "--encoder.init_args.image.init_args.widht 3": "encoder.init_args.image.init_args.widht: unknown key; did you mean",
-    "--data.init_args.size smal": "data.init_args.size: expected one of 'tiny', 'small', 'medium', got 'smal'",
+    "--data.init_args.size smal": "data.init_args.size: expected one of 'tiny', 'small', 'medium', 'large', got 'smal'",
 }
 
 

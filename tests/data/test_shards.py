@@ -9,7 +9,7 @@ import sys
 import tarfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from moonlib.data.build import ImageFolder
 from moonlib.data.dataset import Dataset
 from moonlib.data.shards import build_once, write_dataset
 from moonlib.data.splits import Splits
-from moonlib.data.tables import Tables, empty, validate
+from moonlib.data.tables import KEYS, Tables, empty, validate
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 Write = Callable[..., Path]
@@ -35,7 +35,7 @@ Write = Callable[..., Path]
 def write(tmp_path: Path, shop: Tables, splits: Splits, image_folder: Path) -> Write:
     """Write `shop`, or other tables, into a directory."""
 
-    def to(name: str, tables: Tables = shop, **options: int) -> Path:
+    def to(name: str, tables: Tables = shop, **options: Any) -> Path:
         read_image = ImageFolder(image_folder, 512)
         write_dataset(tmp_path / name, tables, read_image, splits, name="shop", version="1", **options)
         return tmp_path / name
@@ -104,6 +104,33 @@ def test_many_events_make_several_members(write: Write, shop: Tables, monkeypatc
     assert [name for name, _ in _members(directory, "impressions")] == [f"{i:09d}.arrow" for i in range(4)]
     assert len(list((directory / "shards").glob("impressions-*.tar"))) == 2
     assert Dataset(directory).impressions.equals(shop.impressions)
+
+
+@pytest.mark.parametrize("cuts", [[32], [1, 2, 3], [0, 0, 9, 17, 17, 33], [16, 16], range(40)])
+def test_events_in_parts_are_written_as_whole_tables_are(
+    write: Write, shop: Tables, monkeypatch: pytest.MonkeyPatch, cuts: Sequence[int]
+) -> None:
+    monkeypatch.setattr("moonlib.data.shards._ROWS_PER_BATCH", 8)
+    monkeypatch.setattr("moonlib.data.shards._BATCHES_PER_SHARD", 2)
+    many = replace(shop, searches=pl.concat([shop.searches] * 15), impressions=pl.concat([shop.impressions] * 10))
+    without = replace(shop, searches=empty("searches"), impressions=empty("impressions"))
+    keys = {table: shop[table][key] for table, key in KEYS.items()}
+
+    def parts(table: str) -> Iterator[pl.DataFrame]:
+        assert many[table].height >= 40
+        for start, stop in zip([0, *cuts], [*cuts, many[table].height], strict=True):
+            part = {"products": empty("products"), table: many[table].slice(start, stop - start)}
+            yield validate(Tables(**part), earlier=keys)[table]
+
+    events = {table: parts(table) for table in ("searches", "impressions")}
+    assert _files(write("parts", without, events=events)) == _files(write("whole", many))
+
+
+def test_parts_of_events_are_not_left_out(write: Write, shop: Tables) -> None:
+    with pytest.raises(ValueError, match="no part of searches: a table without rows is one part without rows"):
+        write("none", events={"searches": iter(())})
+    with pytest.raises(ValueError, match="'users' can't come in parts; only searches, impressions can"):
+        write("users", events={"users": [shop.users]})
 
 
 def test_bytes_do_not_depend_on_workers_or_clock(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -28,8 +28,8 @@ AGES = ("18-24", "25-34", "35-49", "50+")
 SPENDING = ("low", "middle", "high")
 
 _PATHS = np.array([category.path for category in CATEGORIES])
-_LOGGED = range(LOGGED_FROM, DAYS)
-_QUERIES_AT_ONCE = 65_536
+_ROWS_AT_ONCE = 2**17
+"""About as many rows of a large table are in memory at once."""
 
 
 class Records:
@@ -73,25 +73,27 @@ class Records:
         return validate(Tables(products=products, queries=queries, users=users, ids=self.ids.shop))
 
     def events(self, tables: Tables) -> dict[str, Iterator[pl.DataFrame]]:
-        """The public tables of events, validated, in parts of a day.
+        """The public tables of events, validated, in parts of some days.
 
         Args:
             tables: what `tables` returned.
         """
         keys = {table: tables[table][key] for table, key in KEYS.items()}
-        made: dict[str, Callable[[int], pl.DataFrame]] = {
-            "searches": self._searches,
-            "impressions": lambda day: self._impressions(day).drop("p_click", "p_click_no_position"),
-        }
-        days = {"searches": range(DAYS), "impressions": _LOGGED}
+        public = (part.drop("p_click", "p_click_no_position") for part in self._impressions())
 
-        def parts(table: str) -> Iterator[pl.DataFrame]:
+        def checked(table: str, parts: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
             with progress() as bars:
-                for day in bars.track(days[table], description=f"Writing {table}"):
-                    part = {"products": empty("products"), table: made[table](day)}
-                    yield validate(Tables(**part, ids=self.ids.shop), earlier=keys)[table]
+                bar = bars.add_task(f"Writing {table}", total=rows)
+                for part in parts:
+                    tables = Tables(**{"products": empty("products"), table: part}, ids=self.ids.shop)
+                    yield validate(tables, earlier=keys)[table]
+                    bars.advance(bar, part.height)
 
-        return {table: parts(table) for table in made}
+        t = self.world.traffic
+        return {
+            "searches": checked("searches", self._searches(), len(t.action)),
+            "impressions": checked("impressions", public, len(t.item)),
+        }
 
     def truth(self) -> dict[str, Iterator[pl.DataFrame]]:
         """Tables that training must not see, by file name, in parts; `Marketplace` says what is in each."""
@@ -99,8 +101,7 @@ class Records:
             "products": iter([self._true_products()]),
             "queries": self._true_queries(),
             "impressions": (
-                self._impressions(day).select("search_id", "item_id", "p_click", "p_click_no_position")
-                for day in _LOGGED
+                part.select("search_id", "item_id", "p_click", "p_click_no_position") for part in self._impressions()
             ),
             "duplicates": iter([self._duplicates()]),
             "titles": iter([self._true_titles()]),
@@ -121,8 +122,8 @@ class Records:
 
     def _true_queries(self) -> Iterator[pl.DataFrame]:
         t, asked = self.world.traffic, self.world.asked
-        for start in range(0, len(asked), _QUERIES_AT_ONCE):
-            rows = asked[start : start + _QUERIES_AT_ONCE]
+        for start in range(0, len(asked), _ROWS_AT_ONCE):
+            rows = asked[start : start + _ROWS_AT_ONCE]
             intended = t.intended[rows]
             told = {block: flags[rows] for block, flags in t.told.items()}
             yield pl.DataFrame(
@@ -196,47 +197,44 @@ class Records:
             }
         )
 
-    def _searches(self, day: int) -> pl.DataFrame:
-        """What shoppers did on a day."""
+    def _searches(self) -> Iterator[pl.DataFrame]:
+        """What shoppers did."""
         t = self.world.traffic
-        rows = _of_day(t.acted_ts, day)
-        search, ts = t.acted_search[rows], t.acted_ts[rows]
-        _check(ts, day)
-        return pl.DataFrame(
-            {
-                "search_id": self.ids.searches(search),
-                "user_id": self.ids.user[t.user[search]],
-                "query_id": self._queries_of(search),
-                "item_id": self.ids.item[t.acted_item[rows]],
-                "action": np.array(ACTIONS)[t.action[rows]],
-                "ts": times(ts),
-                "region": np.array(REGIONS)[self.world.shoppers.region[t.user[search]]],
-            }
-        ).sort("ts", "search_id", "item_id")
+        for rows in _spans(t.acted_ts):
+            search = t.acted_search[rows]
+            yield pl.DataFrame(
+                {
+                    "search_id": self.ids.searches(search),
+                    "user_id": self.ids.user[t.user[search]],
+                    "query_id": self._queries_of(search),
+                    "item_id": self.ids.item[t.acted_item[rows]],
+                    "action": np.array(ACTIONS)[t.action[rows]],
+                    "ts": times(t.acted_ts[rows]),
+                    "region": np.array(REGIONS)[self.world.shoppers.region[t.user[search]]],
+                }
+            ).sort("ts", "search_id", "item_id")
 
-    def _impressions(self, day: int) -> pl.DataFrame:
-        """What was shown on a day."""
+    def _impressions(self) -> Iterator[pl.DataFrame]:
+        """What was shown."""
         t = self.world.traffic
-        searches = _of_day(t.ts, day)
-        rows = slice(*np.searchsorted(t.search, [searches.start, searches.stop]).tolist())
-        search, item = t.search[rows], t.item[rows]
-        _check(t.ts[search], day)
-        return pl.DataFrame(
-            {
-                "search_id": self.ids.searches(search),
-                "user_id": self.ids.user[t.user[search]],
-                "query_id": self._queries_of(search),
-                "item_id": self.ids.item[item],
-                "position": t.position[rows].astype(np.int32),
-                "clicked": t.clicked[rows],
-                "ts": times(t.ts[search]),
-                "propensity": t.propensity[rows],
-                "bid": self.world.catalogue.bid[item],
-                "relevance": t.relevance[rows].astype(np.float64),
-                "p_click": t.p_click[rows],
-                "p_click_no_position": t.p_click_no_position[rows],
-            }
-        ).sort("ts", "search_id", "position")
+        for rows in _spans(t.ts[t.search]):
+            search, item = t.search[rows], t.item[rows]
+            yield pl.DataFrame(
+                {
+                    "search_id": self.ids.searches(search),
+                    "user_id": self.ids.user[t.user[search]],
+                    "query_id": self._queries_of(search),
+                    "item_id": self.ids.item[item],
+                    "position": t.position[rows].astype(np.int32),
+                    "clicked": t.clicked[rows],
+                    "ts": times(t.ts[search]),
+                    "propensity": t.propensity[rows],
+                    "bid": self.world.catalogue.bid[item],
+                    "relevance": t.relevance[rows].astype(np.float64),
+                    "p_click": t.p_click[rows],
+                    "p_click_no_position": t.p_click_no_position[rows],
+                }
+            ).sort("ts", "search_id", "position")
 
     def _queries_of(self, search: NDArray[np.int32]) -> pl.Series:
         """The query of each search, null in the feed and where no query was kept."""
@@ -244,14 +242,23 @@ class Records:
         return pl.select(pl.when(kept).then(pl.Series(self.ids.queries(search)))).to_series()
 
 
-def _of_day(ts: NDArray[np.int64], day: int) -> slice:
-    """The rows of a day: times are in no order, but for that all of a day come before all of the next."""
-    return slice(*np.searchsorted(ts, [day * MICROSECONDS_PER_DAY, (day + 1) * MICROSECONDS_PER_DAY]).tolist())
+def _spans(ts: NDArray[np.int64]) -> Iterator[slice]:
+    """Divide rows between days, as many days together as fit.
 
-
-def _check(ts: NDArray[np.int64], day: int) -> None:
-    """Hold that times are of a day: else to sort each day by itself would not sort all."""
-    assert ((ts // MICROSECONDS_PER_DAY) == day).all(), "what begins on a day must end on it"
+    All rows of a day come before those of the next. This is checked, because then sorting each span sorts all rows.
+    """
+    midnight = np.arange(DAYS + 1) * MICROSECONDS_PER_DAY
+    first = np.searchsorted(ts, midnight)
+    day = 0
+    while day < DAYS:
+        end = max(int(np.searchsorted(first, first[day] + _ROWS_AT_ONCE, side="right")) - 1, day + 1)
+        rows = slice(int(first[day]), int(first[end]))
+        if rows.start < rows.stop:
+            there = ts[rows]
+            assert midnight[day] <= there.min() <= there.max() < midnight[end], "what begins on a day must end on it"
+            yield rows
+        day = end
+    assert first[-1] == len(ts)
 
 
 def times(microseconds: NDArray[np.int64]) -> pl.Series:

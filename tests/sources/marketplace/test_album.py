@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import simplejpeg
 
 from moonlib.sources.marketplace.album import Shots, dress, fill_album
@@ -20,14 +22,33 @@ def some_shots(world: World, number: int) -> Shots:
 
 def test_an_album_does_not_depend_on_its_workers(world: World, tmp_path: Path) -> None:
     shots = some_shots(world, 300)
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    alone, boxes = fill_album(shots, tmp_path / "one", workers=1)
-    together, boxes_together = fill_album(shots, tmp_path / "two", workers=2)
+    alone, boxes = fill_album(shots, tmp_path / "one", "1", workers=1)
+    together, boxes_together = fill_album(shots, tmp_path / "two", "1", workers=2)
     np.testing.assert_array_equal(boxes, boxes_together)
     sent = pickle.loads(pickle.dumps(together))
     for number in (0, 1, 255, 256, 299):
         assert alone("products", f"p{number}") == sent("queries", f"q{number}") == shots.take(number)[0]
+
+
+@pytest.mark.parametrize("other", ["version", "seed", "looks", "size"])
+def test_pictures_of_others_are_not_taken_up(world: World, tmp_path: Path, other: str) -> None:
+    shots = some_shots(world, 300)
+    before, _ = fill_album(shots, tmp_path, "1", workers=1)
+    again = replace(shots)
+    if other == "seed":
+        again = replace(shots, seed=shots.seed + 1)
+    elif other == "looks":
+        again = replace(shots, looks=replace(shots.looks, gloss=1 - shots.looks.gloss))
+    elif other == "size":
+        again = replace(shots, size=48)
+    mark = tmp_path / "000000.jpegs"
+    written = mark.stat().st_mtime_ns
+    fill_album(shots, tmp_path, "1", workers=1)
+    assert mark.stat().st_mtime_ns == written
+    after, _ = fill_album(again, tmp_path, "2" if other == "version" else "1", workers=1)
+    assert mark.stat().st_mtime_ns > written
+    assert after.identity("p7") != before.identity("p7")
+    assert after("products", "p7") == again.take(7)[0]
 
 
 def test_a_shot_is_what_the_renderer_draws(world: World) -> None:

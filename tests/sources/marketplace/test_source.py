@@ -63,7 +63,7 @@ def test_seeds_are_different_worlds() -> None:
 
 
 def test_errors_name_the_argument() -> None:
-    with pytest.raises(ValueError, match="size 'huge' is none of tiny, small, medium"):
+    with pytest.raises(ValueError, match="size 'huge' is none of tiny, small, medium, large"):
         Marketplace("huge")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seed -1 is negative"):
         Marketplace("tiny", seed=-1)
