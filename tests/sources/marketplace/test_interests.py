@@ -56,7 +56,9 @@ def test_a_season_draws_shoppers_back() -> None:
     fashion.season[100, 1] = 3.0
     share = interests.shares(np.zeros(1, dtype=np.int64), 100)[0]
     assert share.sum() == pytest.approx(1)
-    assert share[1] / share[0] == pytest.approx(3, rel=0.1)
+    age = np.arange(1, 101.0)  # of the visits on the days before, which took turns
+    pull = age**-FORGETTING * np.exp(-age / MEMORY_DAYS)
+    assert share[1] / share[0] == pytest.approx(3 * pull[::2].sum() / pull[1::2].sum())
 
 
 def test_nobody_returns_to_what_is_to_come(world: World) -> None:
