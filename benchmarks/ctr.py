@@ -1,7 +1,7 @@
 """Training a click model: rows per second of moonlib's application stage, of two peers' DIN, and of a bare loop.
 
-    python benchmarks/ctr.py --data runs/.data/marketplace-v1-small-0
-    python benchmarks/ctr.py --data runs/.data/marketplace-v1-small-0 --rows 20000 --rounds 1     quick
+    python benchmarks/ctr.py
+    python benchmarks/ctr.py --rows 20000 --rounds 1     quick
 
 All read the same impressions of a marketplace with the same inputs: user, target, category, merchant, price and the
 last 50 items, embeddings of width 16, an MLP of 128 and 64, batches of 1024, Adam at .003, one epoch. Ours attends over
@@ -40,6 +40,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.metrics.auc import auc
 from moonlib.predictors.mlp import MLP
 from moonlib.representations.store import Representations
+from moonlib.sources.marketplace.source import Marketplace
 from moonlib.stages.application import Application, ClickModel, ImpressionData
 from moonlib.stages.stage import StageContext
 
@@ -217,13 +218,13 @@ def fuxictr(data: Data, seed: int) -> tuple[float, float]:
 def main() -> None:
     """Time all and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory of a marketplace")
+    parser.add_argument("--data", type=Path, default=Path("runs/.data"), help="where datasets are built")
     parser.add_argument("--rows", type=int, help="of training (default: all)")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    data = Data(Dataset(arguments.data), arguments.rows)
+    data = Data(Dataset(Marketplace("small", seed=0).prepare(arguments.data)), arguments.rows)
     sides = {"moonlib": ours, "FuxiCTR": fuxictr, "DeepCTR-Torch": deepctr, "bare loop": bare}
     found: dict[str, list[SimpleNamespace]] = {name: [] for name in sides}
     for seed in range(arguments.rounds):

@@ -25,6 +25,7 @@ from moonlib import fit
 from moonlib.data.dataset import Dataset
 from moonlib.metrics.ctr import ctr_metrics
 from moonlib.representations.store import Representations
+from moonlib.runs.run import Run
 from moonlib.studies.paired import auc_gain, show
 from moonlib.testing.taobao_mm import write_layout
 
@@ -62,7 +63,7 @@ def main() -> None:
     gains = []
     for seed in arguments.seeds:
         made = arguments.runs / f"{arguments.recipe}-{arguments.size}-{seed}"
-        market = Dataset(arguments.runs / f".data/marketplace-v1-{arguments.size}-{seed}")
+        market = Run(made).dataset()
         with tempfile.TemporaryDirectory() as folder:
             write_layout(market, Representations.open(made / "represent", "products"), Path(folder), "raw")
             same = ["--seed", str(seed), "--data.init_args.directory", folder, "--data.init_args.users", "1.0"]

@@ -20,7 +20,7 @@ from moonlib.sources.marketplace.streams import Streams, mix
 from moonlib.sources.marketplace.titles import Listings, write_listings, write_queries
 from moonlib.sources.marketplace.traffic import SEARCHES_PER_VISIT, Traffic, simulate
 
-VERSION = 1
+VERSION = 2
 """A change to anything the simulation makes is a new version, and every published table is run again."""
 
 VIEWS = (0.4, 0.3, 0.2, 0.1)

@@ -20,12 +20,12 @@ from moonlib.sources.marketplace.source import Marketplace
 from moonlib.sources.marketplace.world import VERSION, World
 
 FROZEN: dict[str, Any] = {
-    "version": 1,
-    "tiny": "df00fe3520ffbbd24ef37e39f196baa7d812902e436891fa86293ffbaf4554f7",
-    "tiny's truth": "b3d3c4b16c597d304414ef1b6b75d374fc54f6de63e4350a319e56ec4164ece1",
-    "small": "43250fdc01a4b1d05b05bf67337a923386f21f4a33e586193ecd2b8d2c549e85",
-    "small's tables": "5b35bdd84eb9ba472943c00d96d0f48e29cf13544d2c2165df2082b7b2c86dc8",
-    "small's pictures": "f054725763bc1f53a626d77868ce51c7b327beb23cd6afd0f326898a8da798c2",
+    "version": 2,
+    "tiny": "6911f75871195c94cf4149d18aee4ffee4da61e32ec0ab914deb101c90ef6299",
+    "tiny's truth": "d3304faf084780c0506ef1f5cd37aef21ae6d887607f2412778d088aaa5075f4",
+    "small": "b27ac9e35f05e91c54620df20d67c00d9b73d701ba0c0062880ee17c82bea523",
+    "small's tables": "e56236b8367407efe66c3bdaa6d050bbc0a3c144ba82839c574fbec5218541bf",
+    "small's pictures": "5217f29543dc5433225a97da60b3da6ab6ea469532873c1cfb49dfe5f00591c6",
 }
 """Of seed 0."""
 

@@ -47,7 +47,18 @@ def test_an_interest_keeps_its_category_and_its_look(world: World) -> None:
     assert np.isin(interest[later], interest[interests.opened]).all()
     first = np.unique(interests.user, return_index=True)[1]
     assert interests.opened[first].all()
-    assert 0.2 < later.mean() < 0.9
+
+
+def test_visits_open_interests_as_often_as_the_process_says(world: World) -> None:
+    interests = world.market.interests
+    visits = pl.DataFrame({name: getattr(interests, name) for name in ("user", "day", "opened")})
+    days = visits.group_by("user", "day").agg(pl.len().alias("n"), pl.col("opened").sum().alias("known"))
+    # Visits of earlier days count.
+    before = pl.col("n", "known").cum_sum().over("user", order_by="day") - pl.col("n", "known")
+    opens = (NOVELTY + DISCOUNT * pl.col("known")) / (pl.col("n") + NOVELTY)
+    chance = visits.join(days.with_columns(before), on=["user", "day"]).select(chance=opens)["chance"]
+    spread = np.sqrt((chance * (1 - chance)).sum())
+    assert interests.opened.sum() == pytest.approx(chance.sum(), abs=4 * spread)
 
 
 def test_a_season_draws_shoppers_back() -> None:
@@ -56,7 +67,9 @@ def test_a_season_draws_shoppers_back() -> None:
     fashion.season[100, 1] = 3.0
     share = interests.shares(np.zeros(1, dtype=np.int64), 100)[0]
     assert share.sum() == pytest.approx(1)
-    assert share[1] / share[0] == pytest.approx(3, rel=0.1)
+    age = np.arange(1, 101.0)  # of the visits on the days before, which took turns
+    pull = age**-FORGETTING * np.exp(-age / MEMORY_DAYS)
+    assert share[1] / share[0] == pytest.approx(3 * pull[::2].sum() / pull[1::2].sum())
 
 
 def test_nobody_returns_to_what_is_to_come(world: World) -> None:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from moonlib.data.ids import Ids
 from moonlib.sources.marketplace.fashion import DAYS
-from moonlib.sources.marketplace.market import CLICK, ORDER, Shelf
+from moonlib.sources.marketplace.market import CLICK, ORDER, SHOWN, Shelf
 from moonlib.sources.marketplace.world import World
 
 
@@ -30,7 +30,8 @@ def test_candidates_are_listed_distinct_and_mixed(world: World) -> None:
     assert pool.max() <= listed.max()
     for row in pool:
         real = row[row >= 0]
-        assert len(np.unique(real)) == len(real) > 5
+        assert len(np.unique(real)) == len(real) > 0
+    assert ((pool >= 0).sum(axis=1) >= SHOWN).mean() > 0.85  # most pages are full, even where three hundred are sold
     category = world.catalogue.factors.category
     alike = (category[pool] == category[intended][:, None])[pool >= 0].mean()
     assert 0.4 < alike < 0.95
@@ -69,7 +70,7 @@ def test_shuffled_searches_are_not_ranked(world: World) -> None:
     match = np.einsum("id,id->i", queries(world, t.search[asked]), world.catalogue.latent[t.item[asked]])
     shuffled, position = ~np.isnan(t.propensity[asked]), t.position[asked]
     assert np.corrcoef(match[~shuffled], position[~shuffled])[0, 1] < -0.3
-    assert abs(np.corrcoef(match[shuffled], position[shuffled])[0, 1]) < 0.05
+    assert abs(np.corrcoef(match[shuffled], position[shuffled])[0, 1]) < 4 / np.sqrt(shuffled.sum())
 
 
 def queries(world: World, searches: Ids) -> NDArray[np.float32]:
