@@ -26,6 +26,9 @@ VERSION = 2
 VIEWS = (0.4, 0.3, 0.2, 0.1)
 """Shares of the listings with one to four pictures."""
 
+TEXTS_AT_ONCE = 65_536
+"""Queries that are written together, as for `moonlib.sources.marketplace.traffic.VISITS_AT_ONCE`."""
+
 MICROSECONDS_PER_DAY = 86_400_000_000
 
 
@@ -95,8 +98,12 @@ class World:
         world = cls(scale, streams, market, traffic, listings, [], text_ids)
         rng, asked = streams["texts"], world.asked
         chinese = rng.random(len(asked)) < shoppers.speaks_chinese[traffic.user[asked]]
-        told = {block: flags[asked] for block, flags in traffic.told.items()}
-        texts = write_queries(catalogue.factors.take(traffic.intended[asked]), told, chinese, rng)
+        texts: list[str | None] = []
+        for start in range(0, len(asked), TEXTS_AT_ONCE):
+            rows = asked[start : start + TEXTS_AT_ONCE]
+            told = {block: flags[rows] for block, flags in traffic.told.items()}
+            intended = catalogue.factors.take(traffic.intended[rows])
+            texts += write_queries(intended, told, chinese[start : start + TEXTS_AT_ONCE], rng)
         return replace(world, texts=texts)
 
     @property

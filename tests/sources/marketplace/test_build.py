@@ -21,6 +21,7 @@ from moonlib.sources.marketplace.fresh_requests import draw_requests, marketplac
 from moonlib.sources.marketplace.source import Marketplace
 from moonlib.sources.marketplace.world import SIZES, Size
 from moonlib.testing.processes import run_program
+from tests.disks import full_disk
 
 SMALLER = Size(number=0, spus=40, categories=8, users=40, searches_per_day=12, picture=16)
 """As `tiny` but for less of everything, so that it is built in a second."""
@@ -111,6 +112,15 @@ def test_a_build_that_is_killed_in_every_phase_goes_on_to_the_same_bytes(numbere
     drawn = Counter(map(int, (tmp_path / "drawn").read_text().split()))
     pictures = numbered.products["images"].list.len().sum() + numbered.queries["image"].count()
     assert drawn == Counter(range(pictures))  # each once, in whichever process
+
+
+@pytest.mark.parametrize("room", [10_000, 80_000], ids=["simulating", "drawing"])
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(album, "_PICTURES_PER_TASK", 256)
+    with full_disk(room), pytest.raises(OSError, match=r"make room .* then run the same command again") as full:
+        Marketplace("tiny", seed=5).prepare(tmp_path, workers=2)
+    assert full.value.filename.startswith(str(tmp_path / "marketplace-v"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_process_left_that_was_killed_at_the_very_end_goes(numbered: Dataset) -> None:

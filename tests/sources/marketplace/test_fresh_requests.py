@@ -71,9 +71,9 @@ def test_shoppers_click_as_the_simulations_do(world: World, fresh: FreshRequests
 
 
 def item_ids(world: World) -> np.ndarray:
-    from moonlib.sources.marketplace.records import ScrambledIds
+    from moonlib.sources.marketplace.ids import WorldIds
 
-    return ScrambledIds(world).item
+    return WorldIds(world).item
 
 
 def first_searches(world: World) -> np.ndarray:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -19,6 +21,20 @@ def test_a_shelf_draws_by_key_and_weight() -> None:
     assert set(drawn[1]) == {1}
     assert set(drawn[2]) == {-1}
     assert set(drawn[3]) == {4}
+
+
+def test_what_happens_is_the_same_in_files(world: World, tmp_path: Path) -> None:
+    mapped = World.simulate("tiny", 0, folder=tmp_path)
+    assert mapped.texts == world.texts
+    for name, held in vars(world.traffic).items():
+        found = getattr(mapped.traffic, name)
+        if name == "told":
+            assert {block: flags.tobytes() for block, flags in found.items()} == {
+                block: flags.tobytes() for block, flags in held.items()
+            }
+        else:
+            assert isinstance(found, np.memmap) and found.dtype == held.dtype
+            np.testing.assert_array_equal(found, held)
 
 
 def test_candidates_are_listed_distinct_and_mixed(world: World) -> None:
