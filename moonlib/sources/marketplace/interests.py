@@ -1,4 +1,4 @@
-"""What shoppers come for: interests that are opened once and returned to, sooner or later."""
+"""Interests of shoppers, which are opened once and returned to, sooner or later."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Interests:
         return of_each / np.maximum(pull.sum(axis=1, keepdims=True), 1e-12)
 
     def have(self, user: Ids, day: int, rng: np.random.Generator) -> tuple[Ids, Ids, NDArray[np.bool_]]:
-        """What users come for on a day: category and ideal, int64 [B], and whether that is a new interest."""
+        """Draw what users come for on a day: category and ideal, int64 [B], and whether that is a new interest."""
         first, stop = self._past(user, day)
         seen = np.r_[0, np.cumsum(self.opened)]
         before, known = stop - first, seen[stop] - seen[first]
