@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.reader import SampleReader
 from moonlib.sources.marketplace.source import Marketplace
+from moonlib.testing.data import write_pictures
 
 FIT = [
     "--stages.pretrain.trainer.max_steps=30",
@@ -35,15 +35,9 @@ FIT = [
 def shop(folder: Path, size: int, tiny: Dataset) -> Path:
     """A folder of tables with ``size`` products, and the pictures that their rows name."""
     directory = folder / f"shop-{size}"
-    (directory / "photos").mkdir(parents=True)
     tables = {name: tiny.table(name) for name in ("products", "queries", "users", "searches", "impressions")}
-    for name, key in (("products", "item_id"), ("queries", "query_id")):
-        reader = SampleReader(tiny.directory, name)
-        for sample in reader.read(reader.ids):
-            if sample.image is not None:
-                (directory / "photos" / f"{name}-{sample.id}.jpg").write_bytes(sample.image)
-        there = pl.col("image").is_not_null()
-        tables[name] = tables[name].with_columns(image=pl.when(there).then(pl.format(f"{name}-{{}}.jpg", key)))
+    for name in ("products", "queries"):
+        tables[name] = write_pictures(tiny, name, tables[name], directory / "photos")
     products = tables["products"]
     first = int(products["item_id"].max()) + 1  # type: ignore[arg-type]
     more = pl.concat([products] * (-(-size // len(products)) - 1)).head(size - len(products)).with_row_index("new")

@@ -35,9 +35,9 @@ from rich.table import Table
 
 from moonlib.artifacts.layout import COSTS, RESULTS
 from moonlib.data.dataset import Dataset
-from moonlib.data.reader import SampleReader
 from moonlib.sources.marketplace.source import Marketplace
 from moonlib.studies.drift import Drift, drift
+from moonlib.testing.data import write_pictures
 
 CHANGED = 0.03
 """Share of the products that change from one week to the next."""
@@ -77,18 +77,8 @@ class Shop:
             items = tables["products"]["item_id"].implode()
             for name in ("searches", "impressions"):
                 tables[name] = tables[name].filter(pl.col("item_id").is_in(items))
-        photos = folder / "photos"
-        photos.mkdir(parents=True, exist_ok=True)
-        for name, key in (("products", "item_id"), ("queries", "query_id")):
-            reader = SampleReader(dataset.directory, name)
-            ids = tables[name].filter(pl.col("image").is_not_null())[key].to_numpy()
-            for start in range(0, len(ids), 1024):
-                for sample in reader.read(ids[start : start + 1024]):
-                    file = photos / f"{name}-{sample.id}.jpg"
-                    if sample.image is not None and not file.exists():
-                        file.write_bytes(sample.image)
-            there = pl.col("image").is_not_null()
-            tables[name] = tables[name].with_columns(image=pl.when(there).then(pl.format(f"{name}-{{}}.jpg", key)))
+        for name in ("products", "queries"):
+            tables[name] = write_pictures(dataset, name, tables[name], folder / "photos")
         times = pl.concat([tables["searches"]["ts"], tables["impressions"]["ts"]])
         first, last = times.min(), times.max()
         assert isinstance(first, datetime) and isinstance(last, datetime)
@@ -142,11 +132,15 @@ class Shop:
         for image in products.filter((kind == 2) & products["image"].is_not_null())["image"]:
             with Image.open(self.folder / "photos" / image) as picture:
                 ImageOps.mirror(picture).save(self.folder / "photos" / f"week{number}-{image}", quality=90)
-        return products.with_columns(
+        products = products.with_columns(
             price=pl.when(kind == 0).then(pl.col("price") * 0.9).otherwise(pl.col("price")),
             title=pl.when(kind == 1).then(pl.col("title") + " new season").otherwise(pl.col("title")),
             image=pl.when(kind == 2).then(pl.format(f"week{number}-{{}}", "image")).otherwise(pl.col("image")),
         )
+        if "images" in products.columns:
+            others = pl.concat_list("image", pl.col("images").list.slice(1))
+            products = products.with_columns(images=pl.when(pl.col("images").is_not_null()).then(others))
+        return products
 
 
 def moonlib(*words: str | Path) -> float:

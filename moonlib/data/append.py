@@ -531,15 +531,16 @@ def moved_splits(base: Dataset, tables: Tables) -> tuple[Splits, str]:
     Example: train days of the 21st to the 27th and seven appended days → train days of the 28th to the 3rd
     """
     before, after = _ends(base.table), _ends(lambda table, columns: tables[table].select(columns))
+    whole = [pl.concat(ends) for ends in zip(before, after, strict=True)]
     listed = base.table("products", ["listed_at"])
-    whole = [moment for moment in (*before, *after) if moment is not None]
-    default = Splits.by_fractions(pl.Series(before)) if before[0] else Splits.all_training(listed)
+    default = Splits.by_fractions(*before) if any(map(len, before)) else Splits.all_training(listed)
     if base.splits == default:
         more = pl.concat([listed, tables.products.select("listed_at")])
-        splits = Splits.by_fractions(pl.Series(whole)) if whole else Splits.all_training(more)
+        splits = Splits.by_fractions(*whole) if any(map(len, whole)) else Splits.all_training(more)
         moved = "the default ones of all days"
     else:
-        end = after[1]
+        end = pl.concat(after).max()
+        assert end is None or isinstance(end, datetime)
         days = 0 if end is None else max(0, (end - base.splits.test_until) // _DAY + 1)
         splits = Splits(*(moment + days * _DAY for moment in _moments(base.splits)))
         moved = f"those of {base.directory}, moved on by {days} {'day' if days == 1 else 'days'}"
@@ -552,7 +553,7 @@ def _moments(splits: Splits) -> list[datetime]:
     return [splits.behaviour_until, splits.train_until, splits.valid_until, splits.test_until]
 
 
-def _ends(table: Callable[[str, Sequence[str]], pl.DataFrame]) -> list[datetime | None]:
-    """The first and the last time of searches and impressions; None without any."""
-    times = pl.concat([table(name, ["ts"])["ts"] for name in _EVENTS])
-    return [times.min(), times.max()]  # type: ignore[list-item]
+def _ends(table: Callable[[str, Sequence[str]], pl.DataFrame]) -> list[pl.Series]:
+    """The first and the last time of each table of `_EVENTS`, in their order; empty for one without rows."""
+    times = (table(name, ["ts"])["ts"] for name in _EVENTS)
+    return [pl.Series([each.min(), each.max()], dtype=each.dtype).drop_nulls() for each in times]

@@ -70,8 +70,8 @@ def build(
             of tars with these images, see `moonlib.data.image_sources.ImageShards`, or ``https`` where the names are
             URLs themselves; None where there are no images.
         out: the dataset's directory, or its URL; must not exist.
-        splits: where behaviour, training, validation and test end; by default `Splits.by_fractions` of the time range
-            of searches and impressions, and without any, all products are for training.
+        splits: where behaviour, training, validation and test end; by default `Splits.by_fractions` of searches
+            and impressions, and without any, all products are for training.
         max_side: larger images are scaled down to this side, in pixels.
         workers: processes that read images; None chooses.
         map: a YAML file, or its URL, that says which files in ``tables`` and which of their columns are which of
@@ -238,8 +238,10 @@ def _build_and_upload(tables: str | Path, images: str | Path | None, url: str, o
 
 def default_splits(tables: Tables) -> Splits:
     """Return the splits for tables whose owner named none."""
-    events = pl.concat([tables.searches["ts"], tables.impressions["ts"]])
-    return Splits.all_training(tables.products) if events.is_empty() else Splits.by_fractions(events)
+    searches, impressions = tables.searches["ts"], tables.impressions["ts"]
+    if searches.is_empty() and impressions.is_empty():
+        return Splits.all_training(tables.products)
+    return Splits.by_fractions(searches, impressions)
 
 
 def read_tables(folder: Path, stored: StoredImages | None = None) -> tuple[Tables, dict[str, str]]:

@@ -74,17 +74,30 @@ class Splits:
             previous = moment
 
     @classmethod
-    def by_fractions(cls, events: pl.Series) -> Splits:
+    def by_fractions(cls, searches: pl.Series, impressions: pl.Series) -> Splits:
         """Cut the time range of events by `FRACTIONS`.
 
+        Where impressions begin only after the end of behaviour, as where a shop keeps months of actions and days of
+        impressions, behaviour ends where they begin, and the other splits share the rest in their proportions.
+
         Args:
-            events: times of searches and impressions, Datetime [N]; not empty.
+            searches: times, Datetime [N].
+            impressions: times, Datetime [M]; one of the two is not empty.
+
+        Example:
+            >>> months = pl.datetime_range(datetime(2025, 1, 1), datetime(2025, 7, 1), eager=True, time_zone="UTC")
+            >>> Splits.by_fractions(months, months[-20:]).train_until.date()
+            datetime.date(2025, 6, 25)
         """
-        start, end = events.min(), events.max()
+        events = pl.concat([searches, impressions])
+        start, end, shown = events.min(), events.max(), impressions.min()
         assert isinstance(start, datetime) and isinstance(end, datetime), "no events"
         end = _after(end)
         behaviour, train, valid = list(itertools.accumulate(FRACTIONS.values()))[:3]
         length = end - start
+        if isinstance(shown, datetime) and shown > start + behaviour * length:
+            length = (end - shown) / (1 - behaviour)
+            start = end - length
         return cls(start + behaviour * length, start + train * length, start + valid * length, end)
 
     @classmethod

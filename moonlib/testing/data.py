@@ -16,7 +16,9 @@ from moonlib.data import sample_shards, shards
 from moonlib.data.check import check
 from moonlib.data.dataset import Dataset
 from moonlib.data.ids import FAMILIES, LISTS, Family
-from moonlib.data.tables import SCHEMAS, Tables, empty, validate
+from moonlib.data.image_lists import IMAGES
+from moonlib.data.reader import SampleReader
+from moonlib.data.tables import KEYS, SCHEMAS, Tables, empty, validate
 from moonlib.filters.filter import Encoded, Filter, Filtered
 from moonlib.sources.source import Source
 from moonlib.testing.examples import example_representations, example_tables
@@ -55,6 +57,35 @@ def check_source(make: Callable[[], Source]) -> None:
         except (ValueError, OSError) as error:
             raise AssertionError(f"prepare: after a build that broke off, the next one fails: {error}") from error
         require(repaired.hash == dataset.hash, "prepare: after a build that broke off, the content differs")
+
+
+def write_pictures(dataset: Dataset, table: str, rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """Write the pictures of rows as files, as a shop has them.
+
+    Args:
+        dataset: that has them.
+        table: ``products`` or ``queries``.
+        rows: some or all of its rows.
+        folder: where the files go; what is there already is not written again.
+
+    Returns:
+        The rows, whose ``image`` and ``images`` are the names of these files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    reader, ids = SampleReader(dataset, table), rows[KEYS[table]].to_numpy()
+    named: list[list[str]] = []
+    for start in range(0, len(ids), 1024):
+        for sample in reader.read(ids[start : start + 1024]):
+            pictures = [sample.image, *sample.more] if sample.image is not None else []
+            named.append([f"{table}-{sample.id}{f'.{n}' if n else ''}.jpg" for n in range(len(pictures))])
+            for name, picture in zip(named[-1], pictures, strict=True):
+                if picture is not None and not (folder / name).exists():
+                    (folder / name).write_bytes(picture)
+    names = pl.Series("images", named, dtype=pl.List(pl.String))
+    rows = rows.with_columns(image=names.list.first())
+    if IMAGES in rows.columns:
+        rows = rows.with_columns(pl.select(pl.when(names.list.len() > 0).then(names).alias(IMAGES))[IMAGES])
+    return rows
 
 
 def forget_checksums(directory: Path) -> Path:

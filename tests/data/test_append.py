@@ -347,7 +347,9 @@ class TestSplits:
 
     def test_default_ones_are_the_default_ones_of_the_whole(self, place: Path, week1: Frames, week2: Frames) -> None:
         made(place, "week1", week1)
-        assert made(place, "week2", week2, append="week1").splits == Splits.by_fractions(pl.Series([day(1), day(17)]))
+        assert made(place, "week2", week2, append="week1").splits == Splits.by_fractions(
+            pl.Series([day(1), day(17)]), pl.Series([day(1)])
+        )
 
     def test_others_move_on_by_whole_days(self, place: Path, week1: Frames, week2: Frames) -> None:
         made(place, "week1", week1, splits=Splits(*(day(n, 0) for n in (5, 8, 9, 11))))

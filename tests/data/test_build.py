@@ -123,8 +123,7 @@ def test_splits_default_to_fractions_of_the_events(
     parquet: Path, shop: Tables, image_folder: Path, tmp_path: Path
 ) -> None:
     dataset = Dataset(build(parquet, image_folder, tmp_path / "out"))
-    times = pl.concat([shop.searches["ts"], shop.impressions["ts"]])
-    assert dataset.splits == Splits.by_fractions(times)
+    assert dataset.splits == Splits.by_fractions(shop.searches["ts"], shop.impressions["ts"])
 
 
 def test_large_images_are_scaled_down(

@@ -44,10 +44,24 @@ def test_training_knows_what_was_listed_before_its_end(shop: Tables, splits: Spl
 
 def test_fractions_of_the_time_range() -> None:
     events = _events(list(range(1000)))
-    splits = Splits.by_fractions(events["ts"])
-    counts = [splits.select(events, split).height for split in get_args(Split)]
-    assert sum(counts) == 1000
-    assert counts == pytest.approx([600, 267, 33, 100], abs=1)
+    for shown in (events[:0], events[:500], events[599:]):
+        splits = Splits.by_fractions(events["ts"], shown["ts"])
+        counts = [splits.select(events, split).height for split in get_args(Split)]
+        assert sum(counts) == 1000
+        assert counts == pytest.approx([600, 267, 33, 100], abs=1)
+
+
+@given(st.integers(700, 998))
+def test_behaviour_lasts_until_impressions_begin(first: int) -> None:
+    """The rest is theirs, whoever comes first in the tables."""
+    events = _events(list(range(1000)))
+    shown = events[first:]
+    splits = Splits.by_fractions(events["ts"], shown["ts"])
+    assert splits.behaviour_until == shown["ts"][0]
+    counts = [splits.select(shown, split).height for split in ("train", "valid", "test")]
+    assert sum(counts) == len(shown)
+    assert counts == pytest.approx([len(shown) * share for share in (0.6675, 0.0825, 0.25)], abs=1.01)
+    assert splits == Splits.by_fractions(events["ts"][:first], shown["ts"])
 
 
 def test_without_events_every_product_is_known(shop: Tables) -> None:

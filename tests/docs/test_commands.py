@@ -32,7 +32,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
 import pytest
 import yaml
 from markdown_it import MarkdownIt
@@ -40,7 +39,7 @@ from markdown_it import MarkdownIt
 from moonlib.cli import main
 from moonlib.config.merge import find
 from moonlib.data.dataset import Dataset
-from moonlib.data.reader import SampleReader
+from moonlib.testing.data import write_pictures
 from moonlib.testing.processes import run_program
 
 ROOT = Path(__file__).parents[2]
@@ -288,14 +287,9 @@ def shop(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop's own data: `tables/` of Parquet, `photos/`, and one `photo.jpg` of a query."""
     folder = tmp_path_factory.mktemp("shop")
     (folder / "tables").mkdir()
-    (folder / "photos").mkdir()
-    for name, key in (("products", "item_id"), ("queries", "query_id")):
-        table = tiny.table(name)
-        for sample in SampleReader(tiny.directory, name).read(table[key].to_numpy()):
-            if sample.image is not None:
-                (folder / f"photos/{name}{sample.id}.jpg").write_bytes(sample.image)
-        named = pl.when(pl.col("image").is_not_null()).then(pl.format(f"{name}{{}}.jpg", key))
-        table.with_columns(image=named).write_parquet(folder / f"tables/{name}.parquet")
+    for name in ("products", "queries"):
+        table = write_pictures(tiny, name, tiny.table(name), folder / "photos")
+        table.write_parquet(folder / f"tables/{name}.parquet")
     shutil.copy(next((folder / "photos").glob("queries*.jpg")), folder / "photo.jpg")
     for name in ("users", "searches", "impressions"):
         tiny.table(name).write_parquet(folder / f"tables/{name}.parquet")

@@ -63,7 +63,7 @@ def test_true_variants_and_duplicates_of_the_marketplace_become_one(
     spu_of = dict(truth("products").select("item_id", "spu_id").iter_rows())
     before, after = defaultdict(set), defaultdict(set)
     for table, groups in ((training, before), (result.tables, after)):
-        for query, item in table.searches.select("query_id", "item_id").iter_rows():
+        for query, item in table.searches.select("query_id", "item_id").drop_nulls("query_id").iter_rows():
             groups[query, spu_of[item]].add(item)
     assert before.keys() == after.keys()  # no product is lost to a query
     assert all(len(items) == 1 for items in after.values())

@@ -1,4 +1,4 @@
-"""What shoppers come for: interests that are opened once and returned to, sooner or later."""
+"""Interests of shoppers, which are opened once and returned to, sooner or later."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Interests:
         return of_each / np.maximum(pull.sum(axis=1, keepdims=True), 1e-12)
 
     def have(self, user: Ids, day: int, rng: np.random.Generator) -> tuple[Ids, Ids, NDArray[np.bool_]]:
-        """What users come for on a day: category and ideal, int64 [B], and whether that is a new interest."""
+        """Draw what users come for on a day: category and ideal, int64 [B], and whether that is a new interest."""
         visit, pull = self._pulls(user, day)
         before, known = (pull > 0).sum(axis=1), (self.opened[visit] & (pull > 0)).sum(axis=1)
         opened = rng.random(len(user)) < (NOVELTY + DISCOUNT * known) / (before + NOVELTY)

@@ -24,7 +24,7 @@ Columns = dict[str, NDArray[Any]]
 SHOWN = 9
 SHUFFLED = 0.07
 JUDGED = 0.1
-TAIL = 2.0
+TAIL = 2.25
 """Standard deviation of the logarithm of how readily products come to mind: few are shown often, most seldom."""
 CLICK, CART, ORDER = 0, 1, 2
 
@@ -222,7 +222,7 @@ class Market:
         return 0.85 * liking + 0.25 * self.price(user, item) + 0.3 * brand + 0.15 * near + 0.6 * self.hidden[item]
 
     def worth(self, user: Ids, item: Ids) -> Floats:
-        """What quality and price add to the logit of an order of items [V, k]."""
+        """The part of the logit of an order that quality and price make up, of items [V, k]."""
         return 0.6 * self.hidden[item] + 0.5 * self.price(user, item)
 
     def price(self, user: Ids, item: Ids) -> Floats:
@@ -288,7 +288,7 @@ def rank(pool: Ids, score: Floats, rng: np.random.Generator) -> Page:
 
 
 def react(page: Page, appeal: Appeal, start: Floats, rng: np.random.Generator) -> Columns:
-    """What shoppers do with a page each: the columns of `Traffic` about impressions and actions."""
+    """Let shoppers react to a page each: the columns of `Traffic` about impressions and actions."""
     item, shown = page.item, page.shown
     position = np.broadcast_to(np.arange(SHOWN), item.shape)
     p_click = appeal.p_click(BIAS)

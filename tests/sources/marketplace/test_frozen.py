@@ -21,11 +21,11 @@ from moonlib.sources.marketplace.world import VERSION, World
 
 FROZEN: dict[str, Any] = {
     "version": 2,
-    "tiny": "6911f75871195c94cf4149d18aee4ffee4da61e32ec0ab914deb101c90ef6299",
-    "tiny's truth": "d3304faf084780c0506ef1f5cd37aef21ae6d887607f2412778d088aaa5075f4",
-    "small": "b27ac9e35f05e91c54620df20d67c00d9b73d701ba0c0062880ee17c82bea523",
-    "small's tables": "e56236b8367407efe66c3bdaa6d050bbc0a3c144ba82839c574fbec5218541bf",
-    "small's pictures": "5217f29543dc5433225a97da60b3da6ab6ea469532873c1cfb49dfe5f00591c6",
+    "tiny": "bd1553951f991648785d8bd1cb3bf708ae23a6db0bb78048efb10b6437b800a6",
+    "tiny's truth": "16aa5e688f98ab9c51fd2f856a0c7f0c54b13a006068abbd91c2e07817ecfad8",
+    "small": "14cc7b05e58edebef0ac0cade30e3a04b79e563c43d6e1e1aef05ef8f9a4f035",
+    "small's tables": "4a3ce3bc46d095223f9f759138258035a96f1054a7823f15268bc48453613c24",
+    "small's pictures": "d45ad09a346a10b091655ce32b19658ae96b50f54c959b2f7ef45fc5b6764c5a",
 }
 """Of seed 0."""
 

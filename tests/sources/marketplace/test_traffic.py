@@ -47,7 +47,7 @@ def test_candidates_are_listed_distinct_and_mixed(world: World) -> None:
     for row in pool:
         real = row[row >= 0]
         assert len(np.unique(real)) == len(real) > 0
-    assert ((pool >= 0).sum(axis=1) >= SHOWN).mean() > 0.85  # most pages are full, even where three hundred are sold
+    assert ((pool >= 0).sum(axis=1) >= SHOWN).mean() > 0.75  # most pages are full, even where three hundred are sold
     category = world.catalogue.factors.category
     alike = (category[pool] == category[intended][:, None])[pool >= 0].mean()
     assert 0.4 < alike < 0.95
