@@ -87,7 +87,7 @@ class Splits:
         Example:
             >>> months = pl.datetime_range(datetime(2025, 1, 1), datetime(2025, 7, 1), eager=True, time_zone="UTC")
             >>> Splits.by_fractions(months, months[-20:]).train_until.date()
-            datetime.date(2025, 6, 25)
+            datetime.date(2025, 6, 24)
         """
         events = pl.concat([searches, impressions])
         start, end, shown = events.min(), events.max(), impressions.min()
