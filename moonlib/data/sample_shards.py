@@ -57,7 +57,7 @@ ReadImage = Callable[[str, str], bytes]
 
 @runtime_checkable
 class TellsPictures(Protocol):
-    """What a `ReadImage` may be, for a build that is killed to be resumed: it tells a picture without reading it."""
+    """A `ReadImage` that tells a picture without reading it, so that a build that was killed is resumed."""
 
     def identity(self, name: str) -> list[Any] | None:
         """Values that JSON has words for, equal for the same picture only; None where nobody can tell."""

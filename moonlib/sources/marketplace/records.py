@@ -198,7 +198,7 @@ class Records:
         )
 
     def _searches(self) -> Iterator[pl.DataFrame]:
-        """What shoppers did."""
+        """Actions of shoppers."""
         t = self.world.traffic
         for rows in _spans(t.acted_ts):
             search = t.acted_search[rows]
@@ -215,7 +215,7 @@ class Records:
             ).sort("ts", "search_id", "item_id")
 
     def _impressions(self) -> Iterator[pl.DataFrame]:
-        """What was shown."""
+        """Impressions, with the truth about them."""
         t = self.world.traffic
         for rows in _spans(t.ts[t.search]):
             search, item = t.search[rows], t.item[rows]
