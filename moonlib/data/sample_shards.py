@@ -56,8 +56,8 @@ ReadImage = Callable[[str, str], bytes]
 
 
 @runtime_checkable
-class TellsPictures(Protocol):
-    """A `ReadImage` that tells a picture without reading it, so that a build that was killed is resumed."""
+class ImageIdentity(Protocol):
+    """A `ReadImage` that identifies a picture without reading it, so that a killed build can be resumed."""
 
     def identity(self, name: str) -> list[Any] | None:
         """Values that JSON has words for, equal for the same picture only; None where nobody can tell."""
@@ -361,7 +361,7 @@ def _digests(stem: Path) -> list[str]:
 
 def _inputs(task: Task, read_image: ReadImage) -> str | None:
     """Fingerprint of all that a shard is made of; None where nobody can tell whether a picture is still the same."""
-    if not isinstance(read_image, TellsPictures):
+    if not isinstance(read_image, ImageIdentity):
         return None
     content = hashlib.sha256(as_json([_LAYOUT, PIL.__version__, task.table, task.columns.schema.to_string()]))
     for row in task.rows:

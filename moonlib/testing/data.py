@@ -73,19 +73,18 @@ def write_pictures(dataset: Dataset, table: str, rows: pl.DataFrame, folder: Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     reader, ids = SampleReader(dataset, table), rows[KEYS[table]].to_numpy()
-    named: list[list[str]] = []
+    named: list[list[str] | None] = []
     for start in range(0, len(ids), 1024):
         for sample in reader.read(ids[start : start + 1024]):
-            pictures = [sample.image, *sample.more] if sample.image is not None else []
-            named.append([f"{table}-{sample.id}{f'.{n}' if n else ''}.jpg" for n in range(len(pictures))])
-            for name, picture in zip(named[-1], pictures, strict=True):
-                if picture is not None and not (folder / name).exists():
+            pictures = () if sample.image is None else (sample.image, *sample.more)
+            names = [f"{table}-{sample.id}.{number}.jpg" for number in range(len(pictures))]
+            for name, picture in zip(names, pictures, strict=True):
+                if not (folder / name).exists():
                     (folder / name).write_bytes(picture)
-    names = pl.Series("images", named, dtype=pl.List(pl.String))
-    rows = rows.with_columns(image=names.list.first())
-    if IMAGES in rows.columns:
-        rows = rows.with_columns(pl.select(pl.when(names.list.len() > 0).then(names).alias(IMAGES))[IMAGES])
-    return rows
+            named.append(names or None)
+    images = pl.Series(IMAGES, named, dtype=pl.List(pl.String))
+    rows = rows.with_columns(image=images.list.first())
+    return rows.with_columns(images) if IMAGES in rows.columns else rows
 
 
 def forget_checksums(directory: Path) -> Path:

@@ -146,15 +146,22 @@ def test_the_readme_quotes_only_what_the_results_say() -> None:
         (ROOT / path).read_text(encoding="utf-8") for path in ("moonlib/docs/pages/results.md", "README.md")
     )
     tables = re.findall(r"(?:^\|.*\|\n)+", readme[: readme.index("## How it flows")], re.MULTILINE)
-    of_one_run, ladder = (table.splitlines()[2:] for table in tables)
+    header, _, *of_one_run = tables[0].splitlines()
+    ladder = tables[1].splitlines()[2:]
     assert len(of_one_run) == 5 and len(ladder) == 7
+    columns = [cell.strip().replace("iter3", "this run") for cell in header.strip("|").split("|")][1:]
     for row in of_one_run:
         name, *figures = (cell.strip(" `") for cell in row.strip("|").split("|"))
         task, metric = name.removesuffix("@new").split("/")
         printed = results[results.index(f"iter3-small-11: {task} on test days") :]
+        names = re.split(r" {2,}", printed.splitlines()[1].strip())[1:]
         printed = printed[printed.index(f"\n    {metric} ") :]
         line = (printed[printed.index("\n      @new ") :] if name.endswith("@new") else printed).splitlines()[1]
-        assert {f"0{figure}" if figure[0] == "." else figure for figure in figures if figure} <= set(line.split()), name
+        said = dict(zip(names, line.split()[1:], strict=True))
+        quoted = {column: figure for column, figure in zip(columns, figures, strict=True) if figure}
+        assert len(quoted) >= 5
+        for column, figure in quoted.items():
+            assert said[column] == (f"0{figure}" if figure[0] == "." else figure), (name, column)
     assert all(row in results for row in ladder)
 
 

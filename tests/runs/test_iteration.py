@@ -76,7 +76,7 @@ def test_results_hold_every_number_beside_its_baselines_and_bounds(iter2: Path) 
     for key in ("auc", "gauc", "logloss", "ne", "pcoc", "ece"):
         for prefix in ("", "baseline/", "baseline/shuffled/", "oracle/", "ceiling/"):
             assert f"{prefix}ctr/{key}" in found
-    for key in ("image_search/recall@10@new", "ctr/auc@new", "ctr/auc@tail"):
+    for key in ("image_search/recall@10@new", "text_search/recall@10@tail", "ctr/auc@new", "ctr/auc@tail"):
         assert key in found
     assert found["oracle/image_search/recall@10"] > 0.9
     assert found["ceiling/ctr/auc"] > max(found["ctr/auc"], found["baseline/ctr/auc"])

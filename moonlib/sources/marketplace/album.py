@@ -139,7 +139,7 @@ class Album:
             return file.read(int(place["size"]))
 
     def identity(self, name: str) -> list[Any]:
-        """Tell a picture from another; see `moonlib.data.sample_shards.TellsPictures`."""
+        """Values that are equal for the same picture only; see `moonlib.data.sample_shards.ImageIdentity`."""
         return [self._identity, name]
 
 

@@ -41,7 +41,7 @@ class Marketplace(Source):
     picture twice.
 
     Args:
-        size: tiny (300 products, for tests), small (8,000), medium (50,000) or large (200,000, five million
+        size: tiny (300 products, for tests), small (8,000), medium (50,000) or large (200,000, six million
             impressions).
         seed: everything is a function of the simulation's version, the size and the seed.
         ids: ``int64``, or ``text`` for ids as many shops have them (``SKU-0A1B…``) of products, SPUs, users, queries,
