@@ -126,6 +126,18 @@ def test_splits_default_to_fractions_of_the_events(
     assert dataset.splits == Splits.by_fractions(shop.searches["ts"], shop.impressions["ts"])
 
 
+def test_searches_that_begin_after_behaviour_ends_are_told_of(
+    parquet: Path, shop: Tables, image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other way round, a shop with months of impressions and days of actions."""
+    last = shop.impressions["ts"].max()
+    shop.searches.with_columns(ts=pl.lit(last).cast(shop.searches.schema["ts"])).write_parquet(
+        parquet / "searches.parquet"
+    )
+    build(parquet, image_folder, tmp_path / "out")
+    assert "warning: the behaviour split of searches is empty" in caplog.text
+
+
 def test_large_images_are_scaled_down(
     folder: Path, image_folder: Path, encode: Callable[..., bytes], tmp_path: Path
 ) -> None:
