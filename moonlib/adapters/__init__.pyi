@@ -3,6 +3,7 @@ from .concat import Concat
 from .cosine import cosines
 from .cube import Cube
 from .id_only import IdOnly
+from .interaction import Interaction
 from .make import Make
 from .sa_ta import SATA
 from .semantic_id import SemanticId
@@ -18,6 +19,7 @@ __all__ = [
     "Concat",
     "Cube",
     "IdOnly",
+    "Interaction",
     "Make",
     "SemanticId",
     "SimTier",

@@ -63,6 +63,7 @@ from moonlib.stages.clipping import clip_gradients
 from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import row_loader, train
+from moonlib.stages.tune import Tune, require_tunable
 from moonlib.stages.validation import Validation
 
 FITTED = 100_000
@@ -140,8 +141,9 @@ class Application(Stage):
 
     Raises:
         ValueError: if ``id_epochs``, ``min_count``, ``buckets`` or ``forget_after`` is below 1, a metric can't be
-            computed here, ``optimizer`` takes no sparse gradients where ``sparse`` makes them, or ``forget_after`` is
-            given with ``buckets``, whose rows are of no id.
+            computed here, ``optimizer`` takes no sparse gradients where ``sparse`` makes them, ``forget_after`` is
+            given with ``buckets``, whose rows are of no id, or ``tune`` with an adapter that reads no content or is
+            pretrained.
 
     Source: Zhang et al., "Towards understanding the overfitting phenomenon of deep click-through rate prediction
     models" (arXiv 2209.06053), for the one epoch; Liu et al., "Multi-epoch learning for deep click-through rate
@@ -168,6 +170,7 @@ class Application(Stage):
         metrics: list[Metric] = [],  # noqa: B006  (a recipe's default is read, never written)
         optimizer: OptimizerFactory | None = None,
         forget_after: int | None = None,
+        tune: Tune | None = None,
     ) -> None:
         super().__init__()
         least = {"id_epochs": id_epochs, "min_count": min_count, "buckets": buckets, "forget_after": forget_after}
@@ -176,8 +179,11 @@ class Application(Stage):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if forget_after is not None and buckets is not None:
             raise ValueError("forget_after: hashed ids share rows, so none can leave; leave it or buckets out")
+        if tune is not None:
+            require_tunable(adapter)
         self.adapter = adapter
         self.predictor = predictor
+        self.tune = tune
         self.representation = representation
         self.id_dim = id_dim
         default = LazyAdamFactory if sparse else AdamFactory
@@ -217,12 +223,14 @@ class Application(Stage):
 
     def references(self, dataset: Dataset) -> list[Reference]:
         references = [
-            Reference("baseline", "id only", {"adapter": "id_only"}),
+            Reference("baseline", "id only", {"adapter": "id_only", "tune": None}),
             Reference("baseline/shuffled", "shuffled", {"representation": "shuffled"}),
         ]
         if dataset.truth is not None:
             references.append(Reference("oracle", "oracle", {"representation": "oracle"}))
-            references.append(Reference("ceiling", "ceiling", {"representation": "truth", "adapter": "id_only"}))
+            references.append(
+                Reference("ceiling", "ceiling", {"representation": "truth", "adapter": "id_only", "tune": None})
+            )
         return references
 
     def run(self, context: StageContext) -> dict[str, float]:
@@ -410,6 +418,7 @@ class Application(Stage):
             products.dim if products else 0,
             features.sizes if features else None,
             self.sparse,
+            self.tune,
         )
         entries = {**vocabularies.entries, **(features.entries if features else {})}
         self.entries = {name: frame for name, frame in entries.items() if name != "query" or name in sizes}

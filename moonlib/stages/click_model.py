@@ -13,6 +13,7 @@ from moonlib.clicks.features import FeatureSizes
 from moonlib.clicks.impressions import ImpressionBatch
 from moonlib.predictors.feature_encoder import FeatureEncoder
 from moonlib.predictors.predictor import Predictor
+from moonlib.stages.tune import LowRankResidual, Tune
 
 ID_STD = 0.01
 """Spread of an id's embedding before it is trained."""
@@ -30,6 +31,7 @@ class ClickModel(nn.Module):
         dim: width D of the representations, 0 without any.
         features: sizes of the declared features, None without any.
         sparse: give embedding tables sparse gradients.
+        tune: how the representations are tuned before the adapter sees any; None for as they are.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ClickModel(nn.Module):
         dim: int,
         features: FeatureSizes | None = None,
         sparse: bool = False,
+        tune: Tune | None = None,
     ) -> None:
         super().__init__()
         self.user, self.item, self.category, self.merchant = (
@@ -63,6 +66,8 @@ class ClickModel(nn.Module):
             setup(width)
         self.adapter = adapter
         self.predictor = predictor
+        # Made last: the other weights begin as they do without it.
+        self.tune = LowRankResidual(dim, tune.rank) if tune and dim else None
 
     def id_tables(self) -> dict[str, nn.Embedding]:
         """The embedding tables of ids, by name."""
@@ -70,23 +75,32 @@ class ClickModel(nn.Module):
         return tables if self.query is None else {**tables, "query": self.query}
 
     def behaviours(self, batch: ImpressionBatch) -> BehaviourBatch:
-        """Embed the ids of a batch."""
+        """Embed the ids of a batch, and tune its representations."""
         query_id, query_ids = (
             batch.price.new_zeros(*rows.shape, 0) if self.query is None else self.query(rows.clamp(min=0))
             for rows in (batch.query, batch.query_history)
         )
         query_id = query_id.masked_fill((batch.query < 0).unsqueeze(1), 0)
+        target, items, queries, query = (
+            vectors if self.tune is None else self.tune(vectors)
+            for vectors in (
+                batch.target_vector,
+                batch.history_vectors,
+                batch.query_history_vectors,
+                batch.query_vector,
+            )
+        )
         return BehaviourBatch(
             target_id=self.item(batch.target),
-            target=batch.target_vector,
+            target=target,
             target_known=batch.target_known,
             item_ids=self.item(batch.history),
             item_mask=batch.history_mask,
-            items=batch.history_vectors,
+            items=items,
             item_known=batch.history_known,
-            queries=batch.query_history_vectors,
+            queries=queries,
             query_known=batch.query_history_known,
-            query=batch.query_vector,
+            query=query,
             has_query=batch.has_query,
             query_id=query_id,
             query_ids=query_ids,

@@ -17,6 +17,7 @@ from moonlib.adapters.cosine import cosines
 from moonlib.adapters.cube import Cube
 from moonlib.adapters.id_features import id_features
 from moonlib.adapters.id_only import IdOnly
+from moonlib.adapters.interaction import Interaction
 from moonlib.adapters.make import Make
 from moonlib.adapters.sa_ta import SATA
 from moonlib.adapters.semantic_id import SemanticId
@@ -445,6 +446,47 @@ def test_make_adds_up_behaviours_by_the_weight_of_each() -> None:
         torch.testing.assert_close(interest[row], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [None, 2])
+def test_interaction_row_by_row(width: int | None) -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(length=5), Interaction(width)
+    adapter.setup(ID_DIM, DIM)
+    w = width or DIM
+
+    def scaled(vector: Tensor) -> list[float]:
+        length = math.sqrt(sum(x * x for x in vector.tolist()))
+        unit = [x / length * math.sqrt(DIM) for x in vector.tolist()]
+        if width is None:
+            return unit
+        return [sum(a * x for a, x in zip(weights, unit, strict=True)) for weights in adapter.project.weight.tolist()]
+
+    expected = []
+    for row in range(6):
+        target = scaled(batch.target[row]) if batch.target_known[row] else [0.0] * w
+        others: list[list[float]] = []
+        for history, known in ((batch.items, batch.item_known), (batch.queries, batch.query_known)):
+            there = [scaled(vector) for vector, k in zip(history[row], known[row], strict=True) if k]
+            others.append([sum(v[d] for v in there) / len(there) if there else 0.0 for d in range(w)])
+            others.append([max(v[d] for v in there) if there else 0.0 for d in range(w)])
+        others.append(scaled(batch.query[row]) if batch.has_query[row] else [0.0] * w)
+        expected.append([t * o for other in others for t, o in zip(target, other, strict=True)])
+    assert adapter.out_features == 5 * w
+    torch.testing.assert_close(adapter(batch), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [None, 64])
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_products_are_of_about_unit_size_whatever_the_scale_of_the_vectors(width: int | None, scale: float) -> None:
+    torch.manual_seed(0)
+    batch = make_batch(rows=500)
+    wide = {name: scale * torch.randn(*getattr(batch, name).shape[:-1], 64) for name in ("target", "query")}
+    adapter = Interaction(width)
+    adapter.setup(ID_DIM, 64)
+    histories = {name: torch.randn(*getattr(batch, name).shape[:-1], 64) for name in ("items", "queries")}
+    products = adapter(replace(batch, **wide, **histories))[2:, -64:]
+    assert 0.7 < products.std() < 1.5
+
+
 def test_concat_is_each_beside_the_other_and_what_joins_comes_last() -> None:
     torch.manual_seed(0)
     batch, adapter = make_batch(), Concat([Make(hidden=[4]), SimTier(), Cube()])
@@ -469,6 +511,8 @@ ADAPTERS = [
     SATA(),
     Make(),
     SemanticId(),
+    Interaction(),
+    Interaction(width=4),
     Concat([Cube(), SimTier()]),
 ]
 
@@ -510,7 +554,9 @@ def test_no_history_at_all(adapter: Adapter) -> None:
     assert features.isfinite().all()
 
 
-@pytest.mark.parametrize("make", [Vector, Similarity, SimTier, TargetAttention, Cube, SATA, SemanticId, IdOnly])
+@pytest.mark.parametrize(
+    "make", [Vector, Similarity, SimTier, TargetAttention, Cube, SATA, SemanticId, Interaction, IdOnly]
+)
 def test_without_a_query_what_depends_on_it_is_zero_and_nothing_else_changes(make: type[Adapter]) -> None:
     """As in a feed. What depends on the query is found by asking other queries."""
     batch = make_batch()
@@ -548,6 +594,7 @@ def test_without_a_query_what_depends_on_it_is_zero_and_nothing_else_changes(mak
         (lambda: Make(hidden=[]), "must be at least 1"),
         (lambda: SemanticId(levels=0), "levels must be at least 1"),
         (lambda: SemanticId(codes=1), "codes at least 2"),
+        (lambda: Interaction(width=0), "width must be at least 1, or null"),
         (lambda: Concat([]), "must name at least one"),
         (lambda: Concat([Make(), SimTier(), Make()]), "one at most may be pretrained or join .* got Make, Make"),
     ],

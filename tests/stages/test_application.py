@@ -15,6 +15,7 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from moonlib.adapters.concat import Concat
 from moonlib.adapters.cube import Cube
 from moonlib.adapters.id_only import IdOnly
+from moonlib.adapters.interaction import Interaction
 from moonlib.adapters.make import Make
 from moonlib.adapters.semantic_id import SemanticId
 from moonlib.adapters.simtier import SimTier
@@ -26,6 +27,7 @@ from moonlib.predictors.dcnv2 import DCNv2
 from moonlib.predictors.mlp import MLP
 from moonlib.stages.application import Application, ImpressionData
 from moonlib.stages.stage import StageContext
+from moonlib.stages.tune import Tune
 from moonlib.testing import check_stage
 
 
@@ -135,8 +137,9 @@ def test_ids_that_begin_anew_take_their_first_step_as_new_ones(
             sparse=True,
         ),
         lambda: Application(SemanticId(levels=2, codes=4), MLP([8]), buckets=7),
+        lambda: Application(Concat([Interaction(width=4), SimTier()]), MLP([8]), tune=Tune(rank=2)),
     ],
-    ids=["make", "features and sparse", "semantic_id and hashed"],
+    ids=["make", "features and sparse", "semantic_id and hashed", "tuned"],
 )
 def test_it_keeps_the_promises_of_a_stage(make: Any) -> None:
     """Among them: killed and continued, the same bits."""

@@ -40,6 +40,7 @@ from moonlib.predictors.mlp import MLP
 from moonlib.stages.application import Application, ImpressionData
 from moonlib.stages.click_warm_start import ClickWarmStart, carried_over
 from moonlib.stages.stage import StageContext
+from moonlib.stages.tune import Tune
 from moonlib.testing.data import with_text_ids
 from moonlib.testing.examples import EXAMPLE_SPLITS, example_tables
 
@@ -212,6 +213,7 @@ MODELS: dict[str, Callable[[], Application]] = {
     ),
     "hashed": lambda: Application(SemanticId(levels=2, codes=4), MLP([8]), buckets=7),
     "pretrained": lambda: Application(Make(epochs=1, width=4, hidden=[6]), MLP([8])),
+    "tuned": lambda: Application(Cube(), MLP([8]), tune=Tune(rank=3)),
     "rare ids": lambda: Application(SimTier(), MLP([8]), min_count=3, id_epochs=1),
 }
 
@@ -401,11 +403,23 @@ def test_the_first_difference_is_named(shop: Dataset, represented: Path, tmp_pat
             "features: products.price is not declared there and numeric here; give the recipe what",
         ),
         "bins": (Application(SimTier(bins=12), MLP([8])), "there and .* here"),
+        "tune": (
+            Application(SimTier(), MLP([8]), tune=Tune(rank=3)),
+            "tune is nothing there and LowRankResidual here; give the recipe what that model was trained with",
+        ),
     }
     for name, (stage, message) in cases.items():
         with pytest.raises(ValueError, match=message):
             run(shop, tmp_path / name, stage, source, represented)
         assert not (tmp_path / name / "weights.safetensors").exists()
+
+
+def test_a_tuning_of_another_rank_is_named(shop: Dataset, represented: Path, tmp_path: Path) -> None:
+    source, _ = run(shop, tmp_path / "source", Application(SimTier(), MLP([8]), tune=Tune(3)), represented=represented)
+    with pytest.raises(ValueError, match=r"'tune.down' is \[8, 3\] there and \[8, 4\] here"):
+        run(shop, tmp_path / "later", Application(SimTier(), MLP([8]), tune=Tune(4)), source, represented)
+    with pytest.raises(ValueError, match="tune is LowRankResidual there and nothing here"):
+        run(shop, tmp_path / "without", Application(SimTier(), MLP([8])), source, represented)
 
 
 def test_buckets_of_another_number_are_refused(shop: Dataset, tmp_path: Path) -> None:
