@@ -4,8 +4,9 @@
 
 Each seed is another marketplace and another training. Finished stages are reused, so an interrupted study
 continues. The share of the gap is (AUC - id only) / (oracle - id only), the oracle being the true latents through the
-same adapter. Intervals are 95 % bootstrap intervals over the shoppers of one seed. Ends with ``ratio``: the smallest
-gain in recall@10 of a recipe over the one before it, on any seed, divided by .01.
+run's own adapter or another, whichever is better on validation days. Intervals are 95 % bootstrap intervals over the
+shoppers of one seed. Ends with ``ratio``: the smallest gain in recall@10 of a recipe over the one before it, on any
+seed, divided by .01.
 """
 
 from __future__ import annotations

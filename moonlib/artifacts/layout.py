@@ -6,6 +6,7 @@ runs/
 iter3/                            a run
 recipe.yaml  results.json  legend.json  costs.json  run.json  points.json
 preprocessing, pretrain, application, application.baseline, …         links to stages
+application.oracle.0, application.oracle.1, …                         those of which the best is application.oracle
 points/pretrain-200/represent, …                                      those of evaluated checkpoints
 centers/application                                                   links to vectors read of a center
 evaluations/  abtest/  drift/
@@ -221,6 +222,27 @@ def reference_of(link: str) -> str:
     return link.partition(".")[2].replace(".", "/")
 
 
+def candidate(reference: str, number: int) -> str:
+    """Prefix of one of the candidates of which the best is a reference; the first is the stage's own.
+
+    Example:
+        >>> link_name("application", candidate("oracle", 1))
+        'application.oracle.1'
+    """
+    return f"{reference}/{number}"
+
+
+def candidate_of(prefix: str) -> str:
+    """The reference whose candidate a prefix is; empty for one that is none.
+
+    Example:
+        >>> candidate_of("oracle/1"), candidate_of("baseline/shuffled")
+        ('oracle', '')
+    """
+    reference, _, number = prefix.rpartition("/")
+    return reference if number.isdecimal() else ""
+
+
 def checkpoint_link(stage: str, step: int | None, name: str) -> str:
     """The name, in a run directory, of a stage that evaluates a checkpoint.
 
@@ -353,8 +375,9 @@ class RunLayout:
         return self.directory / link_name(stage, reference)
 
     def references(self, stage: str) -> dict[str, Path]:
-        """Links to a stage's references that are there, by prefix."""
-        return {reference_of(path.name): path for path in sorted(self.directory.glob(f"{stage}.*"))}
+        """Links to a stage's references that are there, by prefix; without those of candidates."""
+        links = {reference_of(path.name): path for path in sorted(self.directory.glob(f"{stage}.*"))}
+        return {prefix: link for prefix, link in links.items() if not candidate_of(prefix)}
 
     def fingerprint(self, link: str) -> str:
         """Name of the directory, in that of all stages, which a link of the run leads to: a stage's fingerprint."""

@@ -251,6 +251,20 @@ class StageRecipe:
         """
         return StageRecipe(self.name, merge(self.written, {"module": {"init_args": dict(module)}}))
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of its module as the recipe gives them, bare names expanded, without defaults."""
+        return dict(self._module.arguments)
+
+    def replace(self, arguments: Mapping[str, Any]) -> StageRecipe:
+        """The same stage with arguments of its module in place of the recipe's; unlike `override` it merges nothing.
+
+        Args:
+            arguments: by name, bare names allowed.
+        """
+        module = {**self.written["module"], "init_args": {**self.arguments, **arguments}}
+        return StageRecipe(self.name, {**self.written, "module": module})
+
 
 @dataclass(frozen=True)
 class Recipe:

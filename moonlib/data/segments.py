@@ -1,4 +1,4 @@
-"""Which products are new, and which belong to the tail."""
+"""Which products are new and which belong to the tail, and which impressions answer a query."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from moonlib.data.tables import KEYS, SCHEMAS
 
 SEGMENTS = ("new", "tail")
 """Segments that every metric is also reported for, as ``metric@segment``."""
+
+TRAFFIC = ("searches", "feed")
+"""Segments of impressions, see `traffic_segments`."""
 
 ASKED = ("photo", "text", "both")
 """Contents of a query, see `query_contents`; each is a segment of metrics of search."""
@@ -48,6 +51,20 @@ def product_segments(dataset: Dataset) -> pl.DataFrame:
         .with_columns(tail=~pl.col("new") & (pl.col("events") <= pl.col("events").filter(~pl.col("new")).median()))
         .select("item_id", "new", pl.col("tail").fill_null(False))
     )
+
+
+def traffic_segments(impressions: pl.DataFrame) -> list[pl.Expr]:
+    """Tell impressions that answer a query from those that nobody asked for, as in a feed or on a home page.
+
+    Args:
+        impressions: all of a dataset.
+
+    Returns:
+        A flag of impressions by each name of `TRAFFIC`; none where all have a query, or none has.
+    """
+    asked = pl.col("query_id").is_not_null()
+    unasked = impressions["query_id"].null_count()
+    return [asked.alias(TRAFFIC[0]), (~asked).alias(TRAFFIC[1])] if 0 < unasked < len(impressions) else []
 
 
 def query_contents(dataset: Dataset) -> pl.DataFrame:
@@ -88,13 +105,16 @@ def segment_columns(dataset: Dataset, declared: Sequence[str]) -> dict[str, pl.D
         By the name of each column: a frame of the table's key and the column, in the order of ``declared``.
 
     Raises:
-        ValueError: a name is no column of users or products, is a list or a mapping, or two columns have one name.
+        ValueError: a name is no column of users or products, is a list or a mapping, is called as a segment that there
+            is anyway, or two columns have one name.
     """
     found: dict[str, pl.DataFrame] = {}
     for full in declared:
         table, _, column = full.partition(".")
         if table not in ("users", "products") or not column:
             raise ValueError(f"segments: {full!r} is no column of users or products, such as users.region")
+        if column in (*SEGMENTS, *TRAFFIC):
+            raise ValueError(f"segments: {full}: {column!r} is a segment of every application; rename the column")
         columns = dataset.columns(table)
         if column not in columns:
             near = get_close_matches(column, columns, n=1) or columns

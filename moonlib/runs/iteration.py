@@ -31,8 +31,10 @@ from moonlib.runs.record import begin_record, end_record
 from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_legend
 from moonlib.runs.run import RunError
 from moonlib.runs.runner import Runner, costed, legend_of, quiet
+from moonlib.runs.step import Step
 from moonlib.runs.tables import closing_tables, spread_table
 from moonlib.runs.warm_start import require_origins
+from moonlib.stages.stage import Reference
 from moonlib.system import processes
 from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
@@ -246,20 +248,29 @@ def run_stages(runner: Runner, days: int | None = None) -> tuple[dict[str, float
     lineage = runner.begin()
     for stage in recipe.stages.values():
         main = runner.step(stage, lineage)
-        steps = [main]
-        for reference in main.module.references(runner.dataset):
-            steps.append(runner.reference_step(stage, reference, lineage))
-        for step in steps:
+        references = main.module.references(runner.dataset)
+        parts: list[tuple[Reference | None, dict[str, Step]]] = [(None, {"": main})]
+        parts += [(each, runner.reference_steps(stage, each, lineage)) for each in references]
+        for reference, steps in parts:
             if not processes.is_first():
-                runner.accompany(step)
+                for step in steps.values():
+                    runner.accompany(step)
                 continue
-            metrics = runner.run_step(step)
-            legend |= read_legend(run.stages / step.fingerprint) or legend_of(step, runner.dataset)
+            measured = {}
+            for name, step in steps.items():
+                measured[name] = runner.run_step(step)
+                legend |= read_legend(run.stages / step.fingerprint) or legend_of(step, runner.dataset)
+                write_json(run.costs, runner.costs)
+            chosen = next(iter(steps))
+            if reference is not None and len(steps) > 1:
+                choice = runner.choose(stage, reference, steps)
+                legend |= Legend(choices={reference.prefix: choice})
+                chosen = choice.chosen
             add_legend(run.directory, legend)
-            results |= {beside(key, step.prefix): value for key, value in metrics.items()}
+            prefix = "" if reference is None else reference.prefix
+            results |= {beside(key, prefix): value for key, value in measured[chosen].items()}
             # What a former pass over this run has found stays until it is found again.
             write_json(run.results, dict(sorted((before | results).items())))
-            write_json(run.costs, runner.costs)
         if days is not None and stage.name == daily_stage(recipe):
             by_day, meanings = train_by_day(runner, stage, main, lineage, days)
             results, legend = results | by_day, legend | meanings

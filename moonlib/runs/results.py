@@ -54,6 +54,36 @@ MAIN = ("recall@10", "auc")
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a reference is that is the best of several candidates, see `moonlib.stages.stage.Reference.candidates`.
+
+    Attributes:
+        chosen: name of the candidate.
+        by: the result that decided, of validation days, by its key of test days such as ``ctr/auc``.
+        values: of validation days, by the candidates' names; empty where one has none, and the first was taken.
+    """
+
+    chosen: str
+    by: str
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def sentence(self, title: str) -> str:
+        """Say what was chosen, and from what.
+
+        Args:
+            title: of the reference.
+
+        Example:
+            >>> print(Choice("Cube", "ctr/auc", {"Vector": 0.7, "Cube": 0.71}).sentence("oracle"))
+            oracle: with Cube, the best on validation days (auc: Vector 0.7000, Cube 0.7100)
+        """
+        if not self.values:
+            return f"{title}: with {self.chosen}, as not all were measured on validation days"
+        values = ", ".join(f"{name} {value:.4f}" for name, value in self.values.items())
+        return f"{title}: with {self.chosen}, the best on validation days ({MetricKey.parse(self.by).name}: {values})"
+
+
+@dataclass(frozen=True)
 class Legend:
     """Meaning of the keys and values of results.
 
@@ -61,11 +91,13 @@ class Legend:
         references: the title of each reference's prefix, in the order they ran.
         metrics: title and direction by task and name, such as ``ctr/auc``.
         rows: how many rows the metrics of a task and a segment are of, by `moonlib.metrics.counts.rows_key`.
+        choices: by prefix, what was chosen for a reference that is the best of several candidates.
     """
 
     references: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Meaning] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
     @classmethod
     def of(cls, module: Stage, references: Iterable[Reference] = ()) -> Legend:
@@ -79,7 +111,8 @@ class Legend:
             known = titles.get(prefix, "").split(" / ")
             titles[prefix] = title if known == [""] else " / ".join(dict.fromkeys([*known, *title.split(" / ")]))
         # A reference is measured on the rows of its stage; those of the stage count, which comes first.
-        return Legend(titles, {**self.metrics, **other.metrics}, {**other.rows, **self.rows})
+        choices = {**self.choices, **other.choices}
+        return Legend(titles, {**self.metrics, **other.metrics}, {**other.rows, **self.rows}, choices)
 
     def key(self, text: str) -> MetricKey:
         """A key of results, taken apart."""
@@ -116,6 +149,16 @@ class Legend:
         key = self.key(key) if isinstance(key, str) else key
         return self.metrics.get(key.measured) or _moonlibs(key.task, key.name) or Meaning(key.name)
 
+    def chosen(self, task: str, prefixes: Iterable[str]) -> list[str]:
+        """Sentences of what was chosen for references, by a result of a task.
+
+        Args:
+            task: such as ``ctr``.
+            prefixes: of the references.
+        """
+        found = ((self.references.get(prefix, prefix), self.choices.get(prefix)) for prefix in prefixes)
+        return [each.sentence(title) for title, each in found if each and MetricKey.parse(each.by).task == task]
+
     @property
     def baselines_first(self) -> dict[str, str]:
         """The titles of the references: the baseline, other baselines, and then upper bounds and what else there is."""
@@ -131,8 +174,10 @@ def beside(key: MetricKey | str, reference: str) -> str:
 def write_legend(directory: Path, legend: Legend) -> None:
     """Write ``legend.json`` into the directory of a run or a stage."""
     metrics = {key: asdict(meaning) for key, meaning in legend.metrics.items()}
-    rows = {"rows": dict(legend.rows)} if legend.rows else {}
-    write_json(directory / LEGEND, {"references": dict(legend.references), "metrics": metrics, **rows})
+    more: dict[str, Any] = {"rows": dict(legend.rows)} if legend.rows else {}
+    if legend.choices:
+        more["choices"] = {prefix: asdict(choice) for prefix, choice in legend.choices.items()}
+    write_json(directory / LEGEND, {"references": dict(legend.references), "metrics": metrics, **more})
 
 
 def add_legend(run: Path, legend: Legend) -> None:
@@ -158,9 +203,10 @@ def read_legend(directory: Path) -> Legend | None:
         references = {str(prefix): str(title) for prefix, title in found["references"].items()}
         metrics = {str(key): _meaning(each) for key, each in found["metrics"].items()}
         rows = {str(key): int(n) for key, n in found.get("rows", {}).items()}
+        choices = {str(prefix): _choice(each) for prefix, each in found.get("choices", {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Unreadable(f"{file} is no legend of results ({error}); {again(file)}") from None
-    return Legend(present_references(references), metrics, rows)
+    return Legend(present_references(references), metrics, rows, choices)
 
 
 def legend_of_run(run: Path, stages: Iterable[str]) -> Legend:
@@ -199,6 +245,11 @@ def _meaning(found: Mapping[str, object]) -> Meaning:
     if not isinstance(title, str) or not (higher is None or isinstance(higher, bool)):
         raise TypeError(f"{found!r} is no title and direction")
     return Meaning(title, higher)
+
+
+def _choice(found: Mapping[str, Any]) -> Choice:
+    values = {str(name): float(value) for name, value in found["values"].items()}
+    return Choice(str(found["chosen"]), str(found["by"]), values)
 
 
 @cache

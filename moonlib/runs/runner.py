@@ -36,12 +36,13 @@ from moonlib.encoders.pretrained import keys_within
 from moonlib.encoders.weights import grow_weights, load_weights
 from moonlib.metrics import undefined
 from moonlib.metrics.counts import noted_rows
+from moonlib.metrics.key import MetricKey
 from moonlib.runs import loggers
 from moonlib.runs.center import CenterSnapshot, CenterVectors, find_snapshots, read_snapshot, vectors_identity
 from moonlib.runs.comparable import content_of, old_run
 from moonlib.runs.lineage import Lineage, needs_encoder
 from moonlib.runs.lost_parents import LostParents
-from moonlib.runs.results import Legend, write_legend
+from moonlib.runs.results import Choice, Legend, write_legend
 from moonlib.runs.run import RunError
 from moonlib.runs.step import StageOrigin, Step, fingerprint_of, seed_of, step_of
 from moonlib.runs.warm_start import NEEDS_ENCODER, EncoderOrigin, encoder_origin, stage_origin
@@ -102,8 +103,10 @@ class Runner:
         lineage = Lineage(self.dataset.hash, self.fit_preprocessing())
         for stage in self.recipe.stages.values():
             if stage.source is not None:  # whatever is wrong with it is told before the stages before it are trained
-                for reference in ("", *(each.prefix for each in stage.module().references(self.dataset))):
-                    self.stage_origin(stage, reference, lineage)
+                self.stage_origin(stage, "", lineage)
+                for reference in stage.module().references(self.dataset):
+                    for prefix, _ in candidates_of(stage, reference).values():
+                        self.stage_origin(stage, prefix, lineage)
         return lineage
 
     def stage_origin(self, stage: StageRecipe, reference: str, lineage: Lineage) -> StageOrigin | None:
@@ -316,9 +319,28 @@ class Runner:
         self._centers_read.add(name)
         return name
 
-    def reference_step(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> Step:
-        """The same stage with a reference's arguments in place of the recipe's."""
-        return self.step(stage.override(dict(reference.module)), lineage, prefix=reference.prefix)
+    def reference_steps(self, stage: StageRecipe, reference: Reference, lineage: Lineage) -> dict[str, Step]:
+        """The same stage with a reference's arguments in place of the recipe's, once per candidate, by their names."""
+        found = candidates_of(stage, reference)
+        return {name: self.step(recipe, lineage, prefix=prefix) for name, (prefix, recipe) in found.items()}
+
+    def choose(self, stage: StageRecipe, reference: Reference, steps: Mapping[str, Step]) -> Choice:
+        """Choose among finished candidates of a reference, and link the one that is best on validation days.
+
+        Where validation does not say something of each, it is the first, the stage's own.
+        """
+        key = str(replace(MetricKey.parse(reference.chosen_by), split="valid"))
+        metrics = {
+            name: read_numbers(self.run.stages / step.fingerprint / layout.METRICS) for name, step in steps.items()
+        }
+        whole = all(key in found for found in metrics.values())
+        values = {name: found[key] for name, found in metrics.items()} if whole else {}
+        chosen = max(values, key=values.__getitem__) if values else next(iter(steps))
+        link_of = layout.link_name(stage.name, reference.prefix)
+        self.claim_stage(self.run.directory / link_of, self.run.stages / steps[chosen].fingerprint)
+        choice = Choice(chosen, reference.chosen_by, values)
+        self.show(f"{'':28s} {choice.sentence(reference.title)}")
+        return choice
 
     def run_step(self, step: Step) -> dict[str, float]:
         """Run a step, or reuse its finished directory; link it into the run, where its log is while it runs.
@@ -518,6 +540,24 @@ def undeclared_column(error: Exception, reads: Reads, dataset: Dataset) -> str |
     tables = [] if found is None else [table for table in reads.tables if found[1] in dataset.columns(table)]
     named = [table for table in tables if found is not None and not reads.includes(table, found[1])]
     return f"the column {found[1]!r} of {' or '.join(named)}" if found is not None and named else None
+
+
+def candidates_of(stage: StageRecipe, reference: Reference) -> dict[str, tuple[str, StageRecipe]]:
+    """Candidates of a reference by their names: the prefix and the recipe of each.
+
+    One alone has the reference's own prefix; of several, each has a part of it.
+    """
+    if reference.candidates is None:
+        return {"": (reference.prefix, stage.override(dict(reference.module)))}
+    found = reference.candidates(stage.arguments)
+    several = len(found) > 1
+    return {
+        name: (
+            layout.candidate(reference.prefix, i) if several else reference.prefix,
+            stage.replace(arguments).override(dict(reference.module)),
+        )
+        for i, (name, arguments) in enumerate(found.items())
+    }
 
 
 def legend_of(step: Step, dataset: Dataset) -> Legend:

@@ -85,7 +85,7 @@ def metric_table(
         [*(["n"] if counted else []), name if len(name) <= SHORT else "this run", *beside.values()],
         rows,
         repeated=2 if counted else 1,
-        notes=list(below(keys, beside, results, legend)),
+        notes=[*legend.chosen(task, beside), *below(keys, beside, results, legend)],
     )
 
 

@@ -26,6 +26,8 @@ from moonlib.artifacts.layout import (
     RECIPE,
     SNAPSHOTS,
     WEIGHTS,
+    candidate,
+    candidate_of,
     link_name,
 )
 from moonlib.config.merge import Key, RecipeError
@@ -136,7 +138,7 @@ def stage_origin(stage: StageRecipe, reference: str = "", preprocessing: Path | 
     try:
         run = Run(directory)
         cls = run.class_of(name)
-        made = run.finished(link_name(name, reference))
+        made = run.finished(_link_there(directory, name, reference))
         fitted = run.finished(PREPROCESSING) if stage.provides == "weights" else None
     except RunError as error:
         raise RecipeError(f"{error}; or start from another", key) from error
@@ -160,6 +162,17 @@ def stage_origin(stage: StageRecipe, reference: str = "", preprocessing: Path | 
                 key,
             )
     return StageOrigin(made, _digests([made / WEIGHTS], key)[0])
+
+
+def _link_there(directory: Path, name: str, reference: str) -> str:
+    """Link of what a reference starts from; of several candidates, the first stands where others have only one."""
+    prefixes = [reference]
+    if alone := candidate_of(reference):
+        prefixes += [alone] if reference == candidate(alone, 0) else []
+    elif reference:
+        prefixes.insert(0, candidate(reference, 0))
+    links = [link_name(name, prefix) for prefix in prefixes]
+    return next((link for link in links if (directory / link).exists()), link_name(name, reference))
 
 
 def _preprocessing(directory: Path, key: Key) -> dict[str, str]:

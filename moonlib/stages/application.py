@@ -70,6 +70,12 @@ FITTED = 100_000
 """Products that an adapter is fitted to, a random part of a larger catalogue."""
 
 
+ORACLE_ADAPTERS: tuple[dict[str, Any], ...] = (
+    {"class_path": "concat", "init_args": {"adapters": ["cube", "simtier", "interaction"]}},
+)
+"""Adapters through which the oracle is read, besides a run's own, where the recipe names none."""
+
+
 @dataclass
 class ImpressionData:
     """How impressions are turned into batches.
@@ -108,7 +114,8 @@ class Application(Stage):
     """Trains a CTR model on the training days and reads the test days once.
 
     Everything but the representation and its adapter is equal across a run and its references: id-only, the same
-    vectors shuffled among the products, the true latents of a simulated dataset, and its true click probability.
+    vectors shuffled among the products, the true latents of a simulated dataset through the best of some adapters, and
+    its true click probability.
 
     An adapter that is pretrained adds its epochs to the trainer's and comes first.
 
@@ -138,12 +145,18 @@ class Application(Stage):
         optimizer: takes the place of Adam with its ``learning_rate``; null for that.
         forget_after: ids, and values of features, that were not seen in this many days before the end of training lose
             their rows; should they come back, they begin anew. Null for never.
+        tune: the click model tunes the representations, see `moonlib.stages.tune.LowRankResidual`, those of targets,
+            histories and queries alike; ``similarity_topk`` compares them as they were. Null for as they are.
+        oracle_adapters: adapters through which, besides the stage's own, the oracle reads the true latents of a simulated
+            dataset; the one that is best on validation days is the upper bound that stands beside the run, so that an
+            adapter does not look good by spoiling it. Null for ``concat`` of ``cube``, ``simtier`` and
+            ``interaction``; ``[]`` for the stage's own alone. Each costs a training of the click model.
 
     Raises:
         ValueError: if ``id_epochs``, ``min_count``, ``buckets`` or ``forget_after`` is below 1, a metric can't be
             computed here, ``optimizer`` takes no sparse gradients where ``sparse`` makes them, ``forget_after`` is
             given with ``buckets``, whose rows are of no id, or ``tune`` with an adapter that reads no content or is
-            pretrained.
+            pretrained, or one of ``oracle_adapters`` reads no content.
 
     Source: Zhang et al., "Towards understanding the overfitting phenomenon of deep click-through rate prediction
     models" (arXiv 2209.06053), for the one epoch; Liu et al., "Multi-epoch learning for deep click-through rate
@@ -171,6 +184,7 @@ class Application(Stage):
         optimizer: OptimizerFactory | None = None,
         forget_after: int | None = None,
         tune: Tune | None = None,
+        oracle_adapters: list[Adapter] | None = None,
     ) -> None:
         super().__init__()
         least = {"id_epochs": id_epochs, "min_count": min_count, "buckets": buckets, "forget_after": forget_after}
@@ -179,8 +193,11 @@ class Application(Stage):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if forget_after is not None and buckets is not None:
             raise ValueError("forget_after: hashed ids share rows, so none can leave; leave it or buckets out")
-        if tune is not None:
-            require_tunable(adapter)
+        for each in (adapter, *(oracle_adapters or [])) if tune is not None else ():
+            require_tunable(each)
+        for each in oracle_adapters or []:
+            if not each.reads_content:
+                raise ValueError(f"oracle_adapters: {type(each).__name__} reads no representations; leave it out")
         self.adapter = adapter
         self.predictor = predictor
         self.tune = tune
@@ -223,14 +240,14 @@ class Application(Stage):
 
     def references(self, dataset: Dataset) -> list[Reference]:
         references = [
-            Reference("baseline", "id only", {"adapter": "id_only", "tune": None}),
-            Reference("baseline/shuffled", "shuffled", {"representation": "shuffled"}),
+            Reference("baseline", "id only", {"adapter": "id_only", "tune": None, "oracle_adapters": None}),
+            Reference("baseline/shuffled", "shuffled", {"representation": "shuffled", "oracle_adapters": None}),
         ]
         if dataset.truth is not None:
-            references.append(Reference("oracle", "oracle", {"representation": "oracle"}))
-            references.append(
-                Reference("ceiling", "ceiling", {"representation": "truth", "adapter": "id_only", "tune": None})
-            )
+            oracle = {"representation": "oracle", "oracle_adapters": None}
+            references.append(Reference("oracle", "oracle", oracle, oracle_candidates, chosen_by="ctr/auc"))
+            truth = {"representation": "truth", "adapter": "id_only", "tune": None, "oracle_adapters": None}
+            references.append(Reference("ceiling", "ceiling", truth))
         return references
 
     def run(self, context: StageContext) -> dict[str, float]:
@@ -517,3 +534,41 @@ class Application(Stage):
         )
         logits = [self.model(move_data_to_device(batch, device)).double().cpu() for batch in batches]
         return torch.cat([torch.zeros(0, dtype=torch.float64), *logits]).sigmoid().numpy()
+
+
+def oracle_candidates(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Adapters of which the best is the oracle's, by name: the stage's own, then ``oracle_adapters``.
+
+    Args:
+        arguments: of the stage, as its recipe gives them.
+
+    Returns:
+        By name, the arguments in place of these. Of two adapters with one name, the first.
+
+    Example:
+        >>> list(oracle_candidates({"adapter": "vector"}))
+        ['vector', 'cube + simtier + interaction']
+    """
+    found: dict[str, dict[str, Any]] = {adapter_name(arguments["adapter"]): {}}
+    given = arguments.get("oracle_adapters")
+    for adapter in ORACLE_ADAPTERS if given is None else given:
+        found.setdefault(adapter_name(adapter), {"adapter": adapter})
+    return found
+
+
+def adapter_name(adapter: Any) -> str:
+    """An adapter of a recipe in a few words.
+
+    Example:
+        >>> adapter_name({"class_path": "interaction", "init_args": {"width": 32}})
+        'interaction(width=32)'
+    """
+    if not isinstance(adapter, Mapping):
+        adapter = {"class_path": adapter}
+    path, arguments = str(adapter["class_path"]), dict(adapter.get("init_args") or {})
+    # A recipe that was read has the path of each class, whose module is called as the adapter.
+    name = path.split(".")[-2] if "." in path else path
+    if name == "concat":
+        return " + ".join(adapter_name(each) for each in arguments.get("adapters", ()))
+    told = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    return f"{name}({told})" if told else name

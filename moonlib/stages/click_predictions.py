@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torchmetrics import Metric
 
 from moonlib.data.dataset import Dataset
-from moonlib.data.segments import SEGMENTS, product_segments, segment_label
+from moonlib.data.segments import SEGMENTS, TRAFFIC, product_segments, segment_label, traffic_segments
 from moonlib.data.splits import Split
 from moonlib.metrics.counts import rows_key
 from moonlib.metrics.ctr import ctr_metrics
@@ -24,17 +24,19 @@ def predicted_clicks(
     """Put the impressions of some splits beside what was predicted of them.
 
     Args:
-        dataset: for the segments of products.
+        dataset: for the segments of products and of impressions.
         rows: the impressions of each split.
         predicted: probability of a click of each of them, float64.
 
     Returns:
-        Columns search_id, user_id, item_id, clicked, split, probability, and a flag per segment of products.
+        Columns search_id, user_id, item_id, clicked, split, probability, and a flag per segment of products; where some
+        impressions have a query and others none, also a flag of each of these.
     """
+    traffic = traffic_segments(dataset.impressions)
     return pl.concat(
         [
             rows[name]
-            .select("search_id", "user_id", "item_id", "clicked")
+            .select("search_id", "user_id", "item_id", "clicked", *traffic)
             .with_columns(pl.lit(name).alias("split"), pl.Series("probability", probability))
             .join(product_segments(dataset), on="item_id", how="left", maintain_order="left")
             for name, probability in predicted.items()
@@ -60,7 +62,8 @@ def by_segment(
     rows_of: dict[str, int] = {}
     for name in splits:
         split = predictions.filter(pl.col("split") == name)
-        parts = {"": split} | {segment: split.filter(segment) for segment in SEGMENTS}
+        flags = [*SEGMENTS, *(each for each in TRAFFIC if each in predictions.columns)]
+        parts = {"": split} | {segment: split.filter(segment) for segment in flags}
         for column in columns:
             for part in split.partition_by(column, maintain_order=True):
                 value = part[column][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -87,11 +87,17 @@ class Reference:
         prefix: of its keys in ``results.json``, for instance ``"oracle"``.
         module: the arguments of the stage that differ, bare names allowed.
         title: what tables, the report and the model card call it; stored with the results.
+        candidates: where the reference is the best of several, a function of the arguments that the recipe gives the
+            stage: by the name of each candidate the arguments that it has in place of these, none for the stage's own,
+            which comes first. Each is a run of its own; None for no choice.
+        chosen_by: the result of validation days that they are chosen by, such as ``ctr/auc``; higher is better.
     """
 
     prefix: str
     title: str
     module: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
+    chosen_by: str = ""
 
 
 class Stage(LightningModule, Declaring, ABC):

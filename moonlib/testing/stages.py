@@ -70,6 +70,8 @@ def check_stage(
         for reference in references:
             extra = set(reference.module) - names
             require(not extra, f"references: '{reference.prefix}' sets {sorted(extra)}, which the stage does not take")
+            chosen = reference.candidates is None or bool(reference.chosen_by)
+            require(chosen, f"references: '{reference.prefix}' has candidates and says not by what they are chosen")
         for key, meaning in stage.meanings().items():
             of_all = MetricKey.parse(key).measured == key
             require(of_all, f"meanings: '{key}' is no key of test days and all rows, such as ctr/auc")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -182,6 +183,26 @@ def test_segments_are_those_of_the_column_and_its_values(shop: Dataset, represen
     assert found > 2
 
 
+def test_searches_and_feed_are_measured_apart_where_there_are_both(
+    shop: Dataset, tiny: Dataset, tmp_path: Path
+) -> None:
+    for name in ("both", "all"):
+        (tmp_path / name).mkdir()
+    metrics, _ = run(tiny, None, tmp_path / "both", Application(IdOnly(), MLP([8])), batch_size=1024)
+    predictions = pl.read_parquet(tmp_path / "both/predictions.parquet").filter(pl.col("split") == "test")
+    queries = tiny.splits.select(tiny.impressions, "test")["query_id"]
+    assert predictions["feed"].to_list() == queries.is_null().to_list()
+    assert json.loads((tmp_path / "both/rows.json").read_text())["ctr/n@feed"] == queries.null_count() > 0
+    for segment, rows in (("feed", queries.is_null()), ("searches", queries.is_not_null())):
+        part = predictions.filter(rows)
+        expected = auc(torch.tensor(part["probability"].to_list()), torch.tensor(part["clicked"].to_list())).item()
+        assert metrics[f"ctr/auc@{segment}"] == pytest.approx(expected)
+    assert {"valid/ctr/gauc@feed", "ctr/logloss@searches"} <= metrics.keys()
+    assert shop.impressions["query_id"].null_count() == 0
+    metrics, _ = run(shop, None, tmp_path / "all", Application(IdOnly(), MLP([8])))
+    assert not [key for key in metrics if "@feed" in key or "@searches" in key]
+
+
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
@@ -189,6 +210,7 @@ def test_segments_are_those_of_the_column_and_its_values(shop: Dataset, represen
         (["searches.action"], "'searches.action' is no column of users or products"),
         (["category"], "'category' is no column of users or products, such as users.region"),
         (["products.attributes"], "products.attributes is .*, and not a text, a number or true or false"),
+        (["products.feed"], "segments: products.feed: 'feed' is a segment of every application; rename the column"),
         (["products.spu_id", "products.spu_id"], "two columns are called 'spu_id'"),
     ],
 )

@@ -42,7 +42,7 @@ from moonlib.artifacts.reading import Unreadable, is_number, read_json, read_map
 from moonlib.artifacts.remedies import fit_command
 from moonlib.config.earlier import earlier_reference, present_results
 from moonlib.data.ids import FAMILIES, codes
-from moonlib.data.segments import segment_label
+from moonlib.data.segments import SEGMENTS, TRAFFIC, segment_label
 from moonlib.metrics.auc import AUC
 from moonlib.metrics.bootstrap import Interval, Resampled, resampled_auc
 from moonlib.metrics.ctr import own_metrics
@@ -435,7 +435,7 @@ def _measure_clicks(runs: Sequence[Evidence], measured: Measurements) -> None:
     area = any(type(metric) is AUC for metric in metrics)  # a recipe may have put another in its place
     probability = {place: table["probability"].to_numpy() for place, table in tables.items()}
     ours = [place for place in dict.fromkeys(stage.resolve() for _, stage in own) if place in probability]
-    for segment in ("", "new", "tail"):
+    for segment in ("", *SEGMENTS, *TRAFFIC):
         if segment and segment not in first.columns:
             continue
         inside = _segment(first, segment) if segment else np.ones(len(first), dtype=bool)

@@ -121,6 +121,7 @@ def _metric_table(report: Report, task: str) -> Table:
     caption += _lower(report, keys.values())
     if titles:
         caption += f"; {', '.join(titles.values())}: of {last.label}"
+        caption += "".join(f"; {sentence}" for sentence in last.legend.chosen(task, titles))
     return Table(caption, ["", *(run.label for run in newest_first), *titles.values()], groups)
 
 

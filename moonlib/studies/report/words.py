@@ -8,7 +8,14 @@ from typing import Any
 from moonlib.config.recipe import NOT_SET
 from moonlib.metrics.bootstrap import Interval
 
-SEGMENTS = {"": "all", "new": "new products", "tail": "tail products"}
+SEGMENTS = {
+    "": "all",
+    "new": "new products",
+    "tail": "tail products",
+    "searches": "with a query",
+    "feed": "without a query, as in a feed",
+}
+"""Segments of every report, by their names in the results."""
 
 
 def number(value: float | None, digits: int = 4) -> str:
