@@ -147,9 +147,9 @@ class Application(Stage):
             their rows; should they come back, they begin anew. Null for never.
         tune: the click model tunes the representations, see `moonlib.stages.tune.LowRankResidual`, those of targets,
             histories and queries alike; ``similarity_topk`` compares them as they were. Null for as they are.
-        oracle_adapters: adapters through which, besides the stage's own, the oracle reads the true latents of a simulated
-            dataset; the one that is best on validation days is the upper bound that stands beside the run, so that an
-            adapter does not look good by spoiling it. Null for ``concat`` of ``cube``, ``simtier`` and
+        oracle_adapters: adapters through which, besides the stage's own, the oracle reads the true latents of a
+            simulated dataset; the one that is best on validation days is the upper bound that stands beside the run,
+            so that an adapter does not look good by spoiling it. Null for ``concat`` of ``cube``, ``simtier`` and
             ``interaction``; ``[]`` for the stage's own alone. Each costs a training of the click model.
 
     Raises:
