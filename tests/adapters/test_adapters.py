@@ -12,12 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
+from moonlib.adapters.behaviour_transformer import BehaviourTransformer, Block
 from moonlib.adapters.concat import Concat
 from moonlib.adapters.cosine import cosines
 from moonlib.adapters.cube import Cube
+from moonlib.adapters.din import Din
 from moonlib.adapters.id_features import id_features
 from moonlib.adapters.id_only import IdOnly
 from moonlib.adapters.interaction import Interaction
+from moonlib.adapters.learned_metric import LearnedMetric
 from moonlib.adapters.make import Make
 from moonlib.adapters.sa_ta import SATA
 from moonlib.adapters.semantic_id import SemanticId
@@ -487,6 +490,126 @@ def test_products_are_of_about_unit_size_whatever_the_scale_of_the_vectors(width
     assert 0.7 < products.std() < 1.5
 
 
+def unit(vector: Tensor) -> Tensor:
+    return vector / vector.norm() * math.sqrt(len(vector))
+
+
+def test_din_row_by_row() -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(length=5), Din(width=3, hidden=[4])
+    adapter.setup(ID_DIM, DIM)
+    project, expected = adapter.project.weight, []
+    for row in range(6):
+        target = project @ unit(batch.target[row]) if batch.target_known[row] else torch.zeros(3)
+        query = project @ unit(batch.query[row]) if batch.has_query[row] else torch.zeros(3)
+        interests = []
+        for part, others, known in (
+            (adapter.items, batch.items, batch.item_known),
+            (adapter.queries, batch.queries, batch.query_known),
+        ):
+            total = torch.zeros(3)
+            for vector, k in zip(others[row], known[row], strict=True):
+                if k and batch.target_known[row]:
+                    z = project @ unit(vector)
+                    inputs = torch.cat([z, target, target * z, target - z])
+                    total = total + part.out(part.layers[0](inputs).relu()) * z
+            interests.append(total)
+        expected.append(torch.cat([target, query, *interests]))
+    torch.testing.assert_close(adapter(batch), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_learned_metric_row_by_row() -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(length=5), LearnedMetric(metrics=2, width=3, bins=4, top=3)
+    adapter.setup(ID_DIM, DIM)
+    middles, spread, expected = [-1, -1 / 3, 1 / 3, 1], 1 / 3, []
+    for row in range(6):
+        features: list[float] = []
+        for h in range(2):
+            project = adapter.project.weight[3 * h : 3 * h + 3]
+
+            def similarity(vector: Tensor, project: Tensor = project, row: int = row) -> float:
+                return cosine((project @ unit(batch.target[row])).tolist(), (project @ unit(vector)).tolist())
+
+            items, queries, query = (
+                [similarity(v) for v, k in zip(others[row], known[row], strict=True) if k and batch.target_known[row]]
+                for others, known in (
+                    (batch.items, batch.item_known),
+                    (batch.queries, batch.query_known),
+                    (batch.query[:, None], batch.has_query[:, None]),
+                )
+            )
+            for values in (items, queries):
+                for m in middles:
+                    features.append(math.log(1 + sum(math.exp(-((v - m) ** 2) / 2 / spread**2) for v in values)))
+            features += (sorted(items, reverse=True) + [0.0] * 3)[:3] + (query or [0.0])
+        expected.append(features)
+    torch.testing.assert_close(adapter(batch), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_learned_metric_learns_what_it_compares_by() -> None:
+    """Of two dimensions of which one says what is alike, the projection turns to that one."""
+    torch.manual_seed(0)
+    rows, adapter = 512, LearnedMetric(metrics=1, width=1, bins=3, top=1)
+    adapter.setup(ID_DIM, 2)
+    head = torch.nn.Linear(adapter.out_features, 1)
+    optimizer = torch.optim.Adam([*adapter.parameters(), *head.parameters()], 0.05)
+    batch = make_batch(rows=rows, length=1)
+    signs = torch.randint(0, 2, (rows, 2, 2)) * 2.0 - 1  # of target and behaviour, in both dimensions
+    known = torch.ones(rows, 1, dtype=torch.bool)
+    batch = replace(batch, target=signs[:, 0], items=signs[:, 1:], item_known=known, item_mask=known)
+    batch = replace(batch, target_known=known[:, 0], queries=batch.queries[..., :2], query=batch.query[:, :2])
+    alike = (signs[:, 0, 0] == signs[:, 1, 0]).float()
+    with torch.no_grad():
+        adapter.project.weight.copy_(torch.tensor([[0.6, 0.8]]))
+    for _ in range(200):
+        loss = F.binary_cross_entropy_with_logits(head(adapter(batch)).squeeze(1), alike)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    first, second = adapter.project.weight[0].abs().tolist()
+    assert first > second and loss < 0.3
+
+
+def test_behaviour_transformer_reads_order_content_and_ids_and_only_the_newest() -> None:
+    torch.manual_seed(0)
+    batch, adapter = make_batch(length=5), BehaviourTransformer(width=8, length=3, query_length=2, layers=2)
+    adapter.setup(ID_DIM, DIM)
+    known = torch.ones(6, 5, dtype=torch.bool)
+    items = torch.randn(6, 5, DIM)
+    batch = replace(batch, item_mask=known, item_known=known, items=items)
+    features = adapter(batch)
+
+    def changed(**parts: Tensor) -> bool:
+        return not torch.allclose(adapter(replace(batch, **parts)), features, atol=1e-6)
+
+    swapped, older, other = items.clone(), items.clone(), batch.item_ids.clone()
+    swapped[:, [0, 1]] = items[:, [1, 0]]
+    older[:, 3:] = 7.0
+    other[:, 0] += 1
+    assert changed(items=swapped) and changed(item_ids=other) and not changed(items=older)
+    assert changed(target_id=batch.target_id + 1) and changed(queries=batch.queries.flip(0))
+    assert features.shape == (6, 8)
+
+
+def test_a_block_is_attention_by_a_loop() -> None:
+    torch.manual_seed(0)
+    block, tokens = Block(width=4, heads=2), torch.randn(1, 5, 4)
+    real = torch.tensor([[True, False, True, True, False]])
+    seen = block.before_attention(tokens)[0]
+    asked = block.query(seen[0])
+    mixed = []
+    for head in range(2):
+        part = slice(2 * head, 2 * head + 2)
+        there = [t for t in range(5) if real[0, t]]
+        scores = [(asked[part] @ block.key(seen[t])[part]).item() / math.sqrt(2) for t in there]
+        values = [block.value(seen[t])[part].tolist() for t in there]
+        mixed += average(softmax(scores), values, 2)
+    hidden = tokens[0, 0] + block.out(torch.tensor(mixed))
+    expected = hidden + block.network(block.before_network(hidden))
+    torch.testing.assert_close(block(tokens[:, :1], tokens, real)[0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_concat_is_each_beside_the_other_and_what_joins_comes_last() -> None:
     torch.manual_seed(0)
     batch, adapter = make_batch(), Concat([Make(hidden=[4]), SimTier(), Cube()])
@@ -513,6 +636,11 @@ ADAPTERS = [
     SemanticId(),
     Interaction(),
     Interaction(width=4),
+    Din(width=4, hidden=[3]),
+    BehaviourTransformer(width=8, length=3, query_length=6),
+    BehaviourTransformer(width=8, layers=2),
+    LearnedMetric(metrics=2, width=3, top=2),
+    LearnedMetric(top=9),
     Concat([Cube(), SimTier()]),
 ]
 
@@ -595,6 +723,11 @@ def test_without_a_query_what_depends_on_it_is_zero_and_nothing_else_changes(mak
         (lambda: SemanticId(levels=0), "levels must be at least 1"),
         (lambda: SemanticId(codes=1), "codes at least 2"),
         (lambda: Interaction(width=0), "width must be at least 1, or null"),
+        (lambda: Din(width=0), "width and hidden must be at least 1, got 0"),
+        (lambda: BehaviourTransformer(layers=0), "must be at least 1"),
+        (lambda: BehaviourTransformer(width=6, heads=4), "heads must divide width, got 4 and 6"),
+        (lambda: LearnedMetric(top=0), "at least 1 and bins at least 2"),
+        (lambda: LearnedMetric(bins=1), "at least 1 and bins at least 2"),
         (lambda: Concat([]), "must name at least one"),
         (lambda: Concat([Make(), SimTier(), Make()]), "one at most may be pretrained or join .* got Make, Make"),
     ],

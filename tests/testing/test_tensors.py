@@ -19,10 +19,14 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
+from moonlib.adapters.behaviour_transformer import BehaviourTransformer
 from moonlib.adapters.concat import Concat
 from moonlib.adapters.cube import Cube
+from moonlib.adapters.din import Din
 from moonlib.adapters.id_features import id_features
 from moonlib.adapters.id_only import IdOnly
+from moonlib.adapters.interaction import Interaction
+from moonlib.adapters.learned_metric import LearnedMetric
 from moonlib.adapters.make import Make
 from moonlib.adapters.sa_ta import SATA
 from moonlib.adapters.semantic_id import SemanticId
@@ -75,6 +79,12 @@ def test_our_negative_samplers_pass() -> None:
         Make,
         partial(Make, 1, 2, [3]),
         SemanticId,
+        Interaction,
+        partial(Interaction, 3),
+        Din,
+        LearnedMetric,
+        BehaviourTransformer,
+        partial(BehaviourTransformer, 8, 2, 2, 3, 2),
         partial(SemanticId, 2, 5),
         lambda: Concat([SATA(), SimTier()]),
         lambda: Concat([Make(), Cube()]),
