@@ -230,7 +230,7 @@ def the_report_shows_both_by_their_titles_with_an_interval_of_the_metric(printed
     value = f"{results['ctr/likelihood']:.4f}"
     (whole, *segments) = [row for row in rows if row[:2] == ["mean", "likelihood"]]
     assert whole[2] == value and whole[3].startswith("[")
-    assert len(segments) == 2  # new and tail products
+    assert len(segments) == 4  # new and tail products, impressions with and without a query
     assert any(row[:2] == ["mean", "length"] and "1.0000" in row for row in rows)
     assert any(" ".join(row).endswith("a naive guess") for row in rows)
 

@@ -61,6 +61,8 @@ class Adapter(nn.Module, ABC):
         reads_content: False for an adapter that reads ids only; nothing is then looked up for it (D = 0).
         reads_queries: False for an adapter that reads no representations of queries, neither of the present one nor of
             past ones; they need not be there then.
+        reads_codes: True for an adapter that codes representations, by the codebooks of a stage ``quantise`` where
+            there is one, see `take_codebooks`.
         reads_query_ids: True for an adapter that reads the embeddings of queries' ids, which are then learnt.
         matching: widths of the hidden outputs and, last, of the logit (1) that end the features and join a predictor at
             its hidden layers and its logit, see `moonlib.predictors.predictor.Predictor`. Empty for none.
@@ -70,6 +72,7 @@ class Adapter(nn.Module, ABC):
     out_features: int
     reads_content: bool = True
     reads_queries: bool = True
+    reads_codes: bool = False
     reads_query_ids: bool = False
     matching: tuple[int, ...] = ()
     pretraining_epochs: int = 0
@@ -89,6 +92,14 @@ class Adapter(nn.Module, ABC):
         Args:
             vectors: float [N, D], representations of products that training may see.
         """
+
+    def take_codebooks(self, codebooks: Tensor) -> None:
+        """Take the codebooks of a stage ``quantise``, before `setup`; only where `reads_codes`.
+
+        Args:
+            codebooks: float32 [levels, size, D], see `moonlib.representations.residual_kmeans`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has reads_codes and no take_codebooks")
 
     def pretraining_logits(self, batch: BehaviourBatch) -> Tensor:
         """Predict clicks by content alone; trained for `pretraining_epochs`.

@@ -37,6 +37,7 @@ class Concat(Adapter):
         self.adapters = nn.ModuleList(self.parts)
         self.reads_content = any(adapter.reads_content for adapter in adapters)
         self.reads_queries = any(adapter.reads_content and adapter.reads_queries for adapter in adapters)
+        self.reads_codes = any(adapter.reads_codes for adapter in adapters)
         self.reads_query_ids = any(adapter.reads_query_ids for adapter in adapters)
         self.matching = self.parts[-1].matching
         self.pretraining_epochs = self.parts[-1].pretraining_epochs
@@ -46,6 +47,12 @@ class Concat(Adapter):
         for adapter in self.parts:
             adapter.setup(id_dim, dim)
         self.out_features = sum(adapter.out_features for adapter in self.parts)
+
+    def take_codebooks(self, codebooks: Tensor) -> None:
+        """Hand codebooks on to each that reads codes."""
+        for adapter in self.parts:
+            if adapter.reads_codes:
+                adapter.take_codebooks(codebooks)
 
     def fit(self, vectors: Tensor) -> None:
         """Fit each to the catalogue."""

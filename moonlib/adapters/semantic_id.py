@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import faiss
 import torch
 from torch import Tensor, nn
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
 from moonlib.adapters.id_features import id_features
 from moonlib.adapters.vector import unit_size
+from moonlib.representations.residual_kmeans import fit_codebooks, nearest
 
 
 class SemanticId(Adapter):
@@ -18,6 +18,9 @@ class SemanticId(Adapter):
     before left over; the numbers of the centroids are its codes. Its semantic id embedding is the sum of the codes'
     embeddings, and zero where there is no representation. The features are those of `id_features` over target and
     item history, and the present query's semantic id embedding.
+
+    After a stage ``quantise`` the codes are those of its table, its number of levels and of centroids go over these
+    arguments, and nothing is fitted here.
 
     Args:
         levels: how many codes a representation has.
@@ -39,12 +42,14 @@ class SemanticId(Adapter):
     """
 
     centroids: Tensor
+    reads_codes = True
 
     def __init__(self, levels: int = 3, codes: int = 128, seed: int = 0) -> None:
         super().__init__()
         if levels < 1 or codes < 2:
             raise ValueError(f"levels must be at least 1 and codes at least 2, got {levels} and {codes}")
         self.levels, self.codes, self.seed = levels, codes, seed
+        self.given: Tensor | None = None
 
     def setup(self, id_dim: int, dim: int) -> None:
         """Make the embeddings; the centroids are random until `fit`."""
@@ -53,23 +58,24 @@ class SemanticId(Adapter):
         for table in tables:
             nn.init.normal_(table.weight, std=0.01)  # as the click model's own id embeddings
         self.embeddings = nn.ModuleList(tables)
-        self.register_buffer("centroids", torch.randn(self.levels, self.codes, dim))
+        if self.given is not None and self.given.shape[2] != dim:
+            raise ValueError(
+                f"semantic_id: codebooks of width {self.given.shape[2]} for representations of width {dim}"
+            )
+        self.register_buffer(
+            "centroids", torch.randn(self.levels, self.codes, dim) if self.given is None else self.given.clone()
+        )
+
+    def take_codebooks(self, codebooks: Tensor) -> None:
+        """Code by the centroids of a stage ``quantise``, with its ``levels`` and ``codes``, in place of fitted ones."""
+        self.levels, self.codes = codebooks.shape[:2]
+        self.given = codebooks
 
     def fit(self, vectors: Tensor) -> None:
         """Place the centroids, level by level; with fewer distinct vectors than codes some stay unused."""
-        residual = unit_size(vectors, vectors.any(dim=1)).float().cpu()
-        residual = residual[residual.any(dim=1)]
-        if not len(residual):
-            return
-        for level in range(self.levels):
-            means = faiss.Kmeans(
-                residual.shape[1], min(self.codes, len(residual)), seed=self.seed + level, min_points_per_centroid=1
-            )
-            means.train(residual.numpy())
-            found = torch.from_numpy(means.centroids).to(self.centroids)
-            # Far away, the unused ones are nearest to nothing.
-            self.centroids[level] = torch.cat([found, found.new_full((self.codes - len(found), found.shape[1]), 1e6)])
-            residual = residual - self.centroids[level].cpu()[nearest(residual, self.centroids[level].cpu())]
+        if self.given is None and vectors.any():
+            found = fit_codebooks(vectors, self.levels, self.codes, self.seed)
+            self.centroids.copy_(found)
 
     def embed(self, vectors: Tensor, known: Tensor) -> Tensor:
         """Semantic id embeddings, float [..., E], of representations float [..., D] that are there, bool [...]."""
@@ -87,23 +93,3 @@ class SemanticId(Adapter):
         history = self.embed(batch.items, batch.item_known)
         query = self.embed(batch.query, batch.has_query)
         return torch.cat([id_features(target, history, batch.item_known), query], dim=1)
-
-
-def nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
-    """Number of the centroid nearest to each vector.
-
-    Args:
-        vectors: float [..., D].
-        centroids: float [K, D].
-
-    Returns:
-        int64 [...].
-
-    Example:
-        >>> nearest(torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0, 3.0], [0.0, 1.0]]))
-        tensor([1])
-    """
-    with torch.autocast(vectors.device.type, enabled=False):
-        centroids = centroids.to(vectors.dtype)
-        # |v - c|² without |v|², which is the same for all c.
-        return (centroids.square().sum(dim=1) / 2 - vectors @ centroids.T).argmin(dim=-1)

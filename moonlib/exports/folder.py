@@ -35,6 +35,8 @@ import moonlib
 from moonlib.artifacts.checksums import SUMS, seal
 from moonlib.artifacts.directories import write_json, write_text
 from moonlib.artifacts.layout import (
+    CODEBOOKS,
+    CODES,
     IDENTITY,
     INITIAL_WEIGHTS,
     RECIPE,
@@ -58,7 +60,7 @@ from moonlib.system.versions import versions_of
 if TYPE_CHECKING:
     from moonlib.encoders.encoder import Encoder
 
-OURS = (CONFIG, WEIGHTS, "README.md", RECIPE)
+OURS = (CONFIG, WEIGHTS, "README.md", RECIPE, CODES, CODEBOOKS)
 
 CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
 """Variables that tell where models from the hub are kept, besides HF_HOME."""
@@ -110,7 +112,7 @@ def export(run: str | Path, out: str | Path, *, license: str = "unknown", to: Ki
 
     Before the folder takes its name, a process of its own opens it, without a network and without what models from the
     hub this machine has kept, and must represent a few contents to the same bits as the run's encoder. The same run
-    gives the same bytes.
+    gives the same bytes. Codes that a stage ``quantise`` made of its products travel with the folder.
 
     Args:
         run: a run directory, finished at least up to its representations.
@@ -208,6 +210,9 @@ def _write(source: Run, encoder: Encoder, folder: Path, license: str) -> None:
         shutil.copyfile(weights, folder / WEIGHTS)
     else:
         save_weights(encoder, folder / WEIGHTS)
+    if (coded := source.coded) is not None:
+        for name in (CODES, CODEBOOKS):
+            shutil.copyfile(coded / name, folder / name)
     config = _detached(source.config["encoder"], encoder, folder / "encoder", folder)
     for key, value in _strings(config):
         if Path(value).is_absolute() and Path(value).exists():

@@ -212,6 +212,7 @@ def _results(run: Run) -> list[str]:
         }
         rows = [[plain(key), *(_number(results.get(beside(key, prefix))) for prefix in columns)] for key in keys]
         parts.append(table(["metric", *map(plain, columns.values())], rows))
+        parts += [plain(f"{sentence}.") for sentence in legend.chosen(legend.key(keys[0]).task, columns)]
     return parts + _undefined(run)
 
 

@@ -18,8 +18,8 @@ class MetricKey:
     Attributes:
         split: ``test`` or ``valid`` days.
         reference: prefix of a baseline or upper bound, such as ``baseline/shuffled``; empty for the run's own result.
-        task: what was measured: ``image_search``, ``text_search``, ``ctr``, ``retrieval``, ``relevance``, or what a
-            plugin's stage says; empty for a key of one word.
+        task: what was measured: ``image_search``, ``text_search``, ``ctr``, ``retrieval``, ``relevance``, ``quantise``,
+            or what a plugin's stage says; empty for a key of one word.
         name: of the metric, its K included: ``auc``, ``recall@10``.
         segment: the part of the rows: ``new``, ``64d``, ``column=value``, where an ``@`` is written ``%40``; empty for
             all of them.

@@ -205,7 +205,7 @@ def evaluate_checkpoint(
         return step.fingerprint, runner.run_step(named)
 
     metrics: dict[str, float] = {}
-    lineage = replace(lineage, weights=checkpoint.weights, representations=checkpoint.representations)
+    lineage = replace(lineage, weights=checkpoint.weights, representations=checkpoint.representations, codes=None)
     if checkpoint.representations:
         metrics |= read_numbers(runner.run.stages / checkpoint.representations / METRICS)
     elif checkpoint.weights:

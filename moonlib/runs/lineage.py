@@ -27,12 +27,14 @@ class Lineage:
         preprocessing: the encoder's fitted preprocessing and first weights.
         weights: the last stage that trained the encoder; of a checkpoint, its folder in that stage's directory.
         representations: the last stage that made representations; until then the dataset's own are read, if any.
+        codes: the last stage that coded these representations.
     """
 
     dataset: str
     preprocessing: str | None = None
     weights: str | None = None
     representations: str | None = None
+    codes: str | None = None
     # The names of these fields are keys of what a fingerprint is made of, see `moonlib.runs.step`.
 
     def after(self, provides: Provides | None, stage: str) -> Lineage:
@@ -48,7 +50,9 @@ class Lineage:
         """
         if provides == "weights":
             return replace(self, weights=stage)
-        return replace(self, representations=stage) if provides == "representations" else self
+        if provides == "representations":
+            return replace(self, representations=stage, codes=None)
+        return replace(self, codes=stage) if provides == "codes" else self
 
     def read(self, needs: Collection[Need]) -> Lineage:
         """The part that a stage reads.
@@ -58,13 +62,14 @@ class Lineage:
 
         Example:
             >>> Lineage("data", "preprocessing", "pretrain").read({"encoder"})
-            Lineage(dataset='data', preprocessing='preprocessing', weights=None, representations=None)
+            Lineage(dataset='data', preprocessing='preprocessing', weights=None, representations=None, codes=None)
         """
         return Lineage(
             self.dataset,
             self.preprocessing if needs_encoder(needs) else None,
             self.weights if "weights" in needs else None,
             self.representations if "representations" in needs else None,
+            self.codes if "codes" in needs else None,
         )
 
 

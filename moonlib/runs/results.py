@@ -45,7 +45,7 @@ REFERENCES = {
 }
 """Titles of the references of moonlib's own stages, for runs made before there were legends."""
 
-TASKS = ("image_search", "text_search", "search", "ctr", "retrieval", "relevance")
+TASKS = ("image_search", "text_search", "search", "ctr", "retrieval", "relevance", "quantise")
 """Tasks that moonlib's own metrics measure, in the order that tables show them."""
 
 

@@ -204,6 +204,16 @@ class Run:
             raise RunError(f"{self.directory}: its recipe has no represent stage, and so it holds no representations")
         return self.finished(self.represent.name)
 
+    @property
+    def coded(self) -> Path | None:
+        """Directory of the stage that coded the representations; None if there is none.
+
+        Raises:
+            RunError: the stage has not finished.
+        """
+        name = lineage_of(self._provides).codes
+        return None if name is None else self.finished(name)
+
     def representations(self) -> tuple[Representations, Representations]:
         """Products' and queries' representations, mapped from disk; not normalised.
 
@@ -349,12 +359,14 @@ class Run:
             module = stage.module()
         except RecipeError as error:
             raise self._not_usable(error) from error
-        made = lineage_of(self._provides, until=name).representations
+        before = lineage_of(self._provides, until=name)
+        made = before.representations
         representations = None
         if "representations" in module.needs:
             if self.config["stages"][name].get(REPRESENTATIONS):
                 made = center_link(name)
             representations = self.finished(made) if made else dataset.representations
+        codes = self.finished(before.codes) if before.codes and "codes" in identity else None
         return module, StageContext(
             dataset=dataset,
             data=stage.data(),
@@ -362,6 +374,7 @@ class Run:
             directory=directory,
             seed=identity["seed"],
             representations=representations,
+            codes=codes,
         )
 
     @property

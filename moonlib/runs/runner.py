@@ -255,7 +255,8 @@ class Runner:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} {NEEDS_ENCODER}")
         center = self.centers[stage.name] if stage.center is not None and "representations" in needs else None
         if center is not None:
-            lineage = replace(lineage, representations=self.read_center(center, stage, module.reads_queries))
+            made = self.read_center(center, stage, module.reads_queries)
+            lineage = replace(lineage, representations=made, codes=None)
         if "representations" in needs and (lineage.representations or self.dataset.representations) is None:
             raise RecipeError(f"{self.recipe.path}: stages.{stage.name} needs a represent stage before it")
         origin = origin or self.stage_origin(stage, prefix, lineage)
@@ -511,6 +512,7 @@ class Runner:
             encoder=encoder,
             weights=self.weights(step),
             representations=representations,
+            codes=self.run.stages / reads.codes if reads.codes else None,
             interruption=self.interruption,
             checkpoint_seconds=self.checkpoint_seconds,
             progress=self.progress,

@@ -100,7 +100,8 @@ def step_of(
     found = digests(dataset, data)
     if "representations" in module.needs and reads.representations is None:
         found |= given_representations(dataset)
-    identity = {"config": config, **asdict(reads), "reads": found, "seed": own_seed, **started, **made_with(config)}
+    before = {key: value for key, value in asdict(reads).items() if key != "codes" or value is not None}
+    identity = {"config": config, **before, "reads": found, "seed": own_seed, **started, **made_with(config)}
     link = link_name(stage.name, prefix)
     return Step(link, prefix, stage, module, reads, data, own_seed, identity, fingerprint_of(identity), origin)
 

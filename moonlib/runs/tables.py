@@ -25,6 +25,7 @@ UNITS = {
     "ctr": "impressions",
     "retrieval": "searches",
     "relevance": "judged pairs",
+    "quantise": "products",
 }
 """Rows that moonlib's own metrics are of."""
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from moonlib.artifacts.checksums import LOCK, SUMS, Damaged, sums, verified
 from moonlib.artifacts.layout import (
+    CODEBOOKS,
+    CODES,
     COST,
     EXPORT,
     EXPORT_HERE,
@@ -33,7 +35,7 @@ from moonlib.artifacts.layout import (
 from moonlib.config.merge import Key, RecipeError
 from moonlib.config.recipe import Recipe, StageRecipe, fingerprint
 from moonlib.config.warm_start import FROM, directory_of, encoder_at, stage_at
-from moonlib.runs.lineage import needs_encoder
+from moonlib.runs.lineage import lineage_of, needs_encoder
 from moonlib.runs.run import Run, RunError
 from moonlib.runs.step import StageOrigin
 
@@ -79,7 +81,7 @@ def encoder_origin(source: str) -> EncoderOrigin:
     directory = directory_of(source, key)
     encoder = encoder_at(directory, key)
     if (directory / EXPORT).is_file():
-        ours = {EXPORT, EXPORT_WEIGHTS, CARD, RECIPE, *_named_inside(encoder)}
+        ours = {EXPORT, EXPORT_WEIGHTS, CARD, RECIPE, CODES, CODEBOOKS, *_named_inside(encoder)}
         preprocessing, weights = _files(directory, ours), directory / EXPORT_WEIGHTS
         if not weights.is_file():
             raise RecipeError(f"{weights} is missing; export the run again", key)
@@ -113,6 +115,9 @@ def require_origins(recipe: Recipe) -> None:
     for name, stage in recipe.stages.items():
         if needs_encoder(stage.module().needs) and not recipe.has_encoder:
             raise RecipeError(f"{recipe.path}: stages.{name} {NEEDS_ENCODER}")
+        if stage.module().requires_codes and lineage_of(recipe.provides, until=name).codes is None:
+            problem = "reads codes of representations: put a stage quantise between the representations and it"
+            raise RecipeError(f"{recipe.path}: stages.{name} {problem}")
         stage_origin(stage)
 
 

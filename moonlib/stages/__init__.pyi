@@ -4,6 +4,7 @@ from .generative_pretraining import GenerativePretraining
 from .posttraining import Posttraining
 from .pretraining import Pretraining
 from .probing import Probing
+from .quantise import Quantise
 from .relevance import Relevance
 from .represent import Represent
 from .retrieval import Retrieval
@@ -21,6 +22,7 @@ __all__ = [
     "Posttraining",
     "Pretraining",
     "Probing",
+    "Quantise",
     "Reference",
     "Relevance",
     "Represent",

@@ -55,6 +55,7 @@ from moonlib.optimizers.optimizer_factory import (
     trained_parameters,
 )
 from moonlib.predictors.predictor import Predictor
+from moonlib.representations.residual_kmeans import read_codebooks
 from moonlib.representations.store import Representations
 from moonlib.stages.click_model import ID_STD, ClickModel
 from moonlib.stages.click_predictions import by_segment, predicted_clicks, true_probability
@@ -227,7 +228,9 @@ class Application(Stage):
     @property
     def needs(self) -> frozenset[Need]:
         learned = self.representation in ("learned", "shuffled") and self.adapter.reads_content
-        return frozenset({"representations"}) if learned else frozenset()
+        if not learned:
+            return frozenset()
+        return frozenset({"representations", "codes"} if self.adapter.reads_codes else {"representations"})
 
     def reads(self, data: Any, validated: bool = False) -> Reads:
         """Ids, what was done, the side information of products, and the columns that the recipe names."""
@@ -424,6 +427,8 @@ class Application(Stage):
         features = Features.fit(context.dataset, train, self.features, *knowledge) if self.features else None
         price = earlier.description.price if earlier else None
         lookups = Lookups.of(context.dataset, vocabularies, products, queries, price)
+        if context.codes is not None and self.adapter.reads_codes:
+            self.adapter.take_codebooks(read_codebooks(context.codes))
         sizes = vocabularies.sizes
         if not self.adapter.reads_query_ids:
             del sizes["query"]

@@ -34,6 +34,7 @@ from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning, meaning_of, measured, name_of, with_metrics
 from moonlib.metrics.recall import TIE, Recall
 from moonlib.metrics.undefined import leave_out
+from moonlib.representations.residual_kmeans import coded, read_codebooks
 from moonlib.representations.store import Representations, unit
 from moonlib.stages.represent import EVALUATED, evaluation_searches, microseconds, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
@@ -317,7 +318,8 @@ class Retrieval(Stage):
         weights: candidates for w.
         interest: ``mean``, the cosine with all past behaviours, or ``max``, with the nearest.
         reads: both parts, or the ``query`` or the ``user`` alone; what is not read counts as missing.
-        representation: ``learned`` by the stages before, the same ``shuffled`` among the ids, the true latents of a
+        representation: ``learned`` by the stages before, the same ``shuffled`` among the ids, products made of their
+            codes alone (``coded``; see `moonlib.stages.quantise`, which has to come before), the true latents of a
             simulated dataset (``oracle``), or none at all but the number of orders so far (``popularity``).
         metrics: measured besides recall, see `moonlib.metrics.metric`; one of its name takes its place.
 
@@ -334,7 +336,7 @@ class Retrieval(Stage):
         weights: list[float] = [0.0, 0.05, 0.1, 0.2, 0.3, 0.5],  # noqa: B006
         interest: Literal["mean", "max"] = "mean",
         reads: Literal["query+user", "query", "user"] = "query+user",
-        representation: Literal["learned", "shuffled", "oracle", "popularity"] = "learned",
+        representation: Literal["learned", "shuffled", "coded", "oracle", "popularity"] = "learned",
         metrics: list[Metric] = [],  # noqa: B006
     ) -> None:
         super().__init__()
@@ -347,6 +349,7 @@ class Retrieval(Stage):
         self.interest: Literal["mean", "max"] = interest
         self.compares: Literal["query+user", "query", "user"] = reads
         self.representation = representation
+        self.requires_codes = representation == "coded"
         self.metrics = with_metrics([Recall(k) for k in ks], metrics, "search")
         self.progress = StageProgress()
 
@@ -355,6 +358,8 @@ class Retrieval(Stage):
 
     @property
     def needs(self) -> frozenset[Need]:
+        if self.representation == "coded":
+            return frozenset({"representations", "codes"})
         return frozenset({"representations"}) if self.representation in ("learned", "shuffled") else frozenset()
 
     def reads(self, data: Any, validated: bool = False) -> Reads:
@@ -408,8 +413,15 @@ class Retrieval(Stage):
         dataset = context.dataset
         if self.representation == "popularity":
             return ByPopularity(dataset, self.gallery)
+        if self.representation == "coded":
+            assert context.codes is not None
+            products, queries = read_representations(context, "learned")
+            products = coded(products, read_codebooks(context.codes))
+        else:
+            products, queries = read_representations(context, self.representation)
         return ByRepresentations(
-            *read_representations(context, self.representation),
+            products,
+            queries,
             self.gallery,
             Histories(dataset.searches, key="item_id"),
             length=context.data.history,

@@ -22,9 +22,9 @@ from moonlib.stages.validation_schedule import Keep, ValidationSchedule
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
 from moonlib.system.progress import StageProgress
 
-Need = Literal["encoder", "weights", "representations"]
+Need = Literal["encoder", "weights", "representations", "codes"]
 """Inputs that a stage may read besides the dataset."""
-Provides = Literal["weights", "representations"]
+Provides = Literal["weights", "representations", "codes"]
 """Outputs that a stage may leave for later ones."""
 
 
@@ -43,6 +43,8 @@ class StageContext:
         weights: weights of the encoder as the stages before left them (None: untrained).
         representations: directory of the representations made by the stages before, or else of those that the dataset
             came with, where those of queries may be missing (None unless needed).
+        codes: directory of the codes that a stage before made of these representations (None: there are none, or they
+            are not needed).
         interruption: where a request to end the run arrives; long work that can be resumed looks at it.
         checkpoint_seconds: time between checkpoints of a training, 0 for one after every step.
         snapshot_every: steps between the snapshots that a training keeps of the encoder (None: it keeps none).
@@ -66,6 +68,7 @@ class StageContext:
     encoder: Encoder | None = None
     weights: Path | None = None
     representations: Path | None = None
+    codes: Path | None = None
     interruption: Interruption = field(default_factory=Interruption)
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     snapshot_every: int | None = None
@@ -105,7 +108,8 @@ class Stage(LightningModule, Declaring, ABC):
 
     Attributes:
         data_type: dataclass whose fields are the keys of the recipe's ``data`` section.
-        provides: what later stages may take from this one's directory (``weights.safetensors`` or representations).
+        provides: what later stages may take from this one's directory (``weights.safetensors``, representations, or
+            codes of them).
         validates: whether a recipe may give it the keys ``validate`` and ``keep``: its `run` then hands a
             `moonlib.stages.validation.Validation` to `moonlib.stages.training.train`.
         compatible_with: a run whose representations of products the stage reads, see `StageContext.comparable` (None:
@@ -114,6 +118,7 @@ class Stage(LightningModule, Declaring, ABC):
         reads_center: whether a recipe may give it the key ``representations``: what it needs of them then comes from a
             representation center. Those of queries are made by the center's encoder, unless `reads_queries` is False.
         reads_queries: whether it reads representations of queries.
+        requires_codes: whether it can't do without ``codes``, which it needs.
     """
 
     data_type: ClassVar[type]
@@ -123,6 +128,7 @@ class Stage(LightningModule, Declaring, ABC):
     warm_starts: ClassVar[bool] = False
     reads_center: ClassVar[bool] = False
     reads_queries: bool = True
+    requires_codes: bool = False
 
     @property
     @abstractmethod
@@ -130,7 +136,8 @@ class Stage(LightningModule, Declaring, ABC):
         """Inputs of the stage besides the dataset; with what it `reads` of that, its fingerprint depends on these.
 
         ``encoder``: the architecture and fitted preprocessing. ``weights``: also the weights that the stages before
-        left, where there are any. ``representations``: those made before.
+        left, where there are any. ``representations``: those made before. ``codes``: codes of these, where a stage
+        before has made any.
         """
 
     def reads(self, data: Any, validated: bool = False) -> Reads:

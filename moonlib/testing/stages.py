@@ -11,11 +11,12 @@ from typing import Any, get_args
 
 import moonlib.compat  # noqa: F401
 import numpy as np
+import polars as pl
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
-from moonlib.artifacts.layout import PREPROCESSING, WEIGHTS
+from moonlib.artifacts.layout import CODES, PREPROCESSING, WEIGHTS
 from moonlib.data.dataset import Dataset
 from moonlib.data.restricted import RestrictedDataset
 from moonlib.encoders.convnet import ConvNet
@@ -27,6 +28,7 @@ from moonlib.fusion.sum import Sum
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import Meaning
 from moonlib.registry.signature import parameters
+from moonlib.representations.residual_kmeans import read_codebooks
 from moonlib.representations.store import Representations
 from moonlib.stages.comparable import OldRun
 from moonlib.stages.stage import Need, Stage, StageContext
@@ -56,7 +58,10 @@ def check_stage(
     require(is_dataclass(getattr(stage, "data_type", None)), "data_type: expected a dataclass")
     unknown = stage.needs - set(get_args(Need))
     require(not unknown, f"needs: {sorted(unknown)} is none of {', '.join(get_args(Need))}")
-    require(stage.provides in (None, "weights", "representations"), f"provides: {stage.provides!r} is nothing known")
+    require(
+        stage.provides in (None, "weights", "representations", "codes"),
+        f"provides: {stage.provides!r} is nothing known",
+    )
     data = stage.data_type() if data is None else data
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), data, trainer or {"max_steps": 3}, make_encoder or small_encoder)
@@ -191,6 +196,13 @@ class Bench:
                 load_weights(encoder, directory / WEIGHTS)
                 finite = all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values())
                 require(finite, "provides: the weights are not finite")
+            elif provides == "codes":
+                books, codes = read_codebooks(directory), pl.read_parquet(directory / CODES)
+                whole = sorted(codes["item_id"]) == sorted(self.dataset.products["item_id"])
+                require(whole, "provides: not exactly the products of the dataset have a row of codes")
+                require(
+                    codes.width == 1 + len(books), f"provides: {codes.width - 1} columns for {len(books)} codebooks"
+                )
             elif provides == "representations":
                 for table, key in (("products", "item_id"), ("queries", "query_id")):
                     found = Representations.open(directory, table)
@@ -209,6 +221,11 @@ class Bench:
                 load_weights(encoder, folder / WEIGHTS)
             states = [encoder.state_dict() for encoder in encoders]
             require(all(torch.equal(states[0][key], states[1][key]) for key in states[0]), f"{what} weights")
+        elif provides == "codes":
+            books = [read_codebooks(folder) for folder in folders]
+            require(torch.equal(*books), f"{what} codebooks")
+            tables = [pl.read_parquet(folder / CODES) for folder in folders]
+            require(tables[0].equals(tables[1]), f"{what} codes")
         elif provides == "representations":
             for table in ("products", "queries"):
                 first, second = (Representations.open(folder, table).vectors for folder in folders)

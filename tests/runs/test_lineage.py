@@ -238,7 +238,8 @@ def test_a_reference_is_linked_beside_its_stage_and_reads_what_it_needs_itself(t
     runner = runner_of(tmp_path, tiny, {"represent": REPRESENT}, ENCODER)
     lineage, stage = Lineage(tiny.hash, "p", "w"), runner.recipe.stages["represent"]
     references = runner.step(stage, lineage).module.references(tiny)
-    steps = {step.link: step for step in (runner.reference_step(stage, each, lineage) for each in references)}
+    found = [step for each in references for step in runner.reference_steps(stage, each, lineage).values()]
+    steps = {step.link: step for step in found}
     assert steps["represent.baseline.initial"].prefix == "baseline/initial"
     assert steps["represent.baseline.initial"].reads == Lineage(tiny.hash, "p")
     assert steps["represent.oracle"].reads == Lineage(tiny.hash)

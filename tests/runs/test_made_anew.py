@@ -156,8 +156,8 @@ def fingerprints(dataset: Dataset, name: str, overrides: tuple[str, ...], refere
         step = runner.step(stage, lineage)
         found[stage.name] = step.fingerprint
         for reference in step.module.references(dataset) if references else []:
-            each = runner.reference_step(stage, reference, lineage)
-            found[each.link] = each.fingerprint
+            for each in runner.reference_steps(stage, reference, lineage).values():
+                found[each.link] = each.fingerprint
         lineage = lineage.after(stage.provides, step.fingerprint)
     return found
 
