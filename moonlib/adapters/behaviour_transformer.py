@@ -14,7 +14,7 @@ KINDS = 4
 
 
 class BehaviourTransformer(Adapter):
-    """What becomes of the target among the behaviours, once all of them have looked at each other.
+    """The target as it is among the behaviours, once all of them have looked at each other.
 
     The target, the present query, the newest items and the newest queries are a token each: the sum of projections of
     its representation and, for items, of its id's embedding, of its kind, and of how long ago it was among its kind.

@@ -55,7 +55,7 @@ MAIN = ("recall@10", "auc")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a reference is that is the best of several candidates, see `moonlib.stages.stage.Reference.candidates`.
+    """The candidate that a reference is the best of, see `moonlib.stages.stage.Reference.candidates`.
 
     Attributes:
         chosen: name of the candidate.

@@ -61,6 +61,7 @@ from moonlib.stages.click_model import ID_STD, ClickModel
 from moonlib.stages.click_predictions import by_segment, predicted_clicks, true_probability
 from moonlib.stages.click_warm_start import ClickWarmStart, modules_of
 from moonlib.stages.clipping import clip_gradients
+from moonlib.stages.oracle_adapters import oracle_candidates
 from moonlib.stages.represent import EVALUATED, read_representations
 from moonlib.stages.stage import Need, Reference, Stage, StageContext
 from moonlib.stages.training import row_loader, train
@@ -69,12 +70,6 @@ from moonlib.stages.validation import Validation
 
 FITTED = 100_000
 """Products that an adapter is fitted to, a random part of a larger catalogue."""
-
-
-ORACLE_ADAPTERS: tuple[dict[str, Any], ...] = (
-    {"class_path": "concat", "init_args": {"adapters": ["cube", "simtier", "interaction"]}},
-)
-"""Adapters through which the oracle is read, besides a run's own, where the recipe names none."""
 
 
 @dataclass
@@ -539,41 +534,3 @@ class Application(Stage):
         )
         logits = [self.model(move_data_to_device(batch, device)).double().cpu() for batch in batches]
         return torch.cat([torch.zeros(0, dtype=torch.float64), *logits]).sigmoid().numpy()
-
-
-def oracle_candidates(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Adapters of which the best is the oracle's, by name: the stage's own, then ``oracle_adapters``.
-
-    Args:
-        arguments: of the stage, as its recipe gives them.
-
-    Returns:
-        By name, the arguments in place of these. Of two adapters with one name, the first.
-
-    Example:
-        >>> list(oracle_candidates({"adapter": "vector"}))
-        ['vector', 'cube + simtier + interaction']
-    """
-    found: dict[str, dict[str, Any]] = {adapter_name(arguments["adapter"]): {}}
-    given = arguments.get("oracle_adapters")
-    for adapter in ORACLE_ADAPTERS if given is None else given:
-        found.setdefault(adapter_name(adapter), {"adapter": adapter})
-    return found
-
-
-def adapter_name(adapter: Any) -> str:
-    """An adapter of a recipe in a few words.
-
-    Example:
-        >>> adapter_name({"class_path": "interaction", "init_args": {"width": 32}})
-        'interaction(width=32)'
-    """
-    if not isinstance(adapter, Mapping):
-        adapter = {"class_path": adapter}
-    path, arguments = str(adapter["class_path"]), dict(adapter.get("init_args") or {})
-    # A recipe that was read has the path of each class, whose module is called as the adapter.
-    name = path.split(".")[-2] if "." in path else path
-    if name == "concat":
-        return " + ".join(adapter_name(each) for each in arguments.get("adapters", ()))
-    told = ", ".join(f"{key}={value}" for key, value in arguments.items())
-    return f"{name}({told})" if told else name

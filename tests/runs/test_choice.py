@@ -18,7 +18,7 @@ from moonlib.runs.results import Choice, Legend, read_legend, write_legend
 from moonlib.runs.run import Run
 from moonlib.runs.runner import Runner
 from moonlib.runs.tables import metric_table
-from moonlib.stages.application import adapter_name, oracle_candidates
+from moonlib.stages.oracle_adapters import adapter_name, oracle_candidates
 from moonlib.stages.stage import Reference
 from moonlib.studies.report.page import report
 
