@@ -109,9 +109,9 @@ class Quantise(Stage):
             torch.from_numpy(products.gather(known)), self.levels, self.size, context.seed % 2**31
         )
         write_codebooks(context.directory, codebooks)
-        starts = range(0, len(products.ids), BLOCK)
+        starts = range(0, max(1, len(products.ids)), BLOCK)
         blocks = context.progress.through(starts, "products", len(products.ids), lambda start: BLOCK)
-        frame = pl.concat([self.coded(products, start, codebooks) for start in blocks] or [pl.DataFrame()])
+        frame = pl.concat([self.coded(products, start, codebooks) for start in blocks])
         with writing(context.directory / CODES):
             kept = dataset.ids.decoded(frame.select("item_id", *self.columns), "item_id")
             kept.write_parquet(context.directory / CODES)

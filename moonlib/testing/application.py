@@ -83,6 +83,8 @@ def check_adapter(make: Callable[[], Adapter]) -> None:
     if not adapter.reads_query_ids:
         bare = {name: getattr(batch, name)[..., :0] for name in ("query_id", "query_ids")}
         require(close(rows, adapter(replace(batch, **bare))), "reads_query_ids: is False, but queries' ids matter")
+    if adapter.reads_codes:
+        _check_coded(make, catalogue, batch)
     joined = sum(adapter.matching)
     require(joined <= adapter.out_features, f"matching: {joined} outputs are more than {adapter.out_features} features")
     require(adapter.matching[-1:] in ((), (1,)), f"matching: {adapter.matching} does not end with a logit's width, 1")
@@ -96,6 +98,24 @@ def check_adapter(make: Callable[[], Adapter]) -> None:
     check_gradients(adapter, trained)
     check_half_precision(adapter, lambda: adapter(batch))
     check_restored(adapter, other, lambda module: module(batch))
+
+
+def _check_coded(make: Callable[[], Adapter], catalogue: Tensor, batch: BehaviourBatch) -> None:
+    """Check that codebooks are taken, whatever their number of levels and centroids, and that fitting leaves them."""
+    books = torch.randn(2, 6, catalogue.shape[1], generator=torch.Generator().manual_seed(5))
+    found = []
+    for codebooks, fitted in ((books, True), (books, False), (books.flip(1), False), (books[:, :4], False)):
+        torch.manual_seed(0)
+        adapter = make()
+        adapter.take_codebooks(codebooks)
+        adapter.setup(batch.target_id.shape[1], catalogue.shape[1])
+        if fitted:
+            adapter.fit(catalogue)
+        found.append(adapter.eval()(batch))
+        expected = (len(batch.target), adapter.out_features)
+        require(found[-1].shape == expected, f"take_codebooks: shape {tuple(found[-1].shape)} is not {expected}")
+    require(close(found[0], found[1]), "fit: changes what comes of codebooks that were taken")
+    require(not close(found[1], found[2]), "take_codebooks: other codebooks make no difference")
 
 
 def check_predictor(make: Callable[[], Predictor]) -> None:

@@ -9,20 +9,27 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from lightning import Trainer
 
 from moonlib.adapters.concat import Concat
 from moonlib.adapters.semantic_id import SemanticId
 from moonlib.adapters.simtier import SimTier
 from moonlib.config.recipe import RecipeError
+from moonlib.data.build import build
+from moonlib.data.dataset import Dataset
 from moonlib.exports.folder import export
 from moonlib.predictors.mlp import MLP
 from moonlib.representations.residual_kmeans import decode, encode, read_codebooks, scaled
+from moonlib.representations.store import Representations
 from moonlib.runs.iteration import fit
 from moonlib.runs.run import Run
 from moonlib.runs.warm_start import encoder_origin
 from moonlib.stages.application import Application
-from moonlib.stages.quantise import Quantise, perplexity, same_spu
+from moonlib.stages.quantise import Quantise, QuantiseData, perplexity, same_spu
+from moonlib.stages.stage import StageContext
 from moonlib.testing import check_stage
+from moonlib.testing.data import with_text_ids
+from moonlib.testing.examples import EXAMPLE_SPLITS, example_tables
 
 FAST = [
     "--data.init_args.size=tiny",
@@ -127,6 +134,33 @@ def test_codes_travel_with_an_export_and_are_none_of_its_preprocessing(run: Path
     for name in ("codes.parquet", "codebooks.safetensors"):
         assert (folder / name).read_bytes() == (run / "quantise" / name).read_bytes()
     assert encoder_origin(str(folder)).preprocessing.keys() == encoder_origin(str(run)).preprocessing.keys()
+
+
+def test_the_table_has_the_shop_s_own_ids_and_nulls_where_nothing_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    products = with_text_ids(example_tables()).products
+    products.drop("image", strict=False).write_parquet(tmp_path / "tables/products.parquet")
+    data = Dataset(build(tmp_path / "tables", None, tmp_path / "data", splits=EXAMPLE_SPLITS, workers=1))
+    ids = data.products["item_id"].to_numpy()
+    vectors = np.random.default_rng(0).standard_normal((len(ids), 8), dtype=np.float32)
+    vectors[3] = 0
+    for name, store in (
+        ("products", Representations(ids, vectors)),
+        ("queries", Representations(ids[:1], vectors[:1])),
+    ):
+        (tmp_path / "represented").mkdir(exist_ok=True)
+        store.save(tmp_path / "represented", name)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (tmp_path / "made").mkdir()
+    context = StageContext(
+        data, QuantiseData(), trainer, tmp_path / "made", seed=3, representations=tmp_path / "represented"
+    )
+    Quantise(levels=2, size=4).run(context)
+    table = pl.read_parquet(tmp_path / "made/codes.parquet")
+    assert table["item_id"].to_list() == data.ids.decoded(data.products, "item_id")["item_id"].to_list()
+    assert table["item_id"].dtype == pl.String
+    lacking = table.filter(pl.col("code1").is_null())
+    assert lacking["item_id"].to_list() == [table["item_id"][3]] and lacking["code2"].null_count() == 1
 
 
 def test_concat_hands_codebooks_on() -> None:

@@ -331,6 +331,17 @@ class PretrainsAColumn(Make):
         return super().pretraining_logits(batch).unsqueeze(1)
 
 
+class FitsAnyway(SemanticId):
+    def fit(self, vectors: Tensor) -> None:
+        self.given = None
+        super().fit(vectors)
+
+
+class TakesNothing(SemanticId):
+    def take_codebooks(self, codebooks: Tensor) -> None:
+        pass
+
+
 class Wider(Ids):
     def setup(self, id_dim: int, dim: int) -> None:
         self.out_features = 4 * id_dim
@@ -347,6 +358,8 @@ class Wider(Ids):
         (JoinsMoreThanItHas, "11 outputs are more than 9 features"),
         (JoinsWithoutALogit, "does not end with a logit's width"),
         (PretrainsAColumn, r"pretraining_logits: shape \(8, 1\) is not \[B\]"),
+        (FitsAnyway, "fit: changes what comes of codebooks that were taken"),
+        (TakesNothing, "changes what comes of codebooks|other codebooks make no difference"),
         (Wider, r"is not \[B, out_features\]"),
     ],
 )
