@@ -189,8 +189,9 @@ class Application(Stage):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if forget_after is not None and buckets is not None:
             raise ValueError("forget_after: hashed ids share rows, so none can leave; leave it or buckets out")
-        for each in (adapter, *(oracle_adapters or [])) if tune is not None else ():
-            require_tunable(each)
+        if tune is not None:
+            for each in (adapter, *(oracle_adapters or [])):
+                require_tunable(each)
         for each in oracle_adapters or []:
             if not each.reads_content:
                 raise ValueError(f"oracle_adapters: {type(each).__name__} reads no representations; leave it out")
