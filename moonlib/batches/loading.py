@@ -42,6 +42,7 @@ class PairBatch:
         positive_ids: int64 [Q, K], known positives of each query.
         positive_spus: int64 [Q, K].
         task: int64 [Q], index of each pair's task.
+        weight: float32 [Q], how much each pair counts; None for all alike.
     """
 
     query: ContentBatch
@@ -52,12 +53,15 @@ class PairBatch:
     positive_ids: Tensor
     positive_spus: Tensor
     task: Tensor
+    weight: Tensor | None = None
 
     def pin_memory(self) -> PairBatch:
         """Return the batch in page-locked memory; torch's DataLoader calls this where it is asked to pin."""
         for field, value in vars(self).items():
-            pinned = {k: v.pin_memory() for k, v in value.items()} if isinstance(value, dict) else value.pin_memory()
-            setattr(self, field, pinned)
+            if value is not None:
+                content = isinstance(value, dict)
+                pinned = {k: v.pin_memory() for k, v in value.items()} if content else value.pin_memory()
+                setattr(self, field, pinned)
         return self
 
 
@@ -140,6 +144,7 @@ class PairDataset(Dataset[PairBatch]):
             positive_ids=torch.from_numpy(positives),
             positive_spus=torch.from_numpy(catalogue.spu_id[catalogue.rows(positives)]),
             task=torch.from_numpy(task),
+            weight=None if self._pairs.weight is None else torch.from_numpy(self._pairs.weight[rows]),
         )
 
     def _read(self, query_ids: Ids, item_ids: Ids) -> tuple[list[Sample], list[Sample]]:

@@ -32,6 +32,7 @@ from moonlib.runs.results import Legend, add_legend, beside, read_legend, write_
 from moonlib.runs.run import RunError
 from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.tables import closing_tables, spread_table
+from moonlib.runs.teachers import require_teachers
 from moonlib.runs.warm_start import require_origins
 from moonlib.system import processes
 from moonlib.system.console import Terminal
@@ -161,7 +162,8 @@ def require_parents(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: see `moonlib.runs.warm_start.require_origins`.
-        RunError: a stage is to be compatible with what is no run, or holds no representations.
+        RunError: a stage is to be compatible with what is no run, or holds no representations, or learns from vectors
+            that are not there.
     """
     for name, stage in recipe.stages.items():
         if (old := stage.module().compatible_with) is not None:
@@ -169,6 +171,7 @@ def require_parents(recipe: Recipe) -> None:
                 old_run(old)
             except RunError as error:
                 raise RunError(f"stages.{name}.module.init_args.{error}") from error
+    require_teachers(recipe)
     require_origins(recipe)
 
 
@@ -246,6 +249,7 @@ def run_stages(runner: Runner, days: int | None = None) -> tuple[dict[str, float
     lineage = runner.begin()
     for stage in recipe.stages.values():
         main = runner.step(stage, lineage)
+        runner.made[stage.name] = main.fingerprint
         steps = [main]
         for reference in main.module.references(runner.dataset):
             steps.append(runner.reference_step(stage, reference, lineage))

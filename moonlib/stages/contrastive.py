@@ -29,7 +29,8 @@ from moonlib.data.reader import SampleReader
 from moonlib.data.reads import Reads
 from moonlib.embedding.embed import Contents, embed, encode
 from moonlib.encoders.weights import load_weights
-from moonlib.losses.loss import Loss
+from moonlib.losses.loss import Loss, LossData
+from moonlib.losses.weighted import WeightedLoss, one_or_several
 from moonlib.negatives.negative_sampler import PLANNED_AHEAD, NegativeSampler, TrainingData
 from moonlib.optimizers.adamw import AdamWFactory
 from moonlib.optimizers.optimizer_factory import (
@@ -44,7 +45,7 @@ from moonlib.pairs.pair_source import PairContext, PairSource
 from moonlib.pairs.pairs import Pairs, serviceable
 from moonlib.representations.store import Representations
 from moonlib.stages.comparable import OldVectors, read_alike
-from moonlib.stages.contrast import Compatibility, contrastive_loss
+from moonlib.stages.contrast import Compatibility, contrastive_losses
 from moonlib.stages.grad_cache import refuse_batch_statistics
 from moonlib.stages.published import PublishedWeights, Share, StartWeights
 from moonlib.stages.stage import Need, Stage, StageContext
@@ -82,8 +83,8 @@ class Contrastive(Stage):
     """Contrastive training of the encoder on pairs of a query and an item.
 
     Args:
-        loss: loss on the scores.
-        negatives: samplers, applied in order.
+        loss: the loss; null beside ``losses``.
+        negatives: samplers, applied in order; without any, the batch's own items are all there is.
         pairs: which pairs are trained on.
         learning_rate: peak of the schedule (linear warm-up, cosine decay to 0 at ``trainer.max_steps``).
         weight_decay: of AdamW, on matrices only.
@@ -104,6 +105,9 @@ class Contrastive(Stage):
             are also contrasted with the old vectors of the products, and new vectors of products are pulled to their
             old ones; what the earlier run did not know is left as it is. null for none.
         compatibility: weight of that, beside the loss; above 0, and for ``compatible_with`` alone.
+        losses: several losses in place of one, by a name of your choice, each with its weight, see
+            `moonlib.config.losses`; each is logged as ``loss/NAME``, without its weight. What is minimised is their
+            weighted sum, not divided by the weights. null for one.
     """
 
     data_type: ClassVar[type] = PairData
@@ -113,9 +117,9 @@ class Contrastive(Stage):
 
     def __init__(
         self,
-        loss: Loss,
-        negatives: list[NegativeSampler],
-        pairs: PairSource,
+        loss: Loss | None = None,
+        negatives: list[NegativeSampler] = [],  # noqa: B006  (a recipe's default is read, never written)
+        pairs: PairSource | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup: float = 0.05,
@@ -128,8 +132,11 @@ class Contrastive(Stage):
         average_with_start: float | Literal["auto"] | None = None,
         compatible_with: str | None = None,
         compatibility: float = 1.0,
+        losses: dict[str, WeightedLoss] | None = None,
     ) -> None:
         super().__init__()
+        if pairs is None:
+            raise ValueError("pairs: missing; name what is trained on, such as searches")
         if compatible_with is None and compatibility != 1:
             raise ValueError(f"compatibility: {compatibility} weighs what compatible_with asks for: name a run there")
         if compatible_with is not None and not 0 < compatibility < math.inf:
@@ -145,7 +152,10 @@ class Contrastive(Stage):
             raise ValueError(f"grad_cache must be at least 1, got {grad_cache}")
         if matryoshka is not None and not (all(w >= 0 for w in matryoshka.values()) and any(matryoshka.values())):
             raise ValueError(f"matryoshka needs weights >= 0, not all 0, got {matryoshka}")
+        self.weighted = one_or_several(loss, losses)
         self.loss = loss
+        self.losses = torch.nn.ModuleList([each.loss for each in (losses or {}).values()])
+        self.teachers = tuple(dict.fromkeys(each.loss.teacher for each in self.weighted.values() if each.loss.teacher))
         self.negatives = torch.nn.ModuleList(negatives)
         self.pairs = pairs
         self.optimizer = chosen(
@@ -227,14 +237,14 @@ class Contrastive(Stage):
         self.check_arguments(context)
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
-        self.loss.start_from(self.encoder.logit_scale())
+        for each in self.weighted.values():
+            each.loss.start_from(self.encoder.logit_scale())
         self.published = PublishedWeights(self.encoder, self.freeze_towers_until, self.freeze_batch_norm)
         self.start = None
         if self.average_with_start is not None:
             self.start = StartWeights(self.encoder, trained=context.weights is not None)
         if self.freeze_towers_until and isinstance(context.trainer.strategy, DDPStrategy):
             context.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-        self.decayed = matrices(self)
         self.pairs = self.pair_source(context.data)
         pairs, searches = self.pairs.pairs(
             PairContext(context.dataset, context.directory, context.trainer.is_global_zero, self.represent)
@@ -255,6 +265,8 @@ class Contrastive(Stage):
         self.training_data = TrainingData(pairs, listed, searches, self.encoder.dim)
         for sampler in self.samplers:
             sampler.setup(self.training_data)
+        self.set_up_losses(context, listed)
+        self.decayed = matrices(self)
         # The buffers of samplers are equal on every process; to send them around before every step would be a waste.
         self._ddp_params_and_buffers_to_ignore = [f"negatives.{name}" for name, _ in self.negatives.named_buffers()]
 
@@ -281,6 +293,22 @@ class Contrastive(Stage):
         most = (PLANNED_AHEAD - 2) // 2
         if context.data.workers > most and any(sampler.refresh_every for sampler in self.samplers):
             raise ValueError(f"data.workers: at most {most} with negatives that are mined, got {context.data.workers}")
+
+    def set_up_losses(self, context: StageContext, listed: Catalogue) -> None:
+        """Tell the losses of the data, and give each the vectors of its teacher.
+
+        Raises:
+            ValueError: a teacher was not opened, or an argument of a loss does not fit the data.
+        """
+        for name, each in self.weighted.items():
+            teacher = each.loss.teacher
+            if teacher is not None and teacher not in context.teachers:
+                raise ValueError(f"teacher: {teacher} was not opened: run the stage by a recipe")
+            vectors = None if teacher is None else context.teachers[teacher]
+            try:
+                each.loss.setup(LossData(listed, context.dataset.ids, self.encoder.dim, context.directory, vectors))
+            except ValueError as error:
+                raise ValueError(f"{'loss' if self.loss is each.loss else f'losses.{name}'}: {error}") from error
 
     def comparison(self, context: StageContext) -> Compatibility | None:
         """Open the earlier run's vectors; None without ``compatible_with``.
@@ -445,18 +473,22 @@ class Contrastive(Stage):
             validation.averaged(share)
 
     def training_step(self, batch: PairBatch, step: int) -> Tensor:
-        loss = contrastive_loss(
+        seeds = np.random.SeedSequence([self.context.seed, self.trainer.current_epoch, step])
+        loss, parts = contrastive_losses(
             self.encoder,
             batch,
-            self.loss,
+            self.weighted,
             self.samplers,
             both_directions=self.pairs.both_directions,
             dims=self.matryoshka,
             hardness=self.hardness,
             grad_cache=self.grad_cache,
             compatibility=self.compatible,
+            seed=int(seeds.generate_state(1)[0]),
         )
         self.log("loss", loss, prog_bar=True)
+        if len(self.losses):
+            self.log_dict({f"loss/{name}": each for name, each in parts.items()})
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -127,8 +127,8 @@ def share(whole: PairBatch, rank: int) -> PairBatch:
     parts = {"query": {"x": whole.query["x"][mine]}, "item": {"x": whole.item["x"][items]}}
     for field in fields(PairBatch):
         if field.name not in parts:
-            of_item = field.name in ("item_id", "spu_id", "category")
-            parts[field.name] = getattr(whole, field.name)[items if of_item else mine]
+            of_item, found = field.name in ("item_id", "spu_id", "category"), getattr(whole, field.name)
+            parts[field.name] = None if found is None else found[items if of_item else mine]
     return PairBatch(**parts)
 
 
