@@ -1,8 +1,21 @@
 from .circle import Circle
+from .distill import Distill
 from .info_nce import InfoNCE
 from .loss import ARGUMENTS, Loss, LossData
+from .relational import Relational
 from .sigmoid import Sigmoid
 from .triplet import Triplet
 from .weighted import WeightedLoss
 
-__all__ = ["ARGUMENTS", "Circle", "InfoNCE", "Loss", "LossData", "Sigmoid", "Triplet", "WeightedLoss"]
+__all__ = [
+    "ARGUMENTS",
+    "Circle",
+    "Distill",
+    "InfoNCE",
+    "Loss",
+    "LossData",
+    "Relational",
+    "Sigmoid",
+    "Triplet",
+    "WeightedLoss",
+]

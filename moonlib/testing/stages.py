@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import moonlib.compat  # noqa: F401
@@ -29,7 +30,7 @@ from moonlib.metrics.metric import Meaning
 from moonlib.registry.signature import parameters
 from moonlib.representations.store import Representations
 from moonlib.stages.comparable import OldRun
-from moonlib.stages.stage import Need, Stage, StageContext
+from moonlib.stages.stage import Need, Provides, Stage, StageContext
 from moonlib.testing.examples import example_dataset, example_representations
 from moonlib.testing.promises import check_metrics, directory_state, require
 
@@ -56,7 +57,8 @@ def check_stage(
     require(is_dataclass(getattr(stage, "data_type", None)), "data_type: expected a dataclass")
     unknown = stage.needs - set(get_args(Need))
     require(not unknown, f"needs: {sorted(unknown)} is none of {', '.join(get_args(Need))}")
-    require(stage.provides in (None, "weights", "representations"), f"provides: {stage.provides!r} is nothing known")
+    known = (None, *get_args(Provides))
+    require(stage.provides in known, f"provides: {stage.provides!r} is nothing known")
     data = stage.data_type() if data is None else data
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), data, trainer or {"max_steps": 3}, make_encoder or small_encoder)
@@ -119,9 +121,11 @@ class Bench:
 
     Attributes:
         comparable: representations of an earlier run, for a stage that is to be compatible with them.
+        teachers: vectors of products by what names them, for a stage that learns from them.
     """
 
     comparable: OldRun | None = None
+    teachers: Mapping[str, Representations] = MappingProxyType({})
 
     def __init__(
         self, folder: Path, data: object, trainer: dict[str, Any], make_encoder: Callable[[], Encoder]
@@ -172,6 +176,7 @@ class Bench:
                 representations=self.folder / "representations" if "representations" in needs else None,
                 checkpoint_seconds=0.0,
                 comparable=self.comparable,
+                teachers=self.teachers,
             )
         )
 
@@ -195,6 +200,11 @@ class Bench:
                     whole = np.array_equal(found.ids, np.sort(self.dataset.table(table)[key].to_numpy()))
                     require(whole, f"provides: not exactly the {table} of the dataset are represented")
                     require(bool(np.isfinite(found.vectors).all()), f"provides: vectors of {table} are not finite")
+            elif provides == "vectors":
+                found = Representations.open(directory, "products")
+                known = np.isin(found.ids, self.dataset.table("products")["item_id"].to_numpy())
+                require(bool(known.all()) and len(found.ids) > 0, "provides: vectors of no products of the dataset")
+                require(bool(np.isfinite(found.vectors).all()), "provides: vectors of products are not finite")
         except (OSError, ValueError) as error:
             raise AssertionError(f"provides: {error}") from error
 
@@ -207,7 +217,7 @@ class Bench:
                 load_weights(encoder, folder / WEIGHTS)
             states = [encoder.state_dict() for encoder in encoders]
             require(all(torch.equal(states[0][key], states[1][key]) for key in states[0]), f"{what} weights")
-        elif provides == "representations":
-            for table in ("products", "queries"):
+        elif provides is not None:
+            for table in ("products", "queries") if provides == "representations" else ("products",):
                 first, second = (Representations.open(folder, table).vectors for folder in folders)
                 require(np.array_equal(first, second), f"{what} representations")

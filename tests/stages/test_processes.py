@@ -15,10 +15,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moonlib.batches.loading import PairBatch
+from moonlib.data.ids import ShopIds
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.losses.circle import Circle
+from moonlib.losses.distill import Distill
 from moonlib.losses.info_nce import InfoNCE
-from moonlib.losses.loss import Loss
+from moonlib.losses.loss import Loss, LossData
+from moonlib.losses.relational import Relational
 from moonlib.losses.sigmoid import Sigmoid
 from moonlib.losses.triplet import Triplet
 from moonlib.negatives.gathered import Gathered
@@ -27,11 +30,23 @@ from moonlib.negatives.queue import Queue
 from moonlib.pairs.catalogue import Catalogue
 from moonlib.pairs.pairs import Pairs
 from moonlib.predictors.activations import Dice
+from moonlib.representations.store import Representations
 from moonlib.stages.contrast import Compatibility, contrastive_loss
 from moonlib.system.process_group import alone
 from moonlib.testing.processes import process_group, run_processes
 
 DIM = 6
+
+
+def taught(loss: Loss) -> Loss:
+    """A loss with a teacher that knows most of the products of a batch."""
+    products = np.arange(8, 26)
+    vectors = np.random.default_rng(4).normal(size=(len(products), 3)).astype(np.float32)
+    teacher = Representations(products[:-4], vectors[:-4])
+    loss.setup(LossData(Catalogue(products, products // 2, products * 0), ShopIds(), DIM, Path(), teacher))
+    return loss
+
+
 LOSSES: dict[str, Callable[[], Loss]] = {
     "info_nce": lambda: InfoNCE(temperature=0.2),
     "supcon": lambda: InfoNCE(temperature=0.2, form="supcon"),
@@ -39,6 +54,9 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "sigmoid": Sigmoid,
     "circle": Circle,
     "triplet": Triplet,
+    "distill": lambda: taught(Distill("teacher")),
+    "distill queries": lambda: taught(Distill("teacher", between="queries")),
+    "relational": lambda: taught(Relational("teacher")),
 }
 CHAINS: dict[str, Callable[[], list[NegativeSampler]]] = {
     "gathered": lambda: [Gathered()],
@@ -163,6 +181,7 @@ CASES = [
     *((loss, "queue, gathered", "one direction") for loss in LOSSES),
     *((loss, "gathered", "both directions") for loss in LOSSES),
     *((loss, "gathered", "compatible") for loss in LOSSES if loss != "info_nce"),
+    *((loss, "queue, gathered", "cached, in parts") for loss in ("distill", "relational")),
     *(("info_nce", chain, option) for chain in CHAINS for option in OPTIONS),
 ]
 
