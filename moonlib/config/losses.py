@@ -32,9 +32,11 @@ def flat(content: dict[str, Any]) -> dict[str, Any]:
 def nested(content: dict[str, Any]) -> dict[str, Any]:
     """A merged recipe with each entry of ``losses`` as the fields of `moonlib.losses.weighted.WeightedLoss`.
 
+    Beside them ``loss`` is null, unless it is given.
+
     Example:
         >>> nested({"stages": {"refine": {"module": {"init_args": {"losses": {"info_nce": {"weight": 1}}}}}}})
-        {'stages': {'refine': {'module': {'init_args': {'losses': {'info_nce': {'weight': 1, 'loss': {'class_path': 'info_nce'}}}}}}}}
+        {'stages': {'refine': {'module': {'init_args': {'loss': None, 'losses': {'info_nce': {'weight': 1, 'loss': {'class_path': 'info_nce'}}}}}}}}
     """  # noqa: E501
     return _each_entry(content, _nested)
 
@@ -71,10 +73,14 @@ def _of_stage(stage: Any, change: Callable[[str, Any], Any]) -> Any:
     place = stage
     for part in ("module", "init_args", LOSSES):
         place = place.get(part) if isinstance(place, Mapping) else None
-    if not isinstance(place, Mapping):
+    if place is None:
         return stage
-    module = stage["module"]
-    losses = {name: change(str(name), entry) for name, entry in place.items()}
-    if change is _nested:  # null without a parent removes nothing
-        losses = {name: entry for name, entry in losses.items() if entry is not None}
-    return {**stage, "module": {**module, "init_args": {**module["init_args"], LOSSES: losses}}}
+    module, arguments = stage["module"], stage["module"]["init_args"]
+    losses = place
+    if isinstance(place, Mapping):
+        losses = {name: change(str(name), entry) for name, entry in place.items()}
+    if change is _nested:
+        arguments = {"loss": None, **arguments}  # required, and null beside several
+        if isinstance(losses, Mapping):  # null without a parent removes nothing
+            losses = {name: entry for name, entry in losses.items() if entry is not None}
+    return {**stage, "module": {**module, "init_args": {**arguments, LOSSES: losses}}}

@@ -84,7 +84,7 @@ class Contrastive(Stage):
 
     Args:
         loss: the loss; null beside ``losses``.
-        negatives: samplers, applied in order; without any, the batch's own items are all there is.
+        negatives: samplers, applied in order.
         pairs: which pairs are trained on.
         learning_rate: peak of the schedule (linear warm-up, cosine decay to 0 at ``trainer.max_steps``).
         weight_decay: of AdamW, on matrices only.
@@ -117,9 +117,9 @@ class Contrastive(Stage):
 
     def __init__(
         self,
-        loss: Loss | None = None,
-        negatives: list[NegativeSampler] = [],  # noqa: B006  (a recipe's default is read, never written)
-        pairs: PairSource | None = None,
+        loss: Loss | None,
+        negatives: list[NegativeSampler],
+        pairs: PairSource,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup: float = 0.05,
@@ -135,8 +135,6 @@ class Contrastive(Stage):
         losses: dict[str, WeightedLoss] | None = None,
     ) -> None:
         super().__init__()
-        if pairs is None:
-            raise ValueError("pairs: missing; name what is trained on, such as searches")
         if compatible_with is None and compatibility != 1:
             raise ValueError(f"compatibility: {compatibility} weighs what compatible_with asks for: name a run there")
         if compatible_with is not None and not 0 < compatibility < math.inf:

@@ -48,8 +48,8 @@ class Posttraining(Contrastive):
 
     def __init__(
         self,
-        loss: Loss | None = None,
-        negatives: list[NegativeSampler] = [],  # noqa: B006  (a recipe's default is read, never written)
+        loss: Loss | None,
+        negatives: list[NegativeSampler],
         *,
         filters: list[Filter] = [],  # noqa: B006  (a recipe's default is read, never written)
         **options: Any,

@@ -25,10 +25,5 @@ class Pretraining(Contrastive):
 
     reads = Contrastive.reads
 
-    def __init__(
-        self,
-        loss: Loss | None = None,
-        negatives: list[NegativeSampler] = [],  # noqa: B006  (a recipe's default is read, never written)
-        **options: Any,
-    ) -> None:
+    def __init__(self, loss: Loss | None, negatives: list[NegativeSampler], **options: Any) -> None:
         super().__init__(loss, negatives, ProductPairs(), **options)

@@ -159,7 +159,7 @@ def test_a_stage_that_leaves_no_vectors_is_no_teacher(recipe: Path, runs: Path, 
     extra = tmp_path / "extra.yaml"
     extra.write_text(
         f"extends: {recipe}\nstages: {{refine: {{after: posttrain, module: {{class_path: posttraining, "
-        "init_args: {loss: {class_path: distill, init_args: {teacher: posttrain}}}}, "
+        "init_args: {loss: {class_path: distill, init_args: {teacher: posttrain}}, negatives: [in_batch]}}, "
         "data: {tasks: {image -> image: 1}}, trainer: {max_steps: 1}}}\n"
     )
     with pytest.raises(RunError, match=r"stages\.refine: teacher: the stage posttrain leaves no vectors"):

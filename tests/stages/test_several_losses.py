@@ -18,7 +18,6 @@ from moonlib.losses import InfoNCE, Loss, LossData, Sigmoid, WeightedLoss
 from moonlib.negatives.in_batch import InBatch
 from moonlib.representations.store import Representations
 from moonlib.stages.contrast import contrastive_loss, contrastive_losses
-from moonlib.stages.contrastive import Contrastive
 from moonlib.stages.posttraining import Posttraining, SearchData
 from moonlib.testing import check_stage
 from moonlib.testing.stages import Bench, small_encoder
@@ -163,7 +162,7 @@ DATA = SearchData({"image -> title+image": 1.0}, 16, workers=0, until="train")
 def centred() -> Posttraining:
     """A stage with a loss whose weights `setup` makes, beside another one."""
     losses = {"info_nce": WeightedLoss(InfoNCE()), "centred": WeightedLoss(Centred(), 0.5)}
-    return Posttraining(negatives=[InBatch()], losses=losses, learning_rate=0.01)
+    return Posttraining(None, [InBatch()], losses=losses, learning_rate=0.01)
 
 
 def test_weights_that_a_loss_makes_are_trained_saved_and_resumed_to_the_bit() -> None:
@@ -214,8 +213,7 @@ def test_a_teacher_that_was_not_opened_is_refused(tmp_path: Path) -> None:
         bench.run(stage, "run")
 
 
-def test_a_stage_without_pairs_or_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="pairs: missing; name what is trained on"):
-        Contrastive(InfoNCE(), [InBatch()])
-    with pytest.raises(ValueError, match="give one of loss and losses"):
-        Posttraining()
+def test_a_stage_with_both_or_neither_is_refused() -> None:
+    for loss, losses in ((None, None), (InfoNCE(), {"info_nce": WeightedLoss(InfoNCE())})):
+        with pytest.raises(ValueError, match="give one of loss and losses"):
+            Posttraining(loss, [InBatch()], losses=losses)
