@@ -42,7 +42,7 @@ class PairBatch:
         positive_ids: int64 [Q, K], known positives of each query.
         positive_spus: int64 [Q, K], their SPUs; and that of the query, where it is a product that asks for others.
         task: int64 [Q], index of each pair's task.
-        weight: float32 [Q], how much each pair counts; None for all alike.
+        weight: float32 [Q], how much each pair counts; as None, all alike.
     """
 
     query: ContentBatch
@@ -149,7 +149,7 @@ class PairDataset(Dataset[PairBatch]):
             positive_ids=torch.from_numpy(positives),
             positive_spus=torch.from_numpy(catalogue.spu_id[catalogue.rows(known)]),
             task=torch.from_numpy(task),
-            weight=None if self._pairs.weight is None else torch.from_numpy(self._pairs.weight[rows]),
+            weight=torch.ones(len(rows)) if self._pairs.weight is None else torch.from_numpy(self._pairs.weight[rows]),
         )
 
     def _read(self, query_ids: Ids, item_ids: Ids) -> tuple[list[Sample], list[Sample]]:

@@ -4,6 +4,7 @@ from .info_nce import InfoNCE
 from .loss import ARGUMENTS, Loss, LossData
 from .relational import Relational
 from .sigmoid import Sigmoid
+from .spu_margin import SpuMargin
 from .triplet import Triplet
 from .weighted import WeightedLoss
 
@@ -16,6 +17,7 @@ __all__ = [
     "LossData",
     "Relational",
     "Sigmoid",
+    "SpuMargin",
     "Triplet",
     "WeightedLoss",
 ]

@@ -99,7 +99,6 @@ def test_weights_are_capped_and_products_keep_their_best(tmp_path: Path) -> None
     [
         partial(ItemItemPairs, window=2000.0),
         partial(ItemItemPairs, ["click", "order"], "train", window=2000.0, neighbours=2),
-        partial(ItemItemPairs, within="session"),
     ],
 )
 def test_they_keep_the_promises_of_a_pair_source(make: Any) -> None:
@@ -124,6 +123,22 @@ def test_arguments_out_of_range_are_refused(wrong: dict[str, Any], message: str)
 def test_no_pair_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no shopper acted \(click, cart, order\) on two products within 1e-09 hours"):
         ask(ItemItemPairs(window=1e-9), tmp_path)
+    with pytest.raises(ValueError, match="on two products in one session: widen"):
+        ask(ItemItemPairs(within="session"), tmp_path)
+
+
+def test_a_session_is_a_search_with_all_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = example_dataset(tmp_path / "dataset")
+    searches = dataset.splits.select(dataset.searches, "behaviour").sort("ts")
+    joined = searches.with_columns(search_id=pl.int_range(pl.len()) // 3)  # of several shoppers, days apart
+    monkeypatch.setitem(vars(dataset), "searches", joined)
+    pairs, _ = ItemItemPairs(within="session").pairs(PairContext(dataset, tmp_path, True, None))  # type: ignore[arg-type]
+    spu = dict(dataset.products.select("item_id", "spu_id").iter_rows())
+    expected = set()
+    for part in joined.partition_by("search_id"):
+        items = part["item_id"].to_list()
+        expected |= {(a, b) for a in items for b in items if spu[a] != spu[b]}
+    assert set(zip(pairs.query_id.tolist(), pairs.item_id.tolist(), strict=True)) == expected
 
 
 def test_a_product_is_no_negative_of_itself(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from moonlib.losses.info_nce import InfoNCE
 from moonlib.losses.loss import Loss, LossData
 from moonlib.losses.relational import Relational
 from moonlib.losses.sigmoid import Sigmoid
+from moonlib.losses.spu_margin import SpuMargin
 from moonlib.losses.triplet import Triplet
 from moonlib.negatives.gathered import Gathered
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
@@ -47,6 +48,12 @@ def taught(loss: Loss) -> Loss:
     return loss
 
 
+def seeded(loss: Loss) -> Loss:
+    """A loss whose weights are equal in all processes, as a stage's seed makes them."""
+    torch.manual_seed(0)
+    return loss
+
+
 LOSSES: dict[str, Callable[[], Loss]] = {
     "info_nce": lambda: InfoNCE(temperature=0.2),
     "supcon": lambda: InfoNCE(temperature=0.2, form="supcon"),
@@ -57,6 +64,8 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "distill": lambda: taught(Distill("teacher")),
     "distill queries": lambda: taught(Distill("teacher", between="queries")),
     "relational": lambda: taught(Relational("teacher")),
+    "spu_margin": lambda: taught(seeded(SpuMargin(sampled=5))),
+    "spu_margin, hashed": lambda: taught(seeded(SpuMargin(sampled=50, buckets=4))),
 }
 CHAINS: dict[str, Callable[[], list[NegativeSampler]]] = {
     "gathered": lambda: [Gathered()],
@@ -164,7 +173,7 @@ def train(loss: str, chain: str, option: str, rank: int | None) -> dict[str, lis
     for step in range(3):
         whole = batch(step, extras=6)
         part = whole if rank is None else share(whole, rank)
-        value = contrastive_loss(encoder, part, objective, samplers, **OPTIONS[option])
+        value = contrastive_loss(encoder, part, objective, samplers, seed=step, **OPTIONS[option])
         parameters = [encoder.weight, *objective.parameters()]
         gradients = torch.autograd.grad(value, parameters)
         gathered = [value.detach(), *gradients]
@@ -181,7 +190,7 @@ CASES = [
     *((loss, "queue, gathered", "one direction") for loss in LOSSES),
     *((loss, "gathered", "both directions") for loss in LOSSES),
     *((loss, "gathered", "compatible") for loss in LOSSES if loss != "info_nce"),
-    *((loss, "queue, gathered", "cached, in parts") for loss in ("distill", "relational")),
+    *((loss, "queue, gathered", "cached, in parts") for loss in ("distill", "relational", "spu_margin")),
     *(("info_nce", chain, option) for chain in CHAINS for option in OPTIONS),
 ]
 
