@@ -6,9 +6,9 @@
       wide: {class_path: info_nce, init_args: {temperature: 0.2}, weight: 0.1}
 
 An entry is a number, the weight of the loss of that name; the name of a loss, with weight 1; or a mapping with
-``weight`` and, like any component, ``class_path`` (by default the entry's own name) and ``init_args``. Layers merge in
-this form, each entry by itself; what is typed and kept in a run is `moonlib.losses.weighted.WeightedLoss`, whose fields
-an entry may also give.
+``weight``, ``dims`` (a head of the encoder, or two numbers) and, like any component, ``class_path`` (by default the
+entry's own name) and ``init_args``. Layers merge in this form, each entry by itself; what is typed and kept in a run is
+`moonlib.losses.weighted.WeightedLoss`, whose fields an entry may also give.
 """
 
 from __future__ import annotations

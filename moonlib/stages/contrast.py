@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -85,6 +86,7 @@ def contrastive_losses(
     grad_cache: int | None = None,
     budget: int = BUDGET,
     compatibility: Compatibility | None = None,
+    heads: Mapping[str, slice] = MappingProxyType({}),
     seed: int = 0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Contrast every query of a batch with its items and with whatever the samplers add.
@@ -103,6 +105,7 @@ def contrastive_losses(
         budget: scores held at once. A larger matrix is computed in parts, twice.
         compatibility: adds, with its weight, the same losses with the old vectors of the products in place of the new
             ones, and `STAY` times the mean `movement` of the batch's items from their old vectors; None for neither.
+        heads: dimensions of the encoder's heads, which a loss may be restricted to.
         seed: for losses that draw; equal in all processes.
 
     Returns:
@@ -148,29 +151,32 @@ def contrastive_losses(
             positive, ignore = positive_and_ignore(ids, spus, batch.item_id[:own][rows], batch.spu_id[:own][rows])
             return positive.T, ignore.T
 
-        scored = ScoreLoss(weighted.loss, weights, hardness, seed)
-        values, shares = row_losses(queries, candidates, of_known, scored, budget)
+        part = weighted.part(heads, queries.shape[1])
+        own_dims = weights if weighted.dims is None else {part.stop - part.start: 1.0}
+        scored = ScoreLoss(weighted.loss, own_dims, hardness, seed)
+        values, shares = row_losses(queries[:, part], candidates[:, part], of_known, scored, budget)
         shares = shares * counts
         if known is not None:
             shares = shares * torch.isin(batch.positive_ids, pool.item_id[known]).any(dim=1)
         forward = _mean(values, shares)
         if not both_directions:
             return forward
-        values, shares = row_losses(items, every_query()[0], of_items, scored, budget)
+        values, shares = row_losses(items[:, part], every_query()[0][:, part], of_items, scored, budget)
         shares = shares * counts
         reverse = _mean(values, shares if known is None else shares * known[:own])
         return (forward + reverse) / 2
 
     def of_vectors(weighted: WeightedLoss) -> Tensor:
         """A loss that reads vectors."""
+        part = weighted.part(heads, queries.shape[1])
         named = {
-            "queries": F.normalize(queries, dim=1),
-            "items": F.normalize(own_items, dim=1),
+            "queries": F.normalize(queries[:, part], dim=1),
+            "items": F.normalize(own_items[:, part], dim=1),
             "item_id": batch.item_id[:own],
             "spu_id": batch.spu_id[:own],
         }
         of_all = {
-            "candidates": F.normalize(pool.representations, dim=1),
+            "candidates": F.normalize(pool.representations[:, part], dim=1),
             "candidate_id": pool.item_id,
             "candidate_spu": pool.spu_id,
             "seed": seed,

@@ -152,7 +152,7 @@ class Contrastive(Stage):
             raise ValueError(f"matryoshka needs weights >= 0, not all 0, got {matryoshka}")
         self.weighted = one_or_several(loss, losses)
         self.loss = loss
-        self.losses = torch.nn.ModuleList([each.loss for each in (losses or {}).values()])
+        self.losses = torch.nn.ModuleList([] if losses is None else [each.loss for each in self.weighted.values()])
         self.teachers = tuple(dict.fromkeys(each.loss.teacher for each in self.weighted.values() if each.loss.teacher))
         self.negatives = torch.nn.ModuleList(negatives)
         self.pairs = pairs
@@ -277,6 +277,12 @@ class Contrastive(Stage):
         dim = self.encoder.dim
         if wrong := [d for d in self.matryoshka or {} if not 1 <= d <= dim]:
             raise ValueError(f"matryoshka: {wrong[0]} dimensions of an encoder of {dim}; expected 1 to {dim}")
+        for name, each in self.weighted.items():
+            if each.dims is not None:
+                try:
+                    each.part(self.encoder.heads(), dim)
+                except ValueError as error:
+                    raise ValueError(f"losses.{name}.{error}") from error
         if context.data.augment > 0 and not self.encoder.augmented_inputs():
             log.warning("data.augment has no effect: %s has no images to augment", type(self.encoder).__name__)
         if self.grad_cache is not None:
@@ -303,8 +309,10 @@ class Contrastive(Stage):
             if teacher is not None and teacher not in context.teachers:
                 raise ValueError(f"teacher: {teacher} was not opened: run the stage by a recipe")
             vectors = None if teacher is None else context.teachers[teacher]
+            part = each.part(self.encoder.heads(), self.encoder.dim)
+            data = LossData(listed, context.dataset.ids, part.stop - part.start, context.directory, vectors)
             try:
-                each.loss.setup(LossData(listed, context.dataset.ids, self.encoder.dim, context.directory, vectors))
+                each.loss.setup(data)
             except ValueError as error:
                 raise ValueError(f"{'loss' if self.loss is each.loss else f'losses.{name}'}: {error}") from error
 
@@ -482,6 +490,7 @@ class Contrastive(Stage):
             hardness=self.hardness,
             grad_cache=self.grad_cache,
             compatibility=self.compatible,
+            heads=self.encoder.heads(),
             seed=int(seeds.generate_state(1)[0]),
         )
         self.log("loss", loss, prog_bar=True)

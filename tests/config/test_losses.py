@@ -47,11 +47,15 @@ def weighted(folder: Path, base: str, *layers: str, overrides: tuple[str, ...] =
 
 
 def test_numbers_names_and_mappings_are_losses(tmp_path: Path) -> None:
-    losses = "losses: {info_nce: 1, circle: {weight: 0.5, init_args: {gamma: 32}}, wide: {class_path: info_nce}}"
+    losses = (
+        "losses: {info_nce: 1, circle: {weight: 0.5, dims: look, init_args: {gamma: 32}}, "
+        "wide: {class_path: info_nce, dims: [0, 8]}}"
+    )
     found = weighted(tmp_path, losses)
     assert {name: each.weight for name, each in found.items()} == {"info_nce": 1.0, "circle": 0.5, "wide": 1.0}
     assert isinstance(found["info_nce"].loss, InfoNCE) and isinstance(found["wide"].loss, InfoNCE)
     assert isinstance(found["circle"].loss, Circle) and found["circle"].loss.gamma == 32
+    assert {name: each.dims for name, each in found.items()} == {"info_nce": None, "circle": "look", "wide": [0, 8]}
 
 
 def test_layers_merge_entry_by_entry_in_whichever_form(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from moonlib.artifacts.layout import LOG
 from moonlib.batches.loading import PairBatch
+from moonlib.encoders.dual import DualEncoder
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.losses import InfoNCE, Loss, LossData, Sigmoid, WeightedLoss
 from moonlib.negatives.in_batch import InBatch
@@ -217,3 +218,47 @@ def test_a_stage_with_both_or_neither_is_refused() -> None:
     for loss, losses in ((None, None), (InfoNCE(), {"info_nce": WeightedLoss(InfoNCE())})):
         with pytest.raises(ValueError, match="give one of loss and losses"):
             Posttraining(loss, [InBatch()], losses=losses)
+
+
+@pytest.mark.parametrize("make", [lambda: InfoNCE(0.2).double(), Everything])
+@pytest.mark.parametrize("dims", ["look", [2, 5]])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_loss_of_one_head_reads_its_dimensions_and_no_others(make: Any, dims: Any, both: bool) -> None:
+    def value(encoder: nn.Module, part: Any, **options: Any) -> Tensor:
+        losses = {"one": WeightedLoss(make(), dims=part)}
+        return contrastive_losses(encoder, batch(), losses, [InBatch()], both_directions=both, **options)[0]  # type: ignore[arg-type]
+
+    encoder, heads = Table(), {"identity": slice(0, 2), "look": slice(2, 5)}
+    found = value(encoder, dims, heads=heads, dims={2: 1.0, 6: 1.0}, hardness=0.5)
+    narrow = Table()
+    narrow.table = nn.Embedding.from_pretrained(encoder.table.weight.detach()[:, 2:5])
+    assert math.isclose(found.item(), value(narrow, None, hardness=0.5).item(), rel_tol=1e-12)
+    found.backward()
+    gradient = encoder.table.weight.grad
+    assert gradient is not None and gradient[:, 2:5].any() and not gradient[:, :2].any() and not gradient[:, 5:].any()
+
+
+def test_heads_of_an_encoder_have_losses_of_their_own(tmp_path: Path) -> None:
+    def encoder() -> DualEncoder:
+        plain = small_encoder()
+        return DualEncoder(plain.fusion, plain.image, plain.text, dim=8, heads={"look": 3, "identity": 5})
+
+    bench = Bench(tmp_path, DATA, {"max_steps": 3}, encoder)
+    losses = {
+        "identity": WeightedLoss(InfoNCE(), dims="identity"),
+        "look": WeightedLoss(Centred(), 0.5, dims="look"),
+        "both": WeightedLoss(Sigmoid(), 0.1),
+    }
+    stage = Posttraining(None, [InBatch()], losses=losses)
+    bench.run(stage, "run")
+    centred = stage.weighted["look"].loss
+    assert isinstance(centred, Centred) and centred.centre.shape == (3,)
+    assert list(stage.weighted) == ["both", "identity", "look"]  # whatever the order in a recipe
+    for dims, message in (
+        ("looks", r"losses\.a\.dims: the encoder has no head 'looks'; its heads are identity, look"),
+        ([4, 9], r"losses\.a\.dims: expected a head, or .*, from 0 to 8, got \[4, 9\]"),
+        ([3], r"losses\.a\.dims: expected a head"),
+    ):
+        wrong = Posttraining(None, [InBatch()], losses={"a": WeightedLoss(InfoNCE(), dims=dims)})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=message):
+            bench.run(wrong, "wrong")
