@@ -40,8 +40,9 @@ class PairBatch:
         spu_id: int64 [N].
         category: int64 [N].
         positive_ids: int64 [Q, K], known positives of each query.
-        positive_spus: int64 [Q, K].
+        positive_spus: int64 [Q, K], their SPUs; and that of the query, where it is a product that asks for others.
         task: int64 [Q], index of each pair's task.
+        weight: float32 [Q], how much each pair counts; as None, all alike.
     """
 
     query: ContentBatch
@@ -52,12 +53,15 @@ class PairBatch:
     positive_ids: Tensor
     positive_spus: Tensor
     task: Tensor
+    weight: Tensor | None = None
 
     def pin_memory(self) -> PairBatch:
         """Return the batch in page-locked memory; torch's DataLoader calls this where it is asked to pin."""
         for field, value in vars(self).items():
-            pinned = {k: v.pin_memory() for k, v in value.items()} if isinstance(value, dict) else value.pin_memory()
-            setattr(self, field, pinned)
+            if value is not None:
+                content = isinstance(value, dict)
+                pinned = {k: v.pin_memory() for k, v in value.items()} if content else value.pin_memory()
+                setattr(self, field, pinned)
         return self
 
 
@@ -98,6 +102,8 @@ class PairDataset(Dataset[PairBatch]):
         self._catalogue = products
         self._quarantine = quarantine
         self._strength, self._augmented = augment, augmented_inputs
+        # A product that asks for others is neither a positive nor a negative of itself.
+        self._asks_for_others = self._side == "product" and not np.array_equal(pairs.query_id, pairs.item_id)
 
     def __getitem__(self, plan: BatchPlan) -> PairBatch:
         """Read, compose and preprocess one batch.
@@ -131,6 +137,9 @@ class PairDataset(Dataset[PairBatch]):
         generator = torch.Generator().manual_seed(plan.seed)
         positives = self._pairs.positives[rows]
         catalogue, item_rows = self._catalogue, self._catalogue.rows(item_id)
+        known = positives
+        if self._asks_for_others:
+            known = np.concatenate([positives, self._pairs.query_id[rows, None]], axis=1)
         return PairBatch(
             query=augmented(query, generator, self._strength, self._augmented),
             item=augmented(item, generator, self._strength, self._augmented),
@@ -138,8 +147,9 @@ class PairDataset(Dataset[PairBatch]):
             spu_id=torch.from_numpy(catalogue.spu_id[item_rows]),
             category=torch.from_numpy(catalogue.category[item_rows]),
             positive_ids=torch.from_numpy(positives),
-            positive_spus=torch.from_numpy(catalogue.spu_id[catalogue.rows(positives)]),
+            positive_spus=torch.from_numpy(catalogue.spu_id[catalogue.rows(known)]),
             task=torch.from_numpy(task),
+            weight=torch.ones(len(rows)) if self._pairs.weight is None else torch.from_numpy(self._pairs.weight[rows]),
         )
 
     def _read(self, query_ids: Ids, item_ids: Ids) -> tuple[list[Sample], list[Sample]]:

@@ -2,7 +2,8 @@
 
 Merge rules: mappings merge deeply; a bare name is ``{class_path: name}``; another class drops the arguments of the one
 it replaces; lists replace; ``null`` removes what the parent says; a new stage says ``after: NAME``. ``extends`` and
-``changes`` speak of their own file and are not inherited.
+``changes`` speak of their own file and are not inherited. Entries of ``losses`` merge one by one, in whichever of their
+forms (`moonlib.config.losses`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from moonlib.config import losses
 from moonlib.config.earlier import present_stages
 from moonlib.config.names import stage_problem
 from moonlib.registry import registry
@@ -167,7 +169,7 @@ def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
     """Merge the layers of a recipe, each over those before it; the order of the stages is the order of running."""
     merged: dict[str, Any] = {}
     for index, layer in enumerate(layers):
-        content = dict(layer.content)
+        content = losses.flat(dict(layer.content))
         stages = content.pop("stages", {})
         if not isinstance(stages, dict):
             raise RecipeError(f"expected a mapping from names to stages, got {stages!r}", ("stages",))
@@ -176,7 +178,7 @@ def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
         order = merged.get("stages", {})
         merged = merge(merged, content)
         merged["stages"] = _merge_stages(order, stages, first=not index)
-    return merged
+    return losses.nested(merged)
 
 
 def merge(parent: Any, child: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -91,6 +93,11 @@ class DualEncoder(Encoder):
             as the image's features (``image_dim`` = 2 ``out_features``), so that the fusion can tell the subject from
             its surroundings, or learn to average them. Without a box the two are equal, and computed once. The order of
             the names has no meaning.
+        heads: names and widths of parts of the representation, for losses of different kinds: ``{identity: 96, look:
+            32}`` for what a product is and how it looks. The widths add up to ``dim``, in the order of the names'
+            letters. Each part is scaled to unit length, so that the cosine of two representations is the mean of its
+            parts' cosines, weighted by the squares of ``head_weights``. None for a representation without parts.
+        head_weights: length of each head's part, above 0; 1 for a head that is not named.
         learning_rates: pattern → factor. A parameter in whose name the pattern is found (a regular expression; the
             first one counts) is trained at the stage's learning rate times the factor; at 0 it is frozen. Towers with
             published weights want less than what is new: ``{^image: 0.1, ^text: 0.1}``.
@@ -116,6 +123,8 @@ class DualEncoder(Encoder):
         dim: int = 128,
         crop: Sequence[View] = ("full",),
         learning_rates: dict[str, float] = {},  # noqa: B006  (a recipe's default is read, never written)
+        heads: dict[str, int] | None = None,
+        head_weights: dict[str, float] = {},  # noqa: B006  (a recipe's default is read, never written)
     ) -> None:
         super().__init__()
         if image is None and text is None:
@@ -128,6 +137,7 @@ class DualEncoder(Encoder):
         self.dim = dim
         self.crop = tuple(crop)
         self.learning_rates = LearningRates(learning_rates)
+        self.head_widths, self.head_weights = heads_of(heads or {}, head_weights, dim)
 
     def reads(self) -> Reads:
         """Declare what the text tower fits its tokenizer to; see `Encoder.reads`."""
@@ -182,8 +192,27 @@ class DualEncoder(Encoder):
         if self.text is not None:
             has_text = batch["text_mask"].any(dim=1)
             text = _encode_present(self.text, has_text, batch["text"], batch["text_mask"])
-        fused: Tensor = self.fusion(image, text, has_image, has_text)
-        return fused.to(torch.promote_types(fused.dtype, torch.float32))
+        return self.in_heads(self.fusion(image, text, has_image, has_text))
+
+    def heads(self) -> Mapping[str, slice]:
+        """Which dimensions each head makes; see `Encoder.heads`."""
+        ends = list(itertools.accumulate(self.head_widths.values()))
+        return {
+            name: slice(end - self.head_widths[name], end) for name, end in zip(self.head_widths, ends, strict=True)
+        }
+
+    def in_heads(self, fused: Tensor) -> Tensor:
+        """The representation of what the fusion made, float32 or wider [B, dim]: each head's part at its length.
+
+        Args:
+            fused: float [B, dim].
+        """
+        fused = fused.to(torch.promote_types(fused.dtype, torch.float32))
+        heads = self.heads()
+        if not heads:
+            return fused
+        parts = [F.normalize(fused[:, place], dim=1) * self.head_weights[name] for name, place in heads.items()]
+        return torch.cat(parts, dim=1)
 
     def _encode_images(self, tower: ImageTower, batch: ContentBatch) -> Tensor:
         """Return the features of the one view or of both, float [B, image_dim]."""
@@ -194,6 +223,29 @@ class DualEncoder(Encoder):
         whole, subject = _encode_present(tower, there, torch.cat([batch["image"], batch["subject"]])).chunk(2)
         subject = torch.where(batch["has_subject"].unsqueeze(1), subject, whole)
         return torch.cat([whole, subject], dim=1)
+
+
+def heads_of(
+    widths: Mapping[str, int], weights: Mapping[str, float], dim: int
+) -> tuple[dict[str, int], dict[str, float]]:
+    """Widths and lengths of heads, in the order of their names' letters, which a recipe's files can't change.
+
+    Raises:
+        ValueError: they don't add up to ``dim``, or are none; or a weight is of no head, or not above 0.
+
+    Example:
+        >>> heads_of({"look": 2, "identity": 6}, {"look": 0.5}, 8)
+        ({'identity': 6, 'look': 2}, {'identity': 1.0, 'look': 0.5})
+    """
+    if wrong := [name for name in weights if name not in widths]:
+        raise ValueError(f"head_weights: there is no head '{wrong[0]}'; heads are {', '.join(widths) or 'none'}")
+    if any(not weight > 0 for weight in weights.values()):
+        raise ValueError(f"head_weights: expected numbers above 0, got {dict(weights)}")
+    if widths and (sum(widths.values()) != dim or any(width < 1 for width in widths.values())):
+        told = " + ".join(str(width) for width in widths.values())
+        raise ValueError(f"heads: expected widths of at least 1 that add up to dim, {dim}, got {told}")
+    names = sorted(widths)
+    return {name: widths[name] for name in names}, {name: weights.get(name, 1.0) for name in names}
 
 
 def _encode_present(tower: ImageTower | TextTower, present: Tensor, *inputs: Tensor) -> Tensor:

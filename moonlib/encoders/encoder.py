@@ -129,6 +129,13 @@ class Encoder(Exportable, Declaring, ABC):
         """
         return None
 
+    def heads(self) -> Mapping[str, slice]:
+        """Which of the representation's dimensions each of its heads makes, by the head's name; none by default.
+
+        A loss can be restricted to those of one head, see `moonlib.losses.weighted.WeightedLoss`.
+        """
+        return {}
+
     def learning_rate_factor(self, name: str) -> float:
         """Factor on the learning rate of a parameter; the same for every call.
 

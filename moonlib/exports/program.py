@@ -131,8 +131,7 @@ class DualProgram(nn.Module):
         if encoder.text is not None:
             has_text = given["has_text"] & given["text_mask"].any(dim=1)
             text = torch.where(has_text.unsqueeze(1), encoder.text(given["text"], given["text_mask"]), 0)
-        fused: Tensor = encoder.fusion(image, text, has_image, has_text)
-        return fused.to(torch.float32)
+        return encoder.in_heads(encoder.fusion(image, text, has_image, has_text)).to(torch.float32)
 
 
 def require(kind: str) -> None:

@@ -16,17 +16,17 @@ def positive_and_ignore(
 
     Args:
         positive_ids: int64 [Q, K], known positives of each query, padded by repeating one of them.
-        positive_spus: int64 [Q, K], their SPUs.
+        positive_spus: int64 [Q, L], their SPUs, and others that are no negatives.
         item_id: int64 [N], the pool.
         spu_id: int64 [N].
 
     Returns:
         ``positive`` bool [Q, N] and ``ignore`` bool [Q, N]: another SKU of a positive's SPU. They are disjoint.
     """
-    queries, known = positive_ids.shape
-    positive = torch.zeros(queries, len(item_id), dtype=torch.bool, device=item_id.device)
+    positive = torch.zeros(len(positive_ids), len(item_id), dtype=torch.bool, device=item_id.device)
     same_spu = positive.clone()
-    for k in range(known):  # one column at a time: [Q, K, N] would be K times the memory of the scores
-        positive |= positive_ids[:, k, None] == item_id
-        same_spu |= positive_spus[:, k, None] == spu_id
+    for known in positive_ids.T:  # one column at a time: [Q, K, N] would be K times the memory of the scores
+        positive |= known[:, None] == item_id
+    for known in positive_spus.T:
+        same_spu |= known[:, None] == spu_id
     return positive, same_spu & ~positive

@@ -81,13 +81,15 @@ class Mined(NegativeSampler):
 
     def refresh(self, products: Representations, queries: Representations, step: int) -> None:
         """Search the catalogue with every query; see `NegativeSampler.refresh`."""
-        catalogue = self._catalogue
+        catalogue, known = self._catalogue, self._pairs.positives
+        if self._pairs.query_side == "product":  # of all products it is the nearest to itself
+            known = np.concatenate([known, self._pairs.query_id[:, None]], axis=1)
         found = mine(
             queries.gather(self._queries),
             products.gather(catalogue.item_id),
             self._query,
             self._item,
-            known=catalogue.rows(self._pairs.positives),
+            known=catalogue.rows(known),
             group=catalogue.spu_id,
             keep=self.keep,
             skip=self.skip,

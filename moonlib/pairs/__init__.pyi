@@ -1,4 +1,6 @@
 from .catalogue import Catalogue
+from .graded import GradedPairs
+from .item_items import ItemItemPairs
 from .pair_source import PairContext, PairSource
 from .pairs import Pairs, product_pairs, search_pairs
 from .products import ProductPairs
@@ -6,6 +8,8 @@ from .searches import SearchPairs
 
 __all__ = [
     "Catalogue",
+    "GradedPairs",
+    "ItemItemPairs",
     "PairContext",
     "PairSource",
     "Pairs",

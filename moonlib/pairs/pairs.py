@@ -28,6 +28,7 @@ class Pairs:
         query_side: ``"query"``, or ``"product"`` in pretraining, where a product's image or title is the query.
         ts: int64 [P], when the query last led to the item, or the product was listed, in microseconds since 1970 (UTC);
             None where that is not known.
+        weight: float32 [P], how much each pair counts in a loss, above 0; None for all alike.
     """
 
     query_id: Ids
@@ -35,6 +36,7 @@ class Pairs:
     positives: Ids
     query_side: Side
     ts: Ids | None = None
+    weight: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.query_id)
@@ -42,7 +44,8 @@ class Pairs:
     def __getitem__(self, rows: Ids) -> Pairs:
         """The pairs of these rows, in their order."""
         ts = None if self.ts is None else self.ts[rows]
-        return Pairs(self.query_id[rows], self.item_id[rows], self.positives[rows], self.query_side, ts)
+        weight = None if self.weight is None else self.weight[rows]
+        return Pairs(self.query_id[rows], self.item_id[rows], self.positives[rows], self.query_side, ts, weight)
 
 
 def product_pairs(products: pl.DataFrame) -> Pairs:

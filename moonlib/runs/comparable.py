@@ -1,8 +1,9 @@
-"""An earlier run whose vectors a stage is to stay comparable with."""
+"""An earlier run whose vectors a stage is to stay comparable with, and hashes of what it holds."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from moonlib.artifacts.checksums import sums
 from moonlib.runs.run import Run, RunError
@@ -28,10 +29,22 @@ def old_run(place: str) -> OldRun:
 
 def content_of(run: OldRun) -> str:
     """Hash of the products' vectors and ids, and of what they read: 16 hexadecimal digits."""
-    names = ("products.npy", "products.ids.npy", "products.ids.parquet")
-    noted = sums(run.directory)
-    lines = [str(run.product)]
-    for file in (run.directory / name for name in names if (run.directory / name).is_file()):
+    return content_digest(run.directory, "products", str(run.product))
+
+
+def content_digest(directory: Path, name: str, *about: str) -> str:
+    """Hash of vectors and their ids: 16 hexadecimal digits.
+
+    Args:
+        directory: where they are.
+        name: of their files.
+        about: what else is hashed.
+    """
+    noted = sums(directory)
+    lines = [*about]
+    for file in (directory / f"{name}{end}" for end in (".npy", ".ids.npy", ".ids.parquet")):
+        if not file.is_file():
+            continue
         digest = noted.get(file.name)
         if digest is None:  # of a run that is older than checksums
             with file.open("rb") as content:

@@ -33,6 +33,7 @@ from moonlib.runs.run import RunError
 from moonlib.runs.runner import Runner, costed, legend_of, quiet
 from moonlib.runs.step import Step
 from moonlib.runs.tables import closing_tables, spread_table
+from moonlib.runs.teachers import require_teachers
 from moonlib.runs.warm_start import require_origins
 from moonlib.stages.stage import Reference
 from moonlib.system import processes
@@ -163,7 +164,8 @@ def require_parents(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: see `moonlib.runs.warm_start.require_origins`.
-        RunError: a stage is to be compatible with what is no run, or holds no representations.
+        RunError: a stage is to be compatible with what is no run, or holds no representations, or learns from vectors
+            that are not there.
     """
     for name, stage in recipe.stages.items():
         if (old := stage.module().compatible_with) is not None:
@@ -171,6 +173,7 @@ def require_parents(recipe: Recipe) -> None:
                 old_run(old)
             except RunError as error:
                 raise RunError(f"stages.{name}.module.init_args.{error}") from error
+    require_teachers(recipe)
     require_origins(recipe)
 
 
@@ -248,6 +251,7 @@ def run_stages(runner: Runner, days: int | None = None) -> tuple[dict[str, float
     lineage = runner.begin()
     for stage in recipe.stages.values():
         main = runner.step(stage, lineage)
+        runner.made[stage.name] = main.fingerprint
         references = main.module.references(runner.dataset)
         parts: list[tuple[Reference | None, dict[str, Step]]] = [(None, {"": main})]
         parts += [(each, runner.reference_steps(stage, each, lineage)) for each in references]

@@ -54,6 +54,18 @@ class LostParents:
         found: str = self._of(self._identity(link), "config", "module", "init_args", "compatible_with")
         return found
 
+    def teacher(self, link: str, number: int) -> str:
+        """Hash of the vectors that a stage has learned from.
+
+        Args:
+            link: see `stage`.
+            number: among its teachers.
+        """
+        found: list[str] = self._of(self._identity(link), "teachers")
+        if not number < len(found):
+            raise self.error
+        return found[number]
+
     def _identity(self, link: str) -> dict[str, Any]:
         try:
             return read_mapping(self.run.directory / link / IDENTITY)

@@ -27,7 +27,8 @@ class Parent:
     """A run, an export, a center or a dataset that a run came from.
 
     Attributes:
-        how: ``encoder``, ``stage posttrain``, ``posttrain compatible with``, ``center of application`` or ``data``.
+        how: ``encoder``, ``stage posttrain``, ``posttrain compatible with``, ``posttrain taught distill by``,
+            ``center of application`` or ``data``.
         given: its path, as the recipe has it or as the dataset notes it.
         place: its directory; None where it is not any more, or is a URL.
     """
@@ -65,11 +66,33 @@ def named_parents(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         given = arguments.get("compatible_with") if isinstance(arguments, Mapping) else None
         if isinstance(given, str) and given:
             yield f"{how.removeprefix('stage ')} compatible with", given
+    stages = config.get("stages")
+    for how, section in _sections(config):
+        for name, given in _teachers(section):
+            if not (isinstance(stages, Mapping) and given in stages):
+                yield f"{how.removeprefix('stage ')} taught {name} by", given
     for how, section in _sections(config):
         center = section.get(REPRESENTATIONS)
         given = center.get("center") if isinstance(center, Mapping) else None
         if isinstance(given, str) and given:
             yield f"{CENTER_OF}{how.removeprefix('stage ')}", given
+
+
+def _teachers(section: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The teachers of a stage's losses, by the name of the loss."""
+    module = section.get("module")
+    arguments = module.get("init_args") if isinstance(module, Mapping) else None
+    if not isinstance(arguments, Mapping):
+        return
+    several = arguments.get("losses")
+    entries = several if isinstance(several, Mapping) else {}
+    losses = {"loss": arguments.get("loss")}
+    losses |= {str(name): entry.get("loss") for name, entry in entries.items() if isinstance(entry, Mapping)}
+    for name, loss in losses.items():
+        given = loss.get("init_args") if isinstance(loss, Mapping) else None
+        teacher = given.get("teacher") if isinstance(given, Mapping) else None
+        if isinstance(teacher, str) and teacher:
+            yield name, teacher
 
 
 def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -142,8 +165,8 @@ def _place(given: str, run: Path, noted: str | None) -> Path | None:
 
 
 def _whole(place: Path) -> Path | None:
-    """The run, export, center or dataset at a place, which may also be a stage of a run (``RUN/STAGE``)."""
-    names = (RECIPE, EXPORT, "dataset.json", CENTER)
+    """The run, export, center, dataset or folder of vectors at a place, which may also be a stage (``RUN/STAGE``)."""
+    names = (RECIPE, EXPORT, "dataset.json", CENTER, "products.npy")
     try:
         return next((each for each in (place, place.parent) if any((each / name).is_file() for name in names)), None)
     except OSError:  # a name too long, a loop of links, a folder that may not be looked into

@@ -45,6 +45,7 @@ from moonlib.runs.lost_parents import LostParents
 from moonlib.runs.results import Choice, Legend, write_legend
 from moonlib.runs.run import RunError
 from moonlib.runs.step import StageOrigin, Step, fingerprint_of, seed_of, step_of
+from moonlib.runs.teachers import Teacher, open_teachers, teacher_at
 from moonlib.runs.warm_start import NEEDS_ENCODER, EncoderOrigin, encoder_origin, stage_origin
 from moonlib.stages.click_warm_start import carried_over
 from moonlib.stages.stage import Reference, Stage, StageContext
@@ -74,6 +75,9 @@ class Runner:
         show: called with each line of what is to be seen of the progress; nothing is shown by default.
         progress: shows how far each stage is; nothing is shown by default.
         centers: the snapshots that stages read, by the stage's name; by default they are looked up now.
+
+    Attributes:
+        made: fingerprints of the stages so far, by their names.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Runner:
         self.cores = torch.get_num_threads()
         self.centers = find_snapshots(recipe) if centers is None else centers
         self._centers_read: set[str] = set()
+        self.made: dict[str, str] = {}
 
     def begin(self) -> Lineage:
         """The lineage of the first stage: the data, and the preprocessing that the encoder has been fitted with."""
@@ -126,6 +131,25 @@ class Runner:
             if self.lost is None:
                 raise
             return self.lost.comparable(self.orphan(stage, reference))
+
+    def teacher(self, given: str) -> Teacher:
+        """The vectors that a stage learns from: those of a stage of this run, or wherever they are.
+
+        Raises:
+            RunError: there are none.
+        """
+        return Teacher(self.run.stages / self.made[given]) if given in self.made else teacher_at(given)
+
+    def teacher_digest(self, stage: StageRecipe, reference: str, given: str, number: int) -> str:
+        """Hash of vectors that a stage learns from; where they are gone, the one that was noted."""
+        if given in self.made:  # by its fingerprint, as all that stages read of each other
+            return self.made[given]
+        try:
+            return self.teacher(given).digest
+        except RunError:
+            if self.lost is None:
+                raise
+            return self.lost.teacher(self.orphan(stage, reference), number)
 
     def orphan(self, stage: StageRecipe, reference: str) -> str:
         """Remember the link of a step that can't be run, only reused."""
@@ -271,6 +295,9 @@ class Runner:
             prefix=prefix,
             origin=origin,
             comparable=comparable,
+            teachers={
+                given: self.teacher_digest(stage, prefix, given, number) for number, given in enumerate(module.teachers)
+            },
             center=None if center is None else center.identity,
         )
 
@@ -521,6 +548,7 @@ class Runner:
             validate=step.recipe.validate,
             keep=step.recipe.keep,
             comparable=None if (old := step.module.compatible_with) is None else old_run(old),
+            teachers=open_teachers({given: self.teacher(given) for given in step.module.teachers}),
         )
 
     def weights(self, step: Step) -> Path | None:

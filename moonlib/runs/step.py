@@ -71,6 +71,7 @@ def step_of(
     prefix: str = "",
     origin: StageOrigin | None = None,
     comparable: str | None = None,
+    teachers: Mapping[str, str] | None = None,
     center: Mapping[str, str] | None = None,
 ) -> Step:
     """Fingerprint a stage: its configuration, and what it reads of the data and of the stages before it.
@@ -85,15 +86,21 @@ def step_of(
         origin: the stage of another run that it starts from, in place of this run's weights.
         comparable: hash of what the run holds that the stage is to be compatible with, if any, see
             `moonlib.runs.comparable.content_of`.
+        teachers: hash of each of the vectors that the stage learns from, by what names them, see
+            `moonlib.runs.teachers`.
         center: snapshot and content of what it reads of a center, if anything, see
             `moonlib.runs.center.CenterSnapshot`.
     """
     reads, config, own_seed = lineage.read(module.needs), material_stage(stage.config), seed_of(seed, stage.name)
     if module.compatible_with is not None:  # what the run holds, and not where it lies
         config = merge(config, {"module": {"init_args": {"compatible_with": comparable}}})
+    if teachers:
+        config = with_digests(config, teachers)
     if origin is not None:
         reads = replace(reads, weights=None)
     started: dict[str, Any] = {} if origin is None else {"from": origin.digest}
+    if teachers:
+        started["teachers"] = [teachers[given] for given in module.teachers]
     if center is not None:
         started["center"] = center
     data = data_of(stage, module)
@@ -130,3 +137,21 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
 def seed_of(seed: int, name: str) -> int:
     """The seed of a stage: a function of the recipe's seed and the stage's name, in 32 bits."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
+
+
+def with_digests(config: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """A stage's configuration with the digest of each teacher in place of where it is.
+
+    Example:
+        >>> with_digests({"module": {"init_args": {"teacher": "runs/week1"}}, "data": {}}, {"runs/week1": "0f3a"})
+        {'module': {'init_args': {'teacher': '0f3a'}}, 'data': {}}
+    """
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return digests.get(value, value)
+        if isinstance(value, Mapping):
+            return {key: replaced(item) for key, item in value.items()}
+        return [replaced(item) for item in value] if isinstance(value, list) else value
+
+    return {**config, "module": replaced(config["module"])}

@@ -1,4 +1,5 @@
 from .application import Application
+from .collaborative import ActionData, Collaborative
 from .contrastive import Contrastive, PairData
 from .generative_pretraining import GenerativePretraining
 from .posttraining import Posttraining
@@ -14,7 +15,9 @@ from .validation import Validation
 from .validation_schedule import ValidationSchedule
 
 __all__ = [
+    "ActionData",
     "Application",
+    "Collaborative",
     "Contrastive",
     "GenerativePretraining",
     "Need",

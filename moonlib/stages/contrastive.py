@@ -29,7 +29,8 @@ from moonlib.data.reader import SampleReader
 from moonlib.data.reads import Reads
 from moonlib.embedding.embed import Contents, embed, encode
 from moonlib.encoders.weights import load_weights
-from moonlib.losses.loss import Loss
+from moonlib.losses.loss import Loss, LossData
+from moonlib.losses.weighted import WeightedLoss, one_or_several
 from moonlib.negatives.negative_sampler import PLANNED_AHEAD, NegativeSampler, TrainingData
 from moonlib.optimizers.adamw import AdamWFactory
 from moonlib.optimizers.optimizer_factory import (
@@ -44,7 +45,7 @@ from moonlib.pairs.pair_source import PairContext, PairSource
 from moonlib.pairs.pairs import Pairs, serviceable
 from moonlib.representations.store import Representations
 from moonlib.stages.comparable import OldVectors, read_alike
-from moonlib.stages.contrast import Compatibility, contrastive_loss
+from moonlib.stages.contrast import Compatibility, contrastive_losses
 from moonlib.stages.grad_cache import refuse_batch_statistics
 from moonlib.stages.published import PublishedWeights, Share, StartWeights
 from moonlib.stages.stage import Need, Stage, StageContext
@@ -82,7 +83,7 @@ class Contrastive(Stage):
     """Contrastive training of the encoder on pairs of a query and an item.
 
     Args:
-        loss: loss on the scores.
+        loss: the loss; null beside ``losses``.
         negatives: samplers, applied in order.
         pairs: which pairs are trained on.
         learning_rate: peak of the schedule (linear warm-up, cosine decay to 0 at ``trainer.max_steps``).
@@ -104,6 +105,9 @@ class Contrastive(Stage):
             are also contrasted with the old vectors of the products, and new vectors of products are pulled to their
             old ones; what the earlier run did not know is left as it is. null for none.
         compatibility: weight of that, beside the loss; above 0, and for ``compatible_with`` alone.
+        losses: several losses in place of one, by a name of your choice, each with its weight, see
+            `moonlib.config.losses`; each is logged as ``loss/NAME``, without its weight. What is minimised is their
+            weighted sum, not divided by the weights. null for one.
     """
 
     data_type: ClassVar[type] = PairData
@@ -113,7 +117,7 @@ class Contrastive(Stage):
 
     def __init__(
         self,
-        loss: Loss,
+        loss: Loss | None,
         negatives: list[NegativeSampler],
         pairs: PairSource,
         learning_rate: float = 1e-3,
@@ -128,6 +132,7 @@ class Contrastive(Stage):
         average_with_start: float | Literal["auto"] | None = None,
         compatible_with: str | None = None,
         compatibility: float = 1.0,
+        losses: dict[str, WeightedLoss] | None = None,
     ) -> None:
         super().__init__()
         if compatible_with is None and compatibility != 1:
@@ -145,7 +150,10 @@ class Contrastive(Stage):
             raise ValueError(f"grad_cache must be at least 1, got {grad_cache}")
         if matryoshka is not None and not (all(w >= 0 for w in matryoshka.values()) and any(matryoshka.values())):
             raise ValueError(f"matryoshka needs weights >= 0, not all 0, got {matryoshka}")
+        self.weighted = one_or_several(loss, losses)
         self.loss = loss
+        self.losses = torch.nn.ModuleList([] if losses is None else [each.loss for each in self.weighted.values()])
+        self.teachers = tuple(dict.fromkeys(each.loss.teacher for each in self.weighted.values() if each.loss.teacher))
         self.negatives = torch.nn.ModuleList(negatives)
         self.pairs = pairs
         self.optimizer = chosen(
@@ -227,14 +235,14 @@ class Contrastive(Stage):
         self.check_arguments(context)
         if context.weights is not None:
             load_weights(self.encoder, context.weights)
-        self.loss.start_from(self.encoder.logit_scale())
+        for each in self.weighted.values():
+            each.loss.start_from(self.encoder.logit_scale())
         self.published = PublishedWeights(self.encoder, self.freeze_towers_until, self.freeze_batch_norm)
         self.start = None
         if self.average_with_start is not None:
             self.start = StartWeights(self.encoder, trained=context.weights is not None)
         if self.freeze_towers_until and isinstance(context.trainer.strategy, DDPStrategy):
             context.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-        self.decayed = matrices(self)
         self.pairs = self.pair_source(context.data)
         pairs, searches = self.pairs.pairs(
             PairContext(context.dataset, context.directory, context.trainer.is_global_zero, self.represent)
@@ -255,6 +263,8 @@ class Contrastive(Stage):
         self.training_data = TrainingData(pairs, listed, searches, self.encoder.dim)
         for sampler in self.samplers:
             sampler.setup(self.training_data)
+        self.set_up_losses(context, listed)
+        self.decayed = matrices(self)
         # The buffers of samplers are equal on every process; to send them around before every step would be a waste.
         self._ddp_params_and_buffers_to_ignore = [f"negatives.{name}" for name, _ in self.negatives.named_buffers()]
 
@@ -267,6 +277,12 @@ class Contrastive(Stage):
         dim = self.encoder.dim
         if wrong := [d for d in self.matryoshka or {} if not 1 <= d <= dim]:
             raise ValueError(f"matryoshka: {wrong[0]} dimensions of an encoder of {dim}; expected 1 to {dim}")
+        for name, each in self.weighted.items():
+            if each.dims is not None:
+                try:
+                    each.part(self.encoder.heads(), dim)
+                except ValueError as error:
+                    raise ValueError(f"losses.{name}.{error}") from error
         if context.data.augment > 0 and not self.encoder.augmented_inputs():
             log.warning("data.augment has no effect: %s has no images to augment", type(self.encoder).__name__)
         if self.grad_cache is not None:
@@ -281,6 +297,24 @@ class Contrastive(Stage):
         most = (PLANNED_AHEAD - 2) // 2
         if context.data.workers > most and any(sampler.refresh_every for sampler in self.samplers):
             raise ValueError(f"data.workers: at most {most} with negatives that are mined, got {context.data.workers}")
+
+    def set_up_losses(self, context: StageContext, listed: Catalogue) -> None:
+        """Tell the losses of the data, and give each the vectors of its teacher.
+
+        Raises:
+            ValueError: a teacher was not opened, or an argument of a loss does not fit the data.
+        """
+        for name, each in self.weighted.items():
+            teacher = each.loss.teacher
+            if teacher is not None and teacher not in context.teachers:
+                raise ValueError(f"teacher: {teacher} was not opened: run the stage by a recipe")
+            vectors = None if teacher is None else context.teachers[teacher]
+            part = each.part(self.encoder.heads(), self.encoder.dim)
+            data = LossData(listed, context.dataset.ids, part.stop - part.start, context.directory, vectors)
+            try:
+                each.loss.setup(data)
+            except ValueError as error:
+                raise ValueError(f"{'loss' if self.loss is each.loss else f'losses.{name}'}: {error}") from error
 
     def comparison(self, context: StageContext) -> Compatibility | None:
         """Open the earlier run's vectors; None without ``compatible_with``.
@@ -445,18 +479,23 @@ class Contrastive(Stage):
             validation.averaged(share)
 
     def training_step(self, batch: PairBatch, step: int) -> Tensor:
-        loss = contrastive_loss(
+        seeds = np.random.SeedSequence([self.context.seed, self.trainer.current_epoch, step])
+        loss, parts = contrastive_losses(
             self.encoder,
             batch,
-            self.loss,
+            self.weighted,
             self.samplers,
             both_directions=self.pairs.both_directions,
             dims=self.matryoshka,
             hardness=self.hardness,
             grad_cache=self.grad_cache,
             compatibility=self.compatible,
+            heads=self.encoder.heads(),
+            seed=int(seeds.generate_state(1)[0]),
         )
         self.log("loss", loss, prog_bar=True)
+        if len(self.losses):
+            self.log_dict({f"loss/{name}": each for name, each in parts.items()})
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

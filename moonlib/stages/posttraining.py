@@ -35,7 +35,7 @@ class Posttraining(Contrastive):
     alone (``data.actions``), cleaned by filters; what these leave out stands in ``filters.json``.
 
     Args:
-        loss: loss on the scores.
+        loss: the loss; null beside ``losses``.
         negatives: samplers, applied in order.
         filters: clean what is learnt from, in order; one that compares representations sees those of the encoder as it
             is when the stage begins.
@@ -48,7 +48,7 @@ class Posttraining(Contrastive):
 
     def __init__(
         self,
-        loss: Loss,
+        loss: Loss | None,
         negatives: list[NegativeSampler],
         *,
         filters: list[Filter] = [],  # noqa: B006  (a recipe's default is read, never written)

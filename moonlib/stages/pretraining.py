@@ -18,12 +18,12 @@ class Pretraining(Contrastive):
     pretraining replaced (arXiv 2511.11305, Fig. 3).
 
     Args:
-        loss: loss on the scores.
+        loss: the loss; null beside ``losses``.
         negatives: samplers, applied in order.
         options: all else that `Contrastive` takes, but for ``pairs``.
     """
 
     reads = Contrastive.reads
 
-    def __init__(self, loss: Loss, negatives: list[NegativeSampler], **options: Any) -> None:
+    def __init__(self, loss: Loss | None, negatives: list[NegativeSampler], **options: Any) -> None:
         super().__init__(loss, negatives, ProductPairs(), **options)

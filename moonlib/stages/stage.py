@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,6 +16,7 @@ from moonlib.data.dataset import Dataset
 from moonlib.data.reads import EVERYTHING, Declaring, Reads
 from moonlib.encoders.encoder import Encoder
 from moonlib.metrics.metric import Meaning
+from moonlib.representations.store import Representations
 from moonlib.stages.comparable import OldRun
 from moonlib.stages.position import Position
 from moonlib.stages.validation_schedule import Keep, ValidationSchedule
@@ -24,8 +25,9 @@ from moonlib.system.progress import StageProgress
 
 Need = Literal["encoder", "weights", "representations", "codes"]
 """Inputs that a stage may read besides the dataset."""
-Provides = Literal["weights", "representations", "codes"]
-"""Outputs that a stage may leave for later ones."""
+Provides = Literal["weights", "representations", "codes", "vectors"]
+"""Outputs that a stage may leave for later ones: weights of the encoder, representations of all products and queries,
+codes of these, or vectors of some products, ``products.npy``, for a stage that names it as its teacher."""
 
 
 @dataclass
@@ -56,6 +58,7 @@ class StageContext:
         validate: when and on how much the training is measured (None: never).
         keep: which weights the training leaves.
         comparable: representations of an earlier run, where `Stage.compatible_with` names it.
+        teachers: the vectors of products that `Stage.teachers` names, by those names.
         warm_start: directory of the finished stage that the recipe's key ``from`` names (None without it). A stage
             whose weights are the encoder's need not look at it: they are in ``weights`` then.
     """
@@ -79,6 +82,7 @@ class StageContext:
     validate: ValidationSchedule | None = None
     keep: Keep = "last"
     comparable: OldRun | None = None
+    teachers: Mapping[str, Representations] = field(default_factory=dict)
     warm_start: Path | None = None
 
 
@@ -108,12 +112,13 @@ class Stage(LightningModule, Declaring, ABC):
 
     Attributes:
         data_type: dataclass whose fields are the keys of the recipe's ``data`` section.
-        provides: what later stages may take from this one's directory (``weights.safetensors``, representations, or
-            codes of them).
+        provides: what later stages may take from this one's directory, see `Provides`.
         validates: whether a recipe may give it the keys ``validate`` and ``keep``: its `run` then hands a
             `moonlib.stages.validation.Validation` to `moonlib.stages.training.train`.
         compatible_with: a run whose representations of products the stage reads, see `StageContext.comparable` (None:
             of none). Its fingerprint depends on their content.
+        teachers: vectors of products that the stage learns from, each the name of a stage before it, a run, or a folder
+            or file of vectors, see `StageContext.teachers`. Its fingerprint depends on their content.
         warm_starts: whether a recipe may give it the key ``from``, and so `StageContext.warm_start`.
         reads_center: whether a recipe may give it the key ``representations``: what it needs of them then comes from a
             representation center. Those of queries are made by the center's encoder, unless `reads_queries` is False.
@@ -125,6 +130,7 @@ class Stage(LightningModule, Declaring, ABC):
     provides: ClassVar[Provides | None] = None
     validates: ClassVar[bool] = False
     compatible_with: str | None = None
+    teachers: Sequence[str] = ()
     warm_starts: ClassVar[bool] = False
     reads_center: ClassVar[bool] = False
     reads_queries: bool = True

@@ -74,6 +74,12 @@ def _check_shapes(pairs: Pairs) -> None:
     require(whole, f"pairs: positives have shape {pairs.positives.shape}, not [P, K]")
     require(np.array_equal(pairs.positives[:, 0], pairs.item_id), "pairs: a pair's first positive is not its own item")
     require(pairs.query_side in ("product", "query"), f"pairs: query_side is {pairs.query_side!r}")
+    if pairs.weight is not None:
+        weight = pairs.weight
+        fits = weight.dtype == np.float32 and weight.shape == pairs.query_id.shape
+        require(fits, f"pairs: weight is {weight.dtype} {list(weight.shape)}, not float32 [P]")
+        positive = bool(np.isfinite(weight).all() and (weight > 0).all())
+        require(positive, "pairs: a weight is not a number above 0; leave the pair out")
 
 
 def _check_known(pairs: Pairs, dataset: Dataset) -> None:
@@ -104,6 +110,9 @@ def _check_searches(searches: pl.DataFrame, dataset: Dataset) -> None:
 
 def _same(one: Pairs, other: Pairs) -> bool:
     same = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in FIELDS)
+    same = same and (one.weight is None) == (other.weight is None)
+    if same and one.weight is not None and other.weight is not None:
+        same = np.array_equal(one.weight, other.weight)
     return same and one.query_side == other.query_side
 
 

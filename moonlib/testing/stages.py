@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import moonlib.compat  # noqa: F401
@@ -31,7 +32,7 @@ from moonlib.registry.signature import parameters
 from moonlib.representations.residual_kmeans import read_codebooks
 from moonlib.representations.store import Representations
 from moonlib.stages.comparable import OldRun
-from moonlib.stages.stage import Need, Stage, StageContext
+from moonlib.stages.stage import Need, Provides, Stage, StageContext
 from moonlib.testing.examples import example_dataset, example_representations
 from moonlib.testing.promises import check_metrics, directory_state, require
 
@@ -58,10 +59,8 @@ def check_stage(
     require(is_dataclass(getattr(stage, "data_type", None)), "data_type: expected a dataclass")
     unknown = stage.needs - set(get_args(Need))
     require(not unknown, f"needs: {sorted(unknown)} is none of {', '.join(get_args(Need))}")
-    require(
-        stage.provides in (None, "weights", "representations", "codes"),
-        f"provides: {stage.provides!r} is nothing known",
-    )
+    known = (None, *get_args(Provides))
+    require(stage.provides in known, f"provides: {stage.provides!r} is nothing known")
     data = stage.data_type() if data is None else data
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), data, trainer or {"max_steps": 3}, make_encoder or small_encoder)
@@ -126,9 +125,11 @@ class Bench:
 
     Attributes:
         comparable: representations of an earlier run, for a stage that is to be compatible with them.
+        teachers: vectors of products by what names them, for a stage that learns from them.
     """
 
     comparable: OldRun | None = None
+    teachers: Mapping[str, Representations] = MappingProxyType({})
 
     def __init__(
         self, folder: Path, data: object, trainer: dict[str, Any], make_encoder: Callable[[], Encoder]
@@ -179,6 +180,7 @@ class Bench:
                 representations=self.folder / "representations" if "representations" in needs else None,
                 checkpoint_seconds=0.0,
                 comparable=self.comparable,
+                teachers=self.teachers,
             )
         )
 
@@ -209,6 +211,11 @@ class Bench:
                     whole = np.array_equal(found.ids, np.sort(self.dataset.table(table)[key].to_numpy()))
                     require(whole, f"provides: not exactly the {table} of the dataset are represented")
                     require(bool(np.isfinite(found.vectors).all()), f"provides: vectors of {table} are not finite")
+            elif provides == "vectors":
+                found = Representations.open(directory, "products")
+                known = np.isin(found.ids, self.dataset.table("products")["item_id"].to_numpy())
+                require(bool(known.all()) and len(found.ids) > 0, "provides: vectors of no products of the dataset")
+                require(bool(np.isfinite(found.vectors).all()), "provides: vectors of products are not finite")
         except (OSError, ValueError) as error:
             raise AssertionError(f"provides: {error}") from error
 
@@ -226,7 +233,7 @@ class Bench:
             require(torch.equal(*books), f"{what} codebooks")
             tables = [pl.read_parquet(folder / CODES) for folder in folders]
             require(tables[0].equals(tables[1]), f"{what} codes")
-        elif provides == "representations":
-            for table in ("products", "queries"):
+        elif provides is not None:
+            for table in ("products", "queries") if provides == "representations" else ("products",):
                 first, second = (Representations.open(folder, table).vectors for folder in folders)
                 require(np.array_equal(first, second), f"{what} representations")

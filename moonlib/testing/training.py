@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
-from moonlib.losses.loss import Loss
+from moonlib.data.ids import ShopIds
+from moonlib.losses.loss import Loss, LossData
+from moonlib.negatives.masks import positive_and_ignore
 from moonlib.negatives.negative_sampler import PLANNED_AHEAD, Candidates, NegativeSampler, TrainingData
 from moonlib.pairs.catalogue import Catalogue
 from moonlib.pairs.pairs import search_pairs
@@ -26,10 +32,28 @@ TENSORS = ("representations", "item_id", "spu_id", "category")
 def check_loss(make: Callable[[], Loss]) -> None:
     """Check a loss: one value per query, masks, direction of the gradient, finite at every edge, dtype, weights.
 
+    Of a loss that reads vectors: one value per query that depends on no other query, finite also for vectors of zeros,
+    the same for the same seed, and weights that are there after `setup`. Its teacher, if it names one, has vectors of
+    `example_loss_data`'s products.
+
     Args:
         make: returns a fresh loss.
     """
     loss = make()
+    try:
+        reads = loss.arguments
+    except ValueError as error:
+        raise AssertionError(f"forward: {error}") from error
+    if loss.reads_representations:
+        _check_vector_loss(make)
+        return
+    loss.setup(example_loss_data(loss))
+
+    def called(loss: Loss, scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
+        given = {"scores": scores, "positive": positive, "ignore": ignore, "seed": 3}
+        value: Tensor = loss(**{name: given[name] for name in reads})
+        return value
+
     rng = torch.Generator().manual_seed(0)
     scores = (torch.rand(6, 9, generator=rng) * 2 - 1).requires_grad_()
     positive = torch.eye(6, 9, dtype=torch.bool)
@@ -38,7 +62,7 @@ def check_loss(make: Callable[[], Loss]) -> None:
     ignore[1:5, 7] = True
     positive[4], ignore[4] = False, False  # no positive
     ignore[5] = ~positive[5]  # no negative
-    values = loss(scores, positive, ignore)
+    values = called(loss, scores, positive, ignore)
     require(values.shape == (6,), f"forward: shape {tuple(values.shape)} is not [Q]")
     require(bool(values.isfinite().all()), "forward: a query without positives or negatives is not finite")
     require(values[4].item() == 0, "forward: a query without positives does not cost 0")
@@ -50,25 +74,110 @@ def check_loss(make: Callable[[], Loss]) -> None:
     require(bool((gradient[positive & one.unsqueeze(1)] <= 0).all()), "backward: a positive is pushed away")
     require(bool((gradient[~positive & ~ignore] >= 0).all()), "backward: a negative is pulled closer")
     with torch.no_grad():
-        require(close(values[:1], loss(scores[:1], positive[:1], ignore[:1])), "forward: a query depends on others")
-        flipped = loss(scores.flip(1), positive.flip(1), ignore.flip(1))
+        require(
+            close(values[:1], called(loss, scores[:1], positive[:1], ignore[:1])), "forward: a query depends on others"
+        )
+        flipped = called(loss, scores.flip(1), positive.flip(1), ignore.flip(1))
         require(close(values, flipped), "forward: a query depends on the order of candidates")
-        far = loss(scores.masked_fill(ignore, 1.0), positive, ignore)
+        far = called(loss, scores.masked_fill(ignore, 1.0), positive, ignore)
         require(close(values, far), "forward: the score of an ignored candidate matters")
-        require(close(values, loss(scores, positive, ignore)), "forward: a second call gives another result")
+        require(close(values, called(loss, scores, positive, ignore)), "forward: a second call gives another result")
         # The reverse direction of a batch comes as a transposed view.
-        columns = loss(scores[:, :6].T, positive[:, :6].T, ignore[:, :6].T)
+        columns = called(loss, scores[:, :6].T, positive[:, :6].T, ignore[:, :6].T)
         copied = [tensor[:, :6].T.contiguous() for tensor in (scores, positive, ignore)]
-        require(close(columns, loss(*copied)), "forward: a transposed view gives another result than its copy")
+        require(close(columns, called(loss, *copied)), "forward: a transposed view gives another result than its copy")
         coarse = scores.to(torch.bfloat16)  # what a product of matrices is under trainer.precision bf16-mixed
-        low, high = loss(coarse, positive, ignore), loss(coarse.float(), positive, ignore)
+        low, high = called(loss, coarse, positive, ignore), called(loss, coarse.float(), positive, ignore)
         require(
             low.is_floating_point() and bool(low.isfinite().all()), "forward: bfloat16 scores give no finite floats"
         )
         exact = torch.allclose(low.float(), high, rtol=1e-3, atol=1e-3)
         require(exact, "forward: bfloat16 scores lose precision: convert them to float32 first")
-    check_gradients(loss, lambda: loss(scores, positive, ignore))
-    check_restored(loss, make(), lambda module: module(scores, positive, ignore))
+    check_gradients(loss, lambda: called(loss, scores, positive, ignore))
+    other = make()
+    other.setup(example_loss_data(other))
+    check_restored(loss, other, lambda module: called(module, scores, positive, ignore))
+
+
+def example_loss_data(loss: Loss, dim: int = 8) -> LossData:
+    """Training data that a stage would give a loss: the products of `example_training_data`.
+
+    Args:
+        loss: if it names a teacher, this has a vector of every other product, of width ``dim``.
+        dim: width of the vectors that the loss reads.
+    """
+    catalogue = example_training_data(dim).catalogue
+    teacher = None
+    if loss.teacher is not None:
+        known = catalogue.item_id[::2]
+        teacher = Representations(known, np.random.default_rng(0).normal(size=(len(known), dim)).astype(np.float32))
+    return LossData(catalogue, ShopIds(), dim, Path(), teacher)
+
+
+def _check_vector_loss(make: Callable[[], Loss]) -> None:
+    """What `check_loss` says of a loss that reads vectors."""
+
+    def ready(seed: int) -> Loss:
+        torch.manual_seed(seed)
+        loss = make()
+        loss.setup(example_loss_data(loss))
+        return loss
+
+    with torch.random.fork_rng(devices=[]):
+        loss, other = ready(0), ready(1)
+    given = _example_vectors()
+
+    def value(module: Loss, given: Mapping[str, Any]) -> Tensor:
+        found: Tensor = module(**{name: given[name] for name in module.arguments})
+        return found
+
+    generators = _global_generators()
+    values = value(loss, given)
+    require(_global_generators() == generators, "forward: draws from a global generator; draw by the seed it is given")
+    require(values.shape == (6,), f"forward: shape {tuple(values.shape)} is not [Q]")
+    require(bool(values.isfinite().all()), "forward: a value is not finite; vectors may be zeros")
+    leaves = [each for each in given.values() if isinstance(each, Tensor) and each.requires_grad]
+    gradients = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
+    found = [each for each in gradients if each is not None]
+    require(bool(found) and any(bool(each.any()) for each in found), "backward: no vector has a gradient")
+    require(all(bool(each.isfinite().all()) for each in found), "backward: a gradient is not finite")
+    with torch.no_grad():
+        require(close(values, value(loss, given)), "forward: a second call with the same seed gives another result")
+        rows = {name: given[name][2:4] for name in OF_QUERIES}
+        require(close(values[2:4], value(loss, {**given, **rows})), "forward: a query depends on others")
+        turned = {name: given[name].flip(0) for name in ("candidates", "candidate_id", "candidate_spu")}
+        turned |= {name: given[name].flip(1) for name in ("scores", "positive", "ignore")}
+        require(close(values, value(loss, {**given, **turned})), "forward: a query depends on the order of candidates")
+    check_gradients(loss, lambda: value(loss, given))
+    check_restored(loss, other, lambda module: value(module, given))
+
+
+OF_QUERIES = ("scores", "positive", "ignore", "queries", "items", "item_id", "spu_id")
+"""What a loss is given row by row of its queries."""
+
+
+def _example_vectors() -> dict[str, Any]:
+    """Six queries and nine candidates, the first six being their own items; one query and one candidate are zeros."""
+    catalogue = example_training_data(dim=8).catalogue
+    rng = torch.Generator().manual_seed(0)
+    vectors = F.normalize(torch.randn(15, 8, generator=rng), dim=1)
+    vectors[[5, 14]] = 0
+    queries, candidates = vectors[:6].clone().requires_grad_(), vectors[6:].clone().requires_grad_()
+    item_id, spu_id = (torch.from_numpy(each[:9].copy()) for each in (catalogue.item_id, catalogue.spu_id))
+    positive, ignore = positive_and_ignore(item_id[:6, None], spu_id[:6, None], item_id, spu_id)
+    return {
+        "scores": queries @ candidates.T,
+        "positive": positive,
+        "ignore": ignore,
+        "queries": queries,
+        "items": candidates[:6],
+        "candidates": candidates,
+        "item_id": item_id[:6],
+        "spu_id": spu_id[:6],
+        "candidate_id": item_id,
+        "candidate_spu": spu_id,
+        "seed": 3,
+    }
 
 
 def check_negative_sampler(make: Callable[[], NegativeSampler]) -> None:

@@ -83,7 +83,7 @@ def test_defaults_and_types_are_those_of_the_signature() -> None:
     text = reference.stages()
     assert "| `learning_rate` | `float` | `0.003` | of Adam. |" in section(text, "`application`")
     posttraining = section(text, "`posttraining`")
-    assert "| `loss` | one of [losses](components.md#losses) | **required** |" in posttraining
+    assert "| `loss` | one of [losses](components.md#losses), or `null` | **required** |" in posttraining
     assert "| `negatives` | list of [negatives](components.md#negatives) | **required** |" in posttraining
     assert "| `tasks` | mapping of `str` to `float` | **required** |" in posttraining
     assert "| `actions` | list of `click`, `cart`, `order` | `[click, cart, order]` |" in posttraining

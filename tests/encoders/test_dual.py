@@ -322,3 +322,43 @@ def test_towers_can_be_trained_more_slowly_than_what_joins_them(tmp_path):
     assert max(value for name, value in moved.items() if name.startswith("image")) == 0
     assert max(value for name, value in moved.items() if name.startswith("text")) == pytest.approx(0.001, rel=1e-2)
     assert max(value for name, value in moved.items() if name.startswith("fusion")) == pytest.approx(0.01, rel=1e-2)
+
+
+def test_heads_are_parts_of_the_representation_of_their_own_length(tmp_path):
+    heads = {"look": 3, "identity": 5}
+    plain, encoder = ready(tmp_path), ready(tmp_path, heads=heads, head_weights={"look": 0.5})
+    assert plain.heads() == {}
+    assert encoder.heads() == {"identity": slice(0, 5), "look": slice(5, 8)}
+    batch = encoder.preprocessor(example_contents(), "product")
+    with torch.no_grad():
+        before, found = plain.eval()(batch), encoder.eval()(batch)
+    there = before.any(dim=1)
+    assert there.any() and not there.all() and not found[~there].any()
+    identity, look = before[there][:, :5], before[there][:, 5:]
+    expected = torch.cat(
+        [identity / identity.norm(dim=1, keepdim=True), 0.5 * look / look.norm(dim=1, keepdim=True)], dim=1
+    )
+    torch.testing.assert_close(found[there], expected)
+    # So the cosine of two representations is the mean of the heads', weighted by the squares of their weights.
+    a, b = found[there][:2]
+    one, other = (torch.cosine_similarity(a[part], b[part], dim=0) for part in encoder.heads().values())
+    torch.testing.assert_close(torch.cosine_similarity(a, b, dim=0), (one + 0.25 * other) / 1.25)
+
+
+def test_an_encoder_with_heads_keeps_its_promises():
+    check_encoder(lambda: DualEncoder(Gated(), image_tower(), text_tower(), dim=8, heads={"identity": 6, "look": 2}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"heads": {"identity": 6, "look": 3}}, r"heads: expected widths .* that add up to dim, 8, got 6 \+ 3"),
+        ({"heads": {"identity": 8, "look": 0}}, "heads: expected widths of at least 1"),
+        ({"heads": {"identity": 8}, "head_weights": {"look": 1.0}}, "there is no head 'look'; heads are identity"),
+        ({"heads": {"identity": 8}, "head_weights": {"identity": 0.0}}, "head_weights: expected numbers above 0"),
+        ({"head_weights": {"look": 1.0}}, "there is no head 'look'; heads are none"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        DualEncoder(Sum(), image_tower(), dim=8, **wrong)

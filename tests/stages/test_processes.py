@@ -15,11 +15,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moonlib.batches.loading import PairBatch
+from moonlib.data.ids import ShopIds
 from moonlib.encoders.encoder import ContentBatch
 from moonlib.losses.circle import Circle
+from moonlib.losses.distill import Distill
 from moonlib.losses.info_nce import InfoNCE
-from moonlib.losses.loss import Loss
+from moonlib.losses.loss import Loss, LossData
+from moonlib.losses.relational import Relational
 from moonlib.losses.sigmoid import Sigmoid
+from moonlib.losses.spu_margin import SpuMargin
 from moonlib.losses.triplet import Triplet
 from moonlib.negatives.gathered import Gathered
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
@@ -27,11 +31,29 @@ from moonlib.negatives.queue import Queue
 from moonlib.pairs.catalogue import Catalogue
 from moonlib.pairs.pairs import Pairs
 from moonlib.predictors.activations import Dice
+from moonlib.representations.store import Representations
 from moonlib.stages.contrast import Compatibility, contrastive_loss
 from moonlib.system.process_group import alone
 from moonlib.testing.processes import process_group, run_processes
 
 DIM = 6
+
+
+def taught(loss: Loss) -> Loss:
+    """A loss with a teacher that knows most of the products of a batch."""
+    products = np.arange(8, 26)
+    vectors = np.random.default_rng(4).normal(size=(len(products), 3)).astype(np.float32)
+    teacher = Representations(products[:-4], vectors[:-4])
+    loss.setup(LossData(Catalogue(products, products // 2, products * 0), ShopIds(), DIM, Path(), teacher))
+    return loss
+
+
+def seeded(loss: Loss) -> Loss:
+    """A loss whose weights are equal in all processes, as a stage's seed makes them."""
+    torch.manual_seed(0)
+    return loss
+
+
 LOSSES: dict[str, Callable[[], Loss]] = {
     "info_nce": lambda: InfoNCE(temperature=0.2),
     "supcon": lambda: InfoNCE(temperature=0.2, form="supcon"),
@@ -39,6 +61,11 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "sigmoid": Sigmoid,
     "circle": Circle,
     "triplet": Triplet,
+    "distill": lambda: taught(Distill("teacher")),
+    "distill queries": lambda: taught(Distill("teacher", between="queries")),
+    "relational": lambda: taught(Relational("teacher")),
+    "spu_margin": lambda: taught(seeded(SpuMargin(sampled=5))),
+    "spu_margin, hashed": lambda: taught(seeded(SpuMargin(sampled=50, buckets=4))),
 }
 CHAINS: dict[str, Callable[[], list[NegativeSampler]]] = {
     "gathered": lambda: [Gathered()],
@@ -127,8 +154,8 @@ def share(whole: PairBatch, rank: int) -> PairBatch:
     parts = {"query": {"x": whole.query["x"][mine]}, "item": {"x": whole.item["x"][items]}}
     for field in fields(PairBatch):
         if field.name not in parts:
-            of_item = field.name in ("item_id", "spu_id", "category")
-            parts[field.name] = getattr(whole, field.name)[items if of_item else mine]
+            of_item, found = field.name in ("item_id", "spu_id", "category"), getattr(whole, field.name)
+            parts[field.name] = None if found is None else found[items if of_item else mine]
     return PairBatch(**parts)
 
 
@@ -146,7 +173,7 @@ def train(loss: str, chain: str, option: str, rank: int | None) -> dict[str, lis
     for step in range(3):
         whole = batch(step, extras=6)
         part = whole if rank is None else share(whole, rank)
-        value = contrastive_loss(encoder, part, objective, samplers, **OPTIONS[option])
+        value = contrastive_loss(encoder, part, objective, samplers, seed=step, **OPTIONS[option])
         parameters = [encoder.weight, *objective.parameters()]
         gradients = torch.autograd.grad(value, parameters)
         gathered = [value.detach(), *gradients]
@@ -163,6 +190,7 @@ CASES = [
     *((loss, "queue, gathered", "one direction") for loss in LOSSES),
     *((loss, "gathered", "both directions") for loss in LOSSES),
     *((loss, "gathered", "compatible") for loss in LOSSES if loss != "info_nce"),
+    *((loss, "queue, gathered", "cached, in parts") for loss in ("distill", "relational", "spu_margin")),
     *(("info_nce", chain, option) for chain in CHAINS for option in OPTIONS),
 ]
 

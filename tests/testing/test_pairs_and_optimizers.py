@@ -68,6 +68,25 @@ class Everywhere(SearchPairs):
         return pairs, searches
 
 
+class Worthless(ProductPairs):
+    def pairs(self, context: PairContext) -> tuple[Pairs, pl.DataFrame]:
+        pairs, searches = super().pairs(context)
+        return replace(pairs, weight=np.arange(len(pairs), dtype=np.float32)), searches
+
+
+class Double(ProductPairs):
+    def pairs(self, context: PairContext) -> tuple[Pairs, pl.DataFrame]:
+        pairs, searches = super().pairs(context)
+        return replace(pairs, weight=np.ones(len(pairs))), searches
+
+
+class Weighed(ProductPairs):
+    def pairs(self, context: PairContext) -> tuple[Pairs, pl.DataFrame]:
+        pairs, searches = super().pairs(context)
+        weight = np.full(len(pairs), next(CALLS) + 1, dtype=np.float32)
+        return replace(pairs, weight=weight), searches
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -76,6 +95,9 @@ class Everywhere(SearchPairs):
         (Chance, "a fresh source gives other pairs, or another order"),
         (Shifted, "a pair's first positive is not its own item"),
         (Narrow, "item_id is int32, not int64"),
+        (Worthless, "a weight is not a number above 0"),
+        (Double, r"weight is float64 \[\d+\], not float32"),
+        (Weighed, "a fresh source gives other pairs"),
         (Everywhere, "leaves mine.products.ids.npy, mine.products.npy, .* behind"),
     ],
 )

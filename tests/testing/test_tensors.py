@@ -34,7 +34,7 @@ from moonlib.adapters.similarity import Similarity
 from moonlib.adapters.simtier import SimTier
 from moonlib.adapters.vector import Vector
 from moonlib.losses.info_nce import InfoNCE
-from moonlib.losses.loss import Loss
+from moonlib.losses.loss import Loss, LossData
 from moonlib.metrics.auc import AUC
 from moonlib.metrics.ece import ECE
 from moonlib.metrics.gauc import GAUC
@@ -153,6 +153,76 @@ class Diagonal(Loss):
     ],
 )
 def test_broken_losses_are_found(make: Callable[[], Loss], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_loss(make)
+
+
+class Near(Loss):
+    """How far the vectors of a query and of its item are from each other."""
+
+    def forward(self, queries: Tensor, items: Tensor) -> Tensor:
+        return 1 - (queries * items).sum(dim=1)
+
+
+class Centred(Near):
+    """Compares the queries of a batch with each other."""
+
+    def forward(self, queries: Tensor, items: Tensor) -> Tensor:
+        return super().forward(queries - queries.mean(dim=0), items)
+
+
+class First(Loss):
+    """Takes the first candidate for something else than the others."""
+
+    def forward(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        return 1 - queries @ candidates[0]
+
+
+class Noisy(Near):
+    """Draws without the seed that it is given."""
+
+    def forward(self, queries: Tensor, items: Tensor) -> Tensor:
+        return super().forward(queries + torch.randn_like(queries), items)
+
+
+class Divided(Near):
+    """Takes for granted that vectors are not zeros."""
+
+    def forward(self, queries: Tensor, items: Tensor) -> Tensor:
+        return super().forward(queries / queries.norm(dim=1, keepdim=True), items)
+
+
+class Forgetful(Near):
+    """Learns what no state has."""
+
+    def setup(self, data: LossData) -> None:
+        self.scale = torch.rand(data.dim)
+
+    def forward(self, queries: Tensor, items: Tensor) -> Tensor:
+        return super().forward(queries * self.scale, items)
+
+
+class Unnamed(Loss):
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors
+
+
+def test_a_loss_that_reads_vectors_passes() -> None:
+    check_loss(Near)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Centred, "a query depends on others"),
+        (First, "a query depends on the order of candidates"),
+        (Noisy, "draws from a global generator"),
+        (Divided, "a value is not finite; vectors may be zeros"),
+        (Forgetful, "weights read back give another output"),
+        (Unnamed, "forward: Unnamed.forward takes 'vectors', which no loss is given"),
+    ],
+)
+def test_broken_losses_of_vectors_are_found(make: Callable[[], Loss], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_loss(make)
 
