@@ -7,6 +7,7 @@ from .sigmoid import Sigmoid
 from .spu_margin import SpuMargin
 from .triplet import Triplet
 from .weighted import WeightedLoss
+from .words import Words
 
 __all__ = [
     "ARGUMENTS",
@@ -20,4 +21,5 @@ __all__ = [
     "SpuMargin",
     "Triplet",
     "WeightedLoss",
+    "Words",
 ]

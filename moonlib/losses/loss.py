@@ -12,9 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import polars as pl
 from torch import Tensor, nn
 
 from moonlib.data.ids import ShopIds
+from moonlib.data.reads import NOTHING, Reads
 from moonlib.pairs.catalogue import Catalogue
 from moonlib.representations.store import Representations
 
@@ -49,6 +51,8 @@ class LossData:
         dim: width D of the vectors that the loss reads.
         directory: where it may keep files, the same for all processes.
         teacher: the vectors that `Loss.teacher` names; None where it names none.
+        products: the columns of the products table that `Loss.reads` declares, and ``item_id``, of the catalogue's
+            products in its order; None where it declares none.
     """
 
     catalogue: Catalogue
@@ -56,6 +60,7 @@ class LossData:
     dim: int
     directory: Path
     teacher: Representations | None = None
+    products: pl.DataFrame | None = None
 
 
 class Loss(nn.Module, ABC):
@@ -90,6 +95,13 @@ class Loss(nn.Module, ABC):
     def reads_representations(self) -> bool:
         """Whether it reads vectors, or the ids of what they are of; then it is computed once in a step, see above."""
         return not OF_SCORES.issuperset(self.arguments)
+
+    def reads(self) -> Reads:
+        """Declare which columns of the products table the loss learns from, by way of `LossData.products`.
+
+        By default there are none. They are part of the stage's fingerprint, see `moonlib.stages.stage.Stage.reads`.
+        """
+        return NOTHING
 
     def start_from(self, logit_scale: tuple[float, float] | None) -> None:
         """Start from the scale and the bias that the encoder was trained with, where a recipe says so.

@@ -208,6 +208,8 @@ class Contrastive(Stage):
         found = found.before("train_until") | self.pair_source(data).reads()
         for sampler in self.samplers:
             found |= sampler.reads()
+        for each in self.weighted.values():
+            found |= each.loss.reads().before("train_until")
         if validated:
             found |= (content | VALIDATION_READS).before("valid_until")
         return found
@@ -304,13 +306,20 @@ class Contrastive(Stage):
         Raises:
             ValueError: a teacher was not opened, or an argument of a loss does not fit the data.
         """
+        item_ids = pl.Series(listed.item_id).implode()
         for name, each in self.weighted.items():
             teacher = each.loss.teacher
             if teacher is not None and teacher not in context.teachers:
                 raise ValueError(f"teacher: {teacher} was not opened: run the stage by a recipe")
             vectors = None if teacher is None else context.teachers[teacher]
             part = each.part(self.encoder.heads(), self.encoder.dim)
-            data = LossData(listed, context.dataset.ids, part.stop - part.start, context.directory, vectors)
+            read = each.loss.reads().tables.get("products")
+            products = None
+            if read is not None:
+                columns = None if read.columns is None else sorted(read.columns)
+                products = context.dataset.table("products", columns).filter(pl.col("item_id").is_in(item_ids))
+                products = products.sort("item_id")
+            data = LossData(listed, context.dataset.ids, part.stop - part.start, context.directory, vectors, products)
             try:
                 each.loss.setup(data)
             except ValueError as error:

@@ -111,7 +111,12 @@ def example_loss_data(loss: Loss, dim: int = 8) -> LossData:
     if loss.teacher is not None:
         known = catalogue.item_id[::2]
         teacher = Representations(known, np.random.default_rng(0).normal(size=(len(known), dim)).astype(np.float32))
-    return LossData(catalogue, ShopIds(), dim, Path(), teacher)
+    read = loss.reads().tables.get("products")
+    products = None
+    if read is not None:
+        products = EXAMPLE_SPLITS.known(example_tables().products).sort("item_id")
+        products = products.select(name for name in products.columns if read.columns is None or name in read.columns)
+    return LossData(catalogue, ShopIds(), dim, Path(), teacher, products)
 
 
 def _check_vector_loss(make: Callable[[], Loss]) -> None:
