@@ -38,7 +38,11 @@ def test_a_stage_of_a_plugin_may_derive_from_a_named_one() -> None:
         ("pretraining", {"pairs": "products"}, r"init_args\.pairs: unknown key"),
         ("pretraining", {"options": {}}, r"init_args\.options: unknown key"),
         ("posttraining", {"filter": []}, r"init_args\.filter: unknown key; did you mean 'filters'"),
-        ("contrastive", {}, r"init_args\.pairs: missing; Contrastive needs one of pairs \(graded, item_item, products, searches"),
+        (
+            "contrastive",
+            {},
+            r"init_args\.pairs: missing; Contrastive needs one of pairs \(graded, item_item, products, searches",
+        ),
     ],
 )
 def test_keys_are_told_as_before(stage: str, wrong: dict[str, Any], message: str) -> None:
