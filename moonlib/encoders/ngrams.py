@@ -81,6 +81,8 @@ class Ngrams(TextTower):
         >>> tower = Ngrams(n=[3, 4], buckets=4096, width=64)
     """
 
+    tokenize: NgramTokenize
+
     def __init__(
         self,
         n: Sequence[int] = (4,),
