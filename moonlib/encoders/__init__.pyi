@@ -9,6 +9,7 @@ from .generative import GenerativeEncoder
 from .hf_image import HFImage
 from .hf_text import HFText
 from .mllm.encoder import MLLM
+from .ngrams import Ngrams, NgramTokenize
 from .openclip.image_tower import OpenClipImage
 from .openclip.text_tower import OpenClipText
 from .thumbnail import Thumbnail
@@ -32,6 +33,8 @@ __all__ = [
     "HFImage",
     "HFText",
     "ImageTower",
+    "NgramTokenize",
+    "Ngrams",
     "OpenClipImage",
     "OpenClipText",
     "Preprocessor",

@@ -14,7 +14,9 @@ def ready(**arguments):
     return tower
 
 
-@pytest.mark.parametrize("arguments", [{}, {"depths": (1, 2)}, {"image_size": 48, "depths": (0, 0, 1)}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"depths": (1, 2)}, {"image_size": 48, "depths": (0, 0, 1)}, {"grid": 3, "depths": (0, 1)}]
+)
 def test_keeps_the_promises_of_an_image_tower(arguments):
     check_image_tower(lambda: ConvNet(**{"image_size": 32, "width": 8} | arguments))
 
@@ -35,14 +37,16 @@ def test_a_row_in_training_mode_does_not_depend_on_its_batch():
     torch.testing.assert_close(tower(images)[:1], tower(images[:1]))
 
 
-def test_memory_layout_of_the_input_does_not_matter():
-    tower = ready()
+@pytest.mark.parametrize("grid", [None, 4])
+def test_memory_layout_of_the_input_does_not_matter(grid):
+    tower = ready(grid=grid)
     images = torch.stack([tower.load_image(example_jpeg(seed)) for seed in range(2)])
     assert torch.equal(tower(images), tower(images.contiguous(memory_format=torch.channels_last)))
 
 
-def test_runs_in_bfloat16():
-    tower = ready()
+@pytest.mark.parametrize("grid", [None, 4])
+def test_runs_in_bfloat16(grid):
+    tower = ready(grid=grid)
     images = torch.stack([tower.load_image(example_jpeg(seed)) for seed in range(2)])
     full = tower(images)
     torch.testing.assert_close(tower.bfloat16()(images).float(), full, atol=0.1, rtol=0.1)
@@ -63,3 +67,30 @@ def test_plain_black_differs_from_plain_white_although_contrast_is_normalised():
     tower = ready(image_size=16, depths=(0, 0, 0, 0)).eval()
     black, white = torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)
     assert not torch.allclose(tower(black), tower(white), atol=1e-3)
+
+
+def test_a_grid_tells_where_something_is_and_mean_and_maximum_do_not():
+    tower = ready(image_size=16, depths=(0,), grid=3).eval()
+    here, there = torch.zeros(2, 1, 3, 16, 16, dtype=torch.uint8)
+    here[:, :, 4:6, 4:6] = there[:, :, 8:10, 8:10] = 200  # two places of the 8 × 8 further, down and to the right
+    (a, b), pooled = (tower(image)[0] for image in (here, there)), 16
+    torch.testing.assert_close(a[:pooled], b[:pooled])
+    a, b = a[pooled:].view(3, 8, 8), b[pooled:].view(3, 8, 8)
+    torch.testing.assert_close(a[:, 1:5, 1:5], b[:, 3:7, 3:7])
+    assert not torch.allclose(a, b, atol=1e-2)
+
+
+def test_a_grid_is_appended_to_what_there_is_without_it():
+    plain, grid = ready(), ready(grid=5)
+    images = torch.stack([plain.load_image(example_jpeg(seed)) for seed in range(2)])
+    assert grid.out_features == plain.out_features + 5 * 2 * 2 == tuple(grid(images).shape)[1]
+    assert torch.equal(grid(images)[:, : plain.out_features], plain(images))
+    assert set(grid.state_dict()) == {*plain.state_dict(), "places.weight", "places.bias"}
+    states = grid.body(images.contiguous(memory_format=torch.channels_last) / 127.5 - 1)
+    expected = torch.einsum("bchw,gc->bghw", states, grid.places.weight[:, :, 0, 0]) + grid.places.bias.view(1, 5, 1, 1)
+    torch.testing.assert_close(grid(images)[:, plain.out_features :], expected.reshape(2, -1))
+
+
+def test_a_grid_of_no_channels_is_refused():
+    with pytest.raises(ValueError, match="grid is 0; expected at least 1, or null for none"):
+        ConvNet(grid=0)

@@ -134,6 +134,20 @@ def test_towers_that_started_from_elsewhere_need_it_no_more(
 
 
 @pytest.mark.usefixtures("untried")
+def test_counts_of_ngrams_travel(finished: Callable[[dict[str, Any]], Path], tmp_path: Path) -> None:
+    text = {"class_path": "ngrams", "init_args": {"buckets": 500, "width": 16}}
+    run = finished({"class_path": "dual", "init_args": {"fusion": "sum", "text": text, "dim": 8}})
+    out = export(run, tmp_path / "shipped")
+    name = "ngrams.safetensors"
+    assert (Path(out) / name).read_bytes() == (run / "preprocessing" / name).read_bytes()
+    texts = ["red mug", "红色 mug"]
+    assert torch.equal(moonlib.load(out).encode(texts=texts), moonlib.load(run).encode(texts=texts))
+    (Path(out) / name).unlink()
+    with pytest.raises(RunError, match=r"lacks the encoder's fitted|is missing"):
+        moonlib.load(out)
+    assert not (Path(out) / name).exists()
+
+
 @pytest.mark.parametrize("preset", ["qwen2_vl_small", "smolvlm_small"])
 def test_a_language_model_that_started_from_elsewhere_needs_it_no_more(
     finished: Callable[[dict[str, Any]], Path], tmp_path: Path, preset: str
