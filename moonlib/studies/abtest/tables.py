@@ -13,8 +13,8 @@ from moonlib.studies.abtest.result import ABTest, Policy
 from moonlib.system.fitted_table import FittedTable
 
 CONTEXT = (
-    "context: of MOON online, Taobao reported +20.00 % CTR, and +34.80 % on new products (arXiv 2511.11305): cumulative, "
-    "over five iterations in three years, of another shop and against another model: not comparable."
+    "context: of MOON online, Taobao reported +20.00 % CTR, and +34.80 % on new products (arXiv 2511.11305): "
+    "cumulative, over five iterations in three years, of another shop and against another model: not comparable."
 )
 
 
