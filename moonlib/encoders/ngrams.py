@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from moonlib.artifacts.checksums import verified
 from moonlib.data.reads import Reads
+from moonlib.encoders import ngram_tokenizer
 from moonlib.encoders.ngram_tokenizer import buckets_of, encode
 from moonlib.encoders.tokenizer import CATALOGUE_READS, catalogue_texts
 from moonlib.encoders.tower import TextTower
@@ -27,6 +29,13 @@ FLOOR = 0.2
 LENGTH = 4.0
 """Of the output. A unit vector would be no longer than the bias that a linear projection of usual first weights adds to
 it, so that all texts would look alike at first."""
+
+_SCRIPT = """{module}
+
+def tokenize(texts: Sequence[str]) -> tuple[list[list[int]], list[list[bool]]]:
+    \"\"\"Return ids and mask of texts, [B, T] each, as the encoder reads them.\"\"\"
+    return encode(texts, n={n}, buckets={buckets}, max_features={max_features})
+"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,10 @@ class NgramTokenize:
         ids, mask = encode(texts, self.n, self.buckets, self.max_features)
         shape = (len(texts), len(ids[0]) if ids else 1)
         return torch.tensor(ids, dtype=torch.int64).view(shape), torch.tensor(mask, dtype=torch.bool).view(shape)
+
+    def script(self) -> str:
+        """Return it as Python that runs without moonlib; see `moonlib.encoders.tower.Scripted`."""
+        return _SCRIPT.format(module=inspect.getsource(ngram_tokenizer), **asdict(self))
 
 
 class Ngrams(TextTower):
@@ -121,7 +134,12 @@ class Ngrams(TextTower):
             kept = mask & (torch.rand(mask.shape, device=mask.device) >= self.dropout)
             mask = torch.where(kept.any(dim=1, keepdim=True), kept, mask)
         weights = F.embedding(text, self.weights.unsqueeze(1)).squeeze(2) * mask
-        total = F.embedding_bag(text, self.tokens.weight, mode="sum", per_sample_weights=weights)
+        rows, length = text.shape
+        # Given [B, T], embedding_bag computes the starts such that torch.export takes no batch of one.
+        starts = length * torch.arange(rows, device=text.device)
+        total = F.embedding_bag(
+            text.flatten(), self.tokens.weight, starts, mode="sum", per_sample_weights=weights.flatten()
+        )
         # A larger floor of the length than the usual 1e-12, which is 0 in half precision.
         return LENGTH * F.normalize(total, dim=1, eps=1e-4)
 

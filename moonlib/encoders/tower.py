@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import polars as pl
 from torch import Tensor
@@ -17,6 +17,21 @@ from moonlib.encoders.exportable import Exportable
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Texts → (ids int64 [B, T], mask bool [B, T]), T = the longest text of the batch up to a limit,
 at least 1; picklable. A blank text has an all-False mask."""
+
+
+@runtime_checkable
+class Scripted(Protocol):
+    """A `Tokenize` that can be written as Python that runs without moonlib, for a program of `moonlib export --to`.
+
+    One that keeps a tokenizer of the library tokenizers as its attribute ``tokenizer`` need not be: that travels.
+    """
+
+    def script(self) -> str:
+        """Return a module that needs the standard library alone.
+
+        Its function ``tokenize(texts)`` gives ids and mask as the tokenizer does, as lists of lists.
+        """
+        ...
 
 
 class LoadImage(Protocol):

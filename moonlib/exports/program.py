@@ -2,6 +2,7 @@
 
     model.onnx, model.pt2   the program; its weights are in it, or beside it (model.onnx.data) where they exceed 2 GB
     tokenizer.json          the text tower's tokenizer, which the library tokenizers reads, with its padding and limit
+    tokenizer.py            in its place, of a tokenizer of moonlib's own: Python that needs nothing else
     preprocessor_config.json    how pictures are resized, where the image tower has an image processor of transformers
     config.json             inputs and outputs, and what else a program that calls it has to know
     recipe.yaml             what it was trained with
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 
 from moonlib.encoders.dual import DualEncoder
 from moonlib.encoders.encoder import ContentBatch, Encoder
-from moonlib.encoders.tower import Tokenize
+from moonlib.encoders.tower import Scripted, Tokenize
 from moonlib.runs.errors import RunError
 from moonlib.system.versions import DISTRIBUTION
 
@@ -41,7 +42,7 @@ FORMAT = 1
 """Of a program's config.json."""
 
 FILES: dict[Kind, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
-TOKENIZER, PROCESSOR = "tokenizer.json", "preprocessor_config.json"
+TOKENIZER, SCRIPT, PROCESSOR = "tokenizer.json", "tokenizer.py", "preprocessor_config.json"
 OUTPUT = "representation"
 
 TOLERANCE = 1e-4
@@ -50,7 +51,8 @@ TOLERANCE = 1e-4
 BATCHES = (1, 2, 7)
 """Sizes of the batches that a program is compared with the encoder on."""
 
-TEXTS = ("red cotton mug, 350 ml", "红色棉布 mug", "a", "Tasse en coton rouge № 5 — été", " ".join(["mug"] * 2048))
+LONG = " ".join(f"mug {number}" for number in range(2048))
+TEXTS = ("red cotton mug, 350 ml", "红色棉布 mug", "a", "Tasse en coton rouge № 5 — été", LONG)
 
 LARGEST_BATCH = 1 << 16
 
@@ -85,12 +87,14 @@ class Program:
         inputs: in their order.
         length: what the program takes of a text's tokens: at most so many, or exactly so many; 0 without texts.
         padded: whether all texts have that many.
+        tokenizer: name of the file that makes tokens of texts; empty without texts.
         difference: the largest from the encoder's vectors that was found, see TOLERANCE.
     """
 
     inputs: Sequence[Input]
     length: int
     padded: bool
+    tokenizer: str
     difference: float
 
 
@@ -157,8 +161,8 @@ def write_program(encoder: Encoder, kind: Kind, folder: Path, told: str) -> Prog
         told: how errors call the encoder's run.
 
     Raises:
-        RunError: the encoder is no dual encoder, torch cannot follow one of its towers, its tokenizer cannot be written
-            for the library tokenizers, or the program's vectors differ from the encoder's.
+        RunError: the encoder is no dual encoder, torch cannot follow one of its towers, its tokenizer can be written
+            neither for the library tokenizers nor as a script, or the program's vectors differ from the encoder's.
     """
     if not isinstance(encoder, DualEncoder):
         raise RunError(
@@ -167,7 +171,7 @@ def write_program(encoder: Encoder, kind: Kind, folder: Path, told: str) -> Prog
         )
     length, padded = (0, False) if encoder.text is None else _length(encoder.text.tokenize)
     if encoder.text is not None:
-        _write_tokenizer(encoder.text.tokenize, length, padded, folder / TOKENIZER, told)
+        _write_tokenizer(encoder.text.tokenize, length, padded, folder, told)
     if (processor := processor_of(encoder)) is not None:
         processor.to_json_file(folder / PROCESSOR)
     wrapper = DualProgram(encoder).eval()
@@ -177,13 +181,20 @@ def write_program(encoder: Encoder, kind: Kind, folder: Path, told: str) -> Prog
         run = _onnx(exported, inputs, folder / FILES[kind], told)
     else:
         run = _torch(exported, folder / FILES[kind])
-    return Program(inputs, length, padded, _compared(encoder, inputs, run, kind, told))
+    return Program(inputs, length, padded, tokenizer_of(encoder), _compared(encoder, inputs, run, kind, told))
 
 
 def processor_of(encoder: DualEncoder) -> Any:
     """The image processor of transformers by which the image tower resizes; None if it does so by itself."""
     found = None if encoder.image is None else getattr(encoder.image.load_image, "processor", None)
     return found if hasattr(found, "to_json_file") else None
+
+
+def tokenizer_of(encoder: DualEncoder) -> str:
+    """Name of the file that makes tokens of texts beside the encoder's program; empty for an encoder of images."""
+    if encoder.text is None:
+        return ""
+    return SCRIPT if isinstance(encoder.text.tokenize, Scripted) else TOKENIZER
 
 
 def inputs_of(encoder: DualEncoder, length: int, padded: bool) -> list[Input]:
@@ -213,7 +224,7 @@ def inputs_of(encoder: DualEncoder, length: int, padded: bool) -> list[Input]:
         tokens = ("batch", length if padded else "length")
         limit = f"exactly {length}" if padded else f"1 to {length} of them"
         found += [
-            Input("text", tokens, torch.int64, f"token ids as {TOKENIZER} gives them, {limit}"),
+            Input("text", tokens, torch.int64, f"token ids as {tokenizer_of(encoder)} gives them, {limit}"),
             Input("text_mask", tokens, torch.bool, "false for padding"),
             Input("has_text", ("batch",), torch.bool, "whether the row has a text; if not, `text` has no effect"),
         ]
@@ -226,8 +237,11 @@ def _length(tokenize: Tokenize) -> tuple[int, bool]:
     return length, tokenize(["a"])[0].shape[1] == length
 
 
-def _write_tokenizer(tokenize: Tokenize, length: int, padded: bool, file: Path, told: str) -> None:
-    """Write a text tower's tokenizer, so that the library tokenizers alone makes of a text what the tower does."""
+def _write_tokenizer(tokenize: Tokenize, length: int, padded: bool, folder: Path, told: str) -> None:
+    """Write a text tower's tokenizer, so that without moonlib a text becomes what the tower makes of it."""
+    if isinstance(tokenize, Scripted):
+        (folder / SCRIPT).write_text(tokenize.script(), encoding="utf-8")
+        return
     own = getattr(tokenize, "tokenizer", None)
     own = getattr(own, "backend_tokenizer", own)
     if not isinstance(own, Tokenizer):
@@ -251,7 +265,7 @@ def _write_tokenizer(tokenize: Tokenize, length: int, padded: bool, file: Path, 
                 f"{told}: the library tokenizers alone makes other tokens of {text[:24]!r} than the text tower does "
                 f"({found[row].ids[:8]} and {ids[row, :8].tolist()}); it cannot be exported as a program"
             )
-    fast.save(str(file))
+    fast.save(str(folder / TOKENIZER))
 
 
 def _followed(wrapper: DualProgram, inputs: Sequence[Input], length: int, told: str) -> Any:
@@ -427,6 +441,6 @@ def program_config(program: Program, kind: Kind, encoder: Encoder) -> dict[str, 
         "outputs": {OUTPUT: {"dtype": "float32", "shape": ["batch", encoder.dim]}},
     }
     if program.length:
-        described["text"] = {"tokenizer": TOKENIZER, "max_length": program.length, "padded": program.padded}
+        described["text"] = {"tokenizer": program.tokenizer, "max_length": program.length, "padded": program.padded}
     described["largest_difference"] = float(f"{program.difference:.1e}")
     return described

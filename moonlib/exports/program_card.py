@@ -11,7 +11,7 @@ from moonlib.data.images import decode_image
 from moonlib.encoders.dual import DualEncoder
 from moonlib.encoders.encoder import Encoder
 from moonlib.exports.model_card import fenced, plain
-from moonlib.exports.program import BATCHES, FILES, OUTPUT, PROCESSOR, TOKENIZER, processor_of
+from moonlib.exports.program import BATCHES, FILES, OUTPUT, PROCESSOR, SCRIPT, TOKENIZER, processor_of
 
 
 def program_use(described: Mapping[str, Any], encoder: Encoder) -> str:
@@ -59,11 +59,14 @@ def program_use(described: Mapping[str, Any], encoder: Encoder) -> str:
         parts.append(f"{how} Nothing is subtracted or divided: the program does that itself.")
     runtime = "onnxruntime" if described["program"] == "onnx" else "torch"
     libraries = [runtime, "numpy"] if runtime == "onnxruntime" else [runtime]
-    libraries += ["tokenizers"] if "text" in inputs else []
+    tokenizer = described.get("text", {}).get("tokenizer", "")
+    libraries += ["tokenizers"] if tokenizer == TOKENIZER else []
     libraries += ["Pillow"] if "image" in inputs else []
+    code = _onnx_code(inputs, tokenizer)
+    beside = f", and `{SCRIPT}`, which is in this folder" if tokenizer == SCRIPT else ""
     parts += [
-        f"It runs with {', '.join(libraries)} alone:",
-        fenced(_onnx_code(inputs) if described["program"] == "onnx" else _torch_code(inputs), "python"),
+        f"It runs with {', '.join(libraries)} alone{beside}:",
+        fenced(code if described["program"] == "onnx" else _with_torch(code, inputs), "python"),
         f"Its vectors were compared with the encoder's on batches of {', '.join(map(str, BATCHES))}, with every "
         f"combination of modalities; they differed by at most {described['largest_difference']:.1e}.",
     ]
@@ -74,19 +77,26 @@ _PICTURE = """picture = Image.new("RGB", (600, 400), "red")  # or ImageOps.exif_
 picture = np.asarray(picture.convert("RGB").resize(({size}, {size}), Image.Resampling.BILINEAR))"""
 
 
-def _onnx_code(inputs: Mapping[str, Mapping[str, Any]]) -> str:
+def _onnx_code(inputs: Mapping[str, Mapping[str, Any]], tokenizer: str) -> str:
     """A script that represents two rows: one with a picture and a text, as far as the program takes them, one less."""
     pictures, texts = "image" in inputs, "text" in inputs
     lines = ["import numpy as np", "import onnxruntime"]
     lines += ["from PIL import Image"] if pictures else []
-    lines += ["from tokenizers import Tokenizer"] if texts else []
+    lines += ["from tokenizers import Tokenizer"] if tokenizer == TOKENIZER else []
+    lines += ["from tokenizer import tokenize"] if tokenizer == SCRIPT else []
     lines += ["", f'session = onnxruntime.InferenceSession("{FILES["onnx"]}")', "inputs = {}"]
-    if texts:
+    if tokenizer == TOKENIZER:
         lines += [
             f'tokenizer = Tokenizer.from_file("{TOKENIZER}")',
             'encodings = tokenizer.encode_batch(["red mug", "红色马克杯"])',
-            'inputs["text"] = np.array([each.ids for each in encodings], dtype=np.int64)',
-            'inputs["text_mask"] = np.array([each.attention_mask for each in encodings], dtype=bool)',
+            "ids, mask = [each.ids for each in encodings], [each.attention_mask for each in encodings]",
+        ]
+    if tokenizer == SCRIPT:
+        lines += ['ids, mask = tokenize(["red mug", "红色马克杯"])']
+    if texts:
+        lines += [
+            'inputs["text"] = np.array(ids, dtype=np.int64)',
+            'inputs["text_mask"] = np.array(mask, dtype=bool)',
             'inputs["has_text"] = np.array([True, True])',
         ]
     if pictures:
@@ -110,9 +120,9 @@ def _onnx_code(inputs: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _torch_code(inputs: Mapping[str, Mapping[str, Any]]) -> str:
+def _with_torch(code: str, inputs: Mapping[str, Mapping[str, Any]]) -> str:
     """The same with torch."""
-    code = _onnx_code(inputs).replace("import onnxruntime", "import torch")
+    code = code.replace("import onnxruntime", "import torch")
     code = code.replace(
         f'session = onnxruntime.InferenceSession("{FILES["onnx"]}")',
         f'program = torch.export.load("{FILES["torch"]}").module()',

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -146,3 +149,13 @@ def test_a_null_text_is_a_product_without_features(tmp_path: Path) -> None:
     Ngrams(buckets=10).setup(nothing, tmp_path)
     counts = load_file(tmp_path / "ngrams.safetensors")
     assert counts["products"].item() == 2 and not counts["products_with"].any()
+
+
+def test_as_a_script_it_gives_the_same_without_moonlib() -> None:
+    texts = ["Red cotton MUG", "", "红色 mug", '{"quoted"} \\n']
+    tokenize = NgramTokenize((2, 4), 1000, 7)
+    code = f"{tokenize.script()}\nimport json, sys\nprint(json.dumps(tokenize(json.load(sys.stdin))))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], input=json.dumps(texts), capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [each.tolist() for each in tokenize(texts)]

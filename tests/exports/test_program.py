@@ -30,8 +30,9 @@ needs_onnx = pytest.mark.skipif(
     any(programs.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")), reason="extra onnx"
 )
 
-CONVNET = {"class_path": "convnet", "init_args": {"image_size": 32, "width": 8, "depths": [0, 1]}}
+CONVNET = {"class_path": "convnet", "init_args": {"image_size": 32, "width": 8, "depths": [0, 1], "grid": 2}}
 TRANSFORMER = {"class_path": "transformer", "init_args": {"vocab_size": 300, "width": 16, "max_length": 12}}
+NGRAMS = {"class_path": "ngrams", "init_args": {"n": [3, 4], "buckets": 500, "width": 16, "max_features": 12}}
 TIMM = {"class_path": "timm", "init_args": {"model": "test_vit", "image_size": 32}}
 
 
@@ -71,17 +72,18 @@ def expected_of(run: Path, given: dict[str, np.ndarray]) -> np.ndarray:
         return Run(run).encoder()(batch).numpy()
 
 
+@pytest.mark.parametrize(("text", "tokenizer"), [(TRANSFORMER, "tokenizer.json"), (NGRAMS, "tokenizer.py")])
 @pytest.mark.parametrize("to", [pytest.param("onnx", marks=needs_onnx), "torch"])
 def test_a_program_gives_the_encoders_vectors_and_its_card_says_how(
-    finished: Finished, tmp_path: Path, to: Any
+    finished: Finished, tmp_path: Path, to: Any, text: dict[str, Any], tokenizer: str
 ) -> None:
-    run = finished(dual("gated", image=CONVNET, text=TRANSFORMER, crop=["full", "box"]))
+    run = finished(dual("gated", image=CONVNET, text=text, crop=["full", "box"]))
     out = export(run, tmp_path / "shipped", to=to, license="apache-2.0")
     for rows in (1, 2, 5):
         found, given = vectors_of(out, rows)
         np.testing.assert_allclose(found, expected_of(run, given), atol=1e-4)
     assert not verify_all(out)
-    written = {"config.json", {"onnx": "model.onnx", "torch": "model.pt2"}[to], "recipe.yaml", "tokenizer.json"}
+    written = {"config.json", {"onnx": "model.onnx", "torch": "model.pt2"}[to], "recipe.yaml", tokenizer}
     assert {path.name for path in out.iterdir()} == {"README.md", "moonlib.sha256"} | written
     assert set(sums(out)) == written
     # Neither paths of this machine nor its code travel with it.
@@ -90,6 +92,8 @@ def test_a_program_gives_the_encoders_vectors_and_its_card_says_how(
 
     card = (out / "README.md").read_text(encoding="utf-8")
     code = next(each.content for each in MarkdownIt().parse(card) if each.type == "fence" and each.info == "python")
+    told = json.loads((out / "config.json").read_text())["text"]
+    assert told == {"tokenizer": tokenizer, "max_length": 12, "padded": False}
     code = "import sys\nsys.modules['moonlib'] = None\n" + code + "\nnp.save('found.npy', vectors)\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
