@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from moonlib.data.images import decode_image
+from moonlib.encoders.colours import colour_histogram
 from moonlib.encoders.tower import ImageTower
+
+COLOURS = 4.0
+"""Length of the histogram of colours beside the states, which are of the order of 1 each: else it is learnt last."""
 
 
 class ConvNet(ImageTower):
@@ -23,6 +27,8 @@ class ConvNet(ImageTower):
     The last states are pooled by mean and by maximum: the mean tells how much of something there is, the maximum
     that there is a little of it (an ornament, a logo). Neither knows where. With ``grid``, a 1×1 convolution also
     reduces the last states to a few channels, which are kept place by place: proportions, and where an ornament sits.
+    With ``colours``, a histogram of the colours in the middle of the image stands beside them: convolutions are slow to
+    learn which colours there are, and how much of each.
 
     Args:
         image_size: side of the images in pixels, a multiple of 2 ** number of stages.
@@ -30,9 +36,10 @@ class ConvNet(ImageTower):
         depths: residual blocks after the halving, for each stage; more of them suit longer training.
         grid: channels that are kept of each place, which the output grows by: grid · (image_size / 2 ** number of
             stages)². None for mean and maximum alone.
+        colours: bins of each channel in the histogram of colours, by whose third power the output grows. None for none.
 
     Raises:
-        ValueError: ``image_size`` or ``width`` is not such a multiple, or ``grid`` is below 1.
+        ValueError: ``image_size`` or ``width`` is not such a multiple, ``grid`` is below 1, or ``colours`` below 2.
 
     Source: Wu & He, 2018 (group normalisation); He et al., 2016, section 3 (residual blocks).
     """
@@ -43,6 +50,7 @@ class ConvNet(ImageTower):
         width: int = 32,
         depths: Sequence[int] = (0, 0, 0, 0),
         grid: int | None = None,
+        colours: int | None = None,
     ) -> None:
         super().__init__()
         step = 2 ** len(depths)
@@ -52,11 +60,15 @@ class ConvNet(ImageTower):
             raise ValueError(f"width {width} is not a multiple of 8")
         if grid is not None and grid < 1:
             raise ValueError(f"grid is {grid}; expected at least 1, or null for none")
+        if colours is not None and colours < 2:
+            raise ValueError(f"colours is {colours}; expected at least 2 bins of a channel, or null for no histogram")
         self.image_size = image_size
         self.width = width
         self.depths = tuple(depths)
         self.grid = grid
-        self.out_features = 2 * width * 2 ** (len(depths) - 1) + (grid or 0) * (image_size // step) ** 2
+        self.colours = colours
+        places = (grid or 0) * (image_size // step) ** 2
+        self.out_features = 2 * width * 2 ** (len(depths) - 1) + places + (colours or 0) ** 3
 
     def setup(self) -> None:
         """Make the weights."""
@@ -79,6 +91,8 @@ class ConvNet(ImageTower):
         pooled = [states.mean(dim=(2, 3)), states.amax(dim=(2, 3))]
         if self.places is not None:
             pooled.append(self.places(states).flatten(1))
+        if self.colours is not None:
+            pooled.append(COLOURS * colour_histogram(image, self.colours).to(states.dtype))
         return torch.cat(pooled, dim=1)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moonlib.encoders.colours import colour_histogram
 from moonlib.encoders.convnet import ConvNet
 from moonlib.testing import check_image_tower, example_jpeg
 
@@ -15,7 +16,8 @@ def ready(**arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"depths": (1, 2)}, {"image_size": 48, "depths": (0, 0, 1)}, {"grid": 3, "depths": (0, 1)}]
+    "arguments",
+    [{}, {"depths": (1, 2)}, {"image_size": 48, "depths": (0, 0, 1)}, {"grid": 3, "depths": (0, 1)}, {"colours": 3}],
 )
 def test_keeps_the_promises_of_an_image_tower(arguments):
     check_image_tower(lambda: ConvNet(**{"image_size": 32, "width": 8} | arguments))
@@ -94,3 +96,14 @@ def test_a_grid_is_appended_to_what_there_is_without_it():
 def test_a_grid_of_no_channels_is_refused():
     with pytest.raises(ValueError, match="grid is 0; expected at least 1, or null for none"):
         ConvNet(grid=0)
+
+
+def test_a_histogram_of_colours_is_appended_to_what_there_is_without_it():
+    plain, colours = ready(), ready(colours=4)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert colours.out_features == plain.out_features + 4**3 == tuple(colours(images).shape)[1]
+    assert torch.equal(colours(images)[:, : plain.out_features], plain(images))
+    assert torch.equal(colours(images)[:, plain.out_features :], 4 * colour_histogram(images, 4))
+    assert set(colours.state_dict()) == set(plain.state_dict())
+    with pytest.raises(ValueError, match="colours is 1; expected at least 2 bins"):
+        ConvNet(colours=1)

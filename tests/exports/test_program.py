@@ -30,7 +30,10 @@ needs_onnx = pytest.mark.skipif(
     any(programs.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")), reason="extra onnx"
 )
 
-CONVNET = {"class_path": "convnet", "init_args": {"image_size": 32, "width": 8, "depths": [0, 1], "grid": 2}}
+CONVNET = {
+    "class_path": "convnet",
+    "init_args": {"image_size": 32, "width": 8, "depths": [0, 1], "grid": 2, "colours": 2},
+}
 TRANSFORMER = {"class_path": "transformer", "init_args": {"vocab_size": 300, "width": 16, "max_length": 12}}
 NGRAMS = {"class_path": "ngrams", "init_args": {"n": [3, 4], "buckets": 500, "width": 16, "max_features": 12}}
 TIMM = {"class_path": "timm", "init_args": {"model": "test_vit", "image_size": 32}}
