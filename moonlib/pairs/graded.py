@@ -61,7 +61,7 @@ class GradedPairs(PairSource):
         self.searches = SearchPairs([name for name in get_args(Action) if name in actions], until, filters)
 
     def reads(self) -> Reads:
-        """What `SearchPairs` reads, and judgements where these are the weights; see `PairSource.reads`."""
+        """Reads of `SearchPairs`, and judgements where these are the weights; see `PairSource.reads`."""
         found = self.searches.reads()
         if self.by == "relevance":
             judged = Reads.of(impressions=["query_id", "item_id", "relevance"], moments=["train_until"])

@@ -14,7 +14,7 @@ BLOCK = 1_000_000
 
 @dataclass(frozen=True)
 class Actions:
-    """What each of U users did with each of I items; a pair stands once.
+    """Actions of U users on I items; a pair stands once.
 
     Attributes:
         user: int64 [E], from 0 to U - 1.

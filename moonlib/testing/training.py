@@ -120,7 +120,7 @@ def example_loss_data(loss: Loss, dim: int = 8) -> LossData:
 
 
 def _check_vector_loss(make: Callable[[], Loss]) -> None:
-    """What `check_loss` says of a loss that reads vectors."""
+    """Check what `check_loss` promises of a loss that reads vectors."""
 
     def ready(seed: int) -> Loss:
         torch.manual_seed(seed)
