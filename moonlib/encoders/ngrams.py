@@ -134,12 +134,10 @@ class Ngrams(TextTower):
             kept = mask & (torch.rand(mask.shape, device=mask.device) >= self.dropout)
             mask = torch.where(kept.any(dim=1, keepdim=True), kept, mask)
         weights = F.embedding(text, self.weights.unsqueeze(1)).squeeze(2) * mask
-        rows, length = text.shape
-        # Given [B, T], embedding_bag computes the starts such that torch.export takes no batch of one.
-        starts = length * torch.arange(rows, device=text.device)
-        total = F.embedding_bag(
-            text.flatten(), self.tokens.weight, starts, mode="sum", per_sample_weights=weights.flatten()
-        )
+        if torch.compiler.is_compiling():  # and exporting: an ONNX model would loop over the rows of embedding_bag
+            total = (weights.unsqueeze(1) @ self.tokens(text)).squeeze(1)
+        else:  # does not hold the embeddings of all features at once
+            total = F.embedding_bag(text, self.tokens.weight, mode="sum", per_sample_weights=weights)
         # A larger floor of the length than the usual 1e-12, which is 0 in half precision.
         return LENGTH * F.normalize(total, dim=1, eps=1e-4)
 
