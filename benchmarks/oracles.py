@@ -11,6 +11,8 @@ products with replacement, so that the same one stands in it several times.
 - *classes*: every candidate of the query's class is a positive; some queries have none in the pool.
 - *classes, some ignored*: a quarter of the candidates is left out of each query's positives and negatives.
 
+A loss that tells SPUs apart gets *pairs*, with the classes as SPUs.
+
 The last rows compare us with ourselves: a full queue with one big batch, and two processes that gather with one.
 
 A difference is relative: of the value to the value, of a gradient to the largest entry of that tensor's gradient. A row
@@ -46,12 +48,15 @@ from pytorch_metric_learning.reducers import DoNothingReducer, MeanReducer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, multiprocessing
+from torch.func import functional_call
 from torch.nn import functional as F
 
+from moonlib.data.ids import ShopIds
 from moonlib.losses.circle import Circle
 from moonlib.losses.info_nce import InfoNCE
-from moonlib.losses.loss import Loss
+from moonlib.losses.loss import Loss, LossData
 from moonlib.losses.sigmoid import Sigmoid
+from moonlib.losses.spu_margin import SpuMargin
 from moonlib.losses.triplet import Triplet
 from moonlib.negatives.gathered import Gathered
 from moonlib.negatives.masks import positive_and_ignore
@@ -112,14 +117,16 @@ class Draw:
     ignore: Tensor
 
 
-Peer = Callable[[Draw, Loss], Tensor]
-"""Gives the mean over queries as the peer computes it, from what is drawn and the parameters of our loss."""
+Side = Callable[[Draw, Loss], Tensor]
+"""Gives the mean over queries as one of both computes it, from what is drawn and the parameters of our loss."""
+
+CLASSES_DRAWN = 12
 
 
 def draw(data: str, dtype: torch.dtype, seed: int) -> Draw:
     """Draw queries and a pool, see the top of this file."""
     g = torch.Generator().manual_seed(seed)
-    classes, dim, queries, products, candidates = 12, 32, 24, 40, 96
+    classes, dim, queries, products, candidates = CLASSES_DRAWN, 32, 24, 40, 96
     centres = torch.randn(classes, dim, generator=g, dtype=torch.float64)
     product_labels = torch.randint(1, classes, (products,), generator=g)  # nothing of class 0 is on offer
     vectors = centres[product_labels] + torch.randn(products, dim, generator=g, dtype=torch.float64)
@@ -141,7 +148,13 @@ def draw(data: str, dtype: torch.dtype, seed: int) -> Draw:
     return Draw(asked.to(dtype), pool.to(dtype), labels, pool_labels, positive & ~ignore, ignore)
 
 
-def compare(loss: Loss, peer: Peer, names: tuple[str, str], data: str) -> Iterator[Row]:
+def of_scores(drawn: Draw, loss: Loss) -> Tensor:
+    """Compute our side of a loss that reads scores."""
+    scores = F.normalize(drawn.queries, dim=1) @ F.normalize(drawn.pool, dim=1).T
+    return loss(scores, drawn.positive, drawn.ignore).mean()
+
+
+def compare(loss: Loss, peer: Side, names: tuple[str, str], data: str, ours: Side = of_scores) -> Iterator[Row]:
     """Compare a loss with a peer in every dtype.
 
     Args:
@@ -149,12 +162,8 @@ def compare(loss: Loss, peer: Peer, names: tuple[str, str], data: str) -> Iterat
         peer: theirs.
         names: of both.
         data: "pairs", "classes" or "classes, some ignored".
+        ours: how our loss is called.
     """
-
-    def ours(drawn: Draw, loss: Loss) -> Tensor:
-        scores = F.normalize(drawn.queries, dim=1) @ F.normalize(drawn.pool, dim=1).T
-        return loss(scores, drawn.positive, drawn.ignore).mean()
-
     for dtype in LIMITS:
         loss = loss.to(dtype)
         value = gradient = 0.0
@@ -307,6 +316,38 @@ def triplet() -> Iterator[Row]:
     yield from compare(Triplet(margin, "semi_hard"), semi_hard, names, "classes")
 
 
+def spu_margin() -> Iterator[Row]:
+    """One cost per vector against all centres; ours is the mean of a query's and of its item's.
+
+    Theirs learns centres of its own, in whose place it is given ours. Its margin is in degrees.
+    """
+
+    def ours(drawn: Draw, loss: Loss) -> Tensor:
+        return loss(F.normalize(drawn.queries, dim=1), F.normalize(drawn.pool, dim=1), drawn.labels, seed=0).mean()
+
+    def peer(drawn: Draw, loss: Loss) -> Tensor:
+        assert isinstance(loss, SpuMargin)
+        classes, dim = loss.centres.shape
+        arc = pml.ArcFaceLoss(classes, dim, margin=math.degrees(loss.margin), scale=loss.scale)
+        costs = [
+            functional_call(arc, {"W": loss.centres.T}, (vectors, drawn.labels))
+            for vectors in (drawn.queries, drawn.pool)
+        ]
+        return (costs[0] + costs[1]) / 2
+
+    spus = np.arange(CLASSES_DRAWN)
+    for margin in (0.3, 1.5):  # at 1.5, many angles come out beyond pi
+        loss = SpuMargin(margin)
+        torch.manual_seed(0)
+        loss.setup(
+            LossData(
+                Catalogue(spus, spus, 0 * spus), ShopIds(), draw("pairs", torch.float64, 0).queries.shape[1], Path()
+            )
+        )
+        names = (f"SpuMargin, margin {margin}", "pytorch-metric-learning ArcFaceLoss")
+        yield from compare(loss, peer, names, "pairs", ours)
+
+
 def full_queue() -> Iterator[Row]:
     """A batch before a queue that holds the batches before it, beside one batch of all of them."""
     for dtype in LIMITS:
@@ -414,6 +455,7 @@ COMPARISONS: list[Callable[[], Iterator[Row]]] = [
     supcon,
     circle,
     triplet,
+    spu_margin,
     full_queue,
     two_processes,
 ]
