@@ -98,8 +98,11 @@ class Adapter(nn.Module, ABC):
 
         Args:
             codebooks: float32 [levels, size, D], see `moonlib.representations.residual_kmeans`.
+
+        Raises:
+            NotImplementedError: the adapter says that it reads codes and does not define this.
         """
-        raise NotImplementedError(f"{type(self).__name__} has reads_codes and no take_codebooks")
+        raise NotImplementedError(f"{type(self).__name__} sets reads_codes: define take_codebooks(codebooks) too")
 
     def pretraining_logits(self, batch: BehaviourBatch) -> Tensor:
         """Predict clicks by content alone; trained for `pretraining_epochs`.

@@ -113,6 +113,15 @@ class Reads:
         columns = self.tables[table].columns
         return columns is None or column in columns
 
+    def table(self, name: str) -> TableReads | None:
+        """The part of a table that is read; None where nothing of it is.
+
+        Example:
+            >>> Reads(whole=True).table("products")
+            TableReads(columns=None, pictures=True, until=None)
+        """
+        return TableReads(pictures=True) if self.whole else self.tables.get(name)
+
     def before(self, moment: Moment) -> Reads:
         """The same of the rows before a moment, see `TableReads.until`; of a table that is cut already, no more."""
         tables = {

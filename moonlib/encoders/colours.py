@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 BORDER = 0.1875
-"""Share of an image's side that is left out at each edge: there a product's surroundings are seen, or another one."""
+"""Share of an image's side that is left out at each edge, where the surroundings are, or another product."""
 
 
 def colour_histogram(image: Tensor, bins: int) -> Tensor:

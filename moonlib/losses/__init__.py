@@ -1,4 +1,4 @@
-"""Losses: functions of scores and masks, one value per query."""
+"""Losses: functions of scores, masks and vectors, one value per query."""
 
 import lazy_loader
 

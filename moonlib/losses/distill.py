@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Literal, get_args
 
 import torch
@@ -14,8 +13,6 @@ from moonlib.losses.loss import Loss, LossData
 
 Between = Literal["items", "queries"]
 Match = Literal["similarities", "vectors"]
-
-log = logging.getLogger(__name__)
 
 
 class Distill(Loss):
@@ -87,7 +84,6 @@ class Distill(Loss):
                 f"teacher: {self.teacher} has vectors of {self.vectors.store.dim} dimensions, and what is trained "
                 f"has {data.dim}: match similarities, or make them of one width"
             )
-        log.info(f"distill: {self.vectors.known:,} of {len(data.catalogue.item_id):,} products are in {self.teacher}")
 
     def forward(
         self, queries: Tensor, items: Tensor, candidates: Tensor, item_id: Tensor, candidate_id: Tensor

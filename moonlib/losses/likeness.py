@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from moonlib.losses.loss import LossData
 from moonlib.representations.vectors_of import VectorsOf
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,4 +70,5 @@ def teacher_of(data: LossData, name: str) -> VectorsOf:
         raise ValueError(f"teacher: {name}: {error}") from error
     if not found.known:
         raise ValueError(f"teacher: none of the {len(item_id):,} products that are trained on has a vector in {name}")
+    log.info(f"teacher: {found.known:,} of {len(item_id):,} products have a vector in {name}")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Literal, get_args
 
 import torch
@@ -13,8 +12,6 @@ from moonlib.losses.likeness import likeness, teacher_of
 from moonlib.losses.loss import Loss, LossData
 
 Of = Literal["ranks", "values"]
-
-log = logging.getLogger(__name__)
 
 
 class Relational(Loss):
@@ -62,8 +59,6 @@ class Relational(Loss):
         """Look up which products the teacher knows; see `Loss.setup`."""
         assert self.teacher is not None
         self.vectors = teacher_of(data, self.teacher)
-        known, whole = self.vectors.known, len(data.catalogue.item_id)
-        log.info(f"relational: {known:,} of {whole:,} products are in {self.teacher}")
 
     def forward(
         self, queries: Tensor, items: Tensor, candidates: Tensor, item_id: Tensor, candidate_id: Tensor

@@ -37,9 +37,9 @@ class SpuMargin(Loss):
     Raises:
         ValueError: an argument is out of range.
 
-    Source: Deng et al., "ArcFace: additive angular margin loss for deep face recognition" (2019), equation 3 and the
-    default margin; sampled classes as in An et al., "Partial FC: training 10 million identities on a single machine"
-    (2021). SPUs as classes: Pailitao-VL (arXiv 2602.13704).
+    Source: Deng et al., "ArcFace: additive angular margin loss for deep face recognition" (2019), equation 3;
+    sampled classes as in An et al., "Partial FC: training 10 million identities on a single machine" (2021). SPUs as
+    classes: Pailitao-VL (arXiv 2602.13704). The defaults are our choice: the paper's margin is 0.5, its scale 64.
 
     Example:
         >>> SpuMargin().arguments

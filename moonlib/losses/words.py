@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from moonlib.data.reads import Reads
 from moonlib.losses.loss import Loss, LossData
+
+log = logging.getLogger(__name__)
 
 _WORD = r"\p{Han}|[[\p{L}\p{M}\p{N}]--\p{Han}]+(?:-[[\p{L}\p{M}\p{N}]--\p{Han}]+)*"
 """A Chinese character, or letters and digits between blanks and punctuation, hyphens within."""
@@ -77,6 +80,7 @@ class Words(Loss):
                 f"no word is in the titles, categories or attributes of {self.min_count} products, of "
                 f"{len(item_id):,}: lower min_count, or leave this loss out"
             )
+        log.info(f"words: {words['item_id'].n_unique():,} of {len(item_id):,} products have words that are kept")
         number = int(words["label"].max()) + 1  # type: ignore[arg-type]
         ends = np.searchsorted(words["item_id"].to_numpy(), item_id, side="right")
         # Not part of the state: they follow from the data.

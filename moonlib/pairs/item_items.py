@@ -92,10 +92,12 @@ class ItemItemPairs(PairSource):
             self.window if self.within == "window" else None,
         )
         if found.is_empty():
-            where = "in one session" if self.within == "session" else f"within {self.window:g} hours"
+            in_session = self.within == "session"
+            where = "in one session" if in_session else f"within {self.window:g} hours"
+            wider = "set within: window" if in_session else "widen window"
             raise ValueError(
-                f"{dataset.directory}: no shopper acted ({', '.join(self.actions)}) on two products {where}: widen "
-                "window, count more actions, or train on other pairs"
+                f"{dataset.directory}: no shopper acted ({', '.join(self.actions)}) on two products {where}: {wider}, "
+                "count more actions, or train on other pairs"
             )
         weighed = found.with_columns(weight=(pl.col("weight") / pl.col("weight").mean()).clip(upper_bound=self.cap))
         ordered = weighed.sort("query_id", "weight", "item_id", descending=[False, True, False])

@@ -267,8 +267,14 @@ class Contrastive(Stage):
             sampler.setup(self.training_data)
         self.set_up_losses(context, listed)
         self.decayed = matrices(self)
-        # The buffers of samplers are equal on every process; to send them around before every step would be a waste.
-        self._ddp_params_and_buffers_to_ignore = [f"negatives.{name}" for name, _ in self.negatives.named_buffers()]
+        # What is equal on every process need not be sent around before every step: the buffers of samplers, and those
+        # of losses that are no part of the state, which follow from the data.
+        state = self.state_dict().keys()
+        self._ddp_params_and_buffers_to_ignore = [
+            name
+            for name, _ in self.named_buffers()
+            if name.startswith("negatives.") or (name.startswith(("loss.", "losses.")) and name not in state)
+        ]
 
     def check_arguments(self, context: StageContext) -> None:
         """Refuse arguments that don't fit the encoder or the loader, before anything is done.
@@ -313,7 +319,7 @@ class Contrastive(Stage):
                 raise ValueError(f"teacher: {teacher} was not opened: run the stage by a recipe")
             vectors = None if teacher is None else context.teachers[teacher]
             part = each.part(self.encoder.heads(), self.encoder.dim)
-            read = each.loss.reads().tables.get("products")
+            read = each.loss.reads().table("products")
             products = None
             if read is not None:
                 columns = None if read.columns is None else sorted(read.columns)

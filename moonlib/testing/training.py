@@ -111,7 +111,7 @@ def example_loss_data(loss: Loss, dim: int = 8) -> LossData:
     if loss.teacher is not None:
         known = catalogue.item_id[::2]
         teacher = Representations(known, np.random.default_rng(0).normal(size=(len(known), dim)).astype(np.float32))
-    read = loss.reads().tables.get("products")
+    read = loss.reads().table("products")
     products = None
     if read is not None:
         products = EXAMPLE_SPLITS.known(example_tables().products).sort("item_id")

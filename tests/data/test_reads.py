@@ -36,6 +36,13 @@ def test_what_rows_are_told_apart_and_dated_by_is_always_read() -> None:
         Reads.of(product=["title"])
 
 
+def test_a_table_is_read_as_declared_or_whole_or_not_at_all() -> None:
+    reads = Reads.of(products=["title"])
+    assert reads.table("products") == reads.tables["products"]
+    assert reads.table("queries") is None
+    assert EVERYTHING.table("queries") == (reads | EVERYTHING).table("products") == TableReads(pictures=True)
+
+
 def test_content_is_what_the_modalities_show() -> None:
     def columns(table: str, words: str) -> list[str]:
         return sorted(Reads.content(table, [Modalities.parse(words)]).tables[table].columns or ())

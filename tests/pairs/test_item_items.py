@@ -123,7 +123,7 @@ def test_arguments_out_of_range_are_refused(wrong: dict[str, Any], message: str)
 def test_no_pair_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no shopper acted \(click, cart, order\) on two products within 1e-09 hours"):
         ask(ItemItemPairs(window=1e-9), tmp_path)
-    with pytest.raises(ValueError, match="on two products in one session: widen"):
+    with pytest.raises(ValueError, match="on two products in one session: set within: window, count more actions"):
         ask(ItemItemPairs(within="session"), tmp_path)
 
 

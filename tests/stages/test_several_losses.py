@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from moonlib.artifacts.layout import LOG
 from moonlib.batches.loading import PairBatch
+from moonlib.data.reads import EVERYTHING, Reads
+from moonlib.data.tables import SCHEMAS
 from moonlib.encoders.dual import DualEncoder
 from moonlib.encoders.encoder import ContentBatch
-from moonlib.losses import InfoNCE, Loss, LossData, Sigmoid, WeightedLoss
+from moonlib.losses import InfoNCE, Loss, LossData, Sigmoid, WeightedLoss, Words
 from moonlib.negatives.in_batch import InBatch
 from moonlib.representations.store import Representations
 from moonlib.stages.contrast import contrastive_loss, contrastive_losses
@@ -188,6 +190,62 @@ def test_weights_that_a_loss_makes_are_the_stages(tmp_path: Path) -> None:
 def test_one_loss_is_logged_as_ever(tmp_path: Path) -> None:
     Bench(tmp_path, DATA, {"max_steps": 2}, small_encoder).run(Posttraining(InfoNCE(), [InBatch()]), "run")
     assert not [name for name in pl.read_csv(tmp_path / "run" / LOG).columns if name.startswith("loss/")]
+
+
+class Reading(Loss):
+    """Notes which products it is given; has a buffer that follows from the data, and one that is state."""
+
+    def __init__(self, declared: Reads) -> None:
+        super().__init__()
+        self.declared = declared
+        self.register_buffer("seen", torch.zeros(()))
+
+    def reads(self) -> Reads:
+        return self.declared
+
+    def setup(self, data: LossData) -> None:
+        self.given, self.ids = data.products, data.catalogue.item_id
+        self.register_buffer("rows", torch.arange(len(self.ids)), persistent=False)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        return queries.sum(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("declared", "columns"),
+    [
+        (Reads(), None),
+        (Reads.of(searches=["action"]), None),
+        (Reads.of(products=["title"]), {"item_id", "title"}),
+        (EVERYTHING, set(SCHEMAS["products"].names)),
+    ],
+)
+def test_a_loss_is_given_the_columns_of_products_that_it_declares(
+    declared: Reads, columns: set[str] | None, tmp_path: Path
+) -> None:
+    stage = Posttraining(Reading(declared), [InBatch()])
+    Bench(tmp_path, DATA, {"max_steps": 1}, small_encoder).run(stage, "run")
+    assert isinstance(stage.loss, Reading)
+    if columns is None:
+        assert stage.loss.given is None
+    else:
+        assert stage.loss.given is not None and set(stage.loss.given.columns) == columns
+        assert stage.loss.given["item_id"].to_list() == stage.loss.ids.tolist()
+
+
+def test_what_follows_from_the_data_is_not_sent_between_processes_before_every_step(tmp_path: Path) -> None:
+    losses = {"one": WeightedLoss(InfoNCE()), "two": WeightedLoss(Reading(Reads()))}
+    stage = Posttraining(None, [InBatch()], losses=losses)
+    Bench(tmp_path, DATA, {"max_steps": 1}, small_encoder).run(stage, "run")
+    assert stage._ddp_params_and_buffers_to_ignore == ["losses.1.rows"]  # and not its state, losses.1.seen
+
+
+def test_a_stage_keeps_its_promises_with_words_as_classes() -> None:
+    def stage() -> Posttraining:
+        losses = {"info_nce": WeightedLoss(InfoNCE()), "words": WeightedLoss(Words(min_count=2))}
+        return Posttraining(None, [InBatch()], losses=losses)
+
+    check_stage(stage, DATA, max_steps=4)
 
 
 class Taught(Loss):
