@@ -25,6 +25,7 @@ from moonlib.losses.relational import Relational
 from moonlib.losses.sigmoid import Sigmoid
 from moonlib.losses.spu_margin import SpuMargin
 from moonlib.losses.triplet import Triplet
+from moonlib.losses.words import Words
 from moonlib.negatives.gathered import Gathered
 from moonlib.negatives.negative_sampler import NegativeSampler, TrainingData
 from moonlib.negatives.queue import Queue
@@ -40,11 +41,17 @@ DIM = 6
 
 
 def taught(loss: Loss) -> Loss:
-    """A loss with a teacher that knows most of the products of a batch."""
+    """A loss that is told of the products of a batch, by a teacher that knows most of them and by their titles."""
     products = np.arange(8, 26)
     vectors = np.random.default_rng(4).normal(size=(len(products), 3)).astype(np.float32)
     teacher = Representations(products[:-4], vectors[:-4])
-    loss.setup(LossData(Catalogue(products, products // 2, products * 0), ShopIds(), DIM, Path(), teacher))
+    said = {
+        "title": [f"product {n % 3} of {n // 2}" for n in products],
+        "category": [f"kind {n % 4}" for n in products],
+    }
+    attributes = pl.Series([None] * len(products), dtype=pl.Map(pl.String, pl.String))
+    table = pl.DataFrame({"item_id": products, **said, "attributes": attributes})
+    loss.setup(LossData(Catalogue(products, products // 2, products * 0), ShopIds(), DIM, Path(), teacher, table))
     return loss
 
 
@@ -66,6 +73,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "relational": lambda: taught(Relational("teacher")),
     "spu_margin": lambda: taught(seeded(SpuMargin(sampled=5))),
     "spu_margin, hashed": lambda: taught(seeded(SpuMargin(sampled=50, buckets=4))),
+    "words": lambda: taught(seeded(Words(min_count=2))),
 }
 CHAINS: dict[str, Callable[[], list[NegativeSampler]]] = {
     "gathered": lambda: [Gathered()],
@@ -190,7 +198,7 @@ CASES = [
     *((loss, "queue, gathered", "one direction") for loss in LOSSES),
     *((loss, "gathered", "both directions") for loss in LOSSES),
     *((loss, "gathered", "compatible") for loss in LOSSES if loss != "info_nce"),
-    *((loss, "queue, gathered", "cached, in parts") for loss in ("distill", "relational", "spu_margin")),
+    *((loss, "queue, gathered", "cached, in parts") for loss in ("distill", "relational", "spu_margin", "words")),
     *(("info_nce", chain, option) for chain in CHAINS for option in OPTIONS),
 ]
 
