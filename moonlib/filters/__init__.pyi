@@ -1,4 +1,5 @@
 from .category_rebalance import CategoryRebalance
+from .consistent import Consistent
 from .entity_filter import EntityFilter
 from .filter import Encoded, Filter, Filtered, without_products, without_searches
 from .similarity_dedup import SimilarityDedup
@@ -6,6 +7,7 @@ from .spu_merge import SpuMerge
 
 __all__ = [
     "CategoryRebalance",
+    "Consistent",
     "Encoded",
     "EntityFilter",
     "Filter",
