@@ -113,9 +113,9 @@ def hits(run: Path, stage: str = "represent", k: int = 10, task: str = "image_se
     return searches(run / stage, task).select("search_id", "item_id", "user_id", hit=pl.col("rank") < k)
 
 
-def recall_gain(run: Path, other: Path, stage: str = "represent", k: int = 10) -> Interval:
-    """Recall@k of image search of ``run`` minus that of a stage of ``other`` on the same searches, over shoppers."""
-    mine, others = hits(run, k=k), hits(other, stage, k)
+def recall_gain(run: Path, other: Path, stage: str = "represent", k: int = 10, task: str = "image_search") -> Interval:
+    """Recall@k of a task of ``run`` minus that of a stage of ``other`` on the same searches, over shoppers."""
+    mine, others = hits(run, k=k, task=task), hits(other, stage, k, task)
     require_same_rows(mine, others, f"{run} and {other}")
     return paired_mean_difference(mine["hit"].to_numpy(), others["hit"].to_numpy(), codes(mine["user_id"]))
 
