@@ -5,8 +5,9 @@
     python benchmarks/ladder.py --seeds 5 --keep ladder
 
 Each seed is another marketplace and another training. Finished stages are reused, so an interrupted study
-continues. ``--keep`` writes a seed's figures to a file, and reads those of a seed that has been there: with the files
-of several machines in one folder the tables are of all of them. A file of other recipes is refused.
+continues. ``--keep`` writes the figures of a seed to a file, and reads them where the file exists: with the files of
+several machines in one folder, the tables are of all of them. A file of other recipes, of another order, or of another
+version of moonlib is refused.
 
 The share of the gap is (AUC - id only) / (oracle - id only), the oracle being the true latents through the run's own
 adapter or another, whichever is better on validation days. A box is right where its intersection with the true one is
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+import moonlib
 from moonlib import fit
 from moonlib.artifacts.directories import write_json
 from moonlib.config.fingerprint import material_recipe
@@ -62,35 +64,45 @@ class Seed:
     Attributes:
         results: of each recipe, as in ``results.json``, and recall where boxes are right.
         gains: of each recipe over the one before, by ``"iter2 - iter1"`` and the name of the metric.
+        right_boxes: how many image searches of the test days have a box that is right.
     """
 
     results: dict[str, Results]
     gains: dict[str, dict[str, Interval]]
+    right_boxes: int
 
     def to_json(self, of: Mapping[str, str]) -> dict[str, object]:
         """What is kept: also which recipes it is ``of``, by their fingerprints."""
         gains = {
-            step: {name: [gain.estimate, gain.low, gain.high] for name, gain in found.items()}
+            # JSON has no NaN, which the ends of an interval are where a metric can't be resampled.
+            step: {
+                name: [None if math.isnan(value) else value for value in (gain.estimate, gain.low, gain.high)]
+                for name, gain in found.items()
+            }
             for step, found in self.gains.items()
         }
-        return {"recipes": dict(of), "results": self.results, "gains": gains}
+        return {"recipes": dict(of), "results": self.results, "gains": gains, "right_boxes": self.right_boxes}
 
     @classmethod
     def read(cls, file: Path, of: Mapping[str, str]) -> Seed:
         """Read a file that was kept.
 
         Raises:
-            SystemExit: it is of other recipes.
+            SystemExit: it is of other recipes, of their order, or of another version of moonlib.
         """
         kept = json.loads(file.read_text())
-        if kept["recipes"] != of:
+        if list(kept["recipes"].items()) != list(of.items()):
             changed = [name for name in {**kept["recipes"], **of} if kept["recipes"].get(name) != of.get(name)]
-            raise SystemExit(f"{file} is of other recipes ({', '.join(changed)} changed): remove it to measure again")
+            what = f"{', '.join(changed)} changed" if changed else f"their order was {', '.join(kept['recipes'])}"
+            raise SystemExit(f"{file} is of other recipes or versions ({what}): remove it to measure again")
         gains = {
-            step: {name: Interval(*map(float, gain)) for name, gain in found.items()}
+            step: {
+                name: Interval(*(math.nan if value is None else value for value in gain))
+                for name, gain in found.items()
+            }
             for step, found in kept["gains"].items()
         }
-        return cls(kept["results"], gains)
+        return cls(kept["results"], gains, kept["right_boxes"])
 
 
 def keys_of(legend: Legend, results: Iterable[str]) -> list[MetricKey]:
@@ -149,14 +161,19 @@ def right_boxes(dataset: Dataset) -> NDArray[np.int64]:
     return both["query_id"].to_numpy()[2 * within >= area(a) + area(b) - within]
 
 
-def results_of(run: Path) -> Results:
-    """A run's results, with the recall of it and of the oracle where boxes are right."""
+def results_of(run: Path, right: NDArray[np.int64]) -> Results:
+    """A run's results, with the recall of it and of the oracle for the queries whose boxes are ``right``, if any."""
     results: Results = json.loads((run / "results.json").read_text())
-    right = pl.Series(right_boxes(Run(run).dataset()))
     for reference, stage in (("", "represent"), ("oracle", "represent.oracle")):
-        found = searches(run / stage).filter(pl.col("query_id").is_in(right.implode()))
-        results[beside(RIGHT_BOX, reference)] = float((found["rank"] == 0).to_numpy().mean())
+        if len(first := first_of(run / stage, right)):
+            results[beside(RIGHT_BOX, reference)] = float(first.mean())
     return results
+
+
+def first_of(stage: Path, queries: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether image searches of some queries found the product first, bool [n]."""
+    found = searches(stage).filter(pl.col("query_id").is_in(pl.Series(queries).implode()))
+    return (found["rank"] == 0).to_numpy()
 
 
 def gains_of(run: Path, before: Path) -> dict[str, Interval]:
@@ -188,7 +205,11 @@ def measure(seed: int, recipes: Mapping[str, str], overrides: list[str], runs: P
     found = {stem: fit(recipe, overrides, runs=runs, name=f"{stem}-{size}-{seed}") for stem, recipe in recipes.items()}
     gains = {f"{after} - {before}": gains_of(found[after], found[before]) for before, after in pairwise(found)}
     legend = reduce(or_, (legend_of_run(run, Run(run).config["stages"]) for run in found.values()))
-    return Seed({stem: results_of(run) for stem, run in found.items()}, gains), legend
+    # The marketplace of a seed is the same for all recipes.
+    last = list(found.values())[-1]
+    right = right_boxes(Run(last).dataset())
+    results = {stem: results_of(run, right) for stem, run in found.items()}
+    return Seed(results, gains, len(first_of(last / "represent", right))), legend
 
 
 def main() -> None:
@@ -207,9 +228,10 @@ def main() -> None:
     for seed in arguments.seeds:
         same = ["--seed", str(seed), "--data.init_args.seed", str(seed), "--data.init_args.size", arguments.size]
         place = arguments.keep and arguments.keep / f"{arguments.size}-{seed}"
-        of = {stem: fingerprint(material_recipe(load(recipe, same).config)) for stem, recipe in recipes.items()}
+        configs = {stem: load(recipe, same).config for stem, recipe in recipes.items()}
+        of = {stem: fingerprint([material_recipe(each), moonlib.__version__]) for stem, each in configs.items()}
         if place and (place / KEPT).exists():
-            seeds[str(seed)], legend = Seed.read(place / KEPT, of), read_legend(place)
+            seeds[str(seed)], legend = Seed.read(place / KEPT, of), read_legend(place) or Legend()
         else:
             seeds[str(seed)], legend = measure(seed, recipes, same, arguments.runs, arguments.size)
             if place:
@@ -222,6 +244,8 @@ def main() -> None:
     console = Console(width=40 + 24 * max(3, len(recipes)))
     of_recipes = {stem: [each.results[stem] for each in seeds.values()] for stem in recipes}
     console.print(means(of_recipes, legend))
+    for seed, each in seeds.items():
+        console.print(f"seed {seed}: {each.right_boxes:,} image searches have a right box")
     for key in ("image_search/recall@10", "image_search/recall@1", "ctr/auc"):
         table = Table("seed", *recipes, title=f"{key}, test days")
         for seed, found in seeds.items():

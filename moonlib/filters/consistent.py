@@ -1,8 +1,8 @@
-"""Of what a search led to, the products that the encoder finds again."""
+"""Clicks on products that the encoder finds itself."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import polars as pl
@@ -21,29 +21,29 @@ class Consistent(Filter):
     """Keeps clicks on products that the encoder so far finds itself, and all orders.
 
     A click says less than an order: a shopper looks at what is nearly right, too. Where a query led to trusted actions
-    (``trusted``), the products of these are its positives, and its other events go. Any other query keeps the events
-    on products that are among the ``top`` nearest of the catalogue by the encoder so far: two that agree, the shopper
-    and the encoder, are seldom both wrong. Queries that led to no order, and products that were never ordered, are
-    learnt from this way.
+    (``trusted``), the products of these are its positives, and its other events are removed. Any other query keeps the
+    events on products that are among the ``top`` nearest of the catalogue by the encoder so far: where the shopper and
+    the encoder agree, both are seldom wrong. So the encoder also learns from queries that led to no order, and about
+    products that were never ordered.
 
-    Products of one SPU are nearest to the same queries: a few more than one SPU has are wanted for ``top``. A query or
-    product without a representation, or with a row of zeros, is not found again. Events without a query stay; search
-    pairs leave them out themselves.
+    The SKUs of one SPU are near to the same queries, so ``top`` should be larger than the number of an SPU's SKUs. A
+    query or product without a representation, or with a row of zeros, is not found. Events without a query stay;
+    search pairs leave them out themselves.
 
     Args:
         top: how many of the nearest products count as found.
-        trusted: actions that need no second opinion; none: all events have to be found again.
+        trusted: actions whose events stay without this check; with none, every event is checked.
 
     Raises:
-        ValueError: if ``top`` is below 1.
+        ValueError: if ``top`` is below 1 or one of ``trusted`` is no action.
 
     Source: consistency filtering, Alberti et al., "Synthetic QA corpora generation with roundtrip consistency" (arXiv
     1906.05416); for retrieval Dai et al., "Promptagator" (arXiv 2209.11755), section 3.2. There the queries are
     generated; that clicks take their place, and that orders need no filter, is our reading.
 
     Example:
-        >>> from moonlib.filters.consistent import Consistent
-        >>> keeps = Consistent(top=5)
+        >>> Consistent(top=10, trusted=["order", "cart"]).trusted
+        ['order', 'cart']
     """
 
     reads_representations: ClassVar[bool] = True
@@ -55,6 +55,8 @@ class Consistent(Filter):
     ) -> None:
         if top < 1:
             raise ValueError(f"top must be at least 1, or nothing would be found; got {top}")
+        if wrong := [name for name in trusted if name not in get_args(Action)]:
+            raise ValueError(f"trusted: {wrong[0]!r} is none of {', '.join(get_args(Action))}")
         self.top = top
         self.trusted = trusted
 

@@ -750,3 +750,20 @@ class Unmasked(Adapter):
 def test_the_check_of_adapters_tries_rows_without_a_query() -> None:
     with pytest.raises(AssertionError, match=r"forward: 1000\.0 in padding changes the features"):
         check_adapter(Unmasked)
+
+
+def test_a_method_that_an_adapter_declares_and_does_not_define_is_named() -> None:
+    class Declares(Adapter):
+        reads_codes = True
+        pretraining_epochs = 1
+
+        def setup(self, id_dim: int, dim: int) -> None:
+            self.out_features = 1
+
+        def forward(self, batch: BehaviourBatch) -> Tensor:
+            return torch.zeros(len(batch.target), 1)
+
+    with pytest.raises(NotImplementedError, match=r"Declares sets reads_codes: define take_codebooks"):
+        Declares().take_codebooks(torch.zeros(1, 2, 3))
+    with pytest.raises(NotImplementedError, match=r"Declares has pretraining_epochs and no pretraining_logits"):
+        Declares().pretraining_logits(None)  # type: ignore[arg-type]

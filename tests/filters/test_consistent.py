@@ -127,6 +127,8 @@ def test_of_the_marketplaces_clicks_those_found_again_are_of_the_product_in_mind
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="top must be at least 1"):
         Consistent(top=0)
+    with pytest.raises(ValueError, match="'buy' is none of click, cart, order"):
+        Consistent(trusted=["buy"])  # type: ignore[list-item]
 
 
 def test_needs_representations(make_tables: Callable[..., Tables]) -> None:

@@ -108,7 +108,9 @@ def test_gains_are_read_from_the_files_of_runs(clicks: pl.DataFrame, tmp_path: P
         searches = rows.select(
             "search_id", "item_id", "user_id", "split", rank=rank.cast(pl.Int64), task=pl.lit("image_search")
         )
-        searches.write_parquet(tmp_path / model / "represent/searches.parquet")
+        # Texts are found as badly as photos are found well.
+        texts = searches.with_columns(rank=20 - pl.col("rank"), task=pl.lit("text_search"))
+        pl.concat([searches, texts]).write_parquet(tmp_path / model / "represent/searches.parquet")
     test = rows.filter(split="test")
     aucs = [
         auc(torch.tensor(test[m].to_numpy()), torch.tensor(test["clicked"].to_numpy())).item() for m in ("good", "poor")
@@ -119,6 +121,9 @@ def test_gains_are_read_from_the_files_of_runs(clicks: pl.DataFrame, tmp_path: P
     found = recall_gain(tmp_path / "good", tmp_path / "poor", k=15)
     assert found.estimate == pytest.approx(hits[0].mean() - hits[1].mean())
     assert show(found).count("+") + show(found).count("-") == 3
+    hits = [20 - ((1 - test[m].to_numpy()) * 20).astype(int) < 5 for m in ("good", "poor")]
+    texts = recall_gain(tmp_path / "good", tmp_path / "poor", k=5, task="text_search")
+    assert texts.estimate == pytest.approx(hits[0].mean() - hits[1].mean()) and texts.estimate != found.estimate
 
 
 def test_an_item_shown_twice_in_a_search_counts_twice_and_other_rows_are_refused(tmp_path: Path) -> None:
