@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -17,8 +18,10 @@ from moonlib.data.ids import FAMILIES, IdMap, ShopIds
 from moonlib.data.image_lists import IMAGES, encoded, image_lists, refuse_encoded
 from moonlib.data.numbering import IdColumn, are_text, number_ids, numbers_of, refuse_blank, refuse_nested
 
-ACTIONS = ("click", "cart", "order")
-"""Actions of a shopper on an item that a search led to."""
+Action = Literal["click", "cart", "order"]
+"""What a shopper did with an item that a search led to."""
+
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 _TIME = pa.timestamp("us", "UTC")
 _BOX = pa.list_(pa.float32())

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from moonlib.data.reads import Reads
-from moonlib.data.tables import Tables
+from moonlib.data.tables import ACTIONS, Action, Tables
 from moonlib.filters.filter import Encoded, Filter, Filtered, without_searches
-from moonlib.pairs.searches import Action
 from moonlib.representations.index import nearest
 
 QUERIES_AT_ONCE = 1024
@@ -55,8 +54,8 @@ class Consistent(Filter):
     ) -> None:
         if top < 1:
             raise ValueError(f"top must be at least 1, or nothing would be found; got {top}")
-        if wrong := [name for name in trusted if name not in get_args(Action)]:
-            raise ValueError(f"trusted: {wrong[0]!r} is none of {', '.join(get_args(Action))}")
+        if wrong := [name for name in trusted if name not in ACTIONS]:
+            raise ValueError(f"trusted: {wrong[0]!r} is none of {', '.join(ACTIONS)}")
         self.top = top
         self.trusted = trusted
 

@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 
 from moonlib.data.reads import Reads
+from moonlib.data.tables import ACTIONS
 from moonlib.filters.filter import Filter
 from moonlib.pairs.pair_source import PairContext, PairSource
 from moonlib.pairs.pairs import Pairs
-from moonlib.pairs.searches import Action, SearchPairs
+from moonlib.pairs.searches import SearchPairs
 
 By = Literal["action", "count", "relevance"]
 
@@ -50,15 +51,15 @@ class GradedPairs(PairSource):
         until: Literal["behaviour", "train"] = "behaviour",
         filters: list[Filter] = [],  # noqa: B006  (a recipe's default is read, never written)
     ) -> None:
-        if wrong := [name for name in actions if name not in get_args(Action)]:
-            raise ValueError(f"actions: {wrong[0]!r} is none of {', '.join(get_args(Action))}")
+        if wrong := [name for name in actions if name not in ACTIONS]:
+            raise ValueError(f"actions: {wrong[0]!r} is none of {', '.join(ACTIONS)}")
         if not actions or any(weight <= 0 for weight in actions.values()):
             raise ValueError(f"actions: expected at least one action, with weights above 0, got {actions}")
         if by not in get_args(By):
             raise ValueError(f"by must be one of {', '.join(get_args(By))}, got '{by}'")
         self.actions = dict(actions)
         self.by: By = by
-        self.searches = SearchPairs([name for name in get_args(Action) if name in actions], until, filters)
+        self.searches = SearchPairs([name for name in ACTIONS if name in actions], until, filters)
 
     def reads(self) -> Reads:
         """Reads of `SearchPairs`, and judgements where these are the weights; see `PairSource.reads`."""

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from moonlib.data.reads import Moment, Reads
+from moonlib.data.tables import Action
 from moonlib.pairs.pair_source import PairContext, PairSource
 from moonlib.pairs.pairs import Pairs
-from moonlib.pairs.searches import Action
 
 Within = Literal["window", "session"]
 

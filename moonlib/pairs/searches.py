@@ -13,7 +13,7 @@ from moonlib.artifacts.directories import write_json
 from moonlib.artifacts.layout import FILTERS, SEARCHES
 from moonlib.artifacts.reading import read_table
 from moonlib.data.reads import Moment, Reads
-from moonlib.data.tables import Tables
+from moonlib.data.tables import Action, Tables
 from moonlib.filters.apply import apply_filters
 from moonlib.filters.filter import Encoded, Filter
 from moonlib.pairs.pair_source import PairContext, PairSource
@@ -22,8 +22,6 @@ from moonlib.representations.store import Representations
 from moonlib.system.disk import replacing
 
 log = logging.getLogger(__name__)
-
-Action = Literal["click", "cart", "order"]
 
 
 class SearchPairs(PairSource):

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from moonlib.data.reads import Moment, Reads
+from moonlib.data.tables import ACTIONS
 from moonlib.metrics.metric import Meaning
 from moonlib.representations.store import write_vectors
 from moonlib.stages.implicit_als import Actions, factorise, ranks_of
@@ -38,9 +39,8 @@ class ActionData:
     min_actions: int = 5
 
     def __post_init__(self) -> None:
-        known = ("click", "cart", "order")
-        if wrong := [name for name in self.actions if name not in known]:
-            raise ValueError(f"actions: {wrong[0]!r} is none of {', '.join(known)}")
+        if wrong := [name for name in self.actions if name not in ACTIONS]:
+            raise ValueError(f"actions: {wrong[0]!r} is none of {', '.join(ACTIONS)}")
         if not self.actions or any(weight <= 0 for weight in self.actions.values()):
             raise ValueError(f"actions: expected at least one action, with weights above 0, got {self.actions}")
         if self.min_actions < 1:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from moonlib.data.tables import Action
 from moonlib.filters.filter import Filter
 from moonlib.losses.loss import Loss
 from moonlib.negatives.negative_sampler import NegativeSampler
 from moonlib.pairs.pair_source import PairSource
-from moonlib.pairs.searches import Action, SearchPairs
+from moonlib.pairs.searches import SearchPairs
 from moonlib.stages.contrastive import Contrastive, PairData
 
 

@@ -12,18 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moonlib.data.tables import Tables, validate
+from moonlib.data.tables import ACTIONS, Action, Tables, validate
 from moonlib.filters import consistent
 from moonlib.filters.consistent import Consistent
 from moonlib.filters.filter import Encoded
-from moonlib.pairs.searches import Action
 from moonlib.representations.store import Representations
 from moonlib.testing import check_filter
 
 # Of whole length, so that cosines are fractions; `None` stands for no representation, zeros for nothing to represent.
 VECTORS = [(1, 0), (0, 1), (2, 0), (3, 4), (4, 3), (-1, 0), (0, -5), (0, 0), None]
 ITEMS = [-(2**63), 2, 5, 2**63 - 1]
-ACTIONS: list[Action] = ["click", "cart", "order"]
 vector = st.sampled_from(VECTORS)
 Vector = tuple[int, int] | None
 
