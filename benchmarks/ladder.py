@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--size", default="small")
     parser.add_argument("--keep", type=Path, help="folder of figures of seeds (none are kept)")
+    parser.add_argument("overrides", nargs="*", help="of every recipe, after --")
     arguments = parser.parse_args()
     recipes = {Path(recipe).stem: recipe for recipe in arguments.recipes}
 
@@ -227,6 +228,7 @@ def main() -> None:
     legends = []
     for seed in arguments.seeds:
         same = ["--seed", str(seed), "--data.init_args.seed", str(seed), "--data.init_args.size", arguments.size]
+        same += arguments.overrides
         place = arguments.keep and arguments.keep / f"{arguments.size}-{seed}"
         configs = {stem: load(recipe, same).config for stem, recipe in recipes.items()}
         of = {stem: fingerprint([material_recipe(each), moonlib.__version__]) for stem, each in configs.items()}
