@@ -6,7 +6,8 @@
 Every recipe of a folder of recipes/studies/ differs from one of them in one thing and is compared with it on the same
 image searches of the test days, each seed another marketplace and another training. Without arguments, it is the second
 phase of post-training, and iter2, which has none, stands beside. Finished stages are reused, so an interrupted
-study continues. The interval is a 95 % bootstrap interval over the shoppers of all seeds. Ends with ``ratio``: the
+study continues. Intervals are 95 % bootstrap intervals over the shoppers of all seeds; that of AUC, which recipes with
+an application have, is of the mean over the seeds. Ends with ``ratio``: the
 best gain over the smallest that would count, .01.
 """
 
@@ -22,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from moonlib import fit
-from moonlib.metrics.bootstrap import Interval, paired_mean_difference
+from moonlib.metrics.bootstrap import Interval, paired_mean_difference, pooled
 from moonlib.runs.run import Run
-from moonlib.studies.paired import hits, show
+from moonlib.studies.paired import auc_gain, hits, show
 
 STUDIES = Path(__file__).parents[1] / "recipes/studies"
 SMALLEST = 0.01
@@ -42,6 +43,15 @@ def gain(runs: list[Path], bases: list[Path], k: int = 10, task: str = "image_se
     # A shopper of one marketplace is another person than the shopper of that number in the next.
     _, user = np.unique(table.select("seed", "user_id").to_numpy(), axis=0, return_inverse=True)
     return paired_mean_difference(table["hit"].to_numpy(), table["hit_base"].to_numpy(), user.astype(np.int64))
+
+
+def clicks(runs: list[Path], bases: list[Path], results: list[dict[str, float]]) -> tuple[str, str]:
+    """AUC of some runs, and what it is above that of others; blank where any has no application."""
+    stages = [[run / "application" for run in of] for of in (runs, bases)]
+    if not all(stage.is_dir() for of in stages for stage in of):
+        return "", ""
+    mean = f"{np.mean([values['ctr/auc'] for values in results]):.4f}"
+    return mean, "" if runs == bases else show(pooled(map(auc_gain, *stages)))
 
 
 def seconds(run: Path) -> float:
@@ -77,7 +87,7 @@ def main() -> None:
             runs.setdefault(study, []).append(fit(folder / f"{study}.yaml", same, runs=arguments.runs, name=name))
 
     of_seeds = (f"seed {seed}" for seed in arguments.seeds)
-    table = Table("study", *of_seeds, f"- {base}", "recall@1", "text", f"- {base}", "seconds")
+    table = Table("study", *of_seeds, f"- {base}", "recall@1", "text", f"- {base}", "auc", f"- {base}", "seconds")
     gains = []
     for study, of_study in runs.items():
         results = [json.loads((run / "results.json").read_text()) for run in of_study]
@@ -93,9 +103,10 @@ def main() -> None:
             show(first) if compared else "",
             f"{np.mean([values['text_search/recall@10'] for values in results]):.4f}",
             show(text) if compared else "",
+            *clicks(of_study, bases, results),
             f"{np.mean([seconds(run) for run in of_study]):.0f}",
         )
-    Console(width=200).print(table)
+    Console(width=240).print(table)
     print(f"ratio: {max(gains) / SMALLEST:.2f}")
 
 

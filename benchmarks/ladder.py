@@ -40,7 +40,7 @@ from moonlib.artifacts.directories import write_json
 from moonlib.config.fingerprint import material_recipe
 from moonlib.config.recipe import fingerprint, load
 from moonlib.data.dataset import Dataset
-from moonlib.metrics.bootstrap import Interval
+from moonlib.metrics.bootstrap import Interval, pooled
 from moonlib.metrics.ctr import GAUC, own_metrics
 from moonlib.metrics.key import MetricKey
 from moonlib.metrics.metric import name_of
@@ -190,14 +190,6 @@ def gains_of(run: Path, before: Path) -> dict[str, Interval]:
         "ctr/gauc": metric_gain(clicks, earlier, GAUC()),
         **{f"ctr/{name}": metric_gain(clicks, earlier, metric) for name, metric in named.items()},
     }
-
-
-def pooled(intervals: Iterable[Interval]) -> Interval:
-    """The mean of independent estimates, with its interval."""
-    found = list(intervals)
-    mean = float(np.mean([each.estimate for each in found]))
-    half = math.sqrt(sum(((each.high - each.low) / 2) ** 2 for each in found)) / len(found)
-    return Interval(mean, mean - half, mean + half)
 
 
 def measure(seed: int, recipes: Mapping[str, str], overrides: list[str], runs: Path, size: str) -> tuple[Seed, Legend]:

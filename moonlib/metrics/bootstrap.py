@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,31 @@ class Interval:
     estimate: float
     low: float
     high: float
+
+
+def pooled(intervals: Iterable[Interval]) -> Interval:
+    """The mean of independent estimates, such as those of several marketplaces, with its 95 % interval.
+
+    Args:
+        intervals: each of its own shoppers, at least one; their half widths count, as if they were symmetric.
+
+    Returns:
+        Its half width is the root of the sum of the squared half widths, divided by their number; its ends are NaN
+        where those of an interval are.
+
+    Raises:
+        ValueError: there is no interval.
+
+    Example:
+        >>> pooled([Interval(0.5, 0.25, 0.75), Interval(0.75, 0.75, 0.75)])
+        Interval(estimate=0.625, low=0.5, high=0.75)
+    """
+    found = list(intervals)
+    if not found:
+        raise ValueError("pooled: no interval to take the mean of")
+    mean = sum(each.estimate for each in found) / len(found)
+    half = math.sqrt(sum(((each.high - each.low) / 2) ** 2 for each in found)) / len(found)
+    return Interval(mean, mean - half, mean + half)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ import torch
 from moonlib.metrics import bootstrap
 from moonlib.metrics.auc import auc
 from moonlib.metrics.bootstrap import (
+    Interval,
     Resampled,
     bootstrap_auc,
     paired_auc_difference,
     paired_mean_difference,
+    pooled,
     resampled_auc,
     resampled_totals,
 )
@@ -102,6 +106,22 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         interval = paired_mean_difference(per_user + rng.normal(size=240), np.zeros(240), users, samples=200, seed=seed)
         covered += interval.low <= 0.5 <= interval.high
     assert 88 <= covered <= 100
+
+
+def test_the_mean_of_independent_estimates_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    scales = np.array([0.5, 1.0, 2.0])
+    drawn = 0.5 + scales * rng.normal(size=(2000, 3))
+    means = [pooled([Interval(x, x - 1.96 * s, x + 1.96 * s) for x, s in zip(of, scales, strict=True)]) for of in drawn]
+    assert [mean.estimate for mean in means] == pytest.approx(drawn.mean(axis=1))
+    assert 0.935 <= np.mean([mean.low <= 0.5 <= mean.high for mean in means]) <= 0.965
+
+
+def test_the_mean_has_no_interval_where_one_estimate_has_none() -> None:
+    mean = pooled([Interval(1.0, 0.0, 2.0), Interval(3.0, math.nan, math.nan)])
+    assert mean.estimate == 2 and math.isnan(mean.low) and math.isnan(mean.high)
+    with pytest.raises(ValueError, match="no interval"):
+        pooled([])
 
 
 def test_depends_on_the_seed_only() -> None:
