@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moonlib.adapters.adapter import Adapter, BehaviourBatch
-from moonlib.adapters.vector import unit_size
+
+FAR = 100.0
+"""Of values in [-1, 1], one that lies in no tier."""
 
 
 class LearnedMetric(Adapter):
@@ -59,23 +61,38 @@ class LearnedMetric(Adapter):
     def forward(self, batch: BehaviourBatch) -> Tensor:
         """Compute the features, float [B, H (2 K + top + 1)]."""
         known = batch.target_known.unsqueeze(1)
-        target = self.projected(batch.target.unsqueeze(1), known)
+        target = F.normalize(self.projected(batch.target), dim=2)
         histories = []
         for others, there in (
             (batch.items, batch.item_known & known),
             (batch.queries, batch.query_known & known),
             (batch.query.unsqueeze(1), batch.has_query.unsqueeze(1) & known),
         ):
-            similarity = torch.matmul(self.projected(others, there), target.transpose(2, 3)).squeeze(3)
-            histories.append((similarity, there.unsqueeze(1)))
+            histories.append((self.similarities(target, others, there), there.unsqueeze(1)))
         items, queries, (query, _) = histories
         tiers = [soft_histogram(*items, self.middles), soft_histogram(*queries, self.middles)]
         return torch.cat([*tiers, highest(*items, self.top), query], dim=2).flatten(1)
 
-    def projected(self, vectors: Tensor, known: Tensor) -> Tensor:
-        """Projections of length 1, float [B, H, L, W], of representations float [B, L, D]; zeros where not known."""
-        found = self.project(unit_size(vectors, known)).unflatten(2, (self.metrics, self.width))
-        return F.normalize(found, dim=3).transpose(1, 2)
+    def projected(self, vectors: Tensor) -> Tensor:
+        """Projections P_h v, float [..., H, W], of representations float [..., D]."""
+        return self.project(vectors).unflatten(-1, (self.metrics, self.width))
+
+    def similarities(self, target: Tensor, others: Tensor, known: Tensor) -> Tensor:
+        """Cosines of projections, float [B, H, L]; 0 where not known.
+
+        Args:
+            target: float [B, H, W], the targets' projections, of length 1.
+            others: float [B, L, D], representations.
+            known: bool [B, L].
+        """
+        # t · P_h v = (P_hᵀ t) · v is one product of small matrices; of the projections themselves only the lengths are
+        # needed. This is what most of the time goes into: behaviours are many.
+        directions = torch.einsum("bhw,hwd->bhd", target, self.project.weight.unflatten(0, target.shape[1:]))
+        dots = directions @ others.transpose(1, 2)
+        lengths = torch.linalg.vector_norm(self.projected(others), dim=3).transpose(1, 2)
+        # The gradient of the length of a zero vector is 0, that of 0 / 0 is not.
+        known = known.unsqueeze(1) & (lengths > 0)
+        return (dots / lengths.masked_fill(~known, 1)).masked_fill(~known, 0)
 
 
 def soft_histogram(values: Tensor, known: Tensor, middles: Tensor) -> Tensor:
@@ -94,9 +111,10 @@ def soft_histogram(values: Tensor, known: Tensor, middles: Tensor) -> Tensor:
         >>> soft_histogram(values, known, torch.tensor([-1.0, 0.0, 1.0])).expm1()
         tensor([[[6.7093e-04, 2.7067e-01, 2.0000e+00]]])
     """
-    spread = (middles[1] - middles[0]) / 2
-    close = (-((values.unsqueeze(3) - middles) ** 2) / (2 * spread**2)).exp()
-    return close.masked_fill(~known.unsqueeze(3), 0).sum(dim=2).log1p()
+    scale = 2**0.5 / (middles[1] - middles[0])  # 1 / (s √2), s half the distance
+    # What is not known stands so far from all tiers that exp(-distance²) is 0: cheaper than a mask of [B, H, L, K].
+    near = values.masked_fill(~known, FAR) * scale
+    return (near.unsqueeze(3) - middles * scale).square().neg().exp().sum(dim=2).log1p()
 
 
 def highest(values: Tensor, known: Tensor, top: int) -> Tensor:

@@ -550,7 +550,7 @@ def test_learned_metric_row_by_row() -> None:
 def test_learned_metric_learns_what_it_compares_by() -> None:
     """Of two dimensions of which one says what is alike, the projection turns to that one."""
     torch.manual_seed(0)
-    rows, adapter = 512, LearnedMetric(metrics=1, width=1, bins=3, top=1)
+    rows, adapter = 512, LearnedMetric(metrics=1, width=2, bins=3, top=1)
     adapter.setup(ID_DIM, 2)
     head = torch.nn.Linear(adapter.out_features, 1)
     optimizer = torch.optim.Adam([*adapter.parameters(), *head.parameters()], 0.05)
@@ -561,14 +561,29 @@ def test_learned_metric_learns_what_it_compares_by() -> None:
     batch = replace(batch, target_known=known[:, 0], queries=batch.queries[..., :2], query=batch.query[:, :2])
     alike = (signs[:, 0, 0] == signs[:, 1, 0]).float()
     with torch.no_grad():
-        adapter.project.weight.copy_(torch.tensor([[0.6, 0.8]]))
+        adapter.project.weight.copy_(torch.tensor([[0.6, 0.0], [0.0, 0.8]]))
     for _ in range(200):
         loss = F.binary_cross_entropy_with_logits(head(adapter(batch)).squeeze(1), alike)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    first, second = adapter.project.weight[0].abs().tolist()
+    first, second = adapter.project.weight.norm(dim=0).tolist()
     assert first > second and loss < 0.3
+
+
+@pytest.mark.parametrize("zeros", ["target", "items", "queries", "query"])
+def test_learned_metric_compares_zeros_as_0_and_still_learns(zeros: str) -> None:
+    """A representation of zeros that counts as known, such as of a blank picture: 0 / 0 must not reach a weight."""
+    torch.manual_seed(0)
+    batch, adapter = make_batch(length=3), LearnedMetric(metrics=2, width=3, top=2)
+    adapter.setup(ID_DIM, DIM)
+    features = adapter(replace(batch, **{zeros: torch.zeros_like(getattr(batch, zeros))}))
+    features.square().sum().backward()
+    assert adapter.project.weight.grad is not None
+    assert features.isfinite().all() and adapter.project.weight.grad.isfinite().all()
+    if zeros == "query":
+        similarity = features.view(len(features), 2, -1)[:, :, -1]
+        assert not similarity.any()
 
 
 def test_behaviour_transformer_reads_order_content_and_ids_and_only_the_newest() -> None:
