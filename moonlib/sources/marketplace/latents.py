@@ -142,3 +142,10 @@ class LatentSpace:
     def without_category(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """The columns of latents [..., D] that are not of the category."""
         return latents[..., self._category.shape[1] :]
+
+    def without_told(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Latents [..., D] without what only texts tell: columns of brand, composition and function are 0."""
+        told = sum(block.shape[1] for block in (self._brand, self._composition, self._function))  # the last blocks
+        left = latents.copy()
+        left[..., latents.shape[-1] - told :] = 0
+        return left

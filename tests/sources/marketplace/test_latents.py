@@ -90,3 +90,13 @@ def test_a_plain_product_has_no_marks(space: LatentSpace, mug: Factors) -> None:
 def test_looks_do_not_know_the_category(space: LatentSpace, mug: Factors) -> None:
     other = replace(mug, category=np.array([40]))
     np.testing.assert_allclose(space.look(space.embed(mug)), space.look(space.embed(other)), atol=1e-6)
+
+
+def test_what_only_texts_tell_can_be_left_out(space: LatentSpace, mug: Factors) -> None:
+    other = replace(mug, brand=np.array([9]), composition=np.array([3]), function=np.array([4]))
+    whole = space.embed(mug)
+    left = space.without_told(whole)
+    np.testing.assert_allclose(left, space.without_told(space.embed(other)), atol=1e-6)
+    told = BLOCKS["brand"] + BLOCKS["composition"] + BLOCKS["function"]
+    assert np.square(left).sum() == pytest.approx(1 - told, abs=1e-6)
+    assert np.square(whole).sum() == pytest.approx(1, abs=1e-6)
