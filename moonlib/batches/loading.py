@@ -103,7 +103,7 @@ class PairDataset(Dataset[PairBatch]):
         self._quarantine = quarantine
         self._strength, self._augmented = augment, augmented_inputs
         # A product that asks for others is neither a positive nor a negative of itself.
-        self._asks_for_others = self._side == "product" and not np.array_equal(pairs.query_id, pairs.item_id)
+        self._asks_for_others = pairs.of_others
 
     def __getitem__(self, plan: BatchPlan) -> PairBatch:
         """Read, compose and preprocess one batch.

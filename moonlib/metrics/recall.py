@@ -24,6 +24,7 @@ def ranks(
     query_time: Tensor | None = None,
     listed_at: Tensor | None = None,
     chunk: int = 2048,
+    own_spu: Tensor | None = None,
 ) -> Tensor:
     """Rank, for each query, the best of the items that would be a hit.
 
@@ -40,6 +41,8 @@ def ranks(
         query_time: int64 [Q]; with ``listed_at``, only items listed at or before it are in the query's gallery.
         listed_at: int64 [N], in the unit of ``query_time``.
         chunk: how many queries are compared with how many items at once; bounds the memory at a few times chunk^2.
+        own_spu: int64 [Q], the SPU of each query that is a product and looks for others; its items are not in the
+            query's gallery, where they would be first.
 
     Returns:
         int64 [Q], 0 for the best rank; N, a miss at any K, for a query without a hit in its gallery.
@@ -64,14 +67,15 @@ def ranks(
         ("gallery_spu", gallery_spu, len(gallery.vectors)),
         ("query_time", query_time, len(queries)),
         ("listed_at", listed_at, len(gallery.vectors)),
+        ("own_spu", own_spu, len(queries)),
     ):
         if values is not None and (values.dtype != torch.int64 or values.shape != (rows,)):
             raise ValueError(f"{name} must be int64 [{rows}], got {values.dtype} {list(values.shape)}")
     found = torch.empty_like(query_spu)
     for start in range(0, len(queries), chunk):
         part = slice(start, start + chunk)
-        time = None if query_time is None else query_time[part]
-        found[part] = _ranks_of_chunk(queries[part], gallery, query_spu[part], gallery_spu, time, listed_at)
+        time, own = (None if values is None else values[part] for values in (query_time, own_spu))
+        found[part] = _ranks_of_chunk(queries[part], gallery, query_spu[part], gallery_spu, time, listed_at, own)
     return found
 
 
@@ -111,22 +115,27 @@ def _ranks_of_chunk(
     gallery_spu: Tensor,
     query_time: Tensor | None,
     listed_at: Tensor | None,
+    own_spu: Tensor | None,
 ) -> Tensor:
+    def in_gallery(items: slice | Tensor) -> Tensor | bool:
+        there: Tensor | bool = True
+        if query_time is not None and listed_at is not None:
+            there &= listed_at[items] <= query_time.unsqueeze(1)
+        if own_spu is not None:
+            there &= gallery_spu[items] != own_spu.unsqueeze(1)
+        return there
+
     best = queries.new_full((len(queries),), -torch.inf)
     possible = (torch.isin(gallery_spu, query_spu) & gallery.represented).nonzero().squeeze(1)
     for start in range(0, len(possible), gallery.chunk):
         items = possible[start : start + gallery.chunk]
-        hit = query_spu.unsqueeze(1) == gallery_spu[items]
-        if query_time is not None and listed_at is not None:
-            hit &= listed_at[items] <= query_time.unsqueeze(1)
+        hit = (query_spu.unsqueeze(1) == gallery_spu[items]) & in_gallery(items)
         scores = (queries @ gallery.unit(items).T).masked_fill(~hit, -torch.inf)
         best = torch.maximum(best, scores.amax(dim=1))
     ahead = torch.zeros_like(query_spu)
     for block in gallery.blocks():
         rival = queries @ gallery.unit(block).T >= (best - TIE).unsqueeze(1)
-        rival &= query_spu.unsqueeze(1) != gallery_spu[block]
-        if query_time is not None and listed_at is not None:
-            rival &= listed_at[block] <= query_time.unsqueeze(1)
+        rival &= (query_spu.unsqueeze(1) != gallery_spu[block]) & in_gallery(block)
         ahead += rival.sum(dim=1)
     miss = best.isneginf() | ~queries.any(dim=1)
     return ahead.masked_fill(miss, len(gallery_spu))

@@ -41,6 +41,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.query_id)
 
+    @property
+    def of_others(self) -> bool:
+        """Whether products ask for other products, as in `moonlib.pairs.item_items`, and not each for itself."""
+        return self.query_side == "product" and not np.array_equal(self.query_id, self.item_id)
+
     def __getitem__(self, rows: Ids) -> Pairs:
         """The pairs of these rows, in their order."""
         ts = None if self.ts is None else self.ts[rows]

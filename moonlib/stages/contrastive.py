@@ -250,8 +250,9 @@ class Contrastive(Stage):
             PairContext(context.dataset, context.directory, context.trainer.is_global_zero, self.represent)
         )
         if context.validate is not None:
-            self.asked = asked_on_validation_days(context.dataset, pairs.query_side)
-            if not len(self.asked.query_id):
+            if not pairs.of_others:
+                self.asked = asked_on_validation_days(context.dataset, pairs.query_side)
+            if pairs.of_others or not len(self.asked.query_id):
                 pairs, self.asked = hold_out(pairs, context.seed)
         reads = self.reads(context.data, context.validate is not None)
         category = ["category"] if reads.includes("products", "category") else []

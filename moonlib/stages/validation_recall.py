@@ -45,12 +45,14 @@ class Asked:
         item_id: int64 [Q], what should be found; any SKU of its SPU is a hit.
         ts: int64 [Q], microseconds since 1970; what is listed later is not searched.
         side: ``query`` or ``product``.
+        of_others: whether products look for other products, and not each for itself; its own SPU is then not searched.
     """
 
     query_id: Ids
     item_id: Ids
     ts: Ids
     side: Side
+    of_others: bool = False
 
 
 def asked_on_validation_days(dataset: Dataset, side: Side) -> Asked:
@@ -84,6 +86,8 @@ def asked_on_validation_days(dataset: Dataset, side: Side) -> Asked:
 def hold_out(pairs: Pairs, seed: int) -> tuple[Pairs, Asked]:
     """Part the pairs of some queries from those that are trained on.
 
+    Where products ask for others, so do the others for them: a pair of which one is held out is not trained on.
+
     Args:
         pairs: all of them.
         seed: of the draw.
@@ -100,17 +104,22 @@ def hold_out(pairs: Pairs, seed: int) -> tuple[Pairs, Asked]:
     number = max(1, round(HELD_OUT * len(queries)))
     drawn = np.random.default_rng([seed, 0]).choice(queries, number, replace=False)
     held = np.isin(pairs.query_id, drawn)
+    left = ~(held | np.isin(pairs.item_id, drawn)) if pairs.of_others else ~held
+    if not left.any():
+        raise ValueError("validate: of so few pairs none would be left to train on: leave it out")
     warn(
-        "validate: nothing is asked on validation days: %d of %d queries, with %d of %d pairs, are held out of "
-        "training and measured instead",
+        "validate: %s: %d of %d queries, with %d of %d pairs, are held out of training and measured instead",
+        "validation days do not say which products go with which"
+        if pairs.of_others
+        else "nothing is asked on validation days",
         number,
         len(queries),
-        held.sum(),
+        len(pairs) - left.sum(),
         len(pairs),
     )
     out = pairs[np.flatnonzero(held)]
     ever = np.full(len(out), np.iinfo(np.int64).max)
-    return pairs[np.flatnonzero(~held)], Asked(out.query_id, out.item_id, ever, pairs.query_side)
+    return pairs[np.flatnonzero(left)], Asked(out.query_id, out.item_id, ever, pairs.query_side, pairs.of_others)
 
 
 class ValidationRecall:
@@ -147,7 +156,7 @@ class ValidationRecall:
             task = Task.parse(name)
             if not weight:
                 continue
-            if asked.side == "product" and task.query == task.item:
+            if asked.side == "product" and task.query == task.item and not asked.of_others:
                 left_out.append(f"'{name}' (a product would look for itself)")
                 continue
             able = ids[task.item.available(products)]
@@ -179,6 +188,7 @@ class ValidationRecall:
                     weight,
                     asked.query_id[rows],
                     spus[np.searchsorted(ids, asked.item_id[rows])],
+                    spus[np.searchsorted(ids, asked.query_id[rows])] if asked.of_others else None,
                     asked.ts[rows],
                     gallery,
                     spus[of_gallery],
@@ -229,6 +239,7 @@ class ValidationRecall:
                 torch.from_numpy(sampled.gallery_spu),
                 torch.from_numpy(sampled.ts),
                 torch.from_numpy(sampled.listed_at),
+                own_spu=None if sampled.own_spu is None else torch.from_numpy(sampled.own_spu),
             )
             for k in self.ks:
                 value = float(recall_at(found, k, len(sampled.gallery)))
@@ -246,6 +257,7 @@ class _SampledTask:
     weight: float
     query_id: Ids
     spu_id: Ids
+    own_spu: Ids | None
     ts: Ids
     gallery: Ids
     gallery_spu: Ids

@@ -13,14 +13,20 @@ from moonlib.metrics.recall import Recall, ranks, recall_at
 
 
 def by_sorting(
-    queries: Tensor, gallery: Tensor, query_spu: Tensor, gallery_spu: Tensor, query_time: Tensor, listed_at: Tensor
+    queries: Tensor,
+    gallery: Tensor,
+    query_spu: Tensor,
+    gallery_spu: Tensor,
+    query_time: Tensor,
+    listed_at: Tensor,
+    own_spu: Tensor | None,
 ) -> list[int]:
     """Sort each query's own gallery, others before hits where scores are equal; count others before the first hit."""
     found = []
     for q in range(len(queries)):
         entries = []
         for n in range(len(gallery)):
-            if listed_at[n] <= query_time[q]:
+            if listed_at[n] <= query_time[q] and (own_spu is None or gallery_spu[n] != own_spu[q]):
                 score = F.cosine_similarity(queries[q], gallery[n], dim=0).item()
                 hit = bool(gallery_spu[n] == query_spu[q])
                 if not (hit and not gallery[n].any()):
@@ -32,8 +38,8 @@ def by_sorting(
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**32), st.integers(0, 8), st.integers(1, 25), st.sampled_from([1, 3, 100]))
-def test_equals_sorting_each_gallery(seed: int, n_queries: int, n_items: int, chunk: int) -> None:
+@given(st.integers(0, 2**32), st.integers(0, 8), st.integers(1, 25), st.sampled_from([1, 3, 100]), st.booleans())
+def test_equals_sorting_each_gallery(seed: int, n_queries: int, n_items: int, chunk: int, of_others: bool) -> None:
     g = torch.Generator().manual_seed(seed)
     # Few distinct coordinates: many ties, zero vectors and exact duplicates.
     queries = torch.randint(-1, 2, (n_queries, 3), generator=g).float()
@@ -41,8 +47,9 @@ def test_equals_sorting_each_gallery(seed: int, n_queries: int, n_items: int, ch
     query_spu = torch.randint(6, (n_queries,), generator=g) - 2**62
     gallery_spu = torch.randint(6, (n_items,), generator=g) - 2**62
     query_time, listed_at = torch.randint(9, (n_queries,), generator=g), torch.randint(9, (n_items,), generator=g)
-    expected = by_sorting(queries, gallery, query_spu, gallery_spu, query_time, listed_at)
-    found = ranks(queries, gallery, query_spu, gallery_spu, query_time, listed_at, chunk)
+    own_spu = torch.randint(6, (n_queries,), generator=g) - 2**62 if of_others else None
+    expected = by_sorting(queries, gallery, query_spu, gallery_spu, query_time, listed_at, own_spu)
+    found = ranks(queries, gallery, query_spu, gallery_spu, query_time, listed_at, chunk, own_spu)
     assert found.tolist() == expected
 
 

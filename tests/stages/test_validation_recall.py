@@ -76,6 +76,30 @@ def test_a_product_does_not_look_for_itself(shop: Dataset, caplog: pytest.LogCap
         ValidationRecall(shop, asked, {"image -> image": 1.0}, ValidationSchedule(every=1), seed=0)
 
 
+def test_a_product_that_looks_for_others_does_not_find_itself(shop: Dataset) -> None:
+    """Neither it nor another SKU of it is in the gallery, where it would be first; a task may read one thing twice."""
+    products = shop.products.filter(pl.col("image").is_not_null()).sort("item_id")
+    ids, spus = products["item_id"].to_numpy(), products["spu_id"].to_numpy()
+    one, other = (part.ravel() for part in np.meshgrid(ids[:6], ids[6:9]))
+    pairs = Pairs(
+        *(np.append(a, b) for a, b in ((one, other), (other, one))), np.append(other, one)[:, None], "product"
+    )
+    assert pairs.of_others
+    _, asked = hold_out(pairs, seed=0)
+    task, ks = {"image -> image": 1.0}, [1, 7]
+    found = ValidationRecall(shop, asked, task, ValidationSchedule(every=1, ks=ks), seed=0).measure(by_id)
+    vectors = by_id("product", ids, Modalities.parse("image"))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    place = {item: row for row, item in enumerate(ids)}
+    hits = {1: 0, 7: 0}
+    for query, item in zip(asked.query_id, asked.item_id, strict=True):
+        scores, wanted = vectors @ vectors[place[query]], spus == spus[place[item]]
+        rank = int((scores[~wanted & (spus != spus[place[query]])] >= scores[wanted].max() - 1e-6).sum())
+        for k in hits:
+            hits[k] += rank < k
+    assert found == {f"recall@{k}": pytest.approx(number / len(asked.query_id)) for k, number in hits.items()}
+
+
 def test_a_gallery_smaller_than_k_is_refused(shop: Dataset) -> None:
     asked = asked_on_validation_days(shop, "query")
     with pytest.raises(ValueError, match=r"recall@1000 of 'image -> image' needs a gallery .* set validate\.ks"):
@@ -91,3 +115,17 @@ def test_a_query_is_held_out_with_all_of_its_pairs() -> None:
     assert np.array_equal(hold_out(pairs, seed=0)[1].query_id, asked.query_id)
     with pytest.raises(ValueError, match="of one query none can be held out"):
         hold_out(pairs[np.arange(3)], seed=0)
+
+
+def test_a_product_is_held_out_on_both_sides_of_its_pairs() -> None:
+    """Or the other direction of a pair would teach what is asked."""
+    one, other = (part.ravel() for part in np.triu_indices(12, 1))
+    query, item = np.append(one, other), np.append(other, one)
+    pairs = Pairs(query, item, item[:, None], "product")
+    left, asked = hold_out(pairs, seed=0)
+    held = set(asked.query_id.tolist())
+    assert len(held) == 1 and asked.of_others
+    assert not held & {*left.query_id.tolist(), *left.item_id.tolist()}
+    assert len(left) + 2 * len(asked.query_id) == len(pairs)
+    with pytest.raises(ValueError, match="none would be left to train on"):
+        hold_out(pairs[np.flatnonzero((query < 2) & (item < 2))], seed=0)
