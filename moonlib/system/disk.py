@@ -51,6 +51,9 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: it takes its name when all of it is on the disk.
 
+    It may be read by whom the process's umask lets read new files, also where a library, such as safetensors, makes its
+    files for their owner alone.
+
     Args:
         path: what is being written. What is there stays until then.
 
@@ -65,7 +68,12 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = unfinished(path.with_name(f"{path.name}.{os.getpid()}"))  # of several that write it the last one wins
     with writing(path):
         try:
+            partial.touch()
+            mode = partial.stat().st_mode
+            partial.unlink()
             yield partial
+            if partial.is_file() and partial.stat().st_mode != mode:
+                partial.chmod(mode)
             rename(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)

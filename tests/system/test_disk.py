@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from moonlib.encoders.weights import save_weights
 from moonlib.system.disk import exchange, is_panic, rename, replacing, restore, sync, unfinished, writing
 
 
@@ -118,3 +120,19 @@ def test_a_directory_that_a_kill_left_without_its_name_has_it_back(
     old.rename(tmp_path / ".old.exchanged")  # as far as a killed process came
     restore(old)
     assert [*tmp_path.iterdir()] == [old]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_who_may_read_a_file_is_up_to_the_umask_whatever_wrote_it(tmp_path: Path, umask: int) -> None:
+    """Some libraries make their files for the owner alone: a colleague or a server could not load such weights."""
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "private") as temporary:
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+        with replacing(tmp_path / "usual") as temporary:
+            temporary.write_text("")
+        save_weights(nn.Linear(2, 2), tmp_path / "weights.safetensors")
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(["private", "usual", "weights.safetensors"], 0o666 & ~umask)
