@@ -19,6 +19,7 @@ from moonlib.cli.arguments import add_group
 from moonlib.cli.errors import is_users, message
 from moonlib.cli.printed import warnings_printed
 from moonlib.system.interruption import Interrupted
+from moonlib.system.memory import use_large_pages
 from moonlib.system.remote import former_url, without_credentials
 from moonlib.system.terminal import say, spell_out
 
@@ -54,6 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for name, value in vars(arguments).items():
             if isinstance(value, Path) and (url := former_url(value)):
                 raise ValueError(f"{name} {without_credentials(url)}: expected a local path, not a URL")
+        use_large_pages()
         with warnings_printed():
             return verb(arguments)
     except KeyboardInterrupt:

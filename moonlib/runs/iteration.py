@@ -39,6 +39,7 @@ from moonlib.stages.stage import Reference
 from moonlib.system import processes
 from moonlib.system.console import Terminal
 from moonlib.system.interruption import CHECKPOINT_SECONDS, Interruption
+from moonlib.system.memory import use_large_pages
 from moonlib.system.progress import PROGRESS_SECONDS, StageProgress
 from moonlib.system.remote import local_only
 
@@ -97,6 +98,7 @@ def fit(
 
     Example: ``fit("recipes/iter1.yaml", ["--data.init_args.size", "tiny"])`` returns ``Path("runs/iter1")``.
     """
+    use_large_pages()
     runs = local_only(runs, "a run")
     lost: LostParents | None = None
     try:
