@@ -153,7 +153,7 @@ def test_the_readme_quotes_only_what_the_results_say() -> None:
     for row in of_one_run:
         name, *figures = (cell.strip(" `") for cell in row.strip("|").split("|"))
         task, metric = name.removesuffix("@new").split("/")
-        printed = results[results.index(f"iter3-small-11: {task} on test days") :]
+        printed = results[results.index(f"iter3-small-21: {task} on test days") :]
         names = re.split(r" {2,}", printed.splitlines()[1].strip())[1:]
         printed = printed[printed.index(f"\n    {metric} ") :]
         line = (printed[printed.index("\n      @new ") :] if name.endswith("@new") else printed).splitlines()[1]
