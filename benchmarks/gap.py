@@ -6,8 +6,10 @@
 The run's own click model, its adapter and its training included, is trained on other representations of the same
 products and queries:
 
-- *the product it finds, as it is*: the true latents of all products; of each query, those of the product that the run's
-  encoder finds first among the products listed by then. What is missing to the true latents is to find the product.
+- *true products, what it finds*: the true latents of all products; of each query, those of the product that the run's
+  encoder finds first among the products listed by then.
+- *true products and texts, photos it finds*: the same, but true latents of queries without a photo, too. What is left
+  to the true latents is to find what a photo shows, and what is between the two, what a text asks for.
 - *without what only texts tell*: the true latents without their brand, composition and function.
 - *true latents*: the run's oracle with its own adapter.
 
@@ -45,18 +47,23 @@ from moonlib.studies.paired import auc_gain, predictions, show
 AT_ONCE = 1024
 """Queries compared with all products at a time."""
 
-IDS, RUN, FOUND, SEEN, TRUE, CEILING = (
+IDS, RUN, FOUND, PHOTOS, SEEN, TRUE, CEILING = (
     "ids alone",
     "the run",
-    "the product it finds, as it is",
+    "true products, what it finds",
+    "true products and texts, photos it finds",
     "true latents without what only texts tell",
     "true latents",
     "true probability",
 )
+SHORT = {FOUND: "found", PHOTOS: "photos", SEEN: "seen"}
+"""In names of runs."""
+
 STEPS = {
     "to know products by their content": (RUN, IDS),
     "to know how alike products are": (FOUND, RUN),
-    "to find the right product": (TRUE, FOUND),
+    "to find what a text asks for": (PHOTOS, FOUND),
+    "to find what a photo shows": (TRUE, PHOTOS),
     "(of all, what only texts tell)": (TRUE, SEEN),
     "what no content tells": (CEILING, TRUE),
 }
@@ -106,7 +113,18 @@ def variants(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[str, 
     first = found_first(run, item_id, query_id)
     space = LatentSpace(np.random.default_rng(0))  # where the columns of a block are does not depend on the draws
     found = np.where(first[:, None] < 0, 0, items[first]).astype(np.float32)
-    return item_id, query_id, {FOUND: (items, found), SEEN: (space.without_told(items), space.without_told(queries))}
+    asked = dataset.queries.sort("query_id")
+    assert np.array_equal(asked["query_id"].to_numpy(), query_id)
+    photo = asked["image"].is_not_null().to_numpy()
+    return (
+        item_id,
+        query_id,
+        {
+            FOUND: (items, found),
+            PHOTOS: (items, np.where(photo[:, None], found, queries)),
+            SEEN: (space.without_told(items), space.without_told(queries)),
+        },
+    )
 
 
 def with_vectors(dataset: Dataset, place: Path, ids: tuple[NDArray[np.int64], NDArray[np.int64]], of: Vectors) -> Path:
@@ -150,7 +168,7 @@ def measure(run: Run) -> dict[str, Path]:
         recipe = place.with_suffix(".yaml")
         data = {"class_path": "shards", "init_args": {"path": str(place.resolve())}}
         recipe.write_text(yaml.safe_dump({"seed": run.config["seed"], "data": data, "stages": {"application": stage}}))
-        title = f"gap-{'found' if name == FOUND else 'seen'}-{run.name}"
+        title = f"gap-{SHORT[name]}-{run.name}"
         stages[name] = fit(recipe, runs=run.directory.parent, name=title) / "application"
     return stages
 
@@ -174,7 +192,7 @@ def main() -> None:
     measured = [measure(run) for run in runs]
     found = [{name: auc_of(stage) for name, stage in stages.items()} for stages in measured]
     table = Table("ctr/auc, test days", *(run.name for run in runs), "mean")
-    for name in (IDS, RUN, FOUND, SEEN, TRUE, CEILING):
+    for name in (IDS, RUN, FOUND, PHOTOS, SEEN, TRUE, CEILING):
         values = [each[name] for each in found]
         table.add_row(name, *(f"{value:.4f}" for value in values), f"{np.mean(values):.4f}")
     shares = [(each[RUN] - each[IDS]) / (each[TRUE] - each[IDS]) for each in found]
