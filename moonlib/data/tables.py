@@ -22,6 +22,7 @@ Action = Literal["click", "cart", "order"]
 """What a shopper did with an item that a search led to."""
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
+"""All of them, the weakest first."""
 
 _TIME = pa.timestamp("us", "UTC")
 _BOX = pa.list_(pa.float32())

@@ -68,6 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = unfinished(path.with_name(f"{path.name}.{os.getpid()}"))  # of several that write it the last one wins
     with writing(path):
         try:
+            partial.unlink(missing_ok=True)  # of a killed process with this number: its mode says nothing
             partial.touch()
             mode = partial.stat().st_mode
             partial.unlink()

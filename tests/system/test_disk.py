@@ -131,8 +131,12 @@ def test_who_may_read_a_file_is_up_to_the_umask_whatever_wrote_it(tmp_path: Path
             os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
         with replacing(tmp_path / "usual") as temporary:
             temporary.write_text("")
+        left = unfinished(tmp_path / f"again.{os.getpid()}")  # by a killed process that had this one's number
+        os.close(os.open(left, os.O_CREAT | os.O_WRONLY, 0o600))
+        with replacing(tmp_path / "again") as temporary:
+            temporary.write_text("")
         save_weights(nn.Linear(2, 2), tmp_path / "weights.safetensors")
         modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     finally:
         os.umask(before)
-    assert modes == dict.fromkeys(["private", "usual", "weights.safetensors"], 0o666 & ~umask)
+    assert modes == dict.fromkeys(["private", "usual", "again", "weights.safetensors"], 0o666 & ~umask)
